@@ -1,0 +1,295 @@
+//! Compressed sparse rows: `indptr` `[rows + 1]`, `indices` and `values` `[nnz]`, columns ascending within a row.
+
+use crate::dtype::{DataType, Element};
+use crate::tensor::{Tensor, TensorError};
+
+/// Why three arrays do not form a valid CSR matrix.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum CsrError {
+    #[error("indptr has {found} entries, expected rows + 1 = {expected}")]
+    IndptrLength { expected: usize, found: usize },
+    #[error("indptr must start at 0 and end at nnz = {nnz}, found {first} and {last}")]
+    IndptrEnds { first: usize, last: usize, nnz: usize },
+    #[error("indptr falls at row {row}")]
+    IndptrOrder { row: usize },
+    #[error("row {row}: column {col} is out of range or out of order ({cols} columns)")]
+    Column { row: usize, col: u32, cols: usize },
+    #[error("{indices} indices but {values} values")]
+    Lengths { indices: usize, values: usize },
+    #[error("indices must be u16 or u32, found {found}")]
+    IndexType { found: DataType },
+    #[error("{rows} rows or {cols} columns or {nnz} values are more than 32 bits count")]
+    TooLarge { rows: usize, cols: usize, nnz: usize },
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+/// A sparse matrix `[rows, cols]` whose arrays may lie in a mapped file. Valid by construction.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CsrMatrix {
+    rows: usize,
+    cols: usize,
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor,
+}
+
+impl CsrMatrix {
+    /// Checks the three arrays and takes them: `indptr` u32 `[rows + 1]`, `indices` u16 or u32 `[nnz]`, `values` `[nnz]`.
+    ///
+    /// # Errors
+    /// The first violation found; see [`CsrError`].
+    pub fn new(
+        rows: usize,
+        cols: usize,
+        indptr: Tensor,
+        indices: Tensor,
+        values: Tensor,
+    ) -> Result<Self, CsrError> {
+        let nnz = values.len();
+        if [rows, cols, nnz].into_iter().any(|n| u32::try_from(n).is_err()) {
+            return Err(CsrError::TooLarge { rows, cols, nnz });
+        }
+        if indices.len() != nnz {
+            return Err(CsrError::Lengths { indices: indices.len(), values: nnz });
+        }
+        let ptr = indptr.as_slice::<u32>()?;
+        if ptr.len() != rows + 1 {
+            return Err(CsrError::IndptrLength { expected: rows + 1, found: ptr.len() });
+        }
+        let (first, last) = (ptr[0] as usize, ptr[rows] as usize);
+        if first != 0 || last != nnz {
+            return Err(CsrError::IndptrEnds { first, last, nnz });
+        }
+        if let Some(row) = ptr.windows(2).position(|pair| pair[0] > pair[1]) {
+            return Err(CsrError::IndptrOrder { row });
+        }
+        match indices.dtype() {
+            DataType::U16 => check_columns(ptr, indices.as_slice::<u16>()?, cols)?,
+            DataType::U32 => check_columns(ptr, indices.as_slice::<u32>()?, cols)?,
+            found => return Err(CsrError::IndexType { found }),
+        }
+        Ok(Self { rows, cols, indptr, indices, values })
+    }
+
+    /// Keeps the elements of a dense row-major f32 matrix that are not zero (NaN is kept).
+    /// Columns take 16 bits where `cols` allows.
+    ///
+    /// # Panics
+    /// When `dense` does not hold `rows * cols` elements, or 32 bits do not count them.
+    pub fn from_dense(rows: usize, cols: usize, dense: &[f32]) -> Self {
+        assert_eq!(dense.len(), rows * cols, "[{rows}, {cols}]");
+        let nnz = dense.iter().filter(|&&w| w != 0.0).count();
+        let mut indptr = Vec::with_capacity(rows + 1);
+        let mut indices = Vec::with_capacity(nnz);
+        let mut values = Vec::with_capacity(nnz);
+        indptr.push(0_u32);
+        for row in 0..rows {
+            for (col, &w) in dense[row * cols..][..cols].iter().enumerate() {
+                if w != 0.0 {
+                    indices.push(col as u32);
+                    values.push(w);
+                }
+            }
+            indptr.push(u32::try_from(values.len()).expect("nnz fits 32 bits"));
+        }
+        Self {
+            rows,
+            cols,
+            indptr: Tensor::from_slice(&[rows + 1], &indptr),
+            indices: narrow(cols, &indices),
+            values: Tensor::from_slice(&[nnz], &values),
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Number of stored values.
+    pub fn nnz(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Bytes of the three arrays.
+    pub fn bytes(&self) -> usize {
+        self.indptr.bytes().len() + self.indices.bytes().len() + self.values.bytes().len()
+    }
+
+    /// `indptr`, u32 `[rows + 1]`.
+    pub fn indptr(&self) -> &Tensor {
+        &self.indptr
+    }
+
+    /// `indices`, u16 or u32 `[nnz]`.
+    pub fn indices(&self) -> &Tensor {
+        &self.indices
+    }
+
+    /// `values`, `[nnz]`.
+    pub fn values(&self) -> &Tensor {
+        &self.values
+    }
+
+    /// The offsets of rows in `indices` and `values`.
+    pub fn row_offsets(&self) -> &[u32] {
+        self.indptr.as_slice().expect("indptr is u32, checked in new")
+    }
+
+    /// The columns of row `row`, ascending.
+    pub fn row_columns(&self, row: usize) -> impl ExactSizeIterator<Item = u32> + '_ {
+        let ptr = self.row_offsets();
+        let range = ptr[row] as usize..ptr[row + 1] as usize;
+        let wide = self.indices.dtype() == DataType::U32;
+        let narrow: &[u16] = if wide { &[] } else { self.indices.as_slice().expect("checked in new") };
+        let full: &[u32] = if wide { self.indices.as_slice().expect("checked in new") } else { &[] };
+        range.map(move |i| if wide { full[i] } else { u32::from(narrow[i]) })
+    }
+
+    /// A typed view, when values are `f32`.
+    ///
+    /// # Errors
+    /// When values are of another type.
+    pub fn view(&self) -> Result<CsrView<'_>, TensorError> {
+        Ok(CsrView { matrix: self, values: self.values.as_slice()? })
+    }
+
+    /// The dense row-major matrix `[rows, cols]`, when values are `f32`.
+    ///
+    /// # Errors
+    /// When values are of another type.
+    pub fn to_dense(&self) -> Result<Vec<f32>, TensorError> {
+        let view = self.view()?;
+        let mut dense = vec![0.0; self.rows * self.cols];
+        for row in 0..self.rows {
+            for (col, w) in view.row(row) {
+                dense[row * self.cols + col as usize] = w;
+            }
+        }
+        Ok(dense)
+    }
+}
+
+/// A CSR matrix whose values are known to be `f32`.
+#[derive(Debug, Clone, Copy)]
+pub struct CsrView<'a> {
+    matrix: &'a CsrMatrix,
+    values: &'a [f32],
+}
+
+impl<'a> CsrView<'a> {
+    /// The matrix.
+    pub fn matrix(&self) -> &'a CsrMatrix {
+        self.matrix
+    }
+
+    /// All stored values, row by row.
+    pub fn values(&self) -> &'a [f32] {
+        self.values
+    }
+
+    /// Column and value of each stored element of a row.
+    pub fn row(&self, row: usize) -> impl ExactSizeIterator<Item = (u32, f32)> + 'a {
+        let start = self.matrix.row_offsets()[row] as usize;
+        let values = &self.values[start..];
+        self.matrix.row_columns(row).enumerate().map(move |(i, col)| (col, values[i]))
+    }
+}
+
+fn narrow(cols: usize, indices: &[u32]) -> Tensor {
+    if cols <= usize::from(u16::MAX) + 1 {
+        let indices: Vec<u16> = indices.iter().map(|&i| i as u16).collect();
+        Tensor::from_slice(&[indices.len()], &indices)
+    } else {
+        Tensor::from_slice(&[indices.len()], indices)
+    }
+}
+
+fn check_columns<I: Element + Into<u32>>(indptr: &[u32], indices: &[I], cols: usize) -> Result<(), CsrError> {
+    for (row, pair) in indptr.windows(2).enumerate() {
+        let mut above = None;
+        for &index in &indices[pair[0] as usize..pair[1] as usize] {
+            let col: u32 = index.into();
+            if col as usize >= cols || above.is_some_and(|last| last >= col) {
+                return Err(CsrError::Column { row, col, cols });
+            }
+            above = Some(col);
+        }
+    }
+    Ok(())
+}
+
+/// Shares nothing: `sprs` owns its arrays.
+impl From<CsrView<'_>> for sprs::CsMatI<f32, u32> {
+    fn from(view: CsrView<'_>) -> Self {
+        let m = view.matrix;
+        let indices = (0..m.rows).flat_map(|row| m.row_columns(row)).collect();
+        sprs::CsMatI::new((m.rows, m.cols), m.row_offsets().to_vec(), indices, view.values.to_vec())
+    }
+}
+
+impl TryFrom<&sprs::CsMatI<f32, u32>> for CsrMatrix {
+    type Error = CsrError;
+
+    /// Takes CSR and CSC matrices; a CSC one is converted first.
+    fn try_from(matrix: &sprs::CsMatI<f32, u32>) -> Result<Self, CsrError> {
+        let matrix = matrix.to_csr();
+        let (rows, cols) = matrix.shape();
+        let indptr = matrix.indptr().to_proper().to_vec();
+        Self::new(
+            rows,
+            cols,
+            Tensor::from_slice(&[indptr.len()], &indptr),
+            narrow(cols, matrix.indices()),
+            Tensor::from_slice(&[matrix.nnz()], matrix.data()),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn csr(rows: usize, cols: usize, indptr: &[u32], indices: &[u32]) -> Result<CsrMatrix, CsrError> {
+        CsrMatrix::new(
+            rows,
+            cols,
+            Tensor::from_slice(&[indptr.len()], indptr),
+            Tensor::from_slice(&[indices.len()], indices),
+            Tensor::from_slice(&[indices.len()], &vec![1.0_f32; indices.len()]),
+        )
+    }
+
+    #[test]
+    fn invalid_arrays_are_refused() {
+        assert!(csr(2, 3, &[0, 1, 2], &[2, 0]).is_ok());
+        assert!(matches!(csr(2, 3, &[0, 2], &[0, 1]), Err(CsrError::IndptrLength { .. })));
+        assert!(matches!(csr(2, 3, &[1, 1, 2], &[0, 1]), Err(CsrError::IndptrEnds { .. })));
+        assert!(matches!(csr(3, 3, &[0, 2, 1, 2], &[0, 1]), Err(CsrError::IndptrOrder { row: 1 })));
+        assert!(matches!(csr(1, 3, &[0, 2], &[1, 1]), Err(CsrError::Column { .. })));
+        assert!(matches!(csr(1, 3, &[0, 2], &[2, 1]), Err(CsrError::Column { .. })));
+        assert!(matches!(csr(1, 3, &[0, 1], &[3]), Err(CsrError::Column { row: 0, col: 3, cols: 3 })));
+    }
+
+    #[test]
+    fn dense_and_sprs_round_trip() {
+        let dense = [0.0, 1.0, 0.0, f32::NAN, 0.0, -2.0];
+        let matrix = CsrMatrix::from_dense(2, 3, &dense);
+        assert_eq!(matrix.nnz(), 3);
+        assert_eq!(matrix.indices().dtype(), DataType::U16);
+        let back = matrix.to_dense().unwrap();
+        assert!(back.iter().zip(&dense).all(|(a, b)| a.to_bits() == b.to_bits()));
+
+        let theirs = sprs::CsMatI::from(matrix.view().unwrap());
+        assert_eq!(CsrMatrix::try_from(&theirs).unwrap(), matrix);
+        assert_eq!(CsrMatrix::try_from(&theirs.to_csc()).unwrap(), matrix);
+    }
+}

@@ -1,0 +1,5 @@
+//! Interchange layouts of sparse weights. What a kernel wants (panels, SELL) is made from these by the runtime.
+
+mod csr;
+
+pub use csr::{CsrError, CsrMatrix, CsrView};

@@ -1,0 +1,203 @@
+//! Bytes that tensors live in: 64-byte aligned memory of our own, or a read-only mapping of a file.
+
+use std::alloc::{self, Layout};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+/// Alignment, in bytes, of every owned buffer: one cache line and one AVX-512 register.
+pub const ALIGNMENT: usize = 64;
+
+/// An owned buffer whose first byte lies on a multiple of [`ALIGNMENT`].
+pub struct AlignedBytes {
+    ptr: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: `AlignedBytes` owns its memory alone, as `Vec<u8>` does; there is no interior mutability.
+unsafe impl Send for AlignedBytes {}
+// SAFETY: as above; shared references only read.
+unsafe impl Sync for AlignedBytes {}
+
+impl AlignedBytes {
+    /// `len` zero bytes. Large buffers come from the system as untouched zero pages.
+    pub fn zeroed(len: usize) -> Self {
+        if len == 0 {
+            return Self { ptr: NonNull::dangling(), len };
+        }
+        let layout = Self::layout(len);
+        // SAFETY: the layout has a size above 0, checked above.
+        let ptr = unsafe { alloc::alloc_zeroed(layout) };
+        let Some(ptr) = NonNull::new(ptr) else { alloc::handle_alloc_error(layout) };
+        Self { ptr, len }
+    }
+
+    /// A copy of `bytes`.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut buffer = Self::zeroed(bytes.len());
+        buffer.copy_from_slice(bytes);
+        buffer
+    }
+
+    fn layout(len: usize) -> Layout {
+        Layout::from_size_align(len, ALIGNMENT).expect("a length that fits memory fits a layout")
+    }
+}
+
+impl Drop for AlignedBytes {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: `ptr` came from `alloc_zeroed` with this very layout, in `zeroed`.
+            unsafe { alloc::dealloc(self.ptr.as_ptr(), Self::layout(self.len)) };
+        }
+    }
+}
+
+impl std::ops::Deref for AlignedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        if self.len == 0 {
+            return &[];
+        }
+        // SAFETY: `ptr` owns `len` initialised bytes (zeroed at birth) for as long as `self` lives.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl std::ops::DerefMut for AlignedBytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        if self.len == 0 {
+            return &mut [];
+        }
+        // SAFETY: as in `deref`, and `&mut self` makes the borrow unique.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+#[derive(Clone)]
+enum Source {
+    Owned(Arc<AlignedBytes>),
+    Mapped(Arc<Mmap>),
+}
+
+/// A shared, immutable range of bytes, owned or mapped. Cloning shares it.
+#[derive(Clone)]
+pub struct Storage {
+    source: Source,
+    range: Range<usize>,
+}
+
+impl Storage {
+    /// The whole of an owned buffer.
+    pub fn owned(bytes: AlignedBytes) -> Self {
+        let range = 0..bytes.len();
+        Self { source: Source::Owned(Arc::new(bytes)), range }
+    }
+
+    /// Maps a whole file, read only.
+    ///
+    /// A mapped file is immutable by contract: Poda's writers always rename a new file into place.
+    /// Whoever truncates a mapped file in place makes the process that maps it fault (`SIGBUS`).
+    ///
+    /// # Errors
+    /// When the file cannot be opened or mapped.
+    pub fn map(path: &Path) -> io::Result<Self> {
+        Self::map_file(&File::open(path)?)
+    }
+
+    /// Maps a whole open file, read only; see [`Storage::map`].
+    pub fn map_file(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        if metadata.len() == 0 {
+            return Ok(Self::owned(AlignedBytes::zeroed(0)));
+        }
+        // SAFETY: files are immutable while mapped, by the contract documented on `map`.
+        let map = unsafe { Mmap::map(file)? };
+        let range = 0..map.len();
+        Ok(Self { source: Source::Mapped(Arc::new(map)), range })
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        let all: &[u8] = match &self.source {
+            Source::Owned(bytes) => bytes,
+            Source::Mapped(map) => map,
+        };
+        &all[self.range.clone()]
+    }
+
+    /// A part of this range that shares it, or `None` when `range` reaches outside.
+    pub fn slice(&self, range: Range<usize>) -> Option<Self> {
+        if range.start > range.end || range.end > self.range.len() {
+            return None;
+        }
+        let start = self.range.start + range.start;
+        Some(Self { source: self.source.clone(), range: start..start + range.len() })
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// Whether the bytes lie in a mapped file.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.source, Source::Mapped(_))
+    }
+
+    /// Tells the system that the whole pages of this range are not needed for now, so that they stop counting as
+    /// resident. They are read again from the file when touched. Does nothing for owned memory.
+    pub fn release(&self) {
+        if let Source::Mapped(map) = &self.source {
+            const PAGE: usize = 4096;
+            let start = self.range.start.next_multiple_of(PAGE);
+            let end = self.range.end / PAGE * PAGE;
+            if start < end {
+                // SAFETY: a read-only file mapping loses nothing by `MADV_DONTNEED`: pages come back from the file.
+                let _ = unsafe {
+                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
+                };
+            }
+        }
+    }
+
+    /// These bytes if they start on a multiple of `alignment`, otherwise an aligned copy.
+    #[must_use]
+    pub fn aligned_to(self, alignment: usize) -> Self {
+        debug_assert!(alignment <= ALIGNMENT);
+        if (self.bytes().as_ptr() as usize).is_multiple_of(alignment) {
+            self
+        } else {
+            Self::owned(AlignedBytes::copy_of(self.bytes()))
+        }
+    }
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.is_mapped() { "mapped" } else { "owned" };
+        write!(f, "Storage({kind}, {} bytes)", self.len())
+    }
+}
+
+/// A [`Storage`] as an owner of bytes for [`bytes::Bytes::from_owner`].
+impl AsRef<[u8]> for Storage {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}

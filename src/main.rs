@@ -1,0 +1,2 @@
+//! Poda.
+fn main() {}
