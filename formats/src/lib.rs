@@ -1,10 +1,16 @@
 //! Poda's graph, its weights dense and sparse, and the files they are read from and written to.
 
 pub mod dtype;
+pub mod graph;
+pub mod op;
 pub mod sparse;
 pub mod storage;
 pub mod tensor;
+pub mod weight;
 
 pub use dtype::{Boolean, DataType, Element};
+pub use graph::{Dim, Graph, GraphError, Node, Value, ValueId};
+pub use op::Op;
 pub use sparse::{CsrMatrix, CsrView};
 pub use tensor::{Tensor, TensorView};
+pub use weight::{CsrWeight, Weight};

@@ -1,0 +1,668 @@
+//! The closed set of operators, with typed attributes.
+//!
+//! Semantics are those of ONNX in its newest form: what later opsets moved from attributes to inputs (axes, starts,
+//! pads, `min`, `max`, …) are inputs here, and the reader rewrites older forms. Operators that differ only in the
+//! scalar function applied share a variant. A match on `Op` never ends in `_ =>`, so that the compiler lists every
+//! place a new operator touches.
+//!
+//! Specification: <https://onnx.ai/onnx/operators/>.
+
+use serde::{Deserialize, Serialize};
+
+use crate::dtype::DataType;
+use crate::graph::Graph;
+use crate::tensor::Tensor;
+
+/// An operator and its attributes. Inputs and outputs are those of the ONNX operator of the same name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Op {
+    // Elementwise.
+    Unary(Unary),
+    Binary(Binary),
+    Variadic(Variadic),
+    /// Inputs: data, min?, max?.
+    Clip,
+    /// Inputs: condition, x, y.
+    Where,
+    Cast {
+        to: DataType,
+    },
+    CastLike,
+    Identity,
+
+    // Products.
+    MatMul,
+    /// `alpha · A' · B' + beta · C`.
+    Gemm {
+        alpha: f32,
+        beta: f32,
+        trans_a: bool,
+        trans_b: bool,
+    },
+    Einsum {
+        equation: String,
+    },
+    Conv(ConvAttributes),
+    ConvTranspose {
+        conv: ConvAttributes,
+        output_padding: Vec<usize>,
+        output_shape: Vec<usize>,
+    },
+    MatMulInteger,
+    ConvInteger(ConvAttributes),
+    /// Inputs: a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero.
+    QLinearMatMul,
+    /// Inputs: x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, bias?.
+    QLinearConv(ConvAttributes),
+    /// Opset 23. Inputs: Q, K, V, mask?, past_key?, past_value?, nonpad_kv_seqlen?.
+    Attention(AttentionAttributes),
+    /// Opset 23. Inputs: X, cos_cache, sin_cache, position_ids?.
+    RotaryEmbedding {
+        interleaved: bool,
+        num_heads: usize,
+        rotary_embedding_dim: usize,
+    },
+    /// LSTM, GRU and RNN. Inputs: X, W, R, B?, sequence_lens?, initial_h?, and for LSTM initial_c?, P?.
+    Recurrent(RecurrentAttributes),
+
+    // Normalisation.
+    /// Inference form, one output. Inputs: X `[n, c, …]`, scale, bias, mean, variance, all `[c]`.
+    BatchNormalization {
+        epsilon: f32,
+    },
+    InstanceNormalization {
+        epsilon: f32,
+    },
+    /// Inputs: X, scale, bias?. Outputs: Y, mean?, inverse standard deviation?.
+    LayerNormalization {
+        axis: i64,
+        epsilon: f32,
+    },
+    /// Scale and bias are `[c]` (opset 21); older `[num_groups]` forms are rewritten at the door.
+    GroupNormalization {
+        num_groups: usize,
+        epsilon: f32,
+    },
+    RmsNormalization {
+        axis: i64,
+        epsilon: f32,
+    },
+    LpNormalization {
+        axis: i64,
+        p: u32,
+    },
+    MeanVarianceNormalization {
+        axes: Vec<i64>,
+    },
+    Lrn {
+        size: usize,
+        alpha: f32,
+        beta: f32,
+        bias: f32,
+    },
+    Softmax {
+        kind: SoftmaxKind,
+        axis: i64,
+    },
+
+    // Pooling and sampling.
+    Pool(PoolAttributes),
+    GlobalPool {
+        kind: PoolKind,
+    },
+    Resize(ResizeAttributes),
+    GridSample {
+        mode: GridSampleMode,
+        padding: GridSamplePadding,
+        align_corners: bool,
+    },
+    RoiAlign(RoiAlignAttributes),
+    NonMaxSuppression {
+        center_point_box: bool,
+    },
+
+    // Reductions, searches, sorts.
+    /// Inputs: data, axes?.
+    Reduce {
+        kind: ReduceKind,
+        keep_dims: bool,
+        noop_with_empty_axes: bool,
+    },
+    ArgReduce {
+        kind: ArgKind,
+        axis: i64,
+        keep_dims: bool,
+        select_last_index: bool,
+    },
+    TopK {
+        axis: i64,
+        largest: bool,
+        sorted: bool,
+    },
+    /// CumSum and CumProd. Inputs: data, axis.
+    Cumulative {
+        kind: CumulativeKind,
+        exclusive: bool,
+        reverse: bool,
+    },
+    NonZero,
+    Unique {
+        axis: Option<i64>,
+        sorted: bool,
+    },
+    Compress {
+        axis: Option<i64>,
+    },
+
+    // Shape and data movement.
+    /// Inputs: data, shape.
+    Reshape {
+        allow_zero: bool,
+    },
+    Flatten {
+        axis: i64,
+    },
+    /// Inputs: data, axes?.
+    Squeeze,
+    /// Inputs: data, axes.
+    Unsqueeze,
+    /// Empty `perm` reverses the dimensions.
+    Transpose {
+        perm: Vec<usize>,
+    },
+    Concat {
+        axis: i64,
+    },
+    /// Inputs: data, split?.
+    Split {
+        axis: i64,
+        num_outputs: Option<usize>,
+    },
+    /// Inputs: data, starts, ends, axes?, steps?.
+    Slice,
+    Gather {
+        axis: i64,
+    },
+    GatherElements {
+        axis: i64,
+    },
+    GatherNd {
+        batch_dims: usize,
+    },
+    ScatterElements {
+        axis: i64,
+        reduction: ScatterReduction,
+    },
+    ScatterNd {
+        reduction: ScatterReduction,
+    },
+    /// Opset 24. Inputs: past_cache, update, write_indices?.
+    TensorScatter {
+        axis: i64,
+        circular: bool,
+    },
+    /// Inputs: data, shape.
+    Expand,
+    /// Inputs: data, repeats.
+    Tile,
+    /// Inputs: data, pads, value?, axes?.
+    Pad {
+        mode: PadMode,
+    },
+    DepthToSpace {
+        block_size: usize,
+        mode: DepthToSpaceMode,
+    },
+    SpaceToDepth {
+        block_size: usize,
+    },
+    /// Inputs: data, k?.
+    Trilu {
+        upper: bool,
+    },
+    ReverseSequence {
+        batch_axis: i64,
+        time_axis: i64,
+    },
+    Shape {
+        start: i64,
+        end: Option<i64>,
+    },
+    Size,
+
+    // Generators.
+    /// Input: shape. `value` has one element.
+    ConstantOfShape {
+        value: ScalarValue,
+    },
+    /// Inputs: start, limit, delta.
+    Range,
+    /// Inputs: indices, depth, values `[off, on]`.
+    OneHot {
+        axis: i64,
+    },
+    EyeLike {
+        dtype: Option<DataType>,
+        k: i64,
+    },
+
+    // Quantisation.
+    QuantizeLinear {
+        axis: i64,
+        block_size: usize,
+        saturate: bool,
+        to: Option<DataType>,
+    },
+    DequantizeLinear {
+        axis: i64,
+        block_size: usize,
+    },
+    DynamicQuantizeLinear,
+
+    // Control flow. Each body's formal inputs are listed in the variant's doc; what a body captures from outside is
+    // passed explicitly as further inputs of the node, the same ones to each body, after the operator's own.
+    /// Inputs: condition, captures…. Bodies take the captures.
+    If {
+        then_branch: Box<Graph>,
+        else_branch: Box<Graph>,
+    },
+    /// Inputs: trip count?, condition?, `carried` loop-carried values, captures…. The body takes iteration number,
+    /// condition, carried values, captures, and gives condition, carried values, scan outputs.
+    Loop {
+        body: Box<Graph>,
+        carried: usize,
+    },
+
+    /// An operator outside this set. It is kept as read so that it can be inspected and written back; it cannot run.
+    Foreign(ForeignOp),
+}
+
+/// Functions of one input, element by element.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Unary {
+    Abs,
+    Acos,
+    Acosh,
+    Asin,
+    Asinh,
+    Atan,
+    Atanh,
+    BitwiseNot,
+    Ceil,
+    Celu {
+        alpha: f32,
+    },
+    Cos,
+    Cosh,
+    Elu {
+        alpha: f32,
+    },
+    Erf,
+    Exp,
+    Floor,
+    /// `x · Φ(x)`, by erf or by the tanh approximation.
+    Gelu {
+        approximate: bool,
+    },
+    HardSigmoid {
+        alpha: f32,
+        beta: f32,
+    },
+    HardSwish,
+    IsInf {
+        negative: bool,
+        positive: bool,
+    },
+    IsNan,
+    LeakyRelu {
+        alpha: f32,
+    },
+    Log,
+    Mish,
+    Neg,
+    Not,
+    Reciprocal,
+    Relu,
+    Round,
+    Selu {
+        alpha: f32,
+        gamma: f32,
+    },
+    Shrink {
+        bias: f32,
+        lambda: f32,
+    },
+    Sigmoid,
+    Sign,
+    Sin,
+    Sinh,
+    Softplus,
+    Softsign,
+    Sqrt,
+    /// `x · sigmoid(alpha · x)`; SiLU for `alpha = 1`.
+    Swish {
+        alpha: f32,
+    },
+    Tan,
+    Tanh,
+    ThresholdedRelu {
+        alpha: f32,
+    },
+}
+
+/// Functions of two inputs, with broadcasting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Binary {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Pow,
+    /// `fmod` true: sign of the dividend (C's `fmod`); false: sign of the divisor.
+    Mod {
+        fmod: bool,
+    },
+    And,
+    Or,
+    Xor,
+    BitwiseAnd,
+    BitwiseOr,
+    BitwiseXor,
+    BitShift {
+        left: bool,
+    },
+    Equal,
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+    /// `x` where `x >= 0`, `slope · x` elsewhere; the second input broadcasts to the first only.
+    PRelu,
+}
+
+/// Functions of one or more inputs, with broadcasting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Variadic {
+    Max,
+    Min,
+    Sum,
+    Mean,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum SoftmaxKind {
+    Softmax,
+    LogSoftmax,
+    Hardmax,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum ReduceKind {
+    Sum,
+    Mean,
+    Max,
+    Min,
+    Prod,
+    L1,
+    L2,
+    LogSum,
+    LogSumExp,
+    SumSquare,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum ArgKind {
+    Max,
+    Min,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum CumulativeKind {
+    Sum,
+    Prod,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum ScatterReduction {
+    None,
+    Add,
+    Mul,
+    Max,
+    Min,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum PadMode {
+    Constant,
+    Reflect,
+    Edge,
+    Wrap,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum DepthToSpaceMode {
+    DepthColumnRow,
+    ColumnRowDepth,
+}
+
+/// How padding of a window operator is chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Padding {
+    /// Per spatial axis all begins, then all ends, as ONNX `pads`. Empty means zeros. May be negative.
+    Explicit(Vec<i64>),
+    SameUpper,
+    SameLower,
+    Valid,
+}
+
+/// Attributes of convolutions. Empty vectors mean: `kernel` from the weight's shape, `strides` and `dilations` of 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct ConvAttributes {
+    pub group: usize,
+    pub kernel: Vec<usize>,
+    pub strides: Vec<usize>,
+    pub dilations: Vec<usize>,
+    pub padding: Padding,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum PoolKind {
+    Average,
+    Max,
+    Lp { p: u32 },
+}
+
+/// Attributes of pooling; empty vectors as in [`ConvAttributes`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct PoolAttributes {
+    pub kind: PoolKind,
+    pub kernel: Vec<usize>,
+    pub strides: Vec<usize>,
+    pub dilations: Vec<usize>,
+    pub padding: Padding,
+    pub ceil_mode: bool,
+    /// Average pooling only.
+    pub count_include_pad: bool,
+    /// Max pooling with indices only: whether these count in column-major order.
+    pub column_major: bool,
+}
+
+/// Attributes of the operator Attention; 0 heads means: from a rank-4 input.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct AttentionAttributes {
+    pub is_causal: bool,
+    pub q_num_heads: usize,
+    pub kv_num_heads: usize,
+    /// `1 / sqrt(head size)` when absent.
+    pub scale: Option<f32>,
+    /// 0 means none.
+    pub softcap: f32,
+    pub qk_matmul_output_mode: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum RecurrentKind {
+    Lstm { input_forget: bool },
+    Gru { linear_before_reset: bool },
+    Rnn,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Direction {
+    Forward,
+    Reverse,
+    Bidirectional,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct RecurrentAttributes {
+    pub kind: RecurrentKind,
+    pub hidden_size: usize,
+    pub direction: Direction,
+    /// Names as in ONNX; empty means the defaults.
+    pub activations: Vec<String>,
+    pub activation_alpha: Vec<f32>,
+    pub activation_beta: Vec<f32>,
+    pub clip: Option<f32>,
+    /// Inputs and outputs are `[batch, sequence, …]` instead of `[sequence, batch, …]`.
+    pub batch_first: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum ResizeMode {
+    Nearest,
+    Linear,
+    Cubic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum CoordinateTransform {
+    HalfPixel,
+    HalfPixelSymmetric,
+    PytorchHalfPixel,
+    AlignCorners,
+    Asymmetric,
+    TfCropAndResize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum NearestRounding {
+    RoundPreferFloor,
+    RoundPreferCeil,
+    Floor,
+    Ceil,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum AspectRatioPolicy {
+    Stretch,
+    NotLarger,
+    NotSmaller,
+}
+
+/// Inputs of the operator: data, roi?, scales?, sizes?.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct ResizeAttributes {
+    pub mode: ResizeMode,
+    pub coordinates: CoordinateTransform,
+    pub nearest: NearestRounding,
+    pub antialias: bool,
+    /// Empty means all axes in order.
+    pub axes: Vec<i64>,
+    pub cubic_coeff_a: f32,
+    pub exclude_outside: bool,
+    pub extrapolation_value: f32,
+    pub keep_aspect_ratio: AspectRatioPolicy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum GridSampleMode {
+    Nearest,
+    Linear,
+    Cubic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum GridSamplePadding {
+    Zeros,
+    Border,
+    Reflection,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct RoiAlignAttributes {
+    pub max: bool,
+    pub half_pixel: bool,
+    pub output_height: usize,
+    pub output_width: usize,
+    pub sampling_ratio: usize,
+    pub spatial_scale: f32,
+}
+
+/// A single number of any element type: its little-endian bytes in the low end of `bits`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScalarValue {
+    /// The type of the number.
+    pub dtype: DataType,
+    /// Its bytes, the first in the lowest 8 bits.
+    pub bits: u64,
+}
+
+impl ScalarValue {
+    /// The single element of `tensor`, or `None` when it has none or several.
+    pub fn from_tensor(tensor: &Tensor) -> Option<Self> {
+        if tensor.len() != 1 {
+            return None;
+        }
+        let mut bytes = [0; 8];
+        bytes[..tensor.bytes().len()].copy_from_slice(tensor.bytes());
+        Some(Self { dtype: tensor.dtype(), bits: u64::from_le_bytes(bytes) })
+    }
+
+    /// The little-endian bytes of the number.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.bits.to_le_bytes()[..self.dtype.size()].to_vec()
+    }
+}
+
+/// An operator that Poda does not implement, as the file has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignOp {
+    /// Operator domain; empty for ONNX's own.
+    pub domain: String,
+    /// Operator name.
+    pub op_type: String,
+    /// Version of the domain's operator set that the file imports.
+    pub opset: i64,
+    /// Why it is not in the set: unknown name, an attribute value without support, ….
+    pub reason: String,
+    /// Each attribute as an encoded ONNX `AttributeProto`.
+    pub attributes: Vec<Vec<u8>>,
+}
