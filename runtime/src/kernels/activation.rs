@@ -1,0 +1,180 @@
+//! Activation functions, fused into the epilogue of products and applied to slices.
+
+use rten_simd::SimdUnaryOp;
+use rten_vecmath::{ApproxGelu, Elu, Gelu, LeakyRelu, Sigmoid, Silu, Tanh};
+
+/// A function applied to every element. Parameters carry ONNX's names.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Activation {
+    /// `x`
+    #[default]
+    None,
+    /// `max(x, 0)`
+    Relu,
+    /// `min(max(x, min), max)`
+    #[allow(missing_docs)]
+    Clip { min: f32, max: f32 },
+    /// `x / 2 · (1 + erf(x / √2))`
+    Gelu,
+    /// GELU by its tanh approximation.
+    GeluTanh,
+    /// `x · sigmoid(x)`, also called swish.
+    Silu,
+    /// `1 / (1 + exp(-x))`
+    Sigmoid,
+    /// `tanh(x)`
+    Tanh,
+    /// `x · min(max(x / 6 + 1 / 2, 0), 1)`
+    HardSwish,
+    /// `min(max(alpha · x + beta, 0), 1)`
+    #[allow(missing_docs)]
+    HardSigmoid { alpha: f32, beta: f32 },
+    /// `x` above zero, `alpha · x` below.
+    #[allow(missing_docs)]
+    LeakyRelu { alpha: f32 },
+    /// `x` above zero, `alpha · (exp(x) - 1)` below.
+    #[allow(missing_docs)]
+    Elu { alpha: f32 },
+}
+
+impl Activation {
+    /// Bounds `(min, max)` when the function only clamps; kernels do that in registers. A NaN stays a NaN.
+    #[expect(dead_code, reason = "read by the panel kernels")]
+    pub(crate) fn bounds(self) -> Option<(f32, f32)> {
+        match self {
+            Self::None => Some((f32::NEG_INFINITY, f32::INFINITY)),
+            Self::Relu => Some((0.0, f32::INFINITY)),
+            Self::Clip { min, max } => Some((min, max)),
+            Self::Gelu
+            | Self::GeluTanh
+            | Self::Silu
+            | Self::Sigmoid
+            | Self::Tanh
+            | Self::HardSwish
+            | Self::HardSigmoid { .. }
+            | Self::LeakyRelu { .. }
+            | Self::Elu { .. } => None,
+        }
+    }
+
+    /// Applies the function to every element.
+    pub fn apply(self, xs: &mut [f32]) {
+        match self {
+            Self::None => {}
+            Self::Relu => clamp(xs, 0.0, f32::INFINITY),
+            Self::Clip { min, max } => clamp(xs, min, max),
+            Self::Gelu => Gelu {}.map_mut(xs),
+            Self::GeluTanh => ApproxGelu {}.map_mut(xs),
+            Self::Silu => Silu {}.map_mut(xs),
+            Self::Sigmoid => Sigmoid {}.map_mut(xs),
+            Self::Tanh => Tanh {}.map_mut(xs),
+            Self::HardSwish => {
+                for x in xs {
+                    *x *= clamped(*x / 6.0 + 0.5, 0.0, 1.0);
+                }
+            }
+            Self::HardSigmoid { alpha, beta } => {
+                for x in xs {
+                    *x = clamped(alpha * *x + beta, 0.0, 1.0);
+                }
+            }
+            Self::LeakyRelu { alpha } => LeakyRelu { alpha }.map_mut(xs),
+            Self::Elu { alpha } => Elu { alpha }.map_mut(xs),
+        }
+    }
+}
+
+fn clamp(xs: &mut [f32], min: f32, max: f32) {
+    for x in xs {
+        *x = clamped(*x, min, max);
+    }
+}
+
+/// Clamps and lets a NaN through, unlike `f32::max`.
+#[inline]
+fn clamped(x: f32, min: f32, max: f32) -> f32 {
+    let x = if x < min { min } else { x };
+    if x > max { max } else { x }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reference(activation: Activation, x: f64) -> f64 {
+        // erf by its integral, midpoint rule: slow and exact enough to judge f32.
+        let erf = |x: f64| {
+            let steps = 2000;
+            let h = x / f64::from(steps);
+            let sum: f64 = (0..steps).map(|i| (-((f64::from(i) + 0.5) * h).powi(2)).exp()).sum();
+            sum * h * 2.0 / std::f64::consts::PI.sqrt()
+        };
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        match activation {
+            Activation::None => x,
+            Activation::Relu => x.max(0.0),
+            Activation::Clip { min, max } => x.clamp(min.into(), max.into()),
+            Activation::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+            Activation::GeluTanh => {
+                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+            }
+            Activation::Silu => x * sigmoid(x),
+            Activation::Sigmoid => sigmoid(x),
+            Activation::Tanh => x.tanh(),
+            Activation::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
+            Activation::HardSigmoid { alpha, beta } => {
+                (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0)
+            }
+            Activation::LeakyRelu { alpha } => {
+                if x < 0.0 {
+                    f64::from(alpha) * x
+                } else {
+                    x
+                }
+            }
+            Activation::Elu { alpha } => {
+                if x < 0.0 {
+                    f64::from(alpha) * x.exp_m1()
+                } else {
+                    x
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_activation_matches_its_formula() {
+        let all = [
+            Activation::None,
+            Activation::Relu,
+            Activation::Clip { min: -0.5, max: 1.5 },
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Silu,
+            Activation::Sigmoid,
+            Activation::Tanh,
+            Activation::HardSwish,
+            Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
+            Activation::LeakyRelu { alpha: 0.1 },
+            Activation::Elu { alpha: 0.7 },
+        ];
+        for activation in all {
+            let xs: Vec<f32> = (-40..=40).map(|i| i as f32 / 8.0).collect();
+            let mut ys = xs.clone();
+            activation.apply(&mut ys);
+            for (&x, &y) in xs.iter().zip(&ys) {
+                let expected = reference(activation, x.into());
+                assert!((f64::from(y) - expected).abs() < 2e-6, "{activation:?}({x}) = {y}, not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn clamps_let_nan_through() {
+        for activation in [Activation::Relu, Activation::Clip { min: 0.0, max: 6.0 }] {
+            let mut xs = [f32::NAN, -1.0];
+            activation.apply(&mut xs);
+            assert!(xs[0].is_nan() && xs[1] == 0.0);
+        }
+    }
+}

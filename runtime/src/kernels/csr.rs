@@ -1,0 +1,91 @@
+//! Sparse × dense product straight from CSR: each stored weight scales one row of `X`. Simple, and fit for every CPU.
+
+use super::{Call, Layout, Packed, Problem, WeightMatrix, X};
+use crate::packing::{im2col, scratch};
+
+/// Rows of (column, value).
+pub(super) struct Rows {
+    pub(super) m: usize,
+    pub(super) k: usize,
+    pub(super) indptr: Vec<usize>,
+    pub(super) indices: Vec<u32>,
+    pub(super) values: Vec<f32>,
+}
+
+/// Packs a CSR weight.
+///
+/// # Panics
+/// When the weight is not CSR; the table says that it must be.
+pub(super) fn prepare(weight: &WeightMatrix, _: &Problem) -> Box<dyn Packed> {
+    let WeightMatrix::Csr(csr) = weight else { panic!("the csr kernel takes CSR weights") };
+    let view = csr.view().expect("f32 is checked by PackedWeight");
+    Box::new(Rows {
+        m: csr.rows(),
+        k: csr.cols(),
+        indptr: csr.row_offsets().iter().map(|&offset| offset as usize).collect(),
+        indices: (0..csr.rows()).flat_map(|row| csr.row_columns(row)).collect(),
+        values: view.values().to_vec(),
+    })
+}
+
+impl Packed for Rows {
+    fn run(&self, call: Call<'_>) {
+        let (m, k, n) = (self.m, self.k, call.n);
+        scratch::with(k * n, |packed| {
+            let x: &[f32] = match call.x {
+                X::Matrix { data, layout: Layout::FeatureMajor } => data,
+                X::Matrix { data, layout: Layout::TokenMajor } => {
+                    transpose(data, n, k, packed);
+                    packed
+                }
+                X::Image { data, geometry } => {
+                    im2col(data, geometry, packed);
+                    packed
+                }
+            };
+            match call.y_layout {
+                Layout::FeatureMajor => self.multiply(x, n, call.y),
+                Layout::TokenMajor => scratch::with(m * n, |y| {
+                    self.multiply(x, n, y);
+                    transpose(y, m, n, call.y);
+                }),
+            }
+        });
+        for (i, y) in call.y.iter_mut().enumerate() {
+            let row = match call.y_layout {
+                Layout::FeatureMajor => i / n,
+                Layout::TokenMajor => i % m,
+            };
+            *y += call.epilogue.bias.map_or(0.0, |bias| bias[row]);
+            *y += call.epilogue.residual.map_or(0.0, |residual| residual[i]);
+        }
+        call.epilogue.activation.apply(call.y);
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(&self.indptr[..]) + size_of_val(&self.indices[..]) + size_of_val(&self.values[..])
+    }
+}
+
+impl Rows {
+    fn multiply(&self, x: &[f32], n: usize, y: &mut [f32]) {
+        for (row, y) in y.chunks_exact_mut(n).enumerate() {
+            y.fill(0.0);
+            let range = self.indptr[row]..self.indptr[row + 1];
+            for (&col, &weight) in self.indices[range.clone()].iter().zip(&self.values[range]) {
+                for (y, &x) in y.iter_mut().zip(&x[col as usize * n..][..n]) {
+                    *y += weight * x;
+                }
+            }
+        }
+    }
+}
+
+/// `[rows, cols]` to `[cols, rows]`
+fn transpose(x: &[f32], rows: usize, cols: usize, y: &mut [f32]) {
+    for row in 0..rows {
+        for col in 0..cols {
+            y[col * rows + row] = x[row * cols + col];
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Products of a stored weight with activations, `Y = epilogue(W · X)`, and the one table of kernels that compute them.
+//!
+//! A weight `[m, k]` is packed once, for one kernel, by [`PackedWeight::prepare`]; [`PackedWeight::run`] then takes any number
+//! of columns `n`. Activations are matrices in either [`Layout`], or images whose im2col matrix is packed on the fly.
+//!
+//! A pruned weight contributes nothing, whatever its input: the one difference from a dense product, where 0 · ∞ is NaN.
+
+pub mod activation;
+mod csr;
+mod dense;
+pub mod depthwise;
+mod table;
+
+use poda_formats::dtype::DataType;
+use poda_formats::{CsrMatrix, Tensor};
+
+use crate::packing::ConvGeometry;
+use crate::threads::Threads;
+use crate::tune::Tuner;
+
+pub use activation::Activation;
+pub use depthwise::Depthwise;
+pub use table::{KERNELS, Kernel};
+
+/// Order of an activation matrix with `features` rows in the mathematical product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// `[features, n]`, `n` contiguous; images are `[channels, pixels]`.
+    FeatureMajor,
+    /// `[n, features]`, features contiguous.
+    TokenMajor,
+}
+
+/// What happens to a product before it is written: `activation(W · X + bias + residual)`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// `[m]`
+    pub bias: Option<&'a [f32]>,
+    /// Shape and layout of the output.
+    pub residual: Option<&'a [f32]>,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+/// The activations that a weight is multiplied with.
+#[derive(Debug, Clone, Copy)]
+pub enum X<'a> {
+    /// A matrix of `k · n` elements.
+    Matrix {
+        /// The elements.
+        data: &'a [f32],
+        /// Their order.
+        layout: Layout,
+    },
+    /// The im2col matrix of an image: row `(c, ky, kx)`, column = output pixel.
+    Image {
+        /// `[channels, h, w]`
+        data: &'a [f32],
+        /// Where each output pixel reads.
+        geometry: &'a ConvGeometry,
+    },
+}
+
+/// What a weight will be used for, as far as it is known when it is packed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Problem {
+    /// Columns expected; others work, but may be slower than they could be.
+    pub n: usize,
+    /// Order of the input matrix, unless `conv` says that it is an image.
+    pub x_layout: Layout,
+    /// Order of the output.
+    pub y_layout: Layout,
+    /// The geometry, when the input is an image.
+    pub conv: Option<ConvGeometry>,
+}
+
+/// A weight `[m, k]` as it is stored.
+#[derive(Debug, Clone)]
+pub enum WeightMatrix {
+    /// f32 `[m, k]`
+    Dense(Tensor),
+    /// f32 values
+    Csr(CsrMatrix),
+}
+
+/// Why a weight cannot be packed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum KernelError {
+    #[error("no kernel takes weights of type {found}")]
+    Values { found: DataType },
+    #[error("a weight must have 2 dimensions, found shape {shape:?}")]
+    Rank { shape: Vec<usize> },
+    #[error("no kernel named {name} takes this weight on this CPU")]
+    NoSuchKernel { name: String },
+}
+
+impl WeightMatrix {
+    /// Rows and columns, `[m, k]`.
+    ///
+    /// # Errors
+    /// When the weight is not an f32 matrix.
+    pub fn shape(&self) -> Result<[usize; 2], KernelError> {
+        let (dtype, shape) = match self {
+            Self::Dense(tensor) => (tensor.dtype(), tensor.shape().to_vec()),
+            Self::Csr(csr) => (csr.values().dtype(), vec![csr.rows(), csr.cols()]),
+        };
+        match shape[..] {
+            _ if dtype != DataType::F32 => Err(KernelError::Values { found: dtype }),
+            [m, k] => Ok([m, k]),
+            _ => Err(KernelError::Rank { shape }),
+        }
+    }
+
+    /// Stored values.
+    pub fn nnz(&self) -> usize {
+        match self {
+            Self::Dense(tensor) => tensor.len(),
+            Self::Csr(csr) => csr.nnz(),
+        }
+    }
+}
+
+/// One product: checked by [`PackedWeight::run`], trusted by kernels.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) n: usize,
+    pub(crate) x: X<'a>,
+    pub(crate) y: &'a mut [f32],
+    pub(crate) y_layout: Layout,
+    pub(crate) epilogue: &'a Epilogue<'a>,
+    #[expect(dead_code, reason = "read by the panel kernels")]
+    pub(crate) threads: &'a Threads,
+}
+
+/// A weight packed for one kernel.
+pub(crate) trait Packed: Send + Sync {
+    /// Writes every element of `call.y`.
+    fn run(&self, call: Call<'_>);
+
+    /// Bytes of the packed weight.
+    fn bytes(&self) -> usize;
+}
+
+/// A weight `[m, k]` packed for the kernel that was chosen for it.
+pub struct PackedWeight {
+    m: usize,
+    k: usize,
+    nnz: usize,
+    kernel: &'static Kernel,
+    reason: String,
+    packed: Box<dyn Packed>,
+}
+
+impl std::fmt::Debug for PackedWeight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PackedWeight([{}, {}], nnz {}, {})", self.m, self.k, self.nnz, self.kernel.name)
+    }
+}
+
+impl PackedWeight {
+    /// Chooses a kernel for a weight and packs it.
+    ///
+    /// # Errors
+    /// When the weight is not an f32 matrix.
+    pub fn prepare(
+        weight: &WeightMatrix,
+        problem: &Problem,
+        tuner: &Tuner,
+        threads: &Threads,
+    ) -> Result<Self, KernelError> {
+        let [m, k] = weight.shape()?;
+        let choice = tuner.choose(weight, problem, threads);
+        let packed = (choice.kernel.prepare)(weight, problem);
+        Ok(Self { m, k, nnz: weight.nnz(), kernel: choice.kernel, reason: choice.reason, packed })
+    }
+
+    /// Packs a weight for the kernel of that name.
+    ///
+    /// # Errors
+    /// When no kernel of that name takes this weight on this CPU.
+    pub fn with_kernel(weight: &WeightMatrix, problem: &Problem, name: &str) -> Result<Self, KernelError> {
+        let [m, k] = weight.shape()?;
+        let kernel = KERNELS
+            .iter()
+            .find(|kernel| kernel.name == name && kernel.takes(weight, problem))
+            .ok_or_else(|| KernelError::NoSuchKernel { name: name.to_owned() })?;
+        let packed = (kernel.prepare)(weight, problem);
+        Ok(Self { m, k, nnz: weight.nnz(), kernel, reason: "asked for by name".to_owned(), packed })
+    }
+
+    /// `y = activation(W · x + bias + residual)` for `n` columns; writes every element of `y`.
+    ///
+    /// # Panics
+    /// When a slice has not the length that `[m, k]`, `n` and the geometry give it.
+    pub fn run(
+        &self,
+        n: usize,
+        x: X<'_>,
+        y: &mut [f32],
+        y_layout: Layout,
+        epilogue: &Epilogue<'_>,
+        threads: &Threads,
+    ) {
+        match x {
+            X::Matrix { data, .. } => assert_eq!(data.len(), self.k * n, "x is not [{}, {n}]", self.k),
+            X::Image { data, geometry } => {
+                assert_eq!([geometry.k(), geometry.n()], [self.k, n], "{geometry:?}");
+                assert_eq!(data.len(), geometry.image_len(), "{geometry:?}");
+            }
+        }
+        assert_eq!(y.len(), self.m * n, "y is not [{}, {n}]", self.m);
+        if let Some(bias) = epilogue.bias {
+            assert_eq!(bias.len(), self.m, "bias");
+        }
+        if let Some(residual) = epilogue.residual {
+            assert_eq!(residual.len(), y.len(), "residual");
+        }
+        if !y.is_empty() {
+            self.packed.run(Call { n, x, y, y_layout, epilogue, threads });
+        }
+    }
+
+    /// Name of the kernel.
+    pub fn kernel(&self) -> &'static str {
+        self.kernel.name
+    }
+
+    /// Why that kernel.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Rows and columns, `[m, k]`.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.m, self.k]
+    }
+
+    /// Stored values.
+    pub fn nnz(&self) -> usize {
+        self.nnz
+    }
+
+    /// Bytes of the packed weight.
+    pub fn bytes(&self) -> usize {
+        self.packed.bytes()
+    }
+}
