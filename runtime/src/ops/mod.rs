@@ -4,7 +4,41 @@
 //! lacks an implementation. Hot operators (products, convolution, attention, …) are lowered by the plan to steps with
 //! packed weights; what is here is their general form, which also folds constants.
 
-use poda_formats::op::Op;
+// Some of it waits for operators that are not written yet.
+#[allow(dead_code)]
+mod args;
+mod attention;
+mod cast;
+mod concat;
+mod control;
+mod conv;
+mod conv_transpose;
+mod cumulative;
+mod einsum;
+mod elementwise;
+mod expand;
+mod gather;
+mod generate;
+mod integer;
+mod matmul;
+mod non_max_suppression;
+mod norm;
+mod pad;
+mod pool;
+mod quantize;
+mod recurrent;
+mod reduce;
+mod reshape;
+mod resize;
+mod sample;
+mod scatter;
+mod search;
+mod select;
+mod slice;
+mod softmax;
+mod transpose;
+
+use poda_formats::op::{ForeignOp, Op};
 use poda_formats::{DataType, TensorView};
 
 use crate::info::Info;
@@ -50,8 +84,111 @@ pub type Inputs<'a> = [Option<TensorView<'a>>];
 /// # Errors
 /// When the operator is not supported or its inputs do not fit.
 pub fn infer(op: &Op, inputs: &[Option<&Info>], outputs: usize) -> Result<Vec<Info>, OpError> {
-    let _ = (inputs, outputs);
-    Err(OpError::Unsupported { op: format!("{op:?}"), reason: "no operator is implemented yet".into() })
+    match op {
+        Op::Unary(function) => elementwise::unary::infer_unary(*function, inputs),
+        Op::Binary(function) => elementwise::binary::infer_binary(*function, inputs),
+        Op::Variadic(function) => elementwise::variadic::infer_variadic(*function, inputs),
+        Op::Clip => elementwise::variadic::infer_clip(inputs),
+        Op::Where => elementwise::choose::infer_choose(inputs),
+        Op::Cast { to } => cast::infer_cast(*to, inputs),
+        Op::CastLike => cast::infer_cast_like(inputs),
+        Op::Identity => reshape::infer_identity(inputs),
+        Op::MatMul => matmul::infer_matmul(inputs),
+        Op::Gemm { alpha, beta, trans_a, trans_b } => {
+            matmul::infer_gemm(*alpha, *beta, *trans_a, *trans_b, inputs)
+        }
+        Op::Einsum { equation } => einsum::infer_einsum(equation, inputs),
+        Op::Conv(attributes) => conv::infer_conv(attributes, inputs),
+        Op::ConvTranspose { conv, output_padding, output_shape } => {
+            conv_transpose::infer_conv_transpose(conv, output_padding, output_shape, inputs)
+        }
+        Op::MatMulInteger => integer::infer_matmul_integer(inputs),
+        Op::ConvInteger(attributes) => integer::infer_conv_integer(attributes, inputs),
+        Op::QLinearMatMul => integer::infer_qlinear_matmul(inputs),
+        Op::QLinearConv(attributes) => integer::infer_qlinear_conv(attributes, inputs),
+        Op::Attention(attributes) => attention::infer_attention(attributes, inputs, outputs),
+        Op::RotaryEmbedding { interleaved, num_heads, rotary_embedding_dim } => {
+            attention::infer_rotary_embedding(*interleaved, *num_heads, *rotary_embedding_dim, inputs)
+        }
+        Op::Recurrent(attributes) => recurrent::infer_recurrent(attributes, inputs, outputs),
+        Op::BatchNormalization { epsilon } => norm::infer_batch_normalization(*epsilon, inputs),
+        Op::InstanceNormalization { epsilon } => norm::infer_instance_normalization(*epsilon, inputs),
+        Op::LayerNormalization { axis, epsilon } => {
+            norm::infer_layer_normalization(*axis, *epsilon, inputs, outputs)
+        }
+        Op::GroupNormalization { num_groups, epsilon } => {
+            norm::infer_group_normalization(*num_groups, *epsilon, inputs)
+        }
+        Op::RmsNormalization { axis, epsilon } => norm::infer_rms_normalization(*axis, *epsilon, inputs),
+        Op::LpNormalization { axis, p } => norm::infer_lp_normalization(*axis, *p, inputs),
+        Op::MeanVarianceNormalization { axes } => norm::infer_mean_variance_normalization(axes, inputs),
+        Op::Lrn { size, alpha, beta, bias } => norm::infer_lrn(*size, *alpha, *beta, *bias, inputs),
+        Op::Softmax { kind, axis } => softmax::infer_softmax(*kind, *axis, inputs),
+        Op::Pool(attributes) => pool::infer_pool(attributes, inputs, outputs),
+        Op::GlobalPool { kind } => pool::infer_global_pool(*kind, inputs),
+        Op::Resize(attributes) => resize::infer_resize(attributes, inputs),
+        Op::GridSample { mode, padding, align_corners } => {
+            sample::infer_grid_sample(*mode, *padding, *align_corners, inputs)
+        }
+        Op::RoiAlign(attributes) => sample::infer_roi_align(attributes, inputs),
+        Op::NonMaxSuppression { center_point_box } => {
+            non_max_suppression::infer_non_max_suppression(*center_point_box, inputs)
+        }
+        Op::Reduce { kind, keep_dims, noop_with_empty_axes } => {
+            reduce::infer_reduce(*kind, *keep_dims, *noop_with_empty_axes, inputs)
+        }
+        Op::ArgReduce { kind, axis, keep_dims, select_last_index } => {
+            search::infer_arg_reduce(*kind, *axis, *keep_dims, *select_last_index, inputs)
+        }
+        Op::TopK { axis, largest, sorted } => search::infer_top_k(*axis, *largest, *sorted, inputs),
+        Op::Cumulative { kind, exclusive, reverse } => {
+            cumulative::infer_cumulative(*kind, *exclusive, *reverse, inputs)
+        }
+        Op::NonZero => select::infer_non_zero(inputs),
+        Op::Unique { axis, sorted } => select::infer_unique(*axis, *sorted, inputs, outputs),
+        Op::Compress { axis } => select::infer_compress(*axis, inputs),
+        Op::Reshape { allow_zero } => reshape::infer_reshape(*allow_zero, inputs),
+        Op::Flatten { axis } => reshape::infer_flatten(*axis, inputs),
+        Op::Squeeze => reshape::infer_squeeze(inputs),
+        Op::Unsqueeze => reshape::infer_unsqueeze(inputs),
+        Op::Transpose { perm } => transpose::infer_transpose(perm, inputs),
+        Op::Concat { axis } => concat::infer_concat(*axis, inputs),
+        Op::Split { axis, num_outputs } => concat::infer_split(*axis, *num_outputs, inputs, outputs),
+        Op::Slice => slice::infer_slice(inputs),
+        Op::Gather { axis } => gather::infer_gather(*axis, inputs),
+        Op::GatherElements { axis } => gather::infer_gather_elements(*axis, inputs),
+        Op::GatherNd { batch_dims } => gather::infer_gather_nd(*batch_dims, inputs),
+        Op::ScatterElements { axis, reduction } => scatter::infer_scatter_elements(*axis, *reduction, inputs),
+        Op::ScatterNd { reduction } => scatter::infer_scatter_nd(*reduction, inputs),
+        Op::TensorScatter { axis, circular } => scatter::infer_tensor_scatter(*axis, *circular, inputs),
+        Op::Expand => expand::infer_expand(inputs),
+        Op::Tile => expand::infer_tile(inputs),
+        Op::Pad { mode } => pad::infer_pad(*mode, inputs),
+        Op::DepthToSpace { block_size, mode } => transpose::infer_depth_to_space(*block_size, *mode, inputs),
+        Op::SpaceToDepth { block_size } => transpose::infer_space_to_depth(*block_size, inputs),
+        Op::Trilu { upper } => generate::infer_trilu(*upper, inputs),
+        Op::ReverseSequence { batch_axis, time_axis } => {
+            slice::infer_reverse_sequence(*batch_axis, *time_axis, inputs)
+        }
+        Op::Shape { start, end } => reshape::infer_shape(*start, *end, inputs),
+        Op::Size => reshape::infer_size(inputs),
+        Op::ConstantOfShape { value } => generate::infer_constant_of_shape(*value, inputs),
+        Op::Range => generate::infer_range(inputs),
+        Op::OneHot { axis } => generate::infer_one_hot(*axis, inputs),
+        Op::EyeLike { dtype, k } => generate::infer_eye_like(*dtype, *k, inputs),
+        Op::QuantizeLinear { axis, block_size, saturate, to } => {
+            quantize::infer_quantize_linear(*axis, *block_size, *saturate, *to, inputs)
+        }
+        Op::DequantizeLinear { axis, block_size } => {
+            quantize::infer_dequantize_linear(*axis, *block_size, inputs)
+        }
+        Op::DynamicQuantizeLinear => quantize::infer_dynamic_quantize_linear(inputs),
+        Op::If { then_branch, else_branch } => {
+            control::infer_if_else(then_branch, else_branch, inputs, outputs)
+        }
+        Op::Loop { body, carried } => control::infer_loop_body(body, *carried, inputs, outputs),
+        Op::Foreign(foreign) => Err(refuse(foreign)),
+    }
 }
 
 /// Computes the outputs of `op`. Heavy operators split their work over the rayon pool that the caller is in.
@@ -59,6 +196,119 @@ pub fn infer(op: &Op, inputs: &[Option<&Info>], outputs: usize) -> Result<Vec<In
 /// # Errors
 /// When the operator is not supported or its inputs do not fit.
 pub fn run(op: &Op, inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> Result<(), OpError> {
-    let _ = (inputs, outputs);
-    Err(OpError::Unsupported { op: format!("{op:?}"), reason: "no operator is implemented yet".into() })
+    match op {
+        Op::Unary(function) => elementwise::unary::unary(*function, inputs, outputs),
+        Op::Binary(function) => elementwise::binary::binary(*function, inputs, outputs),
+        Op::Variadic(function) => elementwise::variadic::variadic(*function, inputs, outputs),
+        Op::Clip => elementwise::variadic::clip(inputs, outputs),
+        Op::Where => elementwise::choose::choose(inputs, outputs),
+        Op::Cast { to } => cast::cast(*to, inputs, outputs),
+        Op::CastLike => cast::cast_like(inputs, outputs),
+        Op::Identity => reshape::identity(inputs, outputs),
+        Op::MatMul => matmul::matmul(inputs, outputs),
+        Op::Gemm { alpha, beta, trans_a, trans_b } => {
+            matmul::gemm(*alpha, *beta, *trans_a, *trans_b, inputs, outputs)
+        }
+        Op::Einsum { equation } => einsum::einsum(equation, inputs, outputs),
+        Op::Conv(attributes) => conv::conv(attributes, inputs, outputs),
+        Op::ConvTranspose { conv, output_padding, output_shape } => {
+            conv_transpose::conv_transpose(conv, output_padding, output_shape, inputs, outputs)
+        }
+        Op::MatMulInteger => integer::matmul_integer(inputs, outputs),
+        Op::ConvInteger(attributes) => integer::conv_integer(attributes, inputs, outputs),
+        Op::QLinearMatMul => integer::qlinear_matmul(inputs, outputs),
+        Op::QLinearConv(attributes) => integer::qlinear_conv(attributes, inputs, outputs),
+        Op::Attention(attributes) => attention::attention(attributes, inputs, outputs),
+        Op::RotaryEmbedding { interleaved, num_heads, rotary_embedding_dim } => {
+            attention::rotary_embedding(*interleaved, *num_heads, *rotary_embedding_dim, inputs, outputs)
+        }
+        Op::Recurrent(attributes) => recurrent::recurrent(attributes, inputs, outputs),
+        Op::BatchNormalization { epsilon } => norm::batch_normalization(*epsilon, inputs, outputs),
+        Op::InstanceNormalization { epsilon } => norm::instance_normalization(*epsilon, inputs, outputs),
+        Op::LayerNormalization { axis, epsilon } => {
+            norm::layer_normalization(*axis, *epsilon, inputs, outputs)
+        }
+        Op::GroupNormalization { num_groups, epsilon } => {
+            norm::group_normalization(*num_groups, *epsilon, inputs, outputs)
+        }
+        Op::RmsNormalization { axis, epsilon } => norm::rms_normalization(*axis, *epsilon, inputs, outputs),
+        Op::LpNormalization { axis, p } => norm::lp_normalization(*axis, *p, inputs, outputs),
+        Op::MeanVarianceNormalization { axes } => norm::mean_variance_normalization(axes, inputs, outputs),
+        Op::Lrn { size, alpha, beta, bias } => norm::lrn(*size, *alpha, *beta, *bias, inputs, outputs),
+        Op::Softmax { kind, axis } => softmax::softmax(*kind, *axis, inputs, outputs),
+        Op::Pool(attributes) => pool::pool(attributes, inputs, outputs),
+        Op::GlobalPool { kind } => pool::global_pool(*kind, inputs, outputs),
+        Op::Resize(attributes) => resize::resize(attributes, inputs, outputs),
+        Op::GridSample { mode, padding, align_corners } => {
+            sample::grid_sample(*mode, *padding, *align_corners, inputs, outputs)
+        }
+        Op::RoiAlign(attributes) => sample::roi_align(attributes, inputs, outputs),
+        Op::NonMaxSuppression { center_point_box } => {
+            non_max_suppression::non_max_suppression(*center_point_box, inputs, outputs)
+        }
+        Op::Reduce { kind, keep_dims, noop_with_empty_axes } => {
+            reduce::reduce(*kind, *keep_dims, *noop_with_empty_axes, inputs, outputs)
+        }
+        Op::ArgReduce { kind, axis, keep_dims, select_last_index } => {
+            search::arg_reduce(*kind, *axis, *keep_dims, *select_last_index, inputs, outputs)
+        }
+        Op::TopK { axis, largest, sorted } => search::top_k(*axis, *largest, *sorted, inputs, outputs),
+        Op::Cumulative { kind, exclusive, reverse } => {
+            cumulative::cumulative(*kind, *exclusive, *reverse, inputs, outputs)
+        }
+        Op::NonZero => select::non_zero(inputs, outputs),
+        Op::Unique { axis, sorted } => select::unique(*axis, *sorted, inputs, outputs),
+        Op::Compress { axis } => select::compress(*axis, inputs, outputs),
+        Op::Reshape { allow_zero } => reshape::reshape(*allow_zero, inputs, outputs),
+        Op::Flatten { axis } => reshape::flatten(*axis, inputs, outputs),
+        Op::Squeeze => reshape::squeeze(inputs, outputs),
+        Op::Unsqueeze => reshape::unsqueeze(inputs, outputs),
+        Op::Transpose { perm } => transpose::transpose(perm, inputs, outputs),
+        Op::Concat { axis } => concat::concat(*axis, inputs, outputs),
+        Op::Split { axis, num_outputs } => concat::split(*axis, *num_outputs, inputs, outputs),
+        Op::Slice => slice::slice(inputs, outputs),
+        Op::Gather { axis } => gather::gather(*axis, inputs, outputs),
+        Op::GatherElements { axis } => gather::gather_elements(*axis, inputs, outputs),
+        Op::GatherNd { batch_dims } => gather::gather_nd(*batch_dims, inputs, outputs),
+        Op::ScatterElements { axis, reduction } => {
+            scatter::scatter_elements(*axis, *reduction, inputs, outputs)
+        }
+        Op::ScatterNd { reduction } => scatter::scatter_nd(*reduction, inputs, outputs),
+        Op::TensorScatter { axis, circular } => scatter::tensor_scatter(*axis, *circular, inputs, outputs),
+        Op::Expand => expand::expand(inputs, outputs),
+        Op::Tile => expand::tile(inputs, outputs),
+        Op::Pad { mode } => pad::pad(*mode, inputs, outputs),
+        Op::DepthToSpace { block_size, mode } => {
+            transpose::depth_to_space(*block_size, *mode, inputs, outputs)
+        }
+        Op::SpaceToDepth { block_size } => transpose::space_to_depth(*block_size, inputs, outputs),
+        Op::Trilu { upper } => generate::trilu(*upper, inputs, outputs),
+        Op::ReverseSequence { batch_axis, time_axis } => {
+            slice::reverse_sequence(*batch_axis, *time_axis, inputs, outputs)
+        }
+        Op::Shape { start, end } => reshape::shape(*start, *end, inputs, outputs),
+        Op::Size => reshape::size(inputs, outputs),
+        Op::ConstantOfShape { value } => generate::constant_of_shape(*value, inputs, outputs),
+        Op::Range => generate::range(inputs, outputs),
+        Op::OneHot { axis } => generate::one_hot(*axis, inputs, outputs),
+        Op::EyeLike { dtype, k } => generate::eye_like(*dtype, *k, inputs, outputs),
+        Op::QuantizeLinear { axis, block_size, saturate, to } => {
+            quantize::quantize_linear(*axis, *block_size, *saturate, *to, inputs, outputs)
+        }
+        Op::DequantizeLinear { axis, block_size } => {
+            quantize::dequantize_linear(*axis, *block_size, inputs, outputs)
+        }
+        Op::DynamicQuantizeLinear => quantize::dynamic_quantize_linear(inputs, outputs),
+        Op::If { then_branch, else_branch } => control::if_else(then_branch, else_branch, inputs, outputs),
+        Op::Loop { body, carried } => control::loop_body(body, *carried, inputs, outputs),
+        Op::Foreign(foreign) => Err(refuse(foreign)),
+    }
+}
+
+fn refuse(op: &ForeignOp) -> OpError {
+    let domain = if op.domain.is_empty() { "ai.onnx" } else { &op.domain };
+    OpError::Unsupported {
+        op: format!("{} ({domain}, opset {})", op.op_type, op.opset),
+        reason: op.reason.clone(),
+    }
 }
