@@ -2,6 +2,7 @@
 
 pub mod dtype;
 pub mod graph;
+pub mod onnx;
 pub mod op;
 pub mod sparse;
 pub mod storage;

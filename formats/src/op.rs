@@ -665,4 +665,7 @@ pub struct ForeignOp {
     pub reason: String,
     /// Each attribute as an encoded ONNX `AttributeProto`.
     pub attributes: Vec<Vec<u8>>,
+    /// How many of the node's last inputs are not the operator's own but values that graphs among `attributes` refer
+    /// to by name.
+    pub captures: usize,
 }

@@ -1,0 +1,3 @@
+//! ONNX: the way in, and the way back out.
+
+pub mod proto;
