@@ -12,6 +12,6 @@ pub mod weight;
 pub use dtype::{Boolean, DataType, Element};
 pub use graph::{Dim, Graph, GraphError, Node, Value, ValueId};
 pub use op::Op;
-pub use sparse::{CsrMatrix, CsrView};
+pub use sparse::{CsrMatrix, CsrView, UncheckedCsr};
 pub use tensor::{Tensor, TensorView};
 pub use weight::{CsrWeight, Weight};

@@ -2,7 +2,7 @@
 
 use std::alloc::{self, Layout};
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -27,15 +27,21 @@ unsafe impl Sync for AlignedBytes {}
 
 impl AlignedBytes {
     /// `len` zero bytes. Large buffers come from the system as untouched zero pages.
+    ///
+    /// Aborts when memory runs out; where a file decides the length, use [`AlignedBytes::try_zeroed`].
     pub fn zeroed(len: usize) -> Self {
+        Self::try_zeroed(len).unwrap_or_else(|| alloc::handle_alloc_error(Self::layout(len)))
+    }
+
+    /// `len` zero bytes, or `None` when there is not that much memory.
+    pub fn try_zeroed(len: usize) -> Option<Self> {
         if len == 0 {
-            return Self { ptr: NonNull::dangling(), len };
+            return Some(Self { ptr: NonNull::dangling(), len });
         }
-        let layout = Self::layout(len);
+        let layout = Layout::from_size_align(len, ALIGNMENT).ok()?;
         // SAFETY: the layout has a size above 0, checked above.
         let ptr = unsafe { alloc::alloc_zeroed(layout) };
-        let Some(ptr) = NonNull::new(ptr) else { alloc::handle_alloc_error(layout) };
-        Self { ptr, len }
+        NonNull::new(ptr).map(|ptr| Self { ptr, len })
     }
 
     /// A copy of `bytes`.
@@ -109,15 +115,15 @@ impl Storage {
     /// # Errors
     /// When the file cannot be opened or mapped.
     pub fn map(path: &Path) -> io::Result<Self> {
+        // Asked before opening, because to open a pipe waits for its writer.
+        check_regular(&path.metadata()?)?;
         Self::map_file(&File::open(path)?)
     }
 
     /// Maps a whole open file, read only; see [`Storage::map`].
     pub fn map_file(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
+        check_regular(&metadata)?;
         if metadata.len() == 0 {
             return Ok(Self::owned(AlignedBytes::zeroed(0)));
         }
@@ -186,6 +192,17 @@ impl Storage {
             Self::owned(AlignedBytes::copy_of(self.bytes()))
         }
     }
+}
+
+fn check_regular(metadata: &fs::Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    Err(if metadata.is_dir() {
+        io::Error::new(io::ErrorKind::IsADirectory, "it is a directory")
+    } else {
+        io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")
+    })
 }
 
 impl fmt::Debug for Storage {

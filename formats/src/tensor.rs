@@ -18,6 +18,9 @@ pub enum TensorError {
     #[error("tensor holds {found}, expected {expected}")]
     #[allow(missing_docs)]
     DataType { expected: DataType, found: DataType },
+    #[error("not enough memory for {bytes} bytes")]
+    #[allow(missing_docs)]
+    Memory { bytes: usize },
 }
 
 /// A dense, immutable, row-major tensor. Cloning shares the elements.

@@ -1,8 +1,11 @@
 //! Weights as they are stored: dense, or in one of the sparse layouts.
 
+use std::sync::{Arc, OnceLock};
+
 use crate::dtype::DataType;
-use crate::sparse::CsrMatrix;
-use crate::tensor::{Tensor, TensorError};
+use crate::sparse::{CsrError, CsrMatrix, UncheckedCsr};
+use crate::storage::{AlignedBytes, Storage};
+use crate::tensor::{Tensor, TensorError, checked_bytes};
 
 /// A constant tensor of a graph.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,11 +18,21 @@ pub enum Weight {
 }
 
 /// A tensor of rank 2 or more stored as CSR.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// Its arrays may come from a file that nobody has read yet: they are checked when [`CsrWeight::matrix`] is first
+/// asked for, so that opening a model touches headers only and still no kernel ever sees an unchecked index.
+/// Cloning shares the arrays and the outcome of the check.
+#[derive(Debug, Clone)]
 pub struct CsrWeight {
     shape: Vec<usize>,
     transposed: bool,
-    matrix: CsrMatrix,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    arrays: UncheckedCsr,
+    matrix: OnceLock<Result<CsrMatrix, CsrError>>,
 }
 
 /// Why a CSR matrix does not stand for a tensor of some shape.
@@ -34,7 +47,7 @@ pub struct CsrShapeError {
 }
 
 impl CsrWeight {
-    /// A tensor of `shape` whose elements are those of `matrix`.
+    /// A tensor of `shape` whose elements are those of a matrix.
     ///
     /// Not transposed, the matrix is `[shape[0], product of the rest]`: a convolution's or a Gemm's
     /// `[out, in]`. Transposed, `shape` is `[k, m]` and the matrix `[m, k]`: a MatMul's right-hand weight, stored so
@@ -42,19 +55,29 @@ impl CsrWeight {
     ///
     /// # Errors
     /// When the sizes do not fit.
-    pub fn new(shape: Vec<usize>, transposed: bool, matrix: CsrMatrix) -> Result<Self, CsrShapeError> {
-        let (rows, cols) = (matrix.rows(), matrix.cols());
-        let fits = match (&shape[..], transposed) {
-            (&[k, m], true) => (m, k) == (rows, cols),
-            (&[m, ref rest @ ..], false) if !rest.is_empty() => {
-                m == rows && rest.iter().try_fold(1_usize, |p, &d| p.checked_mul(d)) == Some(cols)
+    pub fn new(
+        shape: Vec<usize>,
+        transposed: bool,
+        matrix: impl Into<UncheckedCsr>,
+    ) -> Result<Self, CsrShapeError> {
+        let arrays = matrix.into();
+        let (rows, cols) = (arrays.rows(), arrays.cols());
+        match Self::matrix_shape(&shape, transposed) {
+            Some(expected) if expected == (rows, cols) => {
+                Ok(Self { shape, transposed, inner: Arc::new(Inner { arrays, matrix: OnceLock::new() }) })
             }
-            _ => false,
-        };
-        if fits {
-            Ok(Self { shape, transposed, matrix })
-        } else {
-            Err(CsrShapeError { rows, cols, transposed, shape })
+            _ => Err(CsrShapeError { rows, cols, transposed, shape }),
+        }
+    }
+
+    /// Rows and columns of the matrix that stands for a tensor of `shape`; `None` where there is none.
+    pub fn matrix_shape(shape: &[usize], transposed: bool) -> Option<(usize, usize)> {
+        match (shape, transposed) {
+            (&[k, m], true) => Some((m, k)),
+            (&[m, ref rest @ ..], false) if !rest.is_empty() => {
+                Some((m, rest.iter().try_fold(1_usize, |p, &d| p.checked_mul(d))?))
+            }
+            _ => None,
         }
     }
 
@@ -63,9 +86,46 @@ impl CsrWeight {
         self.transposed
     }
 
-    /// The matrix.
-    pub fn matrix(&self) -> &CsrMatrix {
-        &self.matrix
+    /// The three arrays, perhaps not checked yet.
+    pub fn arrays(&self) -> &UncheckedCsr {
+        &self.inner.arrays
+    }
+
+    /// The matrix. The first call reads `indptr` and `indices` through to check them, at memory speed.
+    ///
+    /// # Errors
+    /// When they do not form a matrix.
+    pub fn matrix(&self) -> Result<&CsrMatrix, CsrError> {
+        let Inner { arrays, matrix } = &*self.inner;
+        matrix.get_or_init(|| arrays.clone().check()).as_ref().map_err(Clone::clone)
+    }
+
+    /// The dense tensor.
+    ///
+    /// # Errors
+    /// When the arrays do not form a matrix.
+    pub fn to_dense(&self) -> Result<Tensor, CsrError> {
+        let matrix = self.matrix()?;
+        let dtype = matrix.values().dtype();
+        let (size, cols) = (dtype.size(), matrix.cols());
+        let bytes = checked_bytes(dtype, &self.shape)
+            .ok_or_else(|| TensorError::TooLarge { shape: self.shape.clone(), dtype })?;
+        let mut dense = AlignedBytes::try_zeroed(bytes).ok_or(TensorError::Memory { bytes })?;
+        let mut values = matrix.values().bytes().chunks_exact(size);
+        for row in 0..matrix.rows() {
+            for (col, value) in matrix.row_columns(row).zip(&mut values) {
+                let col = col as usize;
+                let at = if self.transposed { col * matrix.rows() + row } else { row * cols + col };
+                dense[at * size..][..size].copy_from_slice(value);
+            }
+        }
+        Ok(Tensor::new(dtype, self.shape.clone(), Storage::owned(dense))?)
+    }
+}
+
+impl PartialEq for CsrWeight {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.shape, self.transposed, self.arrays()) == (&other.shape, other.transposed, other.arrays())
     }
 }
 
@@ -82,7 +142,7 @@ impl Weight {
     pub fn dtype(&self) -> DataType {
         match self {
             Self::Dense(tensor) => tensor.dtype(),
-            Self::Csr(csr) => csr.matrix.values().dtype(),
+            Self::Csr(csr) => csr.arrays().values().dtype(),
         }
     }
 
@@ -96,7 +156,7 @@ impl Weight {
         self.len() == 0
     }
 
-    /// Number of elements that are not zero.
+    /// Number of elements that are not zero (of a sparse weight: that are stored).
     pub fn nnz(&self) -> usize {
         match self {
             Self::Dense(tensor) => {
@@ -106,7 +166,7 @@ impl Weight {
                     Err(_) => tensor.bytes().chunks_exact(size).filter(|e| e.iter().any(|&b| b != 0)).count(),
                 }
             }
-            Self::Csr(csr) => csr.matrix.nnz(),
+            Self::Csr(csr) => csr.arrays().values().len(),
         }
     }
 
@@ -114,28 +174,18 @@ impl Weight {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Dense(tensor) => tensor.bytes().len(),
-            Self::Csr(csr) => csr.matrix.bytes(),
+            Self::Csr(csr) => csr.arrays().bytes(),
         }
     }
 
     /// The dense tensor, shared if it is dense already.
     ///
     /// # Errors
-    /// When a sparse weight's values are not f32.
-    pub fn to_dense(&self) -> Result<Tensor, TensorError> {
+    /// When a sparse weight's arrays do not form a matrix.
+    pub fn to_dense(&self) -> Result<Tensor, CsrError> {
         match self {
             Self::Dense(tensor) => Ok(tensor.clone()),
-            Self::Csr(csr) => {
-                let (rows, cols) = (csr.matrix.rows(), csr.matrix.cols());
-                let mut dense = csr.matrix.to_dense()?;
-                if csr.transposed {
-                    dense = (0..cols)
-                        .flat_map(|c| (0..rows).map(move |r| r * cols + c))
-                        .map(|i| dense[i])
-                        .collect();
-                }
-                Ok(Tensor::from_slice(&csr.shape, &dense))
-            }
+            Self::Csr(csr) => csr.to_dense(),
         }
     }
 }
@@ -166,5 +216,20 @@ mod tests {
         assert_eq!(weight.nnz(), 3);
         assert!(CsrWeight::new(vec![2, 3], true, matrix.clone()).is_err());
         assert!(CsrWeight::new(vec![2, 1, 3], false, matrix).is_ok());
+    }
+
+    #[test]
+    fn arrays_are_checked_before_their_first_use() {
+        let arrays = UncheckedCsr::new(
+            1,
+            2,
+            Tensor::from_slice(&[2], &[0_u32, 1]),
+            Tensor::from_slice(&[1], &[7_u16]),
+            Tensor::from_slice(&[1], &[1.0_f32]),
+        );
+        let weight = CsrWeight::new(vec![1, 2], false, arrays.unwrap()).unwrap();
+        let error = CsrError::Column { row: 0, col: 7, cols: 2 };
+        assert_eq!(weight.matrix(), Err(error.clone()));
+        assert_eq!(Weight::from(weight).to_dense(), Err(error));
     }
 }

@@ -26,6 +26,106 @@ pub enum CsrError {
     Tensor(#[from] TensorError),
 }
 
+/// Three arrays that claim to be a CSR matrix: sizes and types are checked, what the arrays hold is not yet.
+///
+/// Making one touches no element, so a mapped file's pages stay on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UncheckedCsr {
+    rows: usize,
+    cols: usize,
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor,
+}
+
+impl UncheckedCsr {
+    /// Takes `indptr` u32 `[rows + 1]`, `indices` u16 or u32 `[nnz]`, `values` `[nnz]`.
+    ///
+    /// # Errors
+    /// When a size or a type does not fit.
+    pub fn new(
+        rows: usize,
+        cols: usize,
+        indptr: Tensor,
+        indices: Tensor,
+        values: Tensor,
+    ) -> Result<Self, CsrError> {
+        let nnz = values.len();
+        if [rows, cols, nnz].into_iter().any(|n| u32::try_from(n).is_err()) {
+            return Err(CsrError::TooLarge { rows, cols, nnz });
+        }
+        if indices.len() != nnz {
+            return Err(CsrError::Lengths { indices: indices.len(), values: nnz });
+        }
+        if indptr.as_slice::<u32>()?.len() != rows + 1 {
+            return Err(CsrError::IndptrLength { expected: rows + 1, found: indptr.len() });
+        }
+        match indices.dtype() {
+            DataType::U16 | DataType::U32 => Ok(Self { rows, cols, indptr, indices, values }),
+            found => Err(CsrError::IndexType { found }),
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes of the three arrays.
+    pub fn bytes(&self) -> usize {
+        self.indptr.bytes().len() + self.indices.bytes().len() + self.values.bytes().len()
+    }
+
+    /// `indptr`, u32 `[rows + 1]`.
+    pub fn indptr(&self) -> &Tensor {
+        &self.indptr
+    }
+
+    /// `indices`, u16 or u32 `[nnz]`.
+    pub fn indices(&self) -> &Tensor {
+        &self.indices
+    }
+
+    /// `values`, `[nnz]`.
+    pub fn values(&self) -> &Tensor {
+        &self.values
+    }
+
+    /// Reads `indptr` and `indices` through, and gives the matrix that they form.
+    ///
+    /// # Errors
+    /// The first violation found.
+    pub fn check(self) -> Result<CsrMatrix, CsrError> {
+        let Self { rows, cols, indptr, indices, values } = self;
+        let nnz = values.len();
+        let ptr = indptr.as_slice::<u32>()?;
+        let (first, last) = (ptr[0] as usize, ptr[rows] as usize);
+        if first != 0 || last != nnz {
+            return Err(CsrError::IndptrEnds { first, last, nnz });
+        }
+        if let Some(row) = ptr.windows(2).position(|pair| pair[0] > pair[1]) {
+            return Err(CsrError::IndptrOrder { row });
+        }
+        match indices.dtype() {
+            DataType::U16 => check_columns(ptr, indices.as_slice::<u16>()?, cols)?,
+            _ => check_columns(ptr, indices.as_slice::<u32>()?, cols)?,
+        }
+        Ok(CsrMatrix { rows, cols, indptr, indices, values })
+    }
+}
+
+impl From<CsrMatrix> for UncheckedCsr {
+    fn from(matrix: CsrMatrix) -> Self {
+        let CsrMatrix { rows, cols, indptr, indices, values } = matrix;
+        Self { rows, cols, indptr, indices, values }
+    }
+}
+
 /// A sparse matrix `[rows, cols]` whose arrays may lie in a mapped file. Valid by construction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CsrMatrix {
@@ -48,30 +148,7 @@ impl CsrMatrix {
         indices: Tensor,
         values: Tensor,
     ) -> Result<Self, CsrError> {
-        let nnz = values.len();
-        if [rows, cols, nnz].into_iter().any(|n| u32::try_from(n).is_err()) {
-            return Err(CsrError::TooLarge { rows, cols, nnz });
-        }
-        if indices.len() != nnz {
-            return Err(CsrError::Lengths { indices: indices.len(), values: nnz });
-        }
-        let ptr = indptr.as_slice::<u32>()?;
-        if ptr.len() != rows + 1 {
-            return Err(CsrError::IndptrLength { expected: rows + 1, found: ptr.len() });
-        }
-        let (first, last) = (ptr[0] as usize, ptr[rows] as usize);
-        if first != 0 || last != nnz {
-            return Err(CsrError::IndptrEnds { first, last, nnz });
-        }
-        if let Some(row) = ptr.windows(2).position(|pair| pair[0] > pair[1]) {
-            return Err(CsrError::IndptrOrder { row });
-        }
-        match indices.dtype() {
-            DataType::U16 => check_columns(ptr, indices.as_slice::<u16>()?, cols)?,
-            DataType::U32 => check_columns(ptr, indices.as_slice::<u32>()?, cols)?,
-            found => return Err(CsrError::IndexType { found }),
-        }
-        Ok(Self { rows, cols, indptr, indices, values })
+        UncheckedCsr::new(rows, cols, indptr, indices, values)?.check()
     }
 
     /// Keeps the elements of a dense row-major f32 matrix that are not zero (NaN is kept).
@@ -94,6 +171,42 @@ impl CsrMatrix {
                 }
             }
             indptr.push(u32::try_from(values.len()).expect("nnz fits 32 bits"));
+        }
+        Self {
+            rows,
+            cols,
+            indptr: Tensor::from_slice(&[rows + 1], &indptr),
+            indices: narrow(cols, &indices),
+            values: Tensor::from_slice(&[nnz], &values),
+        }
+    }
+
+    /// The same for the transpose `[rows, cols]` of a dense row-major f32 matrix `[cols, rows]`.
+    ///
+    /// # Panics
+    /// As [`CsrMatrix::from_dense`].
+    pub fn from_dense_transposed(rows: usize, cols: usize, dense: &[f32]) -> Self {
+        assert_eq!(dense.len(), rows * cols, "[{cols}, {rows}]");
+        let stored = || {
+            (0..cols).flat_map(|col| {
+                let line = &dense[col * rows..][..rows];
+                line.iter().enumerate().filter(|&(_, &w)| w != 0.0).map(move |(row, &w)| (row, col, w))
+            })
+        };
+        let mut indptr = vec![0_u32; rows + 1];
+        stored().for_each(|(row, _, _)| indptr[row + 1] += 1);
+        for row in 0..rows {
+            indptr[row + 1] = indptr[row].checked_add(indptr[row + 1]).expect("nnz fits 32 bits");
+        }
+        let nnz = indptr[rows] as usize;
+        let mut next = indptr.clone();
+        let mut indices = vec![0_u32; nnz];
+        let mut values = vec![0.0_f32; nnz];
+        for (row, col, w) in stored() {
+            let at = next[row] as usize;
+            next[row] += 1;
+            indices[at] = col as u32;
+            values[at] = w;
         }
         Self {
             rows,
@@ -287,6 +400,8 @@ mod tests {
         assert_eq!(matrix.indices().dtype(), DataType::U16);
         let back = matrix.to_dense().unwrap();
         assert!(back.iter().zip(&dense).all(|(a, b)| a.to_bits() == b.to_bits()));
+        let across = [0.0, f32::NAN, 1.0, 0.0, 0.0, -2.0];
+        assert_eq!(CsrMatrix::from_dense_transposed(2, 3, &across), matrix);
 
         let theirs = sprs::CsMatI::from(matrix.view().unwrap());
         assert_eq!(CsrMatrix::try_from(&theirs).unwrap(), matrix);

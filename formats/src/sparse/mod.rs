@@ -2,4 +2,4 @@
 
 mod csr;
 
-pub use csr::{CsrError, CsrMatrix, CsrView};
+pub use csr::{CsrError, CsrMatrix, CsrView, UncheckedCsr};
