@@ -56,6 +56,12 @@ impl AlignedBytes {
     }
 }
 
+impl fmt::Debug for AlignedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AlignedBytes({} bytes)", self.len)
+    }
+}
+
 impl Drop for AlignedBytes {
     fn drop(&mut self) {
         if self.len > 0 {

@@ -43,6 +43,19 @@ impl FreshTensor {
 }
 
 impl Output<'_> {
+    /// The tensor that an operator allocated in a [`Output::Fresh`].
+    ///
+    /// # Errors
+    /// When it did not write the output.
+    pub(crate) fn into_tensor(self) -> Result<Tensor, OpError> {
+        match self {
+            Self::Fresh(Some(tensor)) => Ok(tensor.into_tensor()),
+            Self::Fresh(None) | Self::Planned { .. } | Self::Unused => {
+                Err(OpError::Invalid("the operator left an output unwritten".into()))
+            }
+        }
+    }
+
     /// Whether somebody reads this output.
     pub fn is_used(&self) -> bool {
         !matches!(self, Self::Unused)
@@ -76,7 +89,12 @@ impl Output<'_> {
                 let Some(len) = checked_bytes(dtype, shape) else {
                     return Err(OpError::TooLarge { dtype, shape: shape.to_vec() });
                 };
-                let bytes = AlignedBytes::zeroed(len);
+                // What cannot be had is an error of this run, not the end of the process.
+                let too_large = || OpError::TooLarge { dtype, shape: shape.to_vec() };
+                if len > crate::memory::limit() {
+                    return Err(too_large());
+                }
+                let bytes = AlignedBytes::try_zeroed(len).ok_or_else(too_large)?;
                 Ok(&mut tensor.insert(FreshTensor { dtype, shape: shape.to_vec(), bytes }).bytes)
             }
             Self::Unused => Err(OpError::UnusedOutput),

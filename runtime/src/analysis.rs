@@ -1,0 +1,299 @@
+//! What follows from a graph and the shapes of its inputs alone: types, concrete shapes, constants, and work in MACs.
+//!
+//! Nodes whose inputs are all known are computed, so that shape arithmetic and constant sub-graphs fold. A node that
+//! would inflate memory (an expansion of a weight, a large fill) keeps its shape only. Nothing that depends on the
+//! elements of an input runs.
+
+use std::collections::BTreeMap;
+
+use poda_formats::graph::Node;
+use poda_formats::tensor::checked_bytes;
+use poda_formats::{Dim, Graph, Op, Tensor, ValueId};
+
+use crate::info::Info;
+use crate::ops::{self, OpError};
+use crate::output::Output;
+use crate::plan::guard;
+
+/// Facts about every value of a graph, for one set of input shapes.
+#[derive(Debug, Clone)]
+pub struct Analysis {
+    /// By [`ValueId`]; `None` where nothing is known, because the node that makes the value failed or is not supported.
+    pub infos: Vec<Option<Info>>,
+    /// Nodes about which nothing could be said, in order, with the reason. Nodes that only follow from these are not listed.
+    pub failures: Vec<(usize, OpError)>,
+}
+
+/// Multiply-accumulates of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Macs {
+    /// As if every weight were kept.
+    pub dense: u64,
+    /// Those whose weight is not zero.
+    pub nonzero: u64,
+}
+
+/// Why no concrete input shapes can be derived.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum ShapeError {
+    #[error("the shape of input {input:?} is not in the model, give it")]
+    Undeclared { input: String },
+    #[error("dimension {axis} ({symbol:?}) of input {input:?} has no size in the model, give it")]
+    Symbol { input: String, axis: usize, symbol: String },
+}
+
+/// Concrete shapes of the inputs: declared sizes, and `batch` for symbols that are named like a batch or that are an
+/// input's unnamed first dimension.
+///
+/// # Errors
+/// When another dimension has no size.
+pub fn default_shapes(graph: &Graph, batch: usize) -> Result<BTreeMap<String, Vec<usize>>, ShapeError> {
+    let mut shapes = BTreeMap::new();
+    for &id in &graph.inputs {
+        let value = graph.value(id);
+        let input = value.name.clone();
+        let Some(dims) = &value.shape else { return Err(ShapeError::Undeclared { input }) };
+        let dims = dims.iter().enumerate().map(|(axis, dim)| match dim {
+            Dim::Fixed(size) => Ok(*size),
+            Dim::Symbol(symbol) if is_batch(symbol, axis) => Ok(batch),
+            Dim::Symbol(symbol) => {
+                Err(ShapeError::Symbol { input: input.clone(), axis, symbol: symbol.clone() })
+            }
+        });
+        shapes.insert(input.clone(), dims.collect::<Result<_, _>>()?);
+    }
+    Ok(shapes)
+}
+
+fn is_batch(symbol: &str, axis: usize) -> bool {
+    let lower = symbol.to_ascii_lowercase();
+    lower.contains("batch")
+        || matches!(lower.as_str(), "n" | "b" | "bs")
+        || (axis == 0 && (symbol.is_empty() || lower.starts_with("unk") || lower == "?" || lower == "none"))
+}
+
+/// Derives everything that follows from `graph` and the shapes of its inputs, by name. Inputs without a shape here and
+/// in the graph are of unknown shape, and so is what follows from them.
+pub fn analyze(graph: &Graph, input_shapes: &BTreeMap<String, Vec<usize>>) -> Analysis {
+    let mut analysis = Analysis { infos: Vec::with_capacity(graph.values.len()), failures: Vec::new() };
+    for value in &graph.values {
+        analysis.infos.push(match &value.weight {
+            Some(poda_formats::Weight::Dense(tensor)) => Some(Info::constant(tensor.clone())),
+            Some(weight) => Some(Info::new(weight.dtype(), weight.shape().to_vec())),
+            None => None,
+        });
+    }
+    for &id in &graph.inputs {
+        let value = graph.value(id);
+        let shape = input_shapes.get(&value.name).cloned().or_else(|| fixed_shape(graph, id));
+        analysis.infos[id.index()] = value.dtype.map(|dtype| Info { dtype, shape, value: None });
+    }
+    for (index, node) in graph.nodes.iter().enumerate() {
+        match analysis.infer(node) {
+            Ok(Some(infos)) => {
+                for (output, info) in node.outputs.iter().zip(infos) {
+                    if let Some(id) = output {
+                        analysis.infos[id.index()] = Some(info);
+                    }
+                }
+            }
+            Ok(None) => {}
+            Err(error) => analysis.failures.push((index, error)),
+        }
+    }
+    analysis
+}
+
+/// The declared shape of a value, when it has no symbols.
+pub(crate) fn fixed_shape(graph: &Graph, id: ValueId) -> Option<Vec<usize>> {
+    let dims = graph.value(id).shape.as_ref()?.iter().map(|dim| match dim {
+        Dim::Fixed(size) => Some(*size),
+        Dim::Symbol(_) => None,
+    });
+    dims.collect()
+}
+
+/// The declared shape of a value with 1 for batches and `size` for other symbols.
+pub(crate) fn probe_shape(graph: &Graph, id: ValueId, size: usize) -> Vec<usize> {
+    let dims = graph.value(id).shape.iter().flatten().enumerate();
+    dims.map(|(axis, dim)| match dim {
+        Dim::Fixed(size) => *size,
+        Dim::Symbol(symbol) if is_batch(symbol, axis) => 1,
+        Dim::Symbol(_) => size,
+    })
+    .collect()
+}
+
+impl Analysis {
+    /// Facts about a value.
+    pub fn info(&self, id: ValueId) -> Option<&Info> {
+        self.infos.get(id.index())?.as_ref()
+    }
+
+    /// Concrete shape of a value, when known.
+    pub fn shape(&self, id: ValueId) -> Option<&[usize]> {
+        self.info(id)?.shape.as_deref()
+    }
+
+    /// Elements of a value, when they follow from weights and shapes alone.
+    pub fn constant(&self, id: ValueId) -> Option<&Tensor> {
+        self.info(id)?.value.as_ref()
+    }
+
+    fn infer(&self, node: &Node) -> Result<Option<Vec<Info>>, OpError> {
+        if let Op::Foreign(foreign) = &node.op {
+            let op = format!("{}::{}", foreign.domain, foreign.op_type);
+            return Err(OpError::Unsupported { op, reason: foreign.reason.clone() });
+        }
+        let mut inputs = Vec::with_capacity(node.inputs.len());
+        for input in &node.inputs {
+            match input.map(|id| self.info(id)) {
+                None => inputs.push(None),
+                Some(Some(info)) => inputs.push(Some(info)),
+                Some(None) => return Ok(None),
+            }
+        }
+        let infos = guard(|| ops::infer(&node.op, &inputs, node.outputs.len()))?;
+        let unknown = infos.iter().zip(&node.outputs).any(|(i, o)| o.is_some() && i.value.is_none());
+        let known: Option<Vec<_>> = inputs
+            .iter()
+            .map(|i| i.map(|info| info.value.as_ref()).map_or(Some(None), |v| v.map(Some)))
+            .collect();
+        match known {
+            Some(tensors) if unknown && worth_folding(&node.op, &tensors, &infos) => {
+                self.fold(node, &tensors).map(Some)
+            }
+            _ => Ok(Some(infos)),
+        }
+    }
+
+    fn fold(&self, node: &Node, inputs: &[Option<&Tensor>]) -> Result<Vec<Info>, OpError> {
+        let views: Vec<_> = inputs.iter().map(|i| i.map(Tensor::view)).collect();
+        // Outputs that nobody asked for are computed too, so that every one has facts.
+        let mut outputs: Vec<_> = node.outputs.iter().map(|_| Output::Fresh(None)).collect();
+        guard(|| ops::run(&node.op, &views, &mut outputs))?;
+        outputs.into_iter().map(|output| Ok(Info::constant(output.into_tensor()?))).collect()
+    }
+
+    /// Multiply-accumulates of node `index` of the graph that was analysed, or `None` when shapes are not known. Reads the
+    /// elements of the node's weights.
+    pub fn macs(&self, graph: &Graph, index: usize) -> Option<Macs> {
+        let node = &graph.nodes[index];
+        let input = |i: usize| node.input(i).and_then(|id| self.shape(id));
+        let output = || node.output(0).and_then(|id| self.shape(id));
+        let len = |shape: &[usize]| shape.iter().map(|&d| d as u64).product::<u64>();
+        // Count, and which input is the weight.
+        let (dense, weight) = match &node.op {
+            Op::MatMul | Op::MatMulInteger => (len(output()?) * *input(0)?.last()? as u64, 1),
+            Op::QLinearMatMul => (len(output()?) * *input(0)?.last()? as u64, 3),
+            Op::Gemm { trans_a, .. } => (len(output()?) * *input(0)?.get(usize::from(!*trans_a))? as u64, 1),
+            Op::Conv(_) | Op::ConvInteger(_) => (len(output()?) * len(input(1)?.get(1..)?), 1),
+            Op::QLinearConv(_) => (len(output()?) * len(input(3)?.get(1..)?), 3),
+            Op::ConvTranspose { .. } => (len(input(0)?) * len(input(1)?.get(1..)?), 1),
+            Op::Attention(_) => {
+                // Scores and their product with V; sizes follow from rank-3 or rank-4 inputs alike.
+                let (q, k) = (input(0)?, input(1)?);
+                (2 * len(q) * k.get(k.len().checked_sub(2)?).map_or(0, |&d| d as u64), usize::MAX)
+            }
+            Op::Recurrent(_) => {
+                let steps = len(input(0)?.get(..2)?);
+                (steps * (len(input(1)?) + len(input(2)?)), 2)
+            }
+            Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Variadic(_)
+            | Op::Clip
+            | Op::Where
+            | Op::Cast { .. }
+            | Op::CastLike
+            | Op::Identity
+            | Op::Einsum { .. }
+            | Op::RotaryEmbedding { .. }
+            | Op::BatchNormalization { .. }
+            | Op::InstanceNormalization { .. }
+            | Op::LayerNormalization { .. }
+            | Op::GroupNormalization { .. }
+            | Op::RmsNormalization { .. }
+            | Op::LpNormalization { .. }
+            | Op::MeanVarianceNormalization { .. }
+            | Op::Lrn { .. }
+            | Op::Softmax { .. }
+            | Op::Pool(_)
+            | Op::GlobalPool { .. }
+            | Op::Resize(_)
+            | Op::GridSample { .. }
+            | Op::RoiAlign(_)
+            | Op::NonMaxSuppression { .. }
+            | Op::Reduce { .. }
+            | Op::ArgReduce { .. }
+            | Op::TopK { .. }
+            | Op::Cumulative { .. }
+            | Op::NonZero
+            | Op::Unique { .. }
+            | Op::Compress { .. }
+            | Op::Reshape { .. }
+            | Op::Flatten { .. }
+            | Op::Squeeze
+            | Op::Unsqueeze
+            | Op::Transpose { .. }
+            | Op::Concat { .. }
+            | Op::Split { .. }
+            | Op::Slice
+            | Op::Gather { .. }
+            | Op::GatherElements { .. }
+            | Op::GatherNd { .. }
+            | Op::ScatterElements { .. }
+            | Op::ScatterNd { .. }
+            | Op::TensorScatter { .. }
+            | Op::Expand
+            | Op::Tile
+            | Op::Pad { .. }
+            | Op::DepthToSpace { .. }
+            | Op::SpaceToDepth { .. }
+            | Op::Trilu { .. }
+            | Op::ReverseSequence { .. }
+            | Op::Shape { .. }
+            | Op::Size
+            | Op::ConstantOfShape { .. }
+            | Op::Range
+            | Op::OneHot { .. }
+            | Op::EyeLike { .. }
+            | Op::QuantizeLinear { .. }
+            | Op::DequantizeLinear { .. }
+            | Op::DynamicQuantizeLinear
+            | Op::If { .. }
+            | Op::Loop { .. }
+            | Op::Foreign(_) => (0, usize::MAX),
+        };
+        let density = node.input(weight).and_then(|id| {
+            let (nnz, len) = match (self.constant(id), graph.weight(id)) {
+                (_, Some(weight)) => (weight.nnz(), weight.len()),
+                (Some(tensor), None) => {
+                    let weight = poda_formats::Weight::Dense(tensor.clone());
+                    (weight.nnz(), weight.len())
+                }
+                (None, None) => return None,
+            };
+            (len > 0).then(|| nnz as f64 / len as f64)
+        });
+        let nonzero = density.map_or(dense, |d| (dense as f64 * d).round() as u64);
+        Some(Macs { dense, nonzero })
+    }
+}
+
+/// Results up to this many bytes always fold.
+const SMALL: usize = 64 << 10;
+
+/// Whether computing a constant node now costs no more memory than it saves time.
+fn worth_folding(op: &Op, inputs: &[Option<&Tensor>], outputs: &[Info]) -> bool {
+    let before: usize = inputs.iter().flatten().map(|t| t.bytes().len()).sum();
+    let after = outputs.iter().try_fold(0_usize, |sum, info| {
+        // A result whose size is not known from its inputs' sizes stays small in practice (NonZero, Unique, …).
+        let bytes = info.shape.as_ref().map_or(Some(0), |shape| checked_bytes(info.dtype, shape))?;
+        sum.checked_add(bytes)
+    });
+    let widens = matches!(op, Op::DequantizeLinear { .. } | Op::Cast { .. } | Op::CastLike);
+    after.is_some_and(|after| after <= SMALL || after <= before.saturating_mul(if widens { 8 } else { 2 }))
+}

@@ -1,0 +1,280 @@
+//! Makes a plan: gives every value of a draft its place.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Mutex;
+
+use poda_formats::tensor::checked_bytes;
+use poda_formats::{Graph, Op, Tensor, ValueId, Weight};
+
+use super::arena::{self, Allocator};
+use super::draft::{Draft, DraftNode, Kind};
+use super::{Operand, Place, Plan, PlanError, Step, Wanted};
+use crate::analysis;
+use crate::info::Info;
+use crate::ops::OpError;
+
+/// What a plan is made for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Request {
+    /// Shape of each input of the graph.
+    pub(crate) shapes: Vec<Vec<usize>>,
+    /// Values to give besides the graph's outputs.
+    pub(crate) extra: Vec<ValueId>,
+}
+
+/// Makes a plan.
+///
+/// # Errors
+/// When a node does not fit its inputs or is not supported, or when the activations need more than `limit` bytes.
+pub(crate) fn build(graph: &Graph, request: &Request, limit: usize) -> Result<Plan, PlanError> {
+    let shapes: BTreeMap<_, _> = graph
+        .inputs
+        .iter()
+        .zip(&request.shapes)
+        .map(|(&id, shape)| (graph.value(id).name.clone(), shape.clone()))
+        .collect();
+    let analysis = analysis::analyze(graph, &shapes);
+    if let Some((index, source)) = analysis.failures.first() {
+        return Err(node_error(graph, *index, source.clone()));
+    }
+    let wanted = graph.outputs.iter().chain(&request.extra).copied().collect();
+    let draft = Draft::new(graph, analysis, wanted);
+    Builder::new(&draft, limit).build()
+}
+
+/// An error of a node, with its name, or that of its output where it has none.
+pub(crate) fn node_error(graph: &Graph, index: usize, source: OpError) -> PlanError {
+    PlanError::Node { node: node_name(graph, index), op: op_name(&graph.nodes[index].op), source }
+}
+
+/// The name of a node, or of its first output where it has none.
+pub(crate) fn node_name(graph: &Graph, index: usize) -> String {
+    let node = &graph.nodes[index];
+    match node.outputs.iter().flatten().next() {
+        Some(&id) if node.name.is_empty() => graph.value(id).name.clone(),
+        _ => node.name.clone(),
+    }
+}
+
+/// The name of an operator without its attributes.
+pub(crate) fn op_name(op: &Op) -> String {
+    if let Op::Foreign(foreign) = op {
+        return foreign.op_type.clone();
+    }
+    // The derived text starts with the variant, and the function for elementwise ones. It is cut short as it is written,
+    // for a body of control flow may be large.
+    let mut text = FirstWords::default();
+    let _ = std::fmt::write(&mut text, format_args!("{op:?}"));
+    let mut words = text.0.split([' ', '(', '{', ')', ',']).filter(|w| !w.is_empty());
+    let variant = words.next().unwrap_or_default();
+    match variant {
+        "Unary" | "Binary" | "Variadic" => words.next().unwrap_or_default().to_owned(),
+        _ => variant.to_owned(),
+    }
+}
+
+/// The first few bytes of what is written to it.
+#[derive(Default)]
+struct FirstWords(String);
+
+impl std::fmt::Write for FirstWords {
+    fn write_str(&mut self, s: &str) -> std::fmt::Result {
+        self.0.push_str(s);
+        if self.0.len() > 64 { Err(std::fmt::Error) } else { Ok(()) }
+    }
+}
+
+struct Builder<'a> {
+    draft: &'a Draft<'a>,
+    limit: usize,
+    /// By [`ValueId`]: the value whose elements it shares, itself if it shares none.
+    roots: Vec<ValueId>,
+    /// By [`ValueId`], of roots: the last step that reads it.
+    last_use: Vec<usize>,
+    places: Vec<Option<Place>>,
+    constants: Vec<Tensor>,
+    buffers: Vec<usize>,
+    heap: usize,
+    allocator: Allocator,
+}
+
+impl<'a> Builder<'a> {
+    fn new(draft: &'a Draft<'a>, limit: usize) -> Self {
+        let values = draft.infos.len();
+        Self {
+            draft,
+            limit,
+            roots: (0..values as u32).map(ValueId).collect(),
+            last_use: vec![0; values],
+            places: vec![None; values],
+            constants: Vec::new(),
+            buffers: Vec::new(),
+            heap: 0,
+            allocator: Allocator::default(),
+        }
+    }
+
+    fn build(mut self) -> Result<Plan, PlanError> {
+        for (position, id) in self.draft.graph.inputs.iter().enumerate() {
+            self.places[id.index()] = Some(Place::Feed(position));
+        }
+        let mut nodes = Vec::with_capacity(self.draft.nodes.len());
+        for node in &self.draft.nodes {
+            match self.alias(node) {
+                Some((output, input)) => self.roots[output.index()] = self.roots[input.index()],
+                None => nodes.push(node),
+            }
+        }
+        for (at, node) in nodes.iter().enumerate() {
+            for id in node.inputs.iter().chain(&node.outputs).flatten() {
+                self.last_use[self.roots[id.index()].index()] = at;
+            }
+        }
+        self.place_outputs(&nodes)?;
+        let steps =
+            nodes.iter().enumerate().map(|(at, node)| self.step(at, node)).collect::<Result<Vec<_>, _>>()?;
+        let arena_bytes = self.allocator.size();
+        let outputs = self.draft.wanted.iter().map(|&id| Ok(Wanted { id, operand: self.operand(id)? }));
+        let outputs = outputs.collect::<Result<Vec<_>, PlanError>>()?;
+        let total = self.buffers.iter().try_fold(arena_bytes, |sum, &b| sum.checked_add(b));
+        if total.is_none_or(|total| total > self.limit) {
+            return Err(PlanError::Memory { limit: self.limit });
+        }
+        let work = steps.iter().map(|step| work(step)).sum();
+        let Self { constants, buffers, heap, .. } = self;
+        Ok(Plan {
+            steps,
+            constants,
+            outputs,
+            buffers,
+            heap,
+            arena_bytes,
+            work,
+            arenas: Mutex::new(Vec::new()),
+        })
+    }
+
+    fn info(&self, id: ValueId) -> Result<&'a Info, PlanError> {
+        let name = || self.draft.graph.values.get(id.index()).map_or_else(String::new, |v| v.name.clone());
+        self.draft.infos[id.index()].as_ref().ok_or_else(|| PlanError::Unknown { name: name() })
+    }
+
+    /// Output and input of a node that only renames: same elements, same order, known shapes.
+    fn alias(&self, node: &DraftNode) -> Option<(ValueId, ValueId)> {
+        let Kind::Op(op) = &node.kind;
+        if !matches!(op, Op::Reshape { .. } | Op::Flatten { .. } | Op::Squeeze | Op::Unsqueeze | Op::Identity)
+        {
+            return None;
+        }
+        let (output, input) = (node.outputs[0]?, node.inputs[0]?);
+        let known = |id: ValueId| self.draft.infos[id.index()].as_ref().is_some_and(|i| i.shape.is_some());
+        (known(output) && known(input)).then_some((output, input))
+    }
+
+    /// Results that a step makes go straight into the buffer that is handed out.
+    fn place_outputs(&mut self, nodes: &[&DraftNode]) -> Result<(), PlanError> {
+        let made: HashSet<ValueId> = nodes.iter().flat_map(|n| n.outputs.iter().flatten().copied()).collect();
+        for &id in &self.draft.wanted {
+            let root = self.roots[id.index()];
+            let info = self.info(root)?;
+            if let (Some(shape), true, None) = (&info.shape, made.contains(&root), self.places[root.index()])
+            {
+                let bytes = self.bytes(info.dtype, shape)?;
+                self.places[root.index()] = Some(Place::Output(self.buffers.len()));
+                self.buffers.push(bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&self, dtype: poda_formats::DataType, shape: &[usize]) -> Result<usize, PlanError> {
+        let limit = self.limit;
+        checked_bytes(dtype, shape).filter(|&b| b <= limit).ok_or(PlanError::Memory { limit })
+    }
+
+    fn step(&mut self, at: usize, node: &DraftNode) -> Result<Step, PlanError> {
+        let inputs = node.inputs.iter().map(|id| id.map(|id| self.operand(id)).transpose());
+        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+        let mut outputs = Vec::with_capacity(node.outputs.len());
+        for id in &node.outputs {
+            outputs.push(id.map(|id| self.allocate(id)).transpose()?);
+        }
+        let range = |operand: &Operand| match operand.place {
+            Place::Arena { offset, len } => Some(offset..offset + len),
+            _ => None,
+        };
+        let reads: Vec<_> = inputs.iter().flatten().filter_map(range).collect();
+        let writes: Vec<_> = outputs.iter().flatten().filter_map(range).collect();
+        let segments = arena::segments(&reads, &writes);
+        let mut touched: Vec<ValueId> =
+            node.inputs.iter().chain(&node.outputs).flatten().map(|id| self.roots[id.index()]).collect();
+        touched.sort_unstable();
+        touched.dedup();
+        for root in touched {
+            if let (Some(Place::Arena { offset, len }), true) =
+                (self.places[root.index()], self.last_use[root.index()] == at)
+            {
+                self.allocator.give(offset, len);
+            }
+        }
+        let kind = match &node.kind {
+            Kind::Op(op) => Kind::Op(op.clone()),
+        };
+        Ok(Step { node: node.node, kind, inputs, outputs, in_place: None, segments })
+    }
+
+    fn allocate(&mut self, id: ValueId) -> Result<Operand, PlanError> {
+        let info = self.info(id)?;
+        if self.places[id.index()].is_none() {
+            let place = match &info.shape {
+                Some(shape) => {
+                    let len = self.bytes(info.dtype, shape)?;
+                    let offset = self.allocator.take(len).ok_or(PlanError::Memory { limit: self.limit })?;
+                    Place::Arena { offset, len }
+                }
+                None => {
+                    self.heap += 1;
+                    Place::Heap(self.heap - 1)
+                }
+            };
+            self.places[id.index()] = Some(place);
+        }
+        self.operand(id)
+    }
+
+    /// How a step sees a value that has its place, or that is a constant.
+    fn operand(&mut self, id: ValueId) -> Result<Operand, PlanError> {
+        let root = self.roots[id.index()];
+        let info = self.info(id)?;
+        if self.places[root.index()].is_none() {
+            let tensor = match (
+                &self.info(root)?.value,
+                self.draft.graph.values.get(root.index()).and_then(|v| v.weight.as_ref()),
+            ) {
+                (Some(tensor), _) => tensor.clone(),
+                (None, Some(weight)) => dense(weight, &self.draft.graph.value(root).name)?,
+                (None, None) => {
+                    return Err(PlanError::Unknown { name: self.draft.graph.value(root).name.clone() });
+                }
+            };
+            self.places[root.index()] = Some(Place::Constant(self.constants.len()));
+            self.constants.push(tensor);
+        }
+        let place = self.places[root.index()].expect("set above");
+        Ok(Operand { place, dtype: info.dtype, shape: info.shape.clone().unwrap_or_default() })
+    }
+}
+
+fn dense(weight: &Weight, name: &str) -> Result<Tensor, PlanError> {
+    weight.to_dense().map_err(|e| PlanError::Node {
+        node: name.to_owned(),
+        op: "weight".into(),
+        source: e.into(),
+    })
+}
+
+/// Elements touched, and for products their multiplications, roughly.
+fn work(step: &Step) -> u64 {
+    let len = |o: &Operand| o.shape.iter().map(|&d| d as u64).product::<u64>();
+    step.inputs.iter().chain(&step.outputs).flatten().map(len).sum()
+}

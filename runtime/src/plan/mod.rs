@@ -1,0 +1,107 @@
+//! A plan: everything about a run that follows from the shapes of its inputs, decided once.
+//!
+//! `graph + shapes → analysis → draft (fused nodes) → steps with places`. Each value has a [`Place`]: a range of the
+//! arena, an output buffer, a feed, a constant, or the heap where its shape is known only during the run. Reshapes and
+//! the like are places shared, not steps.
+
+mod arena;
+mod build;
+mod draft;
+mod run;
+
+use std::sync::Mutex;
+
+use poda_formats::dtype::DataType;
+use poda_formats::storage::AlignedBytes;
+use poda_formats::{Tensor, ValueId};
+
+use crate::ops::OpError;
+
+pub(crate) use arena::Segment;
+pub(crate) use build::{Request, build, node_error, node_name, op_name};
+pub(crate) use draft::Kind;
+
+/// Why no plan could be made.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum PlanError {
+    #[error("node {node:?} ({op}): {source}")]
+    Node { node: String, op: String, source: OpError },
+    #[error("value {name:?}: nothing is known of it, not even its type")]
+    Unknown { name: String },
+    #[error("the activations of one run would take more than {limit} bytes")]
+    Memory { limit: usize },
+}
+
+/// Runs `f`; a panic inside becomes an error, so that no model or feed can take the process down.
+pub(crate) fn guard<R>(f: impl FnOnce() -> Result<R, OpError>) -> Result<R, OpError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(OpError::Invalid(format!("internal error: {}", message.unwrap_or_default())))
+    })
+}
+
+/// Where the elements of a value are during a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// What the run was fed, by position.
+    Feed(usize),
+    /// A constant of the plan.
+    Constant(usize),
+    /// A range of the arena.
+    #[allow(missing_docs)]
+    Arena { offset: usize, len: usize },
+    /// The buffer of a result.
+    Output(usize),
+    /// Allocated during the run, of a shape that only the run knows.
+    Heap(usize),
+}
+
+/// A value that a step reads or writes.
+#[derive(Debug, Clone)]
+pub(crate) struct Operand {
+    pub(crate) place: Place,
+    pub(crate) dtype: DataType,
+    /// Empty for values on the heap.
+    pub(crate) shape: Vec<usize>,
+}
+
+/// One call of an operator.
+#[derive(Debug)]
+pub(crate) struct Step {
+    /// The node of the graph that it stands for; with fused nodes, the last.
+    pub(crate) node: usize,
+    pub(crate) kind: Kind,
+    pub(crate) inputs: Vec<Option<Operand>>,
+    /// `None` for outputs that nobody reads.
+    pub(crate) outputs: Vec<Option<Operand>>,
+    /// Input whose bytes are those of the first output: read and written in place.
+    pub(crate) in_place: Option<usize>,
+    /// The ranges of the arena that it touches, disjoint and ascending.
+    pub(crate) segments: Vec<Segment>,
+}
+
+/// One result of a run.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) id: ValueId,
+    pub(crate) operand: Operand,
+}
+
+/// Steps with places, for one set of input shapes.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) constants: Vec<Tensor>,
+    pub(crate) outputs: Vec<Wanted>,
+    /// Bytes of each buffer that is handed out as a result.
+    pub(crate) buffers: Vec<usize>,
+    /// Number of values on the heap.
+    pub(crate) heap: usize,
+    pub(crate) arena_bytes: usize,
+    /// A rough count of scalar operations, for choosing where to run.
+    pub(crate) work: u64,
+    arenas: Mutex<Vec<AlignedBytes>>,
+}

@@ -1,0 +1,77 @@
+//! Where the time of a run goes.
+
+use std::time::Duration;
+
+use poda_formats::Graph;
+use serde::Serialize;
+
+use crate::plan::{self, Operand, Plan};
+
+/// Times of the steps of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Profile {
+    /// In the order in which they run.
+    pub nodes: Vec<NodeProfile>,
+    /// Bytes of the arena that activations share.
+    pub arena_bytes: usize,
+    /// Number of runs that were timed.
+    pub runs: usize,
+}
+
+/// One step of a run: a node, or several fused.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeProfile {
+    /// Name of the node, or of its output where it has none; of fused nodes the last.
+    pub name: String,
+    /// Operator.
+    pub op: String,
+    /// The kernel that computes it.
+    pub kernel: String,
+    /// Why that kernel, for weights.
+    pub reason: String,
+    /// Shapes of the inputs; empty for omitted ones and those known only during the run.
+    pub inputs: Vec<Vec<usize>>,
+    /// Shapes of the outputs; as for inputs.
+    pub outputs: Vec<Vec<usize>>,
+    /// Median time in ms.
+    pub ms: f64,
+    /// Multiply-accumulates as if dense.
+    pub macs: u64,
+    /// Multiply-accumulates whose weight is not zero.
+    pub macs_nonzero: u64,
+    /// Bytes read and written: activations, and weights as packed.
+    pub bytes: usize,
+}
+
+impl Profile {
+    /// Sum of the medians, in ms.
+    pub fn total_ms(&self) -> f64 {
+        self.nodes.iter().map(|n| n.ms).sum()
+    }
+
+    pub(crate) fn new(graph: &Graph, plan: &Plan, times: &[Vec<Duration>]) -> Self {
+        let shapes = |operands: &[Option<Operand>]| {
+            operands.iter().map(|o| o.as_ref().map_or_else(Vec::new, |o| o.shape.clone())).collect()
+        };
+        let nodes = plan.steps.iter().enumerate().map(|(index, step)| {
+            let mut ms: Vec<f64> = times.iter().map(|run| run[index].as_secs_f64() * 1e3).collect();
+            ms.sort_by(f64::total_cmp);
+            let operands = step.inputs.iter().chain(&step.outputs).flatten();
+            let bytes: usize = operands.map(|o| o.shape.iter().product::<usize>() * o.dtype.size()).sum();
+            let kernel = step.kind.explain();
+            NodeProfile {
+                name: plan::node_name(graph, step.node),
+                op: plan::op_name(&graph.nodes[step.node].op),
+                kernel: kernel.name,
+                reason: kernel.reason,
+                inputs: shapes(&step.inputs),
+                outputs: shapes(&step.outputs),
+                ms: ms[ms.len() / 2],
+                macs: kernel.macs,
+                macs_nonzero: kernel.macs_nonzero,
+                bytes: bytes + kernel.weight_bytes,
+            }
+        });
+        Self { nodes: nodes.collect(), arena_bytes: plan.arena_bytes, runs: times.len() }
+    }
+}
