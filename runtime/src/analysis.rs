@@ -163,18 +163,10 @@ impl Analysis {
             .collect();
         match known {
             Some(tensors) if unknown && worth_folding(&node.op, &tensors, &infos) => {
-                self.fold(node, &tensors).map(Some)
+                fold(node, &tensors).map(Some)
             }
             _ => Ok(Some(infos)),
         }
-    }
-
-    fn fold(&self, node: &Node, inputs: &[Option<&Tensor>]) -> Result<Vec<Info>, OpError> {
-        let views: Vec<_> = inputs.iter().map(|i| i.map(Tensor::view)).collect();
-        // Outputs that nobody asked for are computed too, so that every one has facts.
-        let mut outputs: Vec<_> = node.outputs.iter().map(|_| Output::Fresh(None)).collect();
-        guard(|| ops::run(&node.op, &views, &mut outputs))?;
-        outputs.into_iter().map(|output| Ok(Info::constant(output.into_tensor()?))).collect()
     }
 
     /// Multiply-accumulates of node `index` of the graph that was analysed, or `None` when shapes are not known. Reads the
@@ -281,6 +273,15 @@ impl Analysis {
         let nonzero = density.map_or(dense, |d| (dense as f64 * d).round() as u64);
         Some(Macs { dense, nonzero })
     }
+}
+
+/// Computes a node whose inputs are all known.
+fn fold(node: &Node, inputs: &[Option<&Tensor>]) -> Result<Vec<Info>, OpError> {
+    let views: Vec<_> = inputs.iter().map(|i| i.map(Tensor::view)).collect();
+    // Outputs that nobody asked for are computed too, so that every one has facts.
+    let mut outputs: Vec<_> = node.outputs.iter().map(|_| Output::Fresh(None)).collect();
+    guard(|| ops::run(&node.op, &views, &mut outputs))?;
+    outputs.into_iter().map(|output| Ok(Info::constant(output.into_tensor()?))).collect()
 }
 
 /// Results up to this many bytes always fold.

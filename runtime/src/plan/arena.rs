@@ -133,6 +133,7 @@ impl<'a> Parts<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "ranges are what is tested")]
 mod tests {
     use proptest::prelude::*;
 
@@ -179,6 +180,7 @@ mod tests {
         assert_eq!(parts.read(96, 2), [96, 97]);
         assert_eq!(parts.read(0, 32).len(), 32);
         parts.write(192, 64)[0] = 7;
+        drop(parts);
         assert_eq!(arena[192], 7);
     }
 

@@ -140,7 +140,7 @@ impl<'a> Builder<'a> {
         if total.is_none_or(|total| total > self.limit) {
             return Err(PlanError::Memory { limit: self.limit });
         }
-        let work = steps.iter().map(|step| work(step)).sum();
+        let work = steps.iter().map(work).sum();
         let Self { constants, buffers, heap, .. } = self;
         Ok(Plan {
             steps,
@@ -220,22 +220,19 @@ impl<'a> Builder<'a> {
         let kind = match &node.kind {
             Kind::Op(op) => Kind::Op(op.clone()),
         };
-        Ok(Step { node: node.node, kind, inputs, outputs, in_place: None, segments })
+        Ok(Step { node: node.node, kind, inputs, outputs, segments })
     }
 
     fn allocate(&mut self, id: ValueId) -> Result<Operand, PlanError> {
         let info = self.info(id)?;
         if self.places[id.index()].is_none() {
-            let place = match &info.shape {
-                Some(shape) => {
-                    let len = self.bytes(info.dtype, shape)?;
-                    let offset = self.allocator.take(len).ok_or(PlanError::Memory { limit: self.limit })?;
-                    Place::Arena { offset, len }
-                }
-                None => {
-                    self.heap += 1;
-                    Place::Heap(self.heap - 1)
-                }
+            let place = if let Some(shape) = &info.shape {
+                let len = self.bytes(info.dtype, shape)?;
+                let offset = self.allocator.take(len).ok_or(PlanError::Memory { limit: self.limit })?;
+                Place::Arena { offset, len }
+            } else {
+                self.heap += 1;
+                Place::Heap(self.heap - 1)
             };
             self.places[id.index()] = Some(place);
         }
@@ -269,7 +266,7 @@ fn dense(weight: &Weight, name: &str) -> Result<Tensor, PlanError> {
     weight.to_dense().map_err(|e| PlanError::Node {
         node: name.to_owned(),
         op: "weight".into(),
-        source: e.into(),
+        source: OpError::Invalid(e.to_string()),
     })
 }
 

@@ -77,8 +77,6 @@ pub(crate) struct Step {
     pub(crate) inputs: Vec<Option<Operand>>,
     /// `None` for outputs that nobody reads.
     pub(crate) outputs: Vec<Option<Operand>>,
-    /// Input whose bytes are those of the first output: read and written in place.
-    pub(crate) in_place: Option<usize>,
     /// The ranges of the arena that it touches, disjoint and ascending.
     pub(crate) segments: Vec<Segment>,
 }
