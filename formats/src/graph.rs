@@ -1,6 +1,7 @@
 //! The one graph that everything shares: values, weights among them, and nodes in topological order.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,13 +22,30 @@ impl ValueId {
 }
 
 /// One dimension of a declared shape.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Dim {
     /// A size known in the file.
     Fixed(usize),
     /// A size that each run chooses; equal names mean equal sizes. The name may be empty.
     Symbol(String),
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(size) => write!(f, "{size}"),
+            Self::Symbol(name) if name.is_empty() => f.write_str("?"),
+            Self::Symbol(name) => write!(f, "{}", name.escape_debug()),
+        }
+    }
+}
+
+/// As shown to people, so that a shape reads `[batch, 3]`.
+impl fmt::Debug for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// A tensor that flows through the graph, or a weight.
@@ -69,6 +87,24 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Checks the numbers of inputs and outputs against those of the bodies; see [`Op::If`] and [`Op::Loop`].
+    fn check_bodies(&self) -> Result<(), GraphError> {
+        let (inputs, outputs) = (self.inputs.len(), self.outputs.len());
+        // What the operator takes for itself, and what the body gives before the node's outputs.
+        let (own, before) = if let Op::Loop { carried, .. } = &self.op { (0, 1 + carried) } else { (1, 0) };
+        let fits =
+            self.op.bodies().into_iter().all(|body| {
+                inputs == own + body.inputs.len() && outputs + before.min(1) <= body.outputs.len()
+            });
+        let fits = fits && (before == 0 || before < inputs);
+        if fits {
+            return Ok(());
+        }
+        Err(GraphError::Body { node: self.name.clone(), inputs, outputs })
+    }
+}
+
 /// A computation: values, and nodes that make values from values. Nodes are in topological order.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Graph {
@@ -101,9 +137,16 @@ pub enum GraphError {
     NoProducer { name: String },
     #[error("nodes form a cycle through {name:?}")]
     Cycle { name: String },
+    #[error("bodies of control flow are nested more than {} deep", Graph::MAX_NESTING)]
+    Nesting,
+    #[error("node {node:?}: its {inputs} inputs and {outputs} outputs are not those of its body")]
+    Body { node: String, inputs: usize, outputs: usize },
 }
 
 impl Graph {
+    /// How deep bodies of control flow may be nested: well within what readers of protobuf and JSON recurse.
+    pub const MAX_NESTING: usize = 16;
+
     /// Adds a value.
     ///
     /// # Panics
@@ -208,19 +251,36 @@ impl Graph {
     /// # Errors
     /// The first violation found.
     pub fn normalize(&mut self) -> Result<(), GraphError> {
+        self.normalize_nested(0)
+    }
+
+    fn normalize_nested(&mut self, depth: usize) -> Result<(), GraphError> {
+        if depth > Self::MAX_NESTING {
+            return Err(GraphError::Nesting);
+        }
         self.check_values()?;
         self.sort()?;
         for node in &mut self.nodes {
-            match &mut node.op {
-                Op::If { then_branch, else_branch } => {
-                    then_branch.normalize()?;
-                    else_branch.normalize()?;
-                }
-                Op::Loop { body, .. } => body.normalize()?,
-                _ => {}
-            }
+            node.check_bodies()?;
+            node.op.bodies_mut().into_iter().try_for_each(|body| body.normalize_nested(depth + 1))?;
         }
         Ok(())
+    }
+
+    /// Calls `visit` with this graph, then with each body of control flow in the order of nodes, nested ones too.
+    ///
+    /// # Errors
+    /// The first that `visit` gives.
+    pub fn visit_mut<E>(&mut self, visit: &mut impl FnMut(&mut Self) -> Result<(), E>) -> Result<(), E> {
+        visit(self)?;
+        let bodies = self.nodes.iter_mut().flat_map(|node| node.op.bodies_mut());
+        bodies.into_iter().try_for_each(|body| body.visit_mut(visit))
+    }
+
+    /// This graph and its bodies, in the order of [`Graph::visit_mut`].
+    pub fn with_bodies(&self) -> Vec<&Self> {
+        let bodies = self.nodes.iter().flat_map(|node| node.op.bodies());
+        std::iter::once(self).chain(bodies.flat_map(Self::with_bodies)).collect()
     }
 
     fn check_values(&self) -> Result<(), GraphError> {
@@ -363,6 +423,32 @@ mod tests {
         let mut g = diamond();
         g.nodes[1].outputs[0] = Some(ValueId(1));
         assert_eq!(g.normalize(), Err(GraphError::SeveralProducers { name: "a".into() }));
+    }
+
+    #[test]
+    fn bodies_must_fit_their_node_and_not_nest_too_deep() {
+        let nest = |depth: usize| {
+            let mut graph = diamond();
+            for _ in 0..depth {
+                let mut outer = Graph::default();
+                let condition = outer.add_input("condition", DataType::Bool, vec![]);
+                let x = outer.add_input("x", DataType::F32, vec![]);
+                let body = || Box::new(graph.clone());
+                let op = Op::If { then_branch: body(), else_branch: Box::new(diamond()) };
+                let y = outer.add_node(op, &[condition, x], "y");
+                outer.outputs.push(y);
+                outer.inputs.remove(0);
+                outer.value_mut(condition).weight = Some(crate::Tensor::scalar(crate::Boolean(1)).into());
+                graph = outer;
+            }
+            graph
+        };
+        assert_eq!(nest(2).normalize(), Ok(()));
+        assert_eq!(nest(2).with_bodies().len(), 5);
+        assert_eq!(nest(Graph::MAX_NESTING + 1).normalize(), Err(GraphError::Nesting));
+        let mut g = nest(1);
+        g.nodes[0].inputs.pop();
+        assert_eq!(g.normalize(), Err(GraphError::Body { node: "y".into(), inputs: 1, outputs: 1 }));
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Poda's graph, its weights dense and sparse, and the files they are read from and written to.
 
+pub mod artifact;
+mod atomic;
 pub mod dtype;
+mod float;
 pub mod graph;
 pub mod onnx;
 pub mod op;
+pub mod safetensors;
 pub mod sparse;
 pub mod storage;
 pub mod tensor;

@@ -35,7 +35,9 @@ pub enum Op {
     MatMul,
     /// `alpha · A' · B' + beta · C`.
     Gemm {
+        #[serde(with = "crate::float")]
         alpha: f32,
+        #[serde(with = "crate::float")]
         beta: f32,
         trans_a: bool,
         trans_b: bool,
@@ -69,23 +71,28 @@ pub enum Op {
     // Normalisation.
     /// Inference form, one output. Inputs: X `[n, c, …]`, scale, bias, mean, variance, all `[c]`.
     BatchNormalization {
+        #[serde(with = "crate::float")]
         epsilon: f32,
     },
     InstanceNormalization {
+        #[serde(with = "crate::float")]
         epsilon: f32,
     },
     /// Inputs: X, scale, bias?. Outputs: Y, mean?, inverse standard deviation?.
     LayerNormalization {
         axis: i64,
+        #[serde(with = "crate::float")]
         epsilon: f32,
     },
     /// Scale and bias are `[c]` (opset 21); older `[num_groups]` forms are rewritten at the door.
     GroupNormalization {
         num_groups: usize,
+        #[serde(with = "crate::float")]
         epsilon: f32,
     },
     RmsNormalization {
         axis: i64,
+        #[serde(with = "crate::float")]
         epsilon: f32,
     },
     LpNormalization {
@@ -97,8 +104,11 @@ pub enum Op {
     },
     Lrn {
         size: usize,
+        #[serde(with = "crate::float")]
         alpha: f32,
+        #[serde(with = "crate::float")]
         beta: f32,
+        #[serde(with = "crate::float")]
         bias: f32,
     },
     Softmax {
@@ -278,6 +288,30 @@ pub enum Op {
     Foreign(ForeignOp),
 }
 
+impl Op {
+    /// The bodies of control flow.
+    pub fn bodies(&self) -> Vec<&Graph> {
+        if let Self::If { then_branch, else_branch } = self {
+            vec![then_branch, else_branch]
+        } else if let Self::Loop { body, .. } = self {
+            vec![body]
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// The bodies of control flow, to change.
+    pub fn bodies_mut(&mut self) -> Vec<&mut Graph> {
+        if let Self::If { then_branch, else_branch } = self {
+            vec![then_branch, else_branch]
+        } else if let Self::Loop { body, .. } = self {
+            vec![body]
+        } else {
+            Vec::new()
+        }
+    }
+}
+
 /// Functions of one input, element by element.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
@@ -292,11 +326,13 @@ pub enum Unary {
     BitwiseNot,
     Ceil,
     Celu {
+        #[serde(with = "crate::float")]
         alpha: f32,
     },
     Cos,
     Cosh,
     Elu {
+        #[serde(with = "crate::float")]
         alpha: f32,
     },
     Erf,
@@ -307,7 +343,9 @@ pub enum Unary {
         approximate: bool,
     },
     HardSigmoid {
+        #[serde(with = "crate::float")]
         alpha: f32,
+        #[serde(with = "crate::float")]
         beta: f32,
     },
     HardSwish,
@@ -317,6 +355,7 @@ pub enum Unary {
     },
     IsNan,
     LeakyRelu {
+        #[serde(with = "crate::float")]
         alpha: f32,
     },
     Log,
@@ -327,11 +366,15 @@ pub enum Unary {
     Relu,
     Round,
     Selu {
+        #[serde(with = "crate::float")]
         alpha: f32,
+        #[serde(with = "crate::float")]
         gamma: f32,
     },
     Shrink {
+        #[serde(with = "crate::float")]
         bias: f32,
+        #[serde(with = "crate::float")]
         lambda: f32,
     },
     Sigmoid,
@@ -343,11 +386,13 @@ pub enum Unary {
     Sqrt,
     /// `x · sigmoid(alpha · x)`; SiLU for `alpha = 1`.
     Swish {
+        #[serde(with = "crate::float")]
         alpha: f32,
     },
     Tan,
     Tanh,
     ThresholdedRelu {
+        #[serde(with = "crate::float")]
         alpha: f32,
     },
 }
@@ -510,8 +555,10 @@ pub struct AttentionAttributes {
     pub q_num_heads: usize,
     pub kv_num_heads: usize,
     /// `1 / sqrt(head size)` when absent.
+    #[serde(with = "crate::float::optional")]
     pub scale: Option<f32>,
     /// 0 means none.
+    #[serde(with = "crate::float")]
     pub softcap: f32,
     pub qk_matmul_output_mode: u32,
 }
@@ -540,8 +587,11 @@ pub struct RecurrentAttributes {
     pub direction: Direction,
     /// Names as in ONNX; empty means the defaults.
     pub activations: Vec<String>,
+    #[serde(with = "crate::float::list")]
     pub activation_alpha: Vec<f32>,
+    #[serde(with = "crate::float::list")]
     pub activation_beta: Vec<f32>,
+    #[serde(with = "crate::float::optional")]
     pub clip: Option<f32>,
     /// Inputs and outputs are `[batch, sequence, …]` instead of `[sequence, batch, …]`.
     pub batch_first: bool,
@@ -593,8 +643,10 @@ pub struct ResizeAttributes {
     pub antialias: bool,
     /// Empty means all axes in order.
     pub axes: Vec<i64>,
+    #[serde(with = "crate::float")]
     pub cubic_coeff_a: f32,
     pub exclude_outside: bool,
+    #[serde(with = "crate::float")]
     pub extrapolation_value: f32,
     pub keep_aspect_ratio: AspectRatioPolicy,
 }
@@ -623,6 +675,7 @@ pub struct RoiAlignAttributes {
     pub output_height: usize,
     pub output_width: usize,
     pub sampling_ratio: usize,
+    #[serde(with = "crate::float")]
     pub spatial_scale: f32,
 }
 

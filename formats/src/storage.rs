@@ -200,7 +200,7 @@ impl Storage {
     }
 }
 
-fn check_regular(metadata: &fs::Metadata) -> io::Result<()> {
+pub(crate) fn check_regular(metadata: &fs::Metadata) -> io::Result<()> {
     if metadata.is_file() {
         return Ok(());
     }

@@ -1,0 +1,263 @@
+//! The artifact: a whole model in one valid safetensors file.
+//!
+//! The metadata hold the graph as JSON (`poda.graph`), a list of sections that says which tensors form which weight
+//! (`poda.weights`), and the version of both (`poda.version`). A dense weight is the tensor of its own name; a CSR
+//! weight is NAME.indptr, NAME.indices and NAME.values. Tensors start on multiples of 64 bytes, and one that several
+//! weights share is stored once.
+//!
+//! Opening reads headers only: sizes, types and references are checked there, the arrays of sparse weights when they
+//! are first used (see [`CsrWeight`]). A layout to come is a new `kind` of section, which older versions refuse by name.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::atomic::{self, AtomicFile};
+use crate::dtype::DataType;
+use crate::graph::{Dim, Graph, GraphError, Value, ValueId};
+use crate::safetensors::{self, SafeTensors, SafeTensorsError};
+use crate::sparse::{CsrError, UncheckedCsr};
+use crate::tensor::Tensor;
+use crate::weight::{CsrShapeError, CsrWeight, Weight};
+
+/// The version that this code writes, and the newest that it reads.
+pub const VERSION: u32 = 1;
+
+const VERSION_KEY: &str = "poda.version";
+const GRAPH_KEY: &str = "poda.graph";
+const WEIGHTS_KEY: &str = "poda.weights";
+
+const DENSE: &str = "dense";
+const CSR: &str = "csr";
+
+/// How a weight is made of tensors.
+#[derive(Debug, Serialize, Deserialize)]
+struct Section {
+    /// Number of the graph in [`Graph::with_bodies`].
+    graph: usize,
+    value: ValueId,
+    kind: String,
+    /// In an order that `kind` defines.
+    tensors: Vec<String>,
+    /// CSR: shape of the tensor that the matrix stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shape: Option<Vec<usize>>,
+    /// CSR: whether the matrix is the transpose.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    transposed: bool,
+}
+
+/// Why a file is not an artifact, or a graph cannot become one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum ArtifactError {
+    #[error(transparent)]
+    SafeTensors(#[from] SafeTensorsError),
+    #[error(
+        "a safetensors file without a graph: its metadata lack {key:?}, so it is not an artifact of Poda"
+    )]
+    MissingKey { key: &'static str },
+    #[error("artifact version {found:?} is not among those this Poda reads (1 to {VERSION})")]
+    Version { found: String },
+    #[error("{key}: {error}")]
+    Json { key: &'static str, error: serde_json::Error },
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error("a section is for value {value} of graph {graph}, which does not exist")]
+    NoSuchValue { graph: usize, value: u32 },
+    #[error("weight {weight:?} is given twice")]
+    Twice { weight: String },
+    #[error("weight {weight:?} is stored as {kind:?} over {tensors} tensors, which this Poda does not know")]
+    Kind { weight: String, kind: String, tensors: usize },
+    #[error("weight {weight:?}: {error}")]
+    Csr { weight: String, error: CsrError },
+    #[error("weight {weight:?}: {error}")]
+    CsrShape { weight: String, error: CsrShapeError },
+    #[error("weight {weight:?} is declared as {declared}, stored as {stored}")]
+    Declared { weight: String, declared: String, stored: String },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Opens the artifact `path`. Its weights stay in the mapping.
+///
+/// # Errors
+/// When the file is not an artifact, is damaged, or is too new.
+pub fn read(path: impl AsRef<Path>) -> Result<Graph, ArtifactError> {
+    parse(&safetensors::read(path)?)
+}
+
+/// The graph in an open safetensors file.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse(file: &SafeTensors) -> Result<Graph, ArtifactError> {
+    let text = |key| file.metadata().get(key).map(String::as_str).ok_or(ArtifactError::MissingKey { key });
+    let version = text(VERSION_KEY)?;
+    if !version.parse().is_ok_and(|v: u32| (1..=VERSION).contains(&v)) {
+        return Err(ArtifactError::Version { found: version.to_owned() });
+    }
+    let json = |key| move |error| ArtifactError::Json { key, error };
+    let mut graph: Graph = serde_json::from_str(text(GRAPH_KEY)?).map_err(json(GRAPH_KEY))?;
+    let sections: Vec<Section> = serde_json::from_str(text(WEIGHTS_KEY)?).map_err(json(WEIGHTS_KEY))?;
+
+    let mut by_graph: HashMap<usize, Vec<Section>> = HashMap::new();
+    for section in sections {
+        by_graph.entry(section.graph).or_default().push(section);
+    }
+    let mut number = 0;
+    graph.visit_mut(&mut |graph| {
+        let sections = by_graph.remove(&number).unwrap_or_default();
+        number += 1;
+        sections.into_iter().try_for_each(|section| attach(graph, section, file))
+    })?;
+    if let Some(section) = by_graph.into_values().flatten().next() {
+        return Err(ArtifactError::NoSuchValue { graph: section.graph, value: section.value.0 });
+    }
+    graph.normalize()?;
+    Ok(graph)
+}
+
+/// Gives the value of `graph` that `section` is for its weight.
+fn attach(graph: &mut Graph, section: Section, file: &SafeTensors) -> Result<(), ArtifactError> {
+    let Some(value) = graph.values.get_mut(section.value.index()) else {
+        return Err(ArtifactError::NoSuchValue { graph: section.graph, value: section.value.0 });
+    };
+    let weight = value.name.clone();
+    if value.weight.is_some() {
+        return Err(ArtifactError::Twice { weight });
+    }
+    let tensors = section.tensors.iter().map(|name| file.tensor(name)).collect::<Result<Vec<_>, _>>()?;
+    let stored = match (section.kind.as_str(), &tensors[..], section.shape) {
+        (DENSE, [tensor], None) => tensor.clone().into(),
+        (CSR, [indptr, indices, values], Some(shape)) => {
+            let error = |error| ArtifactError::Csr { weight: weight.clone(), error };
+            let size = CsrWeight::matrix_shape(&shape, section.transposed).unwrap_or_default();
+            let (indptr, indices, values) = (indptr.clone(), indices.clone(), values.clone());
+            let arrays = UncheckedCsr::new(size.0, size.1, indptr, indices, values).map_err(error)?;
+            CsrWeight::new(shape, section.transposed, arrays)
+                .map_err(|error| ArtifactError::CsrShape { weight: weight.clone(), error })?
+                .into()
+        }
+        (_, tensors, _) => {
+            return Err(ArtifactError::Kind { kind: section.kind, tensors: tensors.len(), weight });
+        }
+    };
+    check_declared(value, &stored)?;
+    value.weight = Some(stored);
+    Ok(())
+}
+
+/// What a value says of its type and shape must be what its weight has.
+fn check_declared(value: &Value, stored: &Weight) -> Result<(), ArtifactError> {
+    let shape: Vec<Dim> = stored.shape().iter().map(|&dim| Dim::Fixed(dim)).collect();
+    let same = value.dtype.is_none_or(|dtype| dtype == stored.dtype())
+        && value.shape.as_ref().is_none_or(|declared| *declared == shape);
+    if same {
+        return Ok(());
+    }
+    Err(ArtifactError::Declared {
+        weight: value.name.clone(),
+        declared: format!(
+            "{} {:?}",
+            value.dtype.map_or("?", DataType::name),
+            value.shape.as_deref().unwrap_or_default()
+        ),
+        stored: format!("{} {:?}", stored.dtype(), stored.shape()),
+    })
+}
+
+/// Writes `graph` as an artifact.
+///
+/// # Errors
+/// When the graph is not well formed, or `out` cannot be written to.
+pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
+    let mut graph = graph.clone();
+    graph.normalize()?;
+    let mut tensors = Tensors::default();
+    let mut sections = Vec::new();
+    for (number, graph) in graph.with_bodies().into_iter().enumerate() {
+        for (index, value) in graph.values.iter().enumerate() {
+            let Some(weight) = &value.weight else { continue };
+            check_declared(value, weight)?;
+            let (kind, shape, transposed, parts) = match weight {
+                Weight::Dense(tensor) => (DENSE, None, false, vec![tensors.add(&value.name, tensor)]),
+                Weight::Csr(csr) => {
+                    let error = |error| ArtifactError::Csr { weight: value.name.clone(), error };
+                    let matrix = csr.matrix().map_err(error)?;
+                    let parts = [
+                        ("indptr", matrix.indptr()),
+                        ("indices", matrix.indices()),
+                        ("values", matrix.values()),
+                    ];
+                    let parts =
+                        parts.map(|(part, tensor)| tensors.add(&format!("{}.{part}", value.name), tensor));
+                    (CSR, Some(weight.shape().to_vec()), csr.is_transposed(), parts.into())
+                }
+            };
+            let value = ValueId(index as u32);
+            sections.push(Section {
+                graph: number,
+                value,
+                kind: kind.to_owned(),
+                tensors: parts,
+                shape,
+                transposed,
+            });
+        }
+    }
+    let json = |key| move |error| ArtifactError::Json { key, error };
+    let metadata = BTreeMap::from([
+        ("format".to_owned(), "poda".to_owned()),
+        (VERSION_KEY.to_owned(), VERSION.to_string()),
+        (GRAPH_KEY.to_owned(), serde_json::to_string(&graph).map_err(json(GRAPH_KEY))?),
+        (WEIGHTS_KEY.to_owned(), serde_json::to_string(&sections).map_err(json(WEIGHTS_KEY))?),
+    ]);
+    Ok(safetensors::write(out, &metadata, &tensors.list)?)
+}
+
+/// Writes `graph` as the artifact `path`. An old file there stays as it is until the new one is whole and on disk.
+///
+/// # Errors
+/// As [`write()`]; also when a folder or a device is at `path`.
+pub fn save(graph: &Graph, path: impl AsRef<Path>) -> Result<(), ArtifactError> {
+    let path = atomic::destination(path.as_ref())?;
+    let mut file = AtomicFile::create_in(atomic::folder(&path))?;
+    write(&mut file, graph)?;
+    Ok(file.commit(&path)?)
+}
+
+/// The tensors of a file to be, each stored once and under a name of its own.
+#[derive(Default)]
+struct Tensors {
+    list: Vec<(String, Tensor)>,
+    names: HashSet<String>,
+    /// By address, length, type and shape.
+    stored: HashMap<(*const u8, usize, DataType, Vec<usize>), String>,
+}
+
+impl Tensors {
+    /// The name under which `tensor` is stored: `name`, or one like it if that is taken.
+    fn add(&mut self, name: &str, tensor: &Tensor) -> String {
+        let bytes = tensor.bytes();
+        let key = (bytes.as_ptr(), bytes.len(), tensor.dtype(), tensor.shape().to_vec());
+        if let Some(name) = self.stored.get(&key) {
+            return name.clone();
+        }
+        let mut unique = name.to_owned();
+        let mut number = 0;
+        while unique == safetensors::METADATA || !self.names.insert(unique.clone()) {
+            number += 1;
+            unique = format!("{name}~{number}");
+        }
+        self.list.push((unique.clone(), tensor.clone()));
+        self.stored.insert(key, unique.clone());
+        unique
+    }
+}
+
+#[cfg(test)]
+mod tests;
