@@ -1,18 +1,81 @@
-//! Concat and Split.
+//! Concat and Split: whole runs are copied.
 
-use super::args::{Infos, not_implemented};
+use rayon::prelude::*;
+
+use super::args::{
+    self, Infos, Known, PARALLEL_ABOVE, around, known_integers, one, optional_integers, required, sizes,
+};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
 
+fn concatenated(shapes: &[&[usize]], axis: i64) -> Result<Vec<usize>, OpError> {
+    let mut shape = shapes[0].to_vec();
+    let axis = args::axis(axis, shape.len())?;
+    for (index, other) in shapes.iter().enumerate().skip(1) {
+        let fits = other.len() == shape.len() && (0..shape.len()).all(|i| i == axis || other[i] == shape[i]);
+        if !fits {
+            let reason = format!("it does not join {:?} along axis {axis}", shapes[0]);
+            return Err(OpError::InputShape { index, shape: other.to_vec(), reason });
+        }
+        shape[axis] += other[axis];
+    }
+    Ok(shape)
+}
+
 pub(super) fn infer_concat(axis: i64, inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
-    let _ = (axis, inputs);
-    Err(not_implemented("Concat"))
+    let dtype = required(inputs, 0)?.dtype;
+    let shapes: Option<Vec<&[usize]>> = inputs.iter().flatten().map(|info| info.shape.as_deref()).collect();
+    Ok(one(dtype, shapes.map(|shapes| concatenated(&shapes, axis)).transpose()?))
 }
 
 pub(super) fn concat(axis: i64, inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> Result<(), OpError> {
-    let _ = (axis, inputs, outputs);
-    Err(not_implemented("Concat"))
+    let dtype = required(inputs, 0)?.dtype();
+    let inputs: Vec<_> = inputs.iter().flatten().collect();
+    if let Some(index) = inputs.iter().position(|view| view.dtype() != dtype) {
+        let found = inputs[index].dtype();
+        return Err(OpError::InputType { index, expected: "the type of the first input", found });
+    }
+    let shapes: Vec<&[usize]> = inputs.iter().map(|view| view.shape()).collect();
+    let shape = concatenated(&shapes, axis)?;
+    let axis = args::axis(axis, shape.len())?;
+    let output = outputs[0].alloc_bytes(dtype, &shape)?;
+    if output.is_empty() {
+        return Ok(());
+    }
+    let runs: Vec<usize> =
+        shapes.iter().map(|s| s[axis..].iter().product::<usize>() * dtype.size()).collect();
+    let join = |(outer, row): (usize, &mut [u8])| {
+        let mut rest = row;
+        for (view, &run) in inputs.iter().zip(&runs) {
+            let (to, after) = rest.split_at_mut(run);
+            to.copy_from_slice(&view.bytes()[outer * run..][..run]);
+            rest = after;
+        }
+    };
+    let (row, large) = (runs.iter().sum(), output.len() > 4 * PARALLEL_ABOVE);
+    if large && rayon::current_num_threads() > 1 {
+        output.par_chunks_exact_mut(row).enumerate().for_each(join);
+    } else {
+        output.chunks_exact_mut(row).enumerate().for_each(join);
+    }
+    Ok(())
+}
+
+/// The lengths of the parts of an axis of `dim` steps.
+fn parts(dim: usize, split: Option<&[i64]>, num_outputs: usize) -> Result<Vec<usize>, OpError> {
+    if let Some(split) = split {
+        let parts = sizes(split)?;
+        if parts.len() != num_outputs || parts.iter().try_fold(0usize, |s, &p| s.checked_add(p)) != Some(dim)
+        {
+            return Err(OpError::Invalid(format!(
+                "{dim} steps do not split into {split:?} for {num_outputs} outputs"
+            )));
+        }
+        return Ok(parts);
+    }
+    let chunk = dim.div_ceil(num_outputs.max(1));
+    Ok((0..num_outputs).map(|i| chunk.min(dim.saturating_sub(i * chunk))).collect())
 }
 
 pub(super) fn infer_split(
@@ -21,8 +84,21 @@ pub(super) fn infer_split(
     inputs: &Infos<'_>,
     outputs: usize,
 ) -> Result<Vec<Info>, OpError> {
-    let _ = (axis, num_outputs, inputs, outputs);
-    Err(not_implemented("Split"))
+    let data = required(inputs, 0)?;
+    let split = match known_integers(inputs, 1)? {
+        Known::Later => return Ok(vec![Info::dynamic(data.dtype); outputs]),
+        Known::Absent => None,
+        Known::Now(values) => Some(values),
+    };
+    let Some(shape) = &data.shape else { return Ok(vec![Info::dynamic(data.dtype); outputs]) };
+    let axis = args::axis(axis, shape.len())?;
+    let parts = parts(shape[axis], split.as_deref(), num_outputs.unwrap_or(outputs))?;
+    let part = |&part| {
+        let mut shape = shape.clone();
+        shape[axis] = part;
+        Info::new(data.dtype, shape)
+    };
+    Ok(parts.iter().take(outputs).map(part).collect())
 }
 
 pub(super) fn split(
@@ -31,6 +107,41 @@ pub(super) fn split(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let _ = (axis, num_outputs, inputs, outputs);
-    Err(not_implemented("Split"))
+    let data = required(inputs, 0)?;
+    let axis = args::axis(axis, data.rank())?;
+    let split = optional_integers(inputs, 1)?;
+    let [_, dim, inner] = around(data.shape(), axis);
+    let parts = parts(dim, split.as_deref(), num_outputs.unwrap_or(outputs.len()))?;
+    let (step, mut start) = (inner * data.dtype().size(), 0);
+    for (output, part) in outputs.iter_mut().zip(parts) {
+        if output.is_used() {
+            let mut shape = data.shape().to_vec();
+            shape[axis] = part;
+            let bytes = output.alloc_bytes(data.dtype(), &shape)?;
+            if !bytes.is_empty() {
+                let rows = data.bytes().chunks_exact(dim * step);
+                for (to, from) in bytes.chunks_exact_mut(part * step).zip(rows) {
+                    to.copy_from_slice(&from[start * step..][..part * step]);
+                }
+            }
+        }
+        start += part;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_the_axis() {
+        assert_eq!(parts(7, None, 3), Ok(vec![3, 3, 1]));
+        assert_eq!(parts(2, None, 3), Ok(vec![1, 1, 0]));
+        assert_eq!(parts(0, None, 2), Ok(vec![0, 0]));
+        assert_eq!(parts(5, Some(&[0, 5]), 2), Ok(vec![0, 5]));
+        assert!(parts(5, Some(&[2, 2]), 2).is_err());
+        assert!(parts(5, Some(&[6, -1]), 2).is_err());
+        assert!(parts(5, Some(&[5]), 2).is_err());
+    }
 }

@@ -21,8 +21,11 @@ mod gather;
 mod generate;
 mod integer;
 mod matmul;
+mod movement;
 mod non_max_suppression;
 mod norm;
+#[allow(dead_code, unused_macros, unused_imports)]
+mod number;
 mod pad;
 mod pool;
 mod quantize;

@@ -1,0 +1,264 @@
+//! Arithmetic of the element types, as ONNX Runtime does it: integers wrap, nothing panics.
+//!
+//! f16 and bf16 are not here: operators compute them by way of f32 ([`by_way_of_f32`]).
+
+// Loops over these are compiled for several instruction sets; what is not inlined would stay at the lowest.
+#![allow(clippy::inline_always)]
+
+use half::{bf16, f16};
+use poda_formats::storage::AlignedBytes;
+use poda_formats::{DataType, Element, TensorView};
+
+use super::{Inputs, OpError};
+use crate::output::{FreshTensor, Output};
+
+/// A number with total arithmetic: f32, f64 and the integers.
+pub(super) trait Number: Element + PartialOrd {
+    const ZERO: Self;
+    const ONE: Self;
+    /// Below every other number (minus infinity for floats).
+    const LOWEST: Self;
+    /// Above every other number.
+    const HIGHEST: Self;
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    /// Integers: towards zero; the divisor is not zero (callers check).
+    fn div(self, other: Self) -> Self;
+    /// Remainder with the sign of the dividend; integers: the divisor is not zero.
+    fn rem_truncated(self, other: Self) -> Self;
+    /// Remainder with the sign of the divisor; integers: the divisor is not zero.
+    fn rem_floored(self, other: Self) -> Self;
+    fn abs(self) -> Self;
+    fn from_i64(value: i64) -> Self;
+    fn to_f64(self) -> f64;
+    /// Truncates, saturates, and takes NaN to 0.
+    fn from_f64(value: f64) -> Self;
+    fn is_nan(self) -> bool;
+    /// The larger, or NaN if one is NaN.
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        if self > other || self.is_nan() { self } else { other }
+    }
+    /// The smaller, or NaN if one is NaN.
+    #[inline(always)]
+    fn smaller(self, other: Self) -> Self {
+        if self < other || self.is_nan() { self } else { other }
+    }
+}
+
+macro_rules! floats {
+    ($($type:ident),*) => {$(
+        impl Number for $type {
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+            const LOWEST: Self = $type::NEG_INFINITY;
+            const HIGHEST: Self = $type::INFINITY;
+            #[inline(always)]
+            fn add(self, other: Self) -> Self { self + other }
+            #[inline(always)]
+            fn sub(self, other: Self) -> Self { self - other }
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self { self * other }
+            #[inline(always)]
+            fn div(self, other: Self) -> Self { self / other }
+            #[inline(always)]
+            fn rem_truncated(self, other: Self) -> Self { self % other }
+            #[inline(always)]
+            fn rem_floored(self, other: Self) -> Self {
+                let rem = self % other;
+                if rem != 0.0 && (rem < 0.0) != (other < 0.0) { rem + other } else { rem }
+            }
+            #[inline(always)]
+            fn abs(self) -> Self { $type::abs(self) }
+            #[inline(always)]
+            fn from_i64(value: i64) -> Self { value as $type }
+            #[allow(clippy::cast_lossless, trivial_numeric_casts)]
+            #[inline(always)]
+            fn to_f64(self) -> f64 { self as f64 }
+            #[inline(always)]
+            fn from_f64(value: f64) -> Self { value as $type }
+            #[inline(always)]
+            fn is_nan(self) -> bool { $type::is_nan(self) }
+        }
+    )*};
+}
+
+macro_rules! integers {
+    ($(($type:ident, $abs:expr)),*) => {$(
+        impl Number for $type {
+            const ZERO: Self = 0;
+            const ONE: Self = 1;
+            const LOWEST: Self = $type::MIN;
+            const HIGHEST: Self = $type::MAX;
+            #[inline(always)]
+            fn add(self, other: Self) -> Self { self.wrapping_add(other) }
+            #[inline(always)]
+            fn sub(self, other: Self) -> Self { self.wrapping_sub(other) }
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self { self.wrapping_mul(other) }
+            #[inline(always)]
+            fn div(self, other: Self) -> Self { self.wrapping_div(other) }
+            #[inline(always)]
+            fn rem_truncated(self, other: Self) -> Self { self.wrapping_rem(other) }
+            #[allow(unused_comparisons)]
+            #[inline(always)]
+            fn rem_floored(self, other: Self) -> Self {
+                let rem = self.wrapping_rem(other);
+                if rem != 0 && (rem < 0) != (other < 0) { rem.wrapping_add(other) } else { rem }
+            }
+            #[inline(always)]
+            fn abs(self) -> Self { $abs(self) }
+            #[allow(clippy::cast_lossless)]
+            #[inline(always)]
+            fn from_i64(value: i64) -> Self { value as $type }
+            #[allow(clippy::cast_lossless)]
+            #[inline(always)]
+            fn to_f64(self) -> f64 { self as f64 }
+            #[inline(always)]
+            fn from_f64(value: f64) -> Self { value as $type }
+            #[inline(always)]
+            fn is_nan(self) -> bool { false }
+        }
+    )*};
+}
+
+floats!(f32, f64);
+integers!(
+    (i8, i8::wrapping_abs),
+    (i16, i16::wrapping_abs),
+    (i32, i32::wrapping_abs),
+    (i64, i64::wrapping_abs),
+    (u8, std::convert::identity),
+    (u16, std::convert::identity),
+    (u32, std::convert::identity),
+    (u64, std::convert::identity)
+);
+
+/// Evaluates an expression with `$T` as the Rust type of a data type that is one of those listed (by their Rust names),
+/// and another expression for the other data types.
+macro_rules! with_type {
+    ($dtype:expr, $T:ident in [$($type:ty),*] => $body:expr, else => $otherwise:expr) => {{
+        let dtype = $dtype;
+        $(if dtype == <$type as poda_formats::Element>::DTYPE {
+            type $T = $type;
+            $body
+        } else)* {
+            $otherwise
+        }
+    }};
+}
+
+/// [`with_type!`] over all of [`Number`].
+macro_rules! with_number {
+    ($dtype:expr, $T:ident => $body:expr, else => $otherwise:expr) => {
+        $crate::ops::number::with_type!(
+            $dtype, $T in [f32, f64, i8, i16, i32, i64, u8, u16, u32, u64] => $body, else => $otherwise
+        )
+    };
+}
+
+/// Evaluates an expression with `$T` as the unsigned integer that is as wide as an element: for moving elements about.
+macro_rules! with_width {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype.size() {
+            1 => {
+                type $T = u8;
+                $body
+            }
+            2 => {
+                type $T = u16;
+                $body
+            }
+            4 => {
+                type $T = u32;
+                $body
+            }
+            _ => {
+                type $T = u64;
+                $body
+            }
+        }
+    };
+}
+
+pub(super) use {with_number, with_type, with_width};
+
+/// Runs an operator on f32 copies of its f16 and bf16 inputs. When the first input is one of these, so are the outputs
+/// that come out as f32. Without such inputs it just runs.
+pub(super) fn by_way_of_f32(
+    inputs: &Inputs<'_>,
+    outputs: &mut [Output<'_>],
+    run: impl Fn(&Inputs<'_>, &mut [Output<'_>]) -> Result<(), OpError>,
+) -> Result<(), OpError> {
+    let is_half = |view: &TensorView<'_>| matches!(view.dtype(), DataType::F16 | DataType::BF16);
+    if !inputs.iter().flatten().any(is_half) {
+        return run(inputs, outputs);
+    }
+    let mut copies = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        copies.push(input.filter(is_half).map(to_f32).transpose()?);
+    }
+    let mut wide = Vec::with_capacity(inputs.len());
+    for (input, copy) in inputs.iter().zip(&copies) {
+        wide.push(match (input, copy) {
+            (Some(input), Some(copy)) => Some(TensorView::from_slice(input.shape(), copy)),
+            (input, _) => *input,
+        });
+    }
+    let result = inputs[0].map(|view| view.dtype());
+    let mut fresh: Vec<Output<'_>> = outputs
+        .iter()
+        .map(|output| if output.is_used() { Output::Fresh(None) } else { Output::Unused })
+        .collect();
+    run(&wide, &mut fresh)?;
+    for (output, fresh) in outputs.iter_mut().zip(fresh) {
+        let Output::Fresh(Some(FreshTensor { dtype, shape, bytes })) = fresh else { continue };
+        match (dtype, result) {
+            (DataType::F32, Some(DataType::F16)) => {
+                narrow(output.alloc::<f16>(&shape)?, &bytes, f16::from_f32);
+            }
+            (DataType::F32, Some(DataType::BF16)) => {
+                narrow(output.alloc::<bf16>(&shape)?, &bytes, bf16::from_f32);
+            }
+            _ => output.alloc_bytes(dtype, &shape)?.copy_from_slice(&bytes),
+        }
+    }
+    Ok(())
+}
+
+fn to_f32(view: TensorView<'_>) -> Result<Vec<f32>, OpError> {
+    Ok(match view.dtype() {
+        DataType::F16 => view.as_slice::<f16>()?.iter().map(|v| v.to_f32()).collect(),
+        _ => view.as_slice::<bf16>()?.iter().map(|v| v.to_f32()).collect(),
+    })
+}
+
+fn narrow<T>(output: &mut [T], bytes: &AlignedBytes, from_f32: impl Fn(f32) -> T) {
+    for (narrow, &wide) in output.iter_mut().zip(bytemuck::cast_slice::<u8, f32>(bytes)) {
+        *narrow = from_f32(wide);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remainders_follow_the_dividend_or_the_divisor() {
+        for (a, b, truncated, floored) in [(5, 3, 2, 2), (-5, 3, -2, 1), (5, -3, 2, -1), (-5, -3, -2, -2)] {
+            assert_eq!((i32::rem_truncated(a, b), i32::rem_floored(a, b)), (truncated, floored));
+            assert_eq!(f64::rem_floored(f64::from(a), f64::from(b)).to_bits(), f64::from(floored).to_bits());
+        }
+        assert_eq!(i8::rem_floored(i8::MIN, -1), 0);
+        assert_eq!(Number::div(i8::MIN, -1), i8::MIN);
+        assert_eq!(u8::rem_floored(200, 7), 4);
+    }
+
+    #[test]
+    fn larger_and_smaller_keep_nan() {
+        assert!(f32::NAN.larger(1.0).is_nan() && 1f32.larger(f32::NAN).is_nan());
+        assert!(f32::NAN.smaller(1.0).is_nan() && 1f32.smaller(f32::NAN).is_nan());
+        assert_eq!(Number::larger(-3i8, 2), 2);
+    }
+}
