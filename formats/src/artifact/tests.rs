@@ -109,7 +109,7 @@ fn what_this_version_does_not_know_is_refused_by_name() {
         ("\\\"transposed\\\":true", "\\\"transposed\\\":1e10", "invalid type"),
         ("\\\"shape\\\":[3,3]", "\\\"shape\\\":[4,3]", "is declared as f32 [4, 3], stored as f32 [3, 3]"),
         ("w.indices\\\",", "w.indicez\\\",", "no tensor \"w.indicez\""),
-        ("\\\"value\\\":1,", "\\\"value\\\":7,", "NoSuch"),
+        ("\\\"graph\\\":0,", "\\\"graph\\\":9,", "value 1 of graph 9"),
     ];
     for (from, to, expected) in cases {
         let Err(error) = patched(from, to) else { panic!("{to} is accepted") };
