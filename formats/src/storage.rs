@@ -14,6 +14,10 @@ use memmap2::Mmap;
 /// Alignment, in bytes, of every owned buffer: one cache line and one AVX-512 register.
 pub const ALIGNMENT: usize = 64;
 
+/// As aligned as [`ALIGNMENT`].
+#[repr(align(64))]
+struct Line;
+
 /// An owned buffer whose first byte lies on a multiple of [`ALIGNMENT`].
 pub struct AlignedBytes {
     ptr: NonNull<u8>,
@@ -36,7 +40,8 @@ impl AlignedBytes {
     /// `len` zero bytes, or `None` when there is not that much memory.
     pub fn try_zeroed(len: usize) -> Option<Self> {
         if len == 0 {
-            return Some(Self { ptr: NonNull::dangling(), len });
+            // Dangling, but aligned: an empty slice of any element type may start here.
+            return Some(Self { ptr: NonNull::<Line>::dangling().cast(), len });
         }
         let layout = Layout::from_size_align(len, ALIGNMENT).ok()?;
         // SAFETY: the layout has a size above 0, checked above.
@@ -75,19 +80,13 @@ impl std::ops::Deref for AlignedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        if self.len == 0 {
-            return &[];
-        }
-        // SAFETY: `ptr` owns `len` initialised bytes (zeroed at birth) for as long as `self` lives.
+        // SAFETY: `ptr` owns `len` (perhaps 0) initialised bytes (zeroed at birth) for as long as `self` lives.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 }
 
 impl std::ops::DerefMut for AlignedBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
-        if self.len == 0 {
-            return &mut [];
-        }
         // SAFETY: as in `deref`, and `&mut self` makes the borrow unique.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
     }

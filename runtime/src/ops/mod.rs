@@ -17,8 +17,10 @@ mod cumulative;
 mod einsum;
 mod elementwise;
 mod expand;
+mod facts;
 mod gather;
 mod generate;
+pub(crate) mod geometry;
 mod integer;
 mod matmul;
 mod movement;
@@ -29,6 +31,7 @@ mod number;
 mod pad;
 mod pool;
 mod quantize;
+mod real;
 mod recurrent;
 mod reduce;
 mod reshape;
@@ -39,6 +42,8 @@ mod search;
 mod select;
 mod slice;
 mod softmax;
+#[cfg(test)]
+pub(crate) mod testing;
 mod transpose;
 
 use poda_formats::op::{ForeignOp, Op};

@@ -1,13 +1,68 @@
-//! Normalisations.
+//! Normalisations by mean and variance: of a channel, an instance, a group of channels, a layer.
 
-use super::args::{Infos, not_implemented};
+mod across;
+
+pub(super) use across::{
+    infer_lp_normalization, infer_lrn, infer_mean_variance_normalization, lp_normalization, lrn,
+    mean_variance_normalization,
+};
+
+use std::borrow::Cow;
+
+use poda_formats::{DataType, TensorView};
+use rayon::prelude::*;
+
+use super::args::{
+    Infos, PARALLEL_ABOVE, axis, broadcast, broadcast_strides, one, optional, required, strides,
+};
+use super::facts::{Fact, bad_shape, expect_shape, float_type, known, shape};
+use super::real::{Number, Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
 
-pub(super) fn infer_batch_normalization(epsilon: f32, inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
-    let _ = (epsilon, inputs);
-    Err(not_implemented("BatchNormalization"))
+/// Copies each row of `len` elements of `x` to `y` and has `change(index, row)` change it; in parallel when it is much.
+fn each_row<R: Real>(x: &[R], y: &mut [R], len: usize, change: impl Fn(usize, &mut [R]) + Sync) {
+    if y.is_empty() {
+        return;
+    }
+    let row = |(i, (y, x)): (usize, (&mut [R], &[R]))| {
+        y.copy_from_slice(x);
+        change(i, y);
+    };
+    if x.len() < PARALLEL_ABOVE {
+        y.chunks_exact_mut(len).zip(x.chunks_exact(len)).enumerate().for_each(row);
+    } else {
+        let at_once = (4096 / len).max(1);
+        let rows = y.par_chunks_exact_mut(len).zip(x.par_chunks_exact(len)).enumerate();
+        rows.with_min_len(at_once).for_each(row);
+    }
+}
+
+/// Mean and inverse standard deviation.
+fn moments<R: Real>(values: &[R], epsilon: f32) -> (R, R) {
+    let n = R::from_f64(values.len() as f64);
+    let mean = R::total(values) / n;
+    let variance = R::squares(values, mean) / n;
+    (mean, R::from_f64(1.0) / (variance + R::from_f64(epsilon.into())).sqrt())
+}
+
+/// Facts for `x` `[batch, channels, …]` and further inputs `[channels]`; gives the output like `x`.
+fn per_channel<'a, F: Fact<'a>>(inputs: &[Option<F>], parameters: usize) -> Result<Vec<Info>, OpError> {
+    let dtype = float_type(inputs, 0)?;
+    for index in 1..=parameters {
+        float_type(inputs, index)?;
+    }
+    let Some(x) = shape(inputs, 0)? else { return Ok(one(dtype, None)) };
+    let &[_, channels, ..] = x else { return Err(bad_shape(0, x, "expected [batch, channels, …]")) };
+    for index in 1..=parameters {
+        expect_shape(inputs, index, &[channels])?;
+    }
+    Ok(one(dtype, Some(x.to_vec())))
+}
+
+pub(super) fn infer_batch_normalization(_epsilon: f32, inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
+    per_channel(inputs, 4)
 }
 
 pub(super) fn batch_normalization(
@@ -15,13 +70,25 @@ pub(super) fn batch_normalization(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let _ = (epsilon, inputs, outputs);
-    Err(not_implemented("BatchNormalization"))
+    per_channel(inputs, 4)?;
+    let x = required(inputs, 0)?;
+    let (channels, len) = (x.shape()[1], x.shape()[2..].iter().product());
+    with_real!(x.dtype(), R => {
+        let parameter = |index| required(inputs, index).map(load::<R>);
+        let (scale, bias, mean, variance) = (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?);
+        store::<R>(&mut outputs[0], x.dtype(), x.shape(), |y| {
+            each_row(&load::<R>(x), y, len, |i, row| {
+                let c = i % channels;
+                let factor = scale[c] / (variance[c] + R::from_f64(epsilon.into())).sqrt();
+                R::affine(row, mean[c], factor, bias[c]);
+            });
+            Ok(())
+        })
+    })
 }
 
-pub(super) fn infer_instance_normalization(epsilon: f32, inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
-    let _ = (epsilon, inputs);
-    Err(not_implemented("InstanceNormalization"))
+pub(super) fn infer_instance_normalization(_epsilon: f32, inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
+    per_channel(inputs, 2)
 }
 
 pub(super) fn instance_normalization(
@@ -29,37 +96,27 @@ pub(super) fn instance_normalization(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let _ = (epsilon, inputs, outputs);
-    Err(not_implemented("InstanceNormalization"))
+    per_channel(inputs, 2)?;
+    let channels = required(inputs, 0)?.shape()[1];
+    by_group(channels, epsilon, inputs, outputs)
 }
 
-pub(super) fn infer_layer_normalization(
-    axis: i64,
-    epsilon: f32,
-    inputs: &Infos<'_>,
-    outputs: usize,
-) -> Result<Vec<Info>, OpError> {
-    let _ = (axis, epsilon, inputs, outputs);
-    Err(not_implemented("LayerNormalization"))
-}
-
-pub(super) fn layer_normalization(
-    axis: i64,
-    epsilon: f32,
-    inputs: &Inputs<'_>,
-    outputs: &mut [Output<'_>],
-) -> Result<(), OpError> {
-    let _ = (axis, epsilon, inputs, outputs);
-    Err(not_implemented("LayerNormalization"))
+fn group_infos<'a, F: Fact<'a>>(groups: usize, inputs: &[Option<F>]) -> Result<Vec<Info>, OpError> {
+    let infos = per_channel(inputs, 2)?;
+    match infos[0].shape.as_deref() {
+        Some(x) if groups == 0 || !x[1].is_multiple_of(groups) => {
+            Err(bad_shape(0, x, format!("its channels do not divide into {groups} groups")))
+        }
+        _ => Ok(infos),
+    }
 }
 
 pub(super) fn infer_group_normalization(
     num_groups: usize,
-    epsilon: f32,
+    _epsilon: f32,
     inputs: &Infos<'_>,
 ) -> Result<Vec<Info>, OpError> {
-    let _ = (num_groups, epsilon, inputs);
-    Err(not_implemented("GroupNormalization"))
+    group_infos(num_groups, inputs)
 }
 
 pub(super) fn group_normalization(
@@ -68,17 +125,123 @@ pub(super) fn group_normalization(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let _ = (num_groups, epsilon, inputs, outputs);
-    Err(not_implemented("GroupNormalization"))
+    group_infos(num_groups, inputs)?;
+    by_group(num_groups, epsilon, inputs, outputs)
+}
+
+/// Normalises `groups` groups of the channels of each image; scale and bias are per channel.
+fn by_group(
+    groups: usize,
+    epsilon: f32,
+    inputs: &Inputs<'_>,
+    outputs: &mut [Output<'_>],
+) -> Result<(), OpError> {
+    let x = required(inputs, 0)?;
+    let pixels: usize = x.shape()[2..].iter().product();
+    let channels = x.shape()[1].checked_div(groups).unwrap_or(0);
+    with_real!(x.dtype(), R => {
+        let (scale, bias) = (load::<R>(required(inputs, 1)?), load::<R>(required(inputs, 2)?));
+        store::<R>(&mut outputs[0], x.dtype(), x.shape(), |y| {
+            each_row(&load::<R>(x), y, channels * pixels, |i, group| {
+                let (mean, inverse) = moments(group, epsilon);
+                for (c, row) in group.chunks_exact_mut(pixels).enumerate() {
+                    let c = i % groups * channels + c;
+                    R::affine(row, mean, inverse * scale[c], bias[c]);
+                }
+            });
+            Ok(())
+        })
+    })
+}
+
+/// Facts for a normalisation over the axes of `x` from `from` on; scale (and bias) broadcast to those axes.
+fn trailing<'a, F: Fact<'a>>(
+    from: i64,
+    inputs: &[Option<F>],
+    parameters: usize,
+    outputs: usize,
+) -> Result<Vec<Info>, OpError> {
+    let dtype = float_type(inputs, 0)?;
+    float_type(inputs, 1)?;
+    let statistics = |dims: &[usize], at: usize| [&dims[..at], &vec![1; dims.len() - at]].concat();
+    let mut infos = vec![Info::dynamic(DataType::F32); outputs.max(1)];
+    infos[0].dtype = dtype;
+    let Some(x) = shape(inputs, 0)? else { return Ok(infos) };
+    let at = axis(from, x.len())?;
+    for index in 1..=parameters {
+        if let Some(parameter) = optional(inputs, index).and_then(Fact::dims)
+            && broadcast(parameter, &x[at..])? != x[at..]
+        {
+            return Err(bad_shape(index, parameter, format!("it does not broadcast to {:?}", &x[at..])));
+        }
+    }
+    for (i, info) in infos.iter_mut().enumerate() {
+        info.shape = Some(if i == 0 { x.to_vec() } else { statistics(x, at) });
+    }
+    Ok(infos)
+}
+
+/// The elements of `view` broadcast to `dims`.
+fn spread<'a, R: Real>(view: TensorView<'a>, dims: &[usize]) -> Cow<'a, [R]> {
+    let values = load::<R>(view);
+    let len = dims.iter().product();
+    if values.len() == len {
+        return values;
+    }
+    let (from, to) = (broadcast_strides(view.shape(), dims.len()), strides(dims));
+    let at = |i: usize| (0..dims.len()).map(|a| i / to[a] % dims[a] * from[a]).sum::<usize>();
+    Cow::Owned((0..len).map(|i| values[at(i)]).collect())
+}
+
+pub(super) fn infer_layer_normalization(
+    axis: i64,
+    _epsilon: f32,
+    inputs: &Infos<'_>,
+    outputs: usize,
+) -> Result<Vec<Info>, OpError> {
+    trailing(axis, inputs, 2, outputs)
+}
+
+pub(super) fn layer_normalization(
+    axis: i64,
+    epsilon: f32,
+    inputs: &Inputs<'_>,
+    outputs: &mut [Output<'_>],
+) -> Result<(), OpError> {
+    let infos = trailing(axis, inputs, 2, outputs.len())?;
+    let x = required(inputs, 0)?;
+    let dims = &x.shape()[super::args::axis(axis, x.rank())?..];
+    let len: usize = dims.iter().product();
+    with_real!(x.dtype(), R => {
+        let values = load::<R>(x);
+        let scale = spread::<R>(required(inputs, 1)?, dims);
+        let bias = optional(inputs, 2).map(|b| spread::<R>(b, dims));
+        store::<R>(&mut outputs[0], x.dtype(), x.shape(), |y| {
+            each_row(&values, y, len, |_, row| {
+                let (mean, inverse) = moments(row, epsilon);
+                R::normalize(row, mean, inverse, Some(&scale), bias.as_deref());
+            });
+            Ok(())
+        })?;
+        for (i, output) in outputs.iter_mut().enumerate().skip(1) {
+            store::<R>(output, DataType::F32, known(&infos, i), |y| {
+                for (v, row) in y.iter_mut().zip(values.chunks_exact(len.max(1))) {
+                    let (mean, inverse) = moments(row, epsilon);
+                    *v = if i == 1 { mean } else { inverse };
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    })
 }
 
 pub(super) fn infer_rms_normalization(
     axis: i64,
-    epsilon: f32,
+    _epsilon: f32,
     inputs: &Infos<'_>,
 ) -> Result<Vec<Info>, OpError> {
-    let _ = (axis, epsilon, inputs);
-    Err(not_implemented("RMSNormalization"))
+    trailing(axis, inputs, 1, 1)
 }
 
 pub(super) fn rms_normalization(
@@ -87,61 +250,19 @@ pub(super) fn rms_normalization(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let _ = (axis, epsilon, inputs, outputs);
-    Err(not_implemented("RMSNormalization"))
-}
-
-pub(super) fn infer_lp_normalization(axis: i64, p: u32, inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
-    let _ = (axis, p, inputs);
-    Err(not_implemented("LpNormalization"))
-}
-
-pub(super) fn lp_normalization(
-    axis: i64,
-    p: u32,
-    inputs: &Inputs<'_>,
-    outputs: &mut [Output<'_>],
-) -> Result<(), OpError> {
-    let _ = (axis, p, inputs, outputs);
-    Err(not_implemented("LpNormalization"))
-}
-
-pub(super) fn infer_mean_variance_normalization(
-    axes: &[i64],
-    inputs: &Infos<'_>,
-) -> Result<Vec<Info>, OpError> {
-    let _ = (axes, inputs);
-    Err(not_implemented("MeanVarianceNormalization"))
-}
-
-pub(super) fn mean_variance_normalization(
-    axes: &[i64],
-    inputs: &Inputs<'_>,
-    outputs: &mut [Output<'_>],
-) -> Result<(), OpError> {
-    let _ = (axes, inputs, outputs);
-    Err(not_implemented("MeanVarianceNormalization"))
-}
-
-pub(super) fn infer_lrn(
-    size: usize,
-    alpha: f32,
-    beta: f32,
-    bias: f32,
-    inputs: &Infos<'_>,
-) -> Result<Vec<Info>, OpError> {
-    let _ = (size, alpha, beta, bias, inputs);
-    Err(not_implemented("LRN"))
-}
-
-pub(super) fn lrn(
-    size: usize,
-    alpha: f32,
-    beta: f32,
-    bias: f32,
-    inputs: &Inputs<'_>,
-    outputs: &mut [Output<'_>],
-) -> Result<(), OpError> {
-    let _ = (size, alpha, beta, bias, inputs, outputs);
-    Err(not_implemented("LRN"))
+    trailing(axis, inputs, 1, 1)?;
+    let x = required(inputs, 0)?;
+    let dims = &x.shape()[super::args::axis(axis, x.rank())?..];
+    let len: usize = dims.iter().product();
+    with_real!(x.dtype(), R => {
+        let scale = spread::<R>(required(inputs, 1)?, dims);
+        store::<R>(&mut outputs[0], x.dtype(), x.shape(), |y| {
+            each_row(&load::<R>(x), y, len, |_, row| {
+                let square = R::squares(row, R::default()) / R::from_f64(row.len() as f64);
+                let inverse = R::from_f64(1.0) / (square + R::from_f64(epsilon.into())).sqrt();
+                R::normalize(row, R::default(), inverse, Some(&scale), None);
+            });
+            Ok(())
+        })
+    })
 }

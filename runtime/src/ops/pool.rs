@@ -1,19 +1,48 @@
 //! Pooling.
 
-use poda_formats::op::{PoolAttributes, PoolKind};
+use std::ops::Range;
 
-use super::args::{Infos, not_implemented};
+use poda_formats::DataType;
+use poda_formats::op::{PoolAttributes, PoolKind};
+use rayon::prelude::*;
+
+use super::args::{Infos, PARALLEL_ABOVE, required, unsupported_type};
+use super::facts::{Fact, known, shape};
+use super::geometry::{Windows, spatial};
+use super::real::{Number, Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+
+fn infos<'a, F: Fact<'a>>(
+    attributes: &PoolAttributes,
+    inputs: &[Option<F>],
+    outputs: usize,
+) -> Result<Vec<Info>, OpError> {
+    let dtype = required(inputs, 0)?.element_type();
+    if !(dtype.is_float() || attributes.kind == PoolKind::Max && matches!(dtype, DataType::I8 | DataType::U8))
+    {
+        return Err(unsupported_type(attributes.kind, dtype));
+    }
+    if outputs > 1 && attributes.kind != PoolKind::Max {
+        return Err(OpError::Invalid(format!("{:?} pooling has no indices", attributes.kind)));
+    }
+    let dims = shape(inputs, 0)?
+        .map(|x| {
+            let windows = Windows::new(attributes.into(), x, &attributes.kernel)?;
+            Ok::<_, OpError>(x[..2].iter().copied().chain(windows.output()).collect::<Vec<_>>())
+        })
+        .transpose()?;
+    let types = [dtype, DataType::I64].into_iter().take(outputs.max(1));
+    Ok(types.map(|dtype| Info { dtype, shape: dims.clone(), value: None }).collect())
+}
 
 pub(super) fn infer_pool(
     attributes: &PoolAttributes,
     inputs: &Infos<'_>,
     outputs: usize,
 ) -> Result<Vec<Info>, OpError> {
-    let _ = (attributes, inputs, outputs);
-    Err(not_implemented("Pool"))
+    infos(attributes, inputs, outputs)
 }
 
 pub(super) fn pool(
@@ -21,13 +50,168 @@ pub(super) fn pool(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let _ = (attributes, inputs, outputs);
-    Err(not_implemented("Pool"))
+    let infos = infos(attributes, inputs, outputs.len())?;
+    let x = required(inputs, 0)?;
+    let windows = Windows::new(attributes.into(), x.shape(), &attributes.kernel)?;
+    let dims = known(&infos, 0);
+    match (attributes.kind, x.dtype()) {
+        (PoolKind::Max, DataType::I8) => {
+            max::<i8>(attributes, &windows, x.as_slice()?, DataType::I8, dims, outputs)
+        }
+        (PoolKind::Max, DataType::U8) => {
+            max::<u8>(attributes, &windows, x.as_slice()?, DataType::U8, dims, outputs)
+        }
+        (PoolKind::Max, dtype) => {
+            with_real!(dtype, R => max::<R>(attributes, &windows, &load(x), dtype, dims, outputs))
+        }
+        (PoolKind::Average, dtype) => with_real!(dtype, R => store::<R>(&mut outputs[0], dtype, dims, |y| {
+            average(attributes.count_include_pad, &windows, &load(x), y);
+            Ok(())
+        })),
+        (PoolKind::Lp { p }, dtype) => with_real!(dtype, R => store::<R>(&mut outputs[0], dtype, dims, |y| {
+            let p = p.max(1) as i32;
+            each_window(&windows, &load::<R>(x), y, |channel, window| {
+                let mut sum = R::default();
+                window.each(|at| sum += channel[at].abs().powi(p));
+                sum.powf(R::from_f64(1.0 / f64::from(p)))
+            });
+            Ok(())
+        })),
+    }
+}
+
+/// The elements of a channel that one window reads.
+struct Window<'a> {
+    windows: &'a Windows,
+    output: [usize; 3],
+    taps: [Range<usize>; 3],
+}
+
+impl Window<'_> {
+    /// Calls `visit` with the index of each element, in order.
+    #[inline]
+    fn each(&self, mut visit: impl FnMut(usize)) {
+        let [d, h, w] = &self.windows.axes;
+        let [z, y, x] = self.output;
+        if self.taps[2].is_empty() {
+            return;
+        }
+        let first = w.position(x, self.taps[2].start);
+        for tz in self.taps[0].clone() {
+            for ty in self.taps[1].clone() {
+                let line = (d.position(z, tz) * h.input + h.position(y, ty)) * w.input;
+                for i in 0..self.taps[2].len() {
+                    visit(line + first + i * w.dilation);
+                }
+            }
+        }
+    }
+
+    /// How many there are.
+    fn len(&self) -> usize {
+        self.taps.iter().map(ExactSizeIterator::len).product()
+    }
+
+    /// How many there are when padding counts.
+    fn padded_len(&self) -> usize {
+        self.windows.axes.iter().zip(self.output).map(|(axis, output)| axis.padded_taps(output)).product()
+    }
+}
+
+/// Sets each element of `y` to `reduce(channel, window)`.
+fn each_window<T: Number, U: Send>(
+    windows: &Windows,
+    x: &[T],
+    y: &mut [U],
+    reduce: impl Fn(&[T], &Window<'_>) -> U + Sync,
+) {
+    if y.is_empty() {
+        return;
+    }
+    let [d, h, w] = &windows.axes;
+    let channel = |(i, y): (usize, &mut [U])| {
+        let x = &x[i * windows.inputs()..][..windows.inputs()];
+        for (line, y) in y.chunks_exact_mut(w.output).enumerate() {
+            let (oz, oy) = (line / h.output, line % h.output);
+            let mut window = Window { windows, output: [oz, oy, 0], taps: [d.taps(oz), h.taps(oy), 0..0] };
+            for (ox, y) in y.iter_mut().enumerate() {
+                window.output[2] = ox;
+                window.taps[2] = w.taps(ox);
+                *y = reduce(x, &window);
+            }
+        }
+    };
+    if y.len().saturating_mul(windows.taps()) < PARALLEL_ABOVE {
+        y.chunks_exact_mut(windows.outputs()).enumerate().for_each(channel);
+    } else {
+        y.par_chunks_exact_mut(windows.outputs()).enumerate().for_each(channel);
+    }
+}
+
+fn average<R: Real>(count_padding: bool, windows: &Windows, x: &[R], y: &mut [R]) {
+    each_window(windows, x, y, |channel, window| {
+        let mut sum = R::default();
+        window.each(|at| sum += channel[at]);
+        let count = if count_padding { window.padded_len() } else { window.len() };
+        // A window in the padding alone has the sum 0.
+        sum / R::from_f64(count.max(1) as f64)
+    });
+}
+
+/// Index of the largest element, the first of several; NaN counts as largest. `None` for a window in the padding alone.
+fn largest<T: Number>(channel: &[T], window: &Window<'_>) -> Option<usize> {
+    let mut best: Option<usize> = None;
+    window.each(|at| {
+        let is_nan = |v: T| v.partial_cmp(&v).is_none();
+        if best.is_none_or(|b| channel[at] > channel[b] || is_nan(channel[at]) && !is_nan(channel[b])) {
+            best = Some(at);
+        }
+    });
+    best
+}
+
+fn max<T: Number>(
+    attributes: &PoolAttributes,
+    windows: &Windows,
+    x: &[T],
+    dtype: DataType,
+    dims: &[usize],
+    outputs: &mut [Output<'_>],
+) -> Result<(), OpError> {
+    store::<T>(&mut outputs[0], dtype, dims, |y| {
+        let lowest = T::from_f64(f64::NEG_INFINITY);
+        each_window(windows, x, y, |channel, window| {
+            largest(channel, window).map_or(lowest, |at| channel[at])
+        });
+        Ok(())
+    })?;
+    let Some(output) = outputs.get_mut(1).filter(|o| o.is_used()) else { return Ok(()) };
+    let indices = output.alloc::<i64>(dims)?;
+    each_window(windows, x, indices, |channel, window| largest(channel, window).map_or(-1, |at| at as i64));
+    let [d, h, w] = windows.axes.map(|a| a.input as i64);
+    for (i, channel) in indices.chunks_exact_mut(windows.outputs().max(1)).enumerate() {
+        let base = (i * windows.inputs()) as i64;
+        for index in channel.iter_mut().filter(|i| **i >= 0) {
+            let (z, y, x) = (*index / (h * w), *index / w % h, *index % w);
+            *index = base + if attributes.column_major { (x * h + y) * d + z } else { *index };
+        }
+    }
+    Ok(())
+}
+
+fn global_infos<'a, F: Fact<'a>>(kind: PoolKind, inputs: &[Option<F>]) -> Result<Vec<Info>, OpError> {
+    let dtype = required(inputs, 0)?.element_type();
+    if !dtype.is_float() {
+        return Err(unsupported_type(kind, dtype));
+    }
+    let dims = shape(inputs, 0)?
+        .map(|x| Ok::<_, OpError>([&x[..2.min(x.len())], &vec![1; spatial(0, x)?.len()]].concat()))
+        .transpose()?;
+    Ok(vec![Info { dtype, shape: dims, value: None }])
 }
 
 pub(super) fn infer_global_pool(kind: PoolKind, inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
-    let _ = (kind, inputs);
-    Err(not_implemented("GlobalPool"))
+    global_infos(kind, inputs)
 }
 
 pub(super) fn global_pool(
@@ -35,6 +219,28 @@ pub(super) fn global_pool(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let _ = (kind, inputs, outputs);
-    Err(not_implemented("GlobalPool"))
+    let infos = global_infos(kind, inputs)?;
+    let x = required(inputs, 0)?;
+    with_real!(x.dtype(), R => store::<R>(&mut outputs[0], x.dtype(), known(&infos, 0), |y| {
+        let (x, pixels) = (load::<R>(x), x.shape()[2..].iter().product::<usize>());
+        let channel = |(i, y): (usize, &mut R)| *y = reduce(kind, &x[i * pixels..][..pixels]);
+        if x.len() < PARALLEL_ABOVE {
+            y.iter_mut().enumerate().for_each(channel);
+        } else {
+            y.par_iter_mut().with_min_len(16).enumerate().for_each(channel);
+        }
+        Ok(())
+    }))
+}
+
+fn reduce<R: Real>(kind: PoolKind, channel: &[R]) -> R {
+    match kind {
+        PoolKind::Average => R::total(channel) / R::from_f64(channel.len() as f64),
+        PoolKind::Max => channel.iter().fold(R::from_f64(f64::NEG_INFINITY), |max, &v| max.maximum(v)),
+        PoolKind::Lp { p } => {
+            let p = p.max(1) as i32;
+            let sum: R = channel.iter().map(|v| v.abs().powi(p)).sum();
+            sum.powf(R::from_f64(1.0 / f64::from(p)))
+        }
+    }
 }
