@@ -10,14 +10,14 @@ use tempfile::NamedTempFile;
 ///
 /// Until [`AtomicFile::commit`] an old file at that place stays as it is, whatever fails; after it, the new file is
 /// there whole and on disk. Who has mapped the old file keeps seeing the old bytes.
-pub(crate) struct AtomicFile {
+pub struct AtomicFile {
     out: BufWriter<NamedTempFile>,
     folder: PathBuf,
 }
 
 impl AtomicFile {
     /// A new file that will be renamed to some name in `folder`.
-    pub(crate) fn create_in(folder: &Path) -> io::Result<Self> {
+    pub fn create_in(folder: &Path) -> io::Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(".poda-");
         #[cfg(unix)]
@@ -31,7 +31,7 @@ impl AtomicFile {
     }
 
     /// Puts the file on disk under `path`, in the folder given to [`AtomicFile::create_in`].
-    pub(crate) fn commit(self, path: &Path) -> io::Result<()> {
+    pub fn commit(self, path: &Path) -> io::Result<()> {
         let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
@@ -54,7 +54,7 @@ impl Write for AtomicFile {
 ///
 /// # Errors
 /// When something other than a regular file is there, such as a folder or a device.
-pub(crate) fn destination(path: &Path) -> io::Result<PathBuf> {
+pub fn destination(path: &Path) -> io::Result<PathBuf> {
     let destination = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => fs::canonicalize(path)?,
         Ok(_) => path.to_owned(),
@@ -66,7 +66,7 @@ pub(crate) fn destination(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// The folder that `path` lies in.
-pub(crate) fn folder(path: &Path) -> &Path {
+pub fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

@@ -1,7 +1,7 @@
 //! Poda's graph, its weights dense and sparse, and the files they are read from and written to.
 
 pub mod artifact;
-mod atomic;
+pub mod atomic;
 pub mod dtype;
 mod float;
 pub mod graph;

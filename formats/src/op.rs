@@ -7,6 +7,8 @@
 //!
 //! Specification: <https://onnx.ai/onnx/operators/>.
 
+mod name;
+
 use serde::{Deserialize, Serialize};
 
 use crate::dtype::DataType;

@@ -146,6 +146,14 @@ impl Weight {
         }
     }
 
+    /// Name of the layout.
+    pub fn layout(&self) -> &'static str {
+        match self {
+            Self::Dense(_) => "dense",
+            Self::Csr(_) => "csr",
+        }
+    }
+
     /// Number of elements, zeros included.
     pub fn len(&self) -> usize {
         self.shape().iter().product()

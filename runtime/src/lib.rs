@@ -15,6 +15,7 @@ pub mod output;
 pub mod packing;
 pub mod plan;
 pub mod profile;
+pub mod random_feeds;
 pub mod threads;
 pub mod tune;
 

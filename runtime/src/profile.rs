@@ -61,7 +61,7 @@ impl Profile {
             let kernel = step.kind.explain();
             NodeProfile {
                 name: plan::node_name(graph, step.node),
-                op: plan::op_name(&graph.nodes[step.node].op),
+                op: graph.nodes[step.node].op.name().to_owned(),
                 kernel: kernel.name,
                 reason: kernel.reason,
                 inputs: shapes(&step.inputs),

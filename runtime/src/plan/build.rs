@@ -44,7 +44,7 @@ pub(crate) fn build(graph: &Graph, request: &Request, limit: usize) -> Result<Pl
 
 /// An error of a node, with its name, or that of its output where it has none.
 pub(crate) fn node_error(graph: &Graph, index: usize, source: OpError) -> PlanError {
-    PlanError::Node { node: node_name(graph, index), op: op_name(&graph.nodes[index].op), source }
+    PlanError::Node { node: node_name(graph, index), op: graph.nodes[index].op.name().to_owned(), source }
 }
 
 /// The name of a node, or of its first output where it has none.
@@ -53,34 +53,6 @@ pub(crate) fn node_name(graph: &Graph, index: usize) -> String {
     match node.outputs.iter().flatten().next() {
         Some(&id) if node.name.is_empty() => graph.value(id).name.clone(),
         _ => node.name.clone(),
-    }
-}
-
-/// The name of an operator without its attributes.
-pub(crate) fn op_name(op: &Op) -> String {
-    if let Op::Foreign(foreign) = op {
-        return foreign.op_type.clone();
-    }
-    // The derived text starts with the variant, and the function for elementwise ones. It is cut short as it is written,
-    // for a body of control flow may be large.
-    let mut text = FirstWords::default();
-    let _ = std::fmt::write(&mut text, format_args!("{op:?}"));
-    let mut words = text.0.split([' ', '(', '{', ')', ',']).filter(|w| !w.is_empty());
-    let variant = words.next().unwrap_or_default();
-    match variant {
-        "Unary" | "Binary" | "Variadic" => words.next().unwrap_or_default().to_owned(),
-        _ => variant.to_owned(),
-    }
-}
-
-/// The first few bytes of what is written to it.
-#[derive(Default)]
-struct FirstWords(String);
-
-impl std::fmt::Write for FirstWords {
-    fn write_str(&mut self, s: &str) -> std::fmt::Result {
-        self.0.push_str(s);
-        if self.0.len() > 64 { Err(std::fmt::Error) } else { Ok(()) }
     }
 }
 

@@ -26,7 +26,7 @@ impl Kind {
     /// How it is computed and why so.
     pub(crate) fn explain(&self) -> Explanation {
         match self {
-            Self::Op(op) => Explanation { name: super::op_name(op), ..Explanation::default() },
+            Self::Op(op) => Explanation { name: op.name().to_owned(), ..Explanation::default() },
         }
     }
 }

@@ -18,7 +18,7 @@ use poda_formats::{Tensor, ValueId};
 use crate::ops::OpError;
 
 pub(crate) use arena::Segment;
-pub(crate) use build::{Request, build, node_error, node_name, op_name};
+pub(crate) use build::{Request, build, node_error, node_name};
 pub(crate) use draft::Kind;
 
 /// Why no plan could be made.
