@@ -45,19 +45,13 @@ pub(super) fn expand(inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> Result<
     let data = required(inputs, 0)?;
     let target = sizes(&integers(required(inputs, 1)?, 1)?)?;
     let shape = broadcast(data.shape(), &target)?;
-    expand_to(data, &shape, &mut outputs[0])
+    copy_to(data, &shape, &broadcast_axes(data.shape(), &shape), &mut outputs[0])
 }
 
-/// Writes `data` broadcast to `shape`, to which it must broadcast.
-pub(super) fn expand_to(
-    data: TensorView<'_>,
-    shape: &[usize],
-    output: &mut Output<'_>,
-) -> Result<(), OpError> {
-    let strides = broadcast_strides(data.shape(), shape.len());
-    let axes: Vec<Axis> =
-        shape.iter().zip(strides).map(|(&dim, s)| Axis { dim, stride: s as isize }).collect();
-    copy_to(data, shape, &axes, output)
+/// The walk over an input that broadcasts to `shape`.
+pub(super) fn broadcast_axes(input: &[usize], shape: &[usize]) -> Vec<Axis> {
+    let strides = broadcast_strides(input, shape.len());
+    shape.iter().zip(strides).map(|(&dim, s)| Axis { dim, stride: s as isize }).collect()
 }
 
 fn tiled(data: &[usize], repeats: &[usize]) -> Result<Vec<usize>, OpError> {

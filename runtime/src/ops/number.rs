@@ -2,9 +2,6 @@
 //!
 //! f16 and bf16 are not here: operators compute them by way of f32 ([`by_way_of_f32`]).
 
-// Loops over these are compiled for several instruction sets; what is not inlined would stay at the lowest.
-#![allow(clippy::inline_always)]
-
 use half::{bf16, f16};
 use poda_formats::storage::AlignedBytes;
 use poda_formats::{DataType, Element, TensorView};

@@ -1,6 +1,10 @@
 //! Functions of single elements, with broadcasting between inputs.
 
 pub(super) mod binary;
+mod broadcast;
 pub(super) mod choose;
+mod power;
 pub(super) mod unary;
+mod unary_float;
 pub(super) mod variadic;
+mod wide;

@@ -1,0 +1,157 @@
+//! Walking several inputs under one broadcast shape, run by run.
+//!
+//! Neighbouring axes that every input walks alike are joined. Along what is then the innermost axis each input either
+//! moves on element by element or stays, so a run is a loop over slices, of which some have length 1.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::ops::args::{PARALLEL_ABOVE, broadcast_strides};
+
+/// How `N` inputs repeat under a broadcast shape.
+pub(super) struct Broadcast<const N: usize> {
+    /// Joined axes, outermost first, without the innermost.
+    outer: Vec<Axis<N>>,
+    inner: Axis<N>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Axis<const N: usize> {
+    dim: usize,
+    /// 0 where the input stays.
+    strides: [usize; N],
+}
+
+/// What to do with one run: the elements to write, and where each of `N` inputs has its own.
+type Run<'a, R, const N: usize> = dyn Fn(&mut [R], [Range<usize>; N]) + Sync + 'a;
+
+impl<const N: usize> Broadcast<N> {
+    /// For inputs of these shapes, which broadcast to `shape`.
+    pub(super) fn new(shape: &[usize], inputs: [&[usize]; N]) -> Self {
+        let strides = inputs.map(|input| broadcast_strides(input, shape.len()));
+        let mut axes: Vec<Axis<N>> = Vec::with_capacity(shape.len());
+        for (i, &dim) in shape.iter().enumerate().filter(|&(_, &dim)| dim != 1) {
+            let strides: [usize; N] = std::array::from_fn(|input| strides[input][i]);
+            match axes.last_mut() {
+                Some(outer) if outer.strides == strides.map(|s| s * dim) => {
+                    *outer = Axis { dim: outer.dim * dim, strides };
+                }
+                _ => axes.push(Axis { dim, strides }),
+            }
+        }
+        let inner = axes.pop().unwrap_or(Axis { dim: 1, strides: [0; N] });
+        Self { outer: axes, inner }
+    }
+
+    /// Calls `run` for each run: the part of `output` to write, and where each input has its elements (a range as long
+    /// as the output, or of one element). Splits large outputs over the pool.
+    pub(super) fn for_each<R: Send>(&self, output: &mut [R], run: &Run<'_, R, N>) {
+        let threads = rayon::current_num_threads();
+        if output.len() < PARALLEL_ABOVE || threads == 1 {
+            return self.walk(0, output, run);
+        }
+        let part = output.len().div_ceil(4 * threads).next_multiple_of(64).max(PARALLEL_ABOVE / 4);
+        output.par_chunks_mut(part).enumerate().for_each(|(i, output)| self.walk(i * part, output, run));
+    }
+
+    /// The runs of the elements of the output from `start` on.
+    fn walk<R>(&self, start: usize, mut output: &mut [R], run: &Run<'_, R, N>) {
+        if output.is_empty() {
+            return;
+        }
+        let mut within = start % self.inner.dim;
+        let mut row = start / self.inner.dim;
+        let mut index = vec![0; self.outer.len()];
+        let mut offsets = [0; N];
+        for (index, axis) in index.iter_mut().zip(&self.outer).rev() {
+            *index = row % axis.dim;
+            row /= axis.dim;
+            for (offset, stride) in offsets.iter_mut().zip(axis.strides) {
+                *offset += *index * stride;
+            }
+        }
+        while !output.is_empty() {
+            let len = output.len().min(self.inner.dim - within);
+            let (now, later) = output.split_at_mut(len);
+            let range = |i: usize| {
+                let (offset, stride) = (offsets[i], self.inner.strides[i]);
+                if stride == 0 { offset..offset + 1 } else { offset + within..offset + within + len }
+            };
+            run(now, std::array::from_fn(range));
+            output = later;
+            within = 0;
+            for (index, axis) in index.iter_mut().zip(&self.outer).rev() {
+                *index += 1;
+                for (offset, stride) in offsets.iter_mut().zip(axis.strides) {
+                    *offset += stride;
+                }
+                if *index < axis.dim {
+                    break;
+                }
+                *index = 0;
+                for (offset, stride) in offsets.iter_mut().zip(axis.strides) {
+                    *offset -= stride * axis.dim;
+                }
+            }
+        }
+    }
+}
+
+/// `output = function(a, b)`, element by element; slices of one element repeat.
+#[inline(always)]
+pub(super) fn combine<A: Copy, B: Copy, R>(output: &mut [R], a: &[A], b: &[B], function: impl Fn(A, B) -> R) {
+    match (a, b) {
+        (&[a], &[b]) => output.iter_mut().for_each(|to| *to = function(a, b)),
+        (&[a], b) => output.iter_mut().zip(b).for_each(|(to, &b)| *to = function(a, b)),
+        (a, &[b]) => output.iter_mut().zip(a).for_each(|(to, &a)| *to = function(a, b)),
+        (a, b) => {
+            for ((to, &a), &b) in output.iter_mut().zip(a).zip(b) {
+                *to = function(a, b);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Adds by the definition of broadcasting.
+    fn reference(shape: &[usize], a: &[usize], b: &[usize]) -> Vec<usize> {
+        let strides = [a, b].map(|input| broadcast_strides(input, shape.len()));
+        let place = |mut at: usize, strides: &[usize]| {
+            let mut place = 0;
+            for (&dim, stride) in shape.iter().zip(strides).rev() {
+                place += at % dim * stride;
+                at /= dim;
+            }
+            place
+        };
+        (0..shape.iter().product()).map(|i| place(i, &strides[0]) + 1000 * place(i, &strides[1])).collect()
+    }
+
+    #[test]
+    fn broadcasts_match_the_definition() {
+        let cases: [(&[usize], &[usize], &[usize]); 10] = [
+            (&[], &[], &[]),
+            (&[5], &[5], &[]),
+            (&[2, 3, 4], &[2, 3, 4], &[2, 3, 4]),
+            (&[2, 3, 4], &[3, 1], &[2, 3, 4]),
+            (&[2, 3, 4], &[2, 1, 4], &[4]),
+            (&[2, 3, 4], &[2, 3, 1], &[1, 1, 4]),
+            (&[2, 3, 4, 5], &[2, 1, 4, 1], &[3, 1, 5]),
+            (&[0, 3], &[0, 3], &[3]),
+            (&[4, 20_000], &[20_000], &[4, 1]),
+            (&[3, 7, 9_000], &[7, 1], &[3, 1, 9_000]),
+        ];
+        for (shape, a, b) in cases {
+            let mut output = vec![usize::MAX; shape.iter().product()];
+            let inputs: Vec<usize> = (0..output.len().max(1)).collect();
+            Broadcast::new(shape, [a, b]).for_each(&mut output, &|output, [a, b]| {
+                combine(output, &inputs[a], &inputs[b], |a, b| a + 1000 * b);
+            });
+            assert_eq!(output, reference(shape, a, b), "{a:?} and {b:?}");
+        }
+    }
+}
