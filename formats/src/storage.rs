@@ -118,7 +118,7 @@ impl Storage {
     /// Whoever truncates a mapped file in place makes the process that maps it fault (`SIGBUS`).
     ///
     /// # Errors
-    /// When the file cannot be opened or mapped.
+    /// When the file cannot be opened or mapped, or is not a regular one (which is not even opened: a pipe would wait).
     pub fn map(path: &Path) -> io::Result<Self> {
         // Asked before opening, because to open a pipe waits for its writer.
         check_regular(&path.metadata()?)?;
@@ -154,6 +154,12 @@ impl Storage {
         }
         let start = self.range.start + range.start;
         Some(Self { source: self.source.clone(), range: start..start + range.len() })
+    }
+
+    /// The part of this range that `part` borrows from, sharing it; `None` when `part` lies elsewhere.
+    pub fn slice_of(&self, part: &[u8]) -> Option<Self> {
+        let start = (part.as_ptr() as usize).checked_sub(self.bytes().as_ptr() as usize)?;
+        self.slice(start..start.checked_add(part.len())?)
     }
 
     /// Length in bytes.

@@ -1,0 +1,101 @@
+//! A graph being built: fresh names, facts about values, and what a body captures.
+
+use std::collections::HashMap;
+
+use super::facts::{Facts, infer};
+use super::ops::Sequence;
+use crate::graph::{Dim, Graph, Node, Value, ValueId};
+use crate::weight::Weight;
+
+/// A graph being built.
+#[derive(Default)]
+pub(super) struct Builder {
+    pub(super) graph: Graph,
+    facts: Vec<Facts>,
+    /// Names in use, each with the number to try next when it is asked for again.
+    names: HashMap<String, usize>,
+    /// Values of the enclosing graph that this one uses, each with its stand-in here, in order of first use.
+    pub(super) captures: Vec<(ValueId, ValueId)>,
+    captured: HashMap<ValueId, ValueId>,
+    /// Sequences that nodes of this graph make.
+    pub(super) sequences: HashMap<ValueId, Sequence>,
+}
+
+/// How much of a graph there was at some moment.
+pub(super) struct Mark {
+    nodes: usize,
+    values: usize,
+}
+
+impl Builder {
+    /// Adds a value named `base`, or `base` and a number if that is taken.
+    pub(super) fn add_value(&mut self, base: &str, value: Value) -> ValueId {
+        let mut name = base.to_owned();
+        while self.names.contains_key(&name) {
+            let next = self.names.get_mut(base).expect("the base is taken before any number is tried");
+            name = format!("{base}_{next}");
+            *next += 1;
+        }
+        self.names.insert(name.clone(), 1);
+        self.facts.push(Facts::of(&value));
+        self.graph.add_value(Value { name, ..value })
+    }
+
+    /// Makes a value a weight.
+    pub(super) fn set_weight(&mut self, id: ValueId, weight: Weight) {
+        let value = self.graph.value_mut(id);
+        value.dtype = Some(weight.dtype());
+        value.shape = Some(weight.shape().iter().map(|&d| Dim::Fixed(d)).collect());
+        value.weight = Some(weight);
+        self.facts[id.index()] = Facts::of(value);
+    }
+
+    /// Appends a node and notes what follows for its first output.
+    pub(super) fn add_node(&mut self, node: Node) {
+        if let Some(id) = node.output(0) {
+            let inputs: Vec<Facts> =
+                node.inputs.iter().map(|id| id.map_or_else(Facts::default, |id| self.facts(id))).collect();
+            self.facts[id.index()] = self.facts[id.index()].or(infer(&node.op, &inputs));
+        }
+        self.graph.nodes.push(node);
+    }
+
+    /// What is known of a value.
+    pub(super) fn facts(&self, id: ValueId) -> Facts {
+        self.facts[id.index()]
+    }
+
+    /// The integers of an i64 or i32 weight.
+    pub(super) fn integers(&self, id: ValueId) -> Option<Vec<i64>> {
+        let Some(Weight::Dense(tensor)) = self.graph.weight(id) else { return None };
+        let narrow = |values: &[i32]| values.iter().map(|&i| i64::from(i)).collect();
+        tensor.as_slice::<i64>().map(<[i64]>::to_vec).or_else(|_| tensor.as_slice().map(narrow)).ok()
+    }
+
+    /// The stand-in for a value of the enclosing graph: a copy of a weight, which shares its elements, or a capture.
+    pub(super) fn capture(&mut self, outer: ValueId, value: &Value) -> ValueId {
+        if let Some(&inner) = self.captured.get(&outer) {
+            return inner;
+        }
+        let inner = self.add_value(&value.name, value.clone());
+        self.captured.insert(outer, inner);
+        if value.weight.is_none() {
+            self.captures.push((outer, inner));
+        }
+        inner
+    }
+
+    /// The present extent, to go back to with [`Builder::rewind`].
+    pub(super) fn mark(&self) -> Mark {
+        Mark { nodes: self.graph.nodes.len(), values: self.graph.values.len() }
+    }
+
+    /// Forgets nodes and values added since `mark`.
+    pub(super) fn rewind(&mut self, mark: &Mark) {
+        self.graph.nodes.truncate(mark.nodes);
+        for value in self.graph.values.drain(mark.values..) {
+            self.names.remove(&value.name);
+        }
+        self.facts.truncate(mark.values);
+    }
+}

@@ -1,0 +1,292 @@
+//! Reading: messages become one normalised [`Graph`].
+//!
+//! Names are resolved through a stack of scopes: one for each graph on the way in (a body of control flow sees the
+//! graphs around it), and one for each call of a model-local function (which sees nothing around it, and whose nodes
+//! go straight into the graph of the caller). Everything is linear in the size of the file, and what functions expand
+//! to is bounded.
+
+mod attributes;
+mod builder;
+mod call;
+mod constant;
+mod control;
+mod error;
+mod external;
+mod facts;
+mod foreign;
+mod function;
+mod node;
+mod ops;
+mod scope;
+mod tensor;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+
+use bytes::Bytes;
+use prost::Message;
+
+use self::builder::Builder;
+use self::external::ExternalData;
+use self::function::{Frame, FunctionName};
+use self::scope::{Binding, Scope};
+use self::tensor::WeightSource;
+use super::METADATA_PREFIX;
+use super::proto::{
+    DimensionValue, FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto, TypeValue, ValueInfoProto,
+    data_type,
+};
+use crate::graph::{Dim, Graph, Value};
+use crate::storage::Storage;
+
+pub use self::error::OnnxError;
+pub use self::external::ExternalError;
+pub use self::tensor::TensorProblem;
+
+/// How deep functions and nested graphs may go, together.
+const DEPTH_LIMIT: usize = 64;
+
+/// The highest rank of a tensor.
+const RANK_LIMIT: usize = 64;
+
+/// How much memory the nodes and weights of inlined functions may take, in bytes, roughly.
+const EXPANSION_LIMIT: usize = 1 << 29;
+
+/// Reads the model at `path`, with external data from its folder.
+///
+/// The file is mapped, and weights that lie aligned in it stay there: see [`Storage::map`] for the contract.
+///
+/// # Errors
+/// When the file cannot be read or is not a valid model. Operators that Poda lacks are no error here.
+pub fn read(path: impl AsRef<Path>) -> Result<Graph, OnnxError> {
+    let path = path.as_ref();
+    let open = |source| OnnxError::Open { path: path.to_owned(), source };
+    let file = Storage::map(path).map_err(open)?;
+    read_model(file, ExternalData::beside(path).map_err(open)?)
+}
+
+/// Reads a model from memory. External data is refused, as there is no folder to find it in.
+///
+/// # Errors
+/// As for [`read`].
+pub fn read_storage(file: Storage) -> Result<Graph, OnnxError> {
+    read_model(file, ExternalData::none())
+}
+
+fn read_model(file: Storage, external: ExternalData) -> Result<Graph, OnnxError> {
+    let model = ModelProto::decode(Bytes::from_owner(file.clone()))?;
+    let Some(proto) = &model.graph else { return Err(OnnxError::NoGraph) };
+    let mut functions = HashMap::new();
+    for function in &model.functions {
+        if functions.insert(FunctionName::of(function), function).is_some() {
+            return Err(OnnxError::DuplicateFunction { function: function.name.clone() });
+        }
+    }
+    let mut reader = Reader {
+        functions,
+        weights: WeightSource { file, external },
+        graphs: Vec::new(),
+        scopes: Vec::new(),
+        frames: vec![Frame::of_model(&model)?],
+        expanded: 0,
+    };
+    let mut graph = reader.graph(proto)?.graph;
+    graph.metadata = metadata(&model);
+    graph.normalize()?;
+    Ok(graph)
+}
+
+fn metadata(model: &ModelProto) -> BTreeMap<String, String> {
+    let mut metadata: BTreeMap<String, String> =
+        model.metadata_props.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect();
+    let mut note = |key: &str, value: String| {
+        if !value.is_empty() {
+            metadata.insert(format!("{METADATA_PREFIX}{key}"), value);
+        }
+    };
+    note("ir_version", model.ir_version.map_or_else(String::new, |v| v.to_string()));
+    note("producer_name", model.producer_name.clone());
+    note("producer_version", model.producer_version.clone());
+    note("domain", model.domain.clone());
+    note(
+        "model_version",
+        if model.model_version == 0 { String::new() } else { model.model_version.to_string() },
+    );
+    for import in &model.opset_import {
+        match function::domain(&import.domain) {
+            "" => note("opset", import.version.to_string()),
+            domain => note(&format!("opset.{domain}"), import.version.to_string()),
+        }
+    }
+    metadata
+}
+
+/// The state of reading one model.
+struct Reader<'m> {
+    functions: HashMap<FunctionName<'m>, &'m FunctionProto>,
+    weights: WeightSource,
+    /// The graphs being read, each inside the one before.
+    graphs: Vec<Builder>,
+    scopes: Vec<Scope<'m>>,
+    /// The model, then the functions being inlined, each called by the one before.
+    frames: Vec<Frame<'m>>,
+    /// Bytes that inlined functions took so far, roughly.
+    expanded: usize,
+}
+
+impl<'m> Reader<'m> {
+    /// Reads a graph or a body of control flow; its captures are left in the builder.
+    fn graph(&mut self, proto: &'m GraphProto) -> Result<Builder, OnnxError> {
+        let level = self.graphs.len();
+        self.graphs.push(Builder::default());
+        self.graphs[level].graph.name.clone_from(&proto.name);
+        self.scopes.push(Scope::of_graph(level));
+
+        let declared: HashMap<&str, &ValueInfoProto> = proto
+            .value_info
+            .iter()
+            .chain(&proto.input)
+            .chain(&proto.output)
+            .map(|info| (info.name.as_str(), info))
+            .collect();
+        self.initializers(proto)?;
+        self.inputs(proto)?;
+        self.declare_outputs(&proto.node, &declared)?;
+        for node in &proto.node {
+            self.node(node)?;
+        }
+        for output in &proto.output {
+            let id = self.resolve(&output.name, || OnnxError::UndefinedOutput {
+                name: output.name.clone(),
+                graph: proto.name.clone(),
+            })?;
+            self.graphs[level].graph.outputs.push(id);
+        }
+        self.scopes.pop();
+        let mut builder = self.graphs.pop().expect("pushed above");
+        foreign::remove_unused_sequences(&mut builder.graph);
+        Ok(builder)
+    }
+
+    fn initializers(&mut self, proto: &'m GraphProto) -> Result<(), OnnxError> {
+        for tensor in &proto.initializer {
+            let binding = match data_type(tensor.data_type) {
+                Ok(_) => {
+                    let weight = self.weights.tensor(tensor);
+                    Binding::Value(Some(self.add_weight(&tensor.name, weight.map(Into::into))?))
+                }
+                Err(dtype) => Binding::Unsupported(dtype),
+            };
+            self.bind(proto, &tensor.name, binding)?;
+        }
+        for sparse in &proto.sparse_initializer {
+            let name = sparse.values.as_ref().map_or("", |values| &values.name);
+            let weight = self.weights.sparse(sparse);
+            let id = self.add_weight(name, weight)?;
+            self.bind(proto, name, Binding::Value(Some(id)))?;
+        }
+        Ok(())
+    }
+
+    /// Inputs that are initializers too, as all were before IR version 4, only give these a default value: no input.
+    fn inputs(&mut self, proto: &'m GraphProto) -> Result<(), OnnxError> {
+        let weights: HashSet<&str> = self.scope().names.keys().copied().collect();
+        for input in &proto.input {
+            if weights.contains(input.name.as_str()) {
+                continue;
+            }
+            let builder = self.builder();
+            let id = builder.add_value(&input.name, declared_value(input.r#type.as_ref()));
+            builder.graph.inputs.push(id);
+            self.bind(proto, &input.name, Binding::Value(Some(id)))?;
+        }
+        Ok(())
+    }
+
+    /// Gives each output of each node a value, so that names resolve whatever the order of nodes, and makes the
+    /// outputs of constants weights.
+    fn declare_outputs(
+        &mut self,
+        nodes: &'m [NodeProto],
+        declared: &HashMap<&str, &ValueInfoProto>,
+    ) -> Result<(), OnnxError> {
+        for node in nodes {
+            for name in node.output.iter().filter(|name| !name.is_empty()) {
+                if self.scope_mut().take_reserved(name) {
+                    continue;
+                }
+                let info = declared.get(name.as_str()).and_then(|info| info.r#type.as_ref());
+                let base = format!("{}{name}", self.frame().prefix);
+                let id = self.builder().add_value(&base, declared_value(info));
+                if self.scope_mut().names.insert(name, Binding::Value(Some(id))).is_some() {
+                    return Err(OnnxError::Duplicate { name: name.clone() });
+                }
+            }
+            if node.op_type == "Constant" && function::domain(&node.domain).is_empty() {
+                self.constant(node)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, graph: &GraphProto, name: &'m str, binding: Binding) -> Result<(), OnnxError> {
+        if name.is_empty() {
+            return Err(OnnxError::Unnamed { graph: graph.name.clone() });
+        }
+        match self.scope_mut().names.insert(name, binding) {
+            Some(_) => Err(OnnxError::Duplicate { name: name.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    fn builder(&mut self) -> &mut Builder {
+        self.graphs.last_mut().expect("a graph is being read")
+    }
+
+    fn frame(&self) -> &Frame<'m> {
+        self.frames.last().expect("the model's frame is always there")
+    }
+
+    /// Version of the operator set of `domain` that nodes are of here. A function that imports none takes the model's.
+    fn opset(&self, domain: &str) -> Option<i64> {
+        [self.frames.last(), self.frames.first()]
+            .into_iter()
+            .flatten()
+            .find_map(|f| f.opsets.get(domain).copied())
+    }
+
+    /// Whether a function is being inlined.
+    fn in_function(&self) -> bool {
+        self.frames.len() > 1
+    }
+
+    /// Accounts for memory that inlining a function takes.
+    fn expand(&mut self, bytes: usize) -> Result<(), OnnxError> {
+        self.expanded = self.expanded.saturating_add(bytes);
+        if self.expanded > EXPANSION_LIMIT {
+            return Err(OnnxError::Expansion { limit: EXPANSION_LIMIT });
+        }
+        Ok(())
+    }
+}
+
+/// A value with the type and shape that the file declares. A negative size, which some exporters write, is any size.
+fn declared_value(proto: Option<&TypeProto>) -> Value {
+    let Some(TypeValue::Tensor(tensor)) = proto.and_then(|t| t.value.as_ref()) else {
+        return Value::default();
+    };
+    let dim = |dim: &super::proto::Dimension| match &dim.value {
+        Some(DimensionValue::DimValue(size)) => {
+            usize::try_from(*size).map_or_else(|_| Dim::Symbol(String::new()), Dim::Fixed)
+        }
+        Some(DimensionValue::DimParam(name)) => Dim::Symbol(name.clone()),
+        None => Dim::Symbol(String::new()),
+    };
+    let shape = tensor.shape.as_ref().filter(|shape| shape.dim.len() <= RANK_LIMIT);
+    Value {
+        name: String::new(),
+        dtype: data_type(tensor.elem_type).ok(),
+        shape: shape.map(|shape| shape.dim.iter().map(dim).collect()),
+        weight: None,
+    }
+}
