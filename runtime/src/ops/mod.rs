@@ -4,8 +4,6 @@
 //! lacks an implementation. Hot operators (products, convolution, attention, …) are lowered by the plan to steps with
 //! packed weights; what is here is their general form, which also folds constants.
 
-// Some of it waits for operators that are not written yet.
-#[allow(dead_code)]
 mod args;
 mod attention;
 mod cast;
@@ -26,7 +24,6 @@ mod matmul;
 mod movement;
 mod non_max_suppression;
 mod norm;
-#[allow(dead_code, unused_macros, unused_imports)]
 mod number;
 mod pad;
 mod pool;

@@ -7,4 +7,4 @@ mod power;
 pub(super) mod unary;
 mod unary_float;
 pub(super) mod variadic;
-mod wide;
+pub(super) mod wide;

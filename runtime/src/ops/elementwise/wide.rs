@@ -5,7 +5,7 @@ use rten_simd::{Isa, SimdOp, SimdUnaryOp};
 
 /// Runs `work`, compiled once for each instruction set, at the best one. What `work` calls must be inlined into it
 /// (`#[inline(always)]`), or it stays at the lowest.
-pub(super) fn widest<R>(work: impl FnOnce() -> R) -> R {
+pub(in crate::ops) fn widest<R>(work: impl FnOnce() -> R) -> R {
     Compiled(work).dispatch()
 }
 
