@@ -85,21 +85,23 @@ fn one_group<T: Number>(windows: &Windows, image: &[T], weights: Mat<'_, T>, y: 
         return T::product(weights, Mat::new(image, k, n), y);
     }
     let tile = (TILE / k.max(1)).max(1).min(n);
-    let mut columns = vec![T::default(); k * tile];
-    if tile == n {
-        im2col(windows, image, 0, n, &mut columns);
-        return T::product(weights, Mat::new(&columns, k, n), y);
-    }
-    let mut part = vec![T::default(); filters * tile];
-    for start in (0..n).step_by(tile) {
-        let width = tile.min(n - start);
-        let (columns, part) = (&mut columns[..k * width], &mut part[..filters * width]);
-        im2col(windows, image, start, width, columns);
-        T::product(weights, Mat::new(columns, k, width), part);
-        for (row, part) in y.chunks_exact_mut(n).zip(part.chunks_exact(width)) {
-            row[start..][..width].copy_from_slice(part);
+    T::with_scratch(k * tile, |columns| {
+        if tile == n {
+            im2col(windows, image, 0, n, columns);
+            return T::product(weights, Mat::new(columns, k, n), y);
         }
-    }
+        T::with_scratch(filters * tile, |part| {
+            for start in (0..n).step_by(tile) {
+                let width = tile.min(n - start);
+                let (columns, part) = (&mut columns[..k * width], &mut part[..filters * width]);
+                im2col(windows, image, start, width, columns);
+                T::product(weights, Mat::new(columns, k, width), part);
+                for (row, part) in y.chunks_exact_mut(n).zip(part.chunks_exact(width)) {
+                    row[start..][..width].copy_from_slice(part);
+                }
+            }
+        });
+    });
 }
 
 /// Writes `width` columns of the im2col matrix `[channels · taps, outputs]`, from column `start` on; pads are zero.

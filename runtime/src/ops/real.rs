@@ -14,6 +14,7 @@ use rten_vecmath::{LogSoftmax, Normalize, NormalizeOptions, Softmax, Sum, SumSqu
 
 use super::OpError;
 use crate::output::Output;
+use crate::packing::scratch;
 
 /// A matrix `[rows, cols]` with any strides, in elements.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +57,11 @@ pub(crate) trait Number: Element + Default + PartialOrd {
 
     /// `self + a · b`.
     fn mul_add(self, a: Self, b: Self) -> Self;
+
+    /// Calls `f` with `len` elements of unspecified value that live until it returns.
+    fn with_scratch<Y>(len: usize, f: impl FnOnce(&mut [Self]) -> Y) -> Y {
+        f(&mut vec![Self::default(); len])
+    }
 
     /// `c = a · b` for `a` `[m, k]`, `b` `[k, n]` and row-major `c` `[m, n]`.
     ///
@@ -160,6 +166,10 @@ impl Number for f32 {
         self + a * b
     }
 
+    fn with_scratch<Y>(len: usize, f: impl FnOnce(&mut [Self]) -> Y) -> Y {
+        scratch::with(len, f)
+    }
+
     fn product(a: Mat<'_, Self>, b: Mat<'_, Self>, c: &mut [Self]) {
         let view = |m: Mat<'_, Self>| {
             // Strides of axes with one element are free; rten refuses those that look like overlap.
@@ -208,6 +218,7 @@ pub(crate) trait Real:
     /// Logarithm of the softmax of the elements, in place.
     fn log_softmax(y: &mut [Self]);
     fn sqrt(self) -> Self;
+    fn tanh(self) -> Self;
     fn abs(self) -> Self;
     fn powf(self, exponent: Self) -> Self;
     fn powi(self, exponent: i32) -> Self;
@@ -218,6 +229,10 @@ macro_rules! scalar_functions {
     ($type:ty) => {
         fn sqrt(self) -> Self {
             self.sqrt()
+        }
+
+        fn tanh(self) -> Self {
+            self.tanh()
         }
 
         fn abs(self) -> Self {
