@@ -75,6 +75,39 @@ impl Threads {
     }
 }
 
+/// A pointer into memory of which threads use disjoint parts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SyncPtr(pub(crate) *mut f32);
+
+// SAFETY: the pointer alone does nothing; whoever dereferences it answers for disjoint use.
+unsafe impl Send for SyncPtr {}
+// SAFETY: as above.
+unsafe impl Sync for SyncPtr {}
+
+/// A range cut into parts of nearly equal length, none empty.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Split {
+    len: usize,
+    parts: usize,
+}
+
+impl Split {
+    /// `0..len` in at most `parts` parts.
+    pub(crate) fn even(len: usize, parts: usize) -> Self {
+        Self { len, parts: parts.min(len) }
+    }
+
+    /// Number of parts.
+    pub(crate) fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// Part `i`.
+    pub(crate) fn part(&self, i: usize) -> std::ops::Range<usize> {
+        i * self.len / self.parts..(i + 1) * self.len / self.parts
+    }
+}
+
 /// Halves `start..end` until single parts are left.
 fn split(start: usize, end: usize, f: &(impl Fn(usize) + Sync)) {
     if end - start == 1 {

@@ -20,7 +20,11 @@ impl Tuner {
     /// The kernel for a weight.
     pub fn choose(&self, weight: &WeightMatrix, problem: &Problem, _: &Threads) -> Choice {
         let fits = |kernel: &&Kernel| kernel.takes(weight, problem);
-        let kernel = KERNELS.iter().rfind(fits).expect("the dense kernel takes every weight");
-        Choice { kernel, reason: "the last that fits".to_owned() }
+        let kernel = KERNELS
+            .iter()
+            .filter(fits)
+            .max_by_key(|kernel| kernel.level)
+            .expect("the dense kernel takes every weight");
+        Choice { kernel, reason: "widest vectors".to_owned() }
     }
 }

@@ -39,7 +39,6 @@ pub enum Activation {
 
 impl Activation {
     /// Bounds `(min, max)` when the function only clamps; kernels do that in registers. A NaN stays a NaN.
-    #[expect(dead_code, reason = "read by the panel kernels")]
     pub(crate) fn bounds(self) -> Option<(f32, f32)> {
         match self {
             Self::None => Some((f32::NEG_INFINITY, f32::INFINITY)),

@@ -1,7 +1,9 @@
 //! Sparse × dense product straight from CSR: each stored weight scales one row of `X`. Simple, and fit for every CPU.
 
+use super::simd::Level;
 use super::{Call, Layout, Packed, Problem, WeightMatrix, X};
-use crate::packing::{im2col, scratch};
+use crate::packing::scratch::Scratch;
+use crate::packing::{im2col, transpose_matrix};
 
 /// Rows of (column, value).
 pub(super) struct Rows {
@@ -16,7 +18,7 @@ pub(super) struct Rows {
 ///
 /// # Panics
 /// When the weight is not CSR; the table says that it must be.
-pub(super) fn prepare(weight: &WeightMatrix, _: &Problem) -> Box<dyn Packed> {
+pub(super) fn prepare(weight: &WeightMatrix, _: &Problem, _: Level) -> Box<dyn Packed> {
     let WeightMatrix::Csr(csr) = weight else { panic!("the csr kernel takes CSR weights") };
     let view = csr.view().expect("f32 is checked by PackedWeight");
     Box::new(Rows {
@@ -31,26 +33,26 @@ pub(super) fn prepare(weight: &WeightMatrix, _: &Problem) -> Box<dyn Packed> {
 impl Packed for Rows {
     fn run(&self, call: Call<'_>) {
         let (m, k, n) = (self.m, self.k, call.n);
-        scratch::with(k * n, |packed| {
-            let x: &[f32] = match call.x {
-                X::Matrix { data, layout: Layout::FeatureMajor } => data,
-                X::Matrix { data, layout: Layout::TokenMajor } => {
-                    transpose(data, n, k, packed);
-                    packed
-                }
-                X::Image { data, geometry } => {
-                    im2col(data, geometry, packed);
-                    packed
-                }
-            };
-            match call.y_layout {
-                Layout::FeatureMajor => self.multiply(x, n, call.y),
-                Layout::TokenMajor => scratch::with(m * n, |y| {
-                    self.multiply(x, n, y);
-                    transpose(y, m, n, call.y);
-                }),
+        let packed = &mut *Scratch::new(k * n);
+        let x: &[f32] = match call.x {
+            X::Matrix { data, layout: Layout::FeatureMajor } => data,
+            X::Matrix { data, layout: Layout::TokenMajor } => {
+                transpose_matrix(data, [n, k], packed);
+                packed
             }
-        });
+            X::Image { data, geometry } => {
+                im2col(data, geometry, packed);
+                packed
+            }
+        };
+        match call.y_layout {
+            Layout::FeatureMajor => self.multiply(x, n, call.y),
+            Layout::TokenMajor => {
+                let y = &mut *Scratch::new(m * n);
+                self.multiply(x, n, y);
+                transpose_matrix(y, [m, n], call.y);
+            }
+        }
         for (i, y) in call.y.iter_mut().enumerate() {
             let row = match call.y_layout {
                 Layout::FeatureMajor => i / n,
@@ -77,15 +79,6 @@ impl Rows {
                     *y += weight * x;
                 }
             }
-        }
-    }
-}
-
-/// `[rows, cols]` to `[cols, rows]`
-fn transpose(x: &[f32], rows: usize, cols: usize, y: &mut [f32]) {
-    for row in 0..rows {
-        for col in 0..cols {
-            y[col * rows + row] = x[row * cols + col];
         }
     }
 }

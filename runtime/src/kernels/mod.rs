@@ -5,11 +5,20 @@
 //!
 //! A pruned weight contributes nothing, whatever its input: the one difference from a dense product, where 0 · ∞ is NaN.
 
+#![allow(
+    clippy::inline_always,
+    reason = "code with vectors must be inlined into a function that has the instructions enabled"
+)]
+
 pub mod activation;
 mod csr;
-mod dense;
 pub mod depthwise;
+mod gemm;
+mod gemm_tile;
+pub mod simd;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use poda_formats::dtype::DataType;
 use poda_formats::{CsrMatrix, Tensor};
@@ -20,6 +29,7 @@ use crate::tune::Tuner;
 
 pub use activation::Activation;
 pub use depthwise::Depthwise;
+pub use simd::Level;
 pub use table::{KERNELS, Kernel};
 
 /// Order of an activation matrix with `features` rows in the mathematical product.
@@ -130,7 +140,6 @@ pub(crate) struct Call<'a> {
     pub(crate) y: &'a mut [f32],
     pub(crate) y_layout: Layout,
     pub(crate) epilogue: &'a Epilogue<'a>,
-    #[expect(dead_code, reason = "read by the panel kernels")]
     pub(crate) threads: &'a Threads,
 }
 
@@ -172,7 +181,7 @@ impl PackedWeight {
     ) -> Result<Self, KernelError> {
         let [m, k] = weight.shape()?;
         let choice = tuner.choose(weight, problem, threads);
-        let packed = (choice.kernel.prepare)(weight, problem);
+        let packed = (choice.kernel.prepare)(weight, problem, choice.kernel.level);
         Ok(Self { m, k, nnz: weight.nnz(), kernel: choice.kernel, reason: choice.reason, packed })
     }
 
@@ -186,7 +195,7 @@ impl PackedWeight {
             .iter()
             .find(|kernel| kernel.name == name && kernel.takes(weight, problem))
             .ok_or_else(|| KernelError::NoSuchKernel { name: name.to_owned() })?;
-        let packed = (kernel.prepare)(weight, problem);
+        let packed = (kernel.prepare)(weight, problem, kernel.level);
         Ok(Self { m, k, nnz: weight.nnz(), kernel, reason: "asked for by name".to_owned(), packed })
     }
 

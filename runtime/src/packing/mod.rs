@@ -1,8 +1,16 @@
 //! From the layouts that files and operators use to the ones that kernels read.
 
+#![allow(
+    clippy::inline_always,
+    reason = "code with vectors must be inlined into a function that has the instructions enabled"
+)]
+
 mod geometry;
 mod im2col;
 pub(crate) mod scratch;
+pub(crate) mod tile;
+pub(crate) mod transpose;
 
 pub use geometry::{ConvGeometry, GeometryError};
 pub use im2col::im2col;
+pub use transpose::transpose_matrix;

@@ -1,0 +1,306 @@
+//! Every kernel that fits, over shapes and sparsities, against dense.
+//!
+//!     cargo bench -p poda-runtime --bench kernels -- product 3072x768x128   # a filter on the printed names
+//!
+//! Variants take turns in one process; each line gives the median, GFLOP/s of the *kept* weights, the fraction of the FMA roof
+//! measured in this process, and the speed-up over `rten-gemm` with a prepacked weight and over Poda's own dense kernel.
+
+use std::hint::black_box;
+
+use poda_formats::{CsrMatrix, Tensor};
+use poda_runtime::Threads;
+use poda_runtime::kernels::{
+    Activation, Depthwise, Epilogue, KERNELS, Layout, PackedWeight, Problem, WeightMatrix, X,
+};
+use poda_runtime::packing::ConvGeometry;
+use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
+use rten_tensor::NdTensorView;
+
+struct Variant<'a> {
+    name: String,
+    run: Box<dyn FnMut() + 'a>,
+    seconds: Vec<f64>,
+}
+
+impl<'a> Variant<'a> {
+    fn new(name: impl Into<String>, run: impl FnMut() + 'a) -> Self {
+        Self { name: name.into(), run: Box::new(run), seconds: Vec::new() }
+    }
+
+    fn median(&self) -> f64 {
+        let mut sorted = self.seconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
+    }
+}
+
+/// Time that this thread has run, so that other processes on the machine disturb less; with `THREADS` above 1 it is wall time.
+fn now() -> f64 {
+    let clock = if std::env::var_os("THREADS").is_some() {
+        libc::CLOCK_MONOTONIC
+    } else {
+        libc::CLOCK_THREAD_CPUTIME_ID
+    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a local; the clocks exist on Linux.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+/// Times variants in turns: A B C A B C …
+fn time(variants: &mut [Variant<'_>]) {
+    let rounds: usize = std::env::var("ROUNDS").map_or(11, |r| r.parse().expect("ROUNDS is a number"));
+    let mut repeats = Vec::new();
+    for v in variants.iter_mut() {
+        (v.run)();
+        let start = now();
+        (v.run)();
+        repeats.push((0.002 / (now() - start).max(1e-9)).clamp(1.0, 1e5) as usize);
+    }
+    for _ in 0..rounds {
+        for (v, &repeats) in variants.iter_mut().zip(&repeats) {
+            (v.run)();
+            let start = now();
+            for _ in 0..repeats {
+                (v.run)();
+            }
+            v.seconds.push((now() - start) / repeats as f64);
+        }
+    }
+}
+
+/// GFLOP/s of independent multiply-adds on one thread.
+fn roof() -> f64 {
+    fn chains(a: &mut [[f32; 16]; 20], steps: usize) {
+        for _ in 0..steps {
+            for a in a.iter_mut() {
+                for a in a.iter_mut() {
+                    *a = a.mul_add(1.000_000_1, 1e-9);
+                }
+            }
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,fma")]
+    unsafe fn wide(a: &mut [[f32; 16]; 20], steps: usize) {
+        use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps};
+        // SAFETY: rows are 16 floats.
+        unsafe {
+            let mut v = a.map(|a| _mm512_loadu_ps(a.as_ptr()));
+            let (x, y) = (_mm512_set1_ps(1.000_000_1), _mm512_set1_ps(1e-9));
+            for _ in 0..steps {
+                for v in &mut v {
+                    *v = _mm512_fmadd_ps(*v, x, y);
+                }
+            }
+            for (a, v) in a.iter_mut().zip(v) {
+                _mm512_storeu_ps(a.as_mut_ptr(), v);
+            }
+        }
+    }
+    let steps = 1_000_000;
+    let mut best = 0.0_f64;
+    for _ in 0..5 {
+        let mut a = black_box([[1.0; 16]; 20]);
+        let start = now();
+        #[cfg(target_arch = "x86_64")]
+        if poda_runtime::kernels::Level::Avx512.available() {
+            // SAFETY: the CPU has AVX-512.
+            unsafe { wide(&mut a, steps) };
+            black_box(a);
+            best = best.max(steps as f64 * 640.0 / (now() - start) * 1e-9);
+            continue;
+        }
+        chains(&mut a, steps);
+        black_box(a);
+        best = best.max(steps as f64 * 640.0 / (now() - start) * 1e-9);
+    }
+    best
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    }
+
+    fn values(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.next()).collect()
+    }
+}
+
+fn aligned(values: &[f32]) -> Tensor {
+    Tensor::from_slice(&[values.len()], values)
+}
+
+/// One shape at one sparsity: all kernels, both layouts.
+fn product([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, roof: f64, only: Option<&str>) {
+    let mut random = Random(7);
+    let mut w = random.values(m * k);
+    for w in &mut w {
+        if f32::midpoint(random.next(), 1.0) < sparsity {
+            *w = 0.0;
+        }
+    }
+    let x = aligned(&random.values(k * n));
+    let x: &[f32] = x.as_slice().unwrap();
+    let bias = random.values(m);
+    let weight = if sparsity > 0.0 {
+        WeightMatrix::Csr(CsrMatrix::from_dense(m, k, &w))
+    } else {
+        WeightMatrix::Dense(Tensor::from_slice(&[m, k], &w))
+    };
+    for layout in [Layout::FeatureMajor, Layout::TokenMajor] {
+        let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None };
+        let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
+        let gemm = GemmExecutor::<f32>::new();
+        let theirs_w = NdTensorView::from_data([m, k], &w[..]);
+        let mut theirs = vec![0.0_f32; m * n];
+        let (packed_a, packed_b);
+        let mut variants = Vec::new();
+        if layout == Layout::FeatureMajor {
+            packed_a = gemm.prepack_a(theirs_w);
+            let xm = NdTensorView::from_data([k, n], x);
+            let (gemm, a, theirs) = (&gemm, &packed_a, &mut theirs);
+            variants.push(Variant::new("rten-gemm", move || {
+                let options = GemmOptions::default();
+                threads
+                    .install(|| gemm.gemm(theirs, GemmInputA::Packed(a), GemmInputB::Unpacked(xm), options))
+                    .unwrap();
+            }));
+        } else {
+            packed_b = gemm.prepack_b(theirs_w.transposed());
+            let xm = NdTensorView::from_data([n, k], x);
+            let (gemm, b, theirs) = (&gemm, &packed_b, &mut theirs);
+            variants.push(Variant::new("rten-gemm", move || {
+                let options = GemmOptions::default();
+                threads
+                    .install(|| gemm.gemm(theirs, GemmInputA::Unpacked(xm), GemmInputB::Packed(b), options))
+                    .unwrap();
+            }));
+        }
+        for kernel in KERNELS.iter().filter(|kernel| kernel.takes(&weight, &problem)) {
+            if only.is_some_and(|only| !kernel.name.contains(only)) {
+                continue;
+            }
+            let packed = PackedWeight::with_kernel(&weight, &problem, kernel.name).unwrap();
+            let mut y =
+                Tensor::zeros(poda_formats::DataType::F32, &[m * n]).as_slice::<f32>().unwrap().to_vec();
+            let input = X::Matrix { data: x, layout };
+            variants.push(Variant::new(kernel.name, move || {
+                packed.run(n, input, &mut y, layout, &epilogue, threads);
+            }));
+        }
+        time(&mut variants);
+        let base = variants[0].median();
+        let dense =
+            variants.iter().filter(|v| v.name.starts_with("gemm")).map(Variant::median).reduce(f64::min);
+        for v in &variants {
+            let t = v.median();
+            let gflops = 2.0 * (weight.nnz() * n) as f64 / t * 1e-9;
+            println!(
+                "{m}x{k}x{n} {:2.0}% {layout:?} {:<26} {:9.2} us {gflops:7.1} GFLOP/s {:3.0}% of roof  x{:.2} rten  x{:.2} dense",
+                sparsity * 100.0,
+                v.name,
+                t * 1e6,
+                gflops / roof * 100.0,
+                base / t,
+                dense.unwrap_or(base) / t,
+            );
+        }
+    }
+}
+
+/// Depthwise layers of EfficientNet-Lite0: channels, input side, kernel, stride.
+const DEPTHWISE: [[usize; 4]; 12] = [
+    [32, 112, 3, 1],
+    [96, 112, 3, 2],
+    [144, 56, 3, 1],
+    [144, 56, 5, 2],
+    [240, 28, 5, 1],
+    [240, 28, 3, 2],
+    [480, 14, 3, 1],
+    [480, 14, 5, 1],
+    [672, 14, 5, 1],
+    [672, 14, 5, 2],
+    [1152, 7, 5, 1],
+    [1152, 7, 3, 1],
+];
+
+fn depthwise(threads: &Threads, roof: f64) {
+    let mut total = 0.0;
+    for [channels, side, kernel, stride] in DEPTHWISE {
+        let pad = kernel / 2;
+        let g = ConvGeometry::new(channels, [side; 2], [kernel; 2], [stride; 2], [1; 2], [pad; 4]).unwrap();
+        let mut random = Random(3);
+        let packed = Depthwise::prepare(&random.values(channels * kernel * kernel), &g);
+        let x = random.values(g.image_len());
+        let bias = random.values(channels);
+        let mut y = vec![0.0; channels * g.n()];
+        let epilogue = Epilogue {
+            bias: Some(&bias),
+            activation: Activation::Clip { min: 0.0, max: 6.0 },
+            ..Epilogue::default()
+        };
+        let mut v = [Variant::new("depthwise", || packed.run(&x, &g, &mut y, &epilogue, threads))];
+        time(&mut v);
+        let t = v[0].median();
+        total += t;
+        let gflops = 2.0 * (channels * g.n() * kernel * kernel) as f64 / t * 1e-9;
+        println!(
+            "depthwise {channels}x{side}x{side} {kernel}x{kernel} s{stride} {:8.2} us {gflops:6.1} GFLOP/s {:3.0}% of roof",
+            t * 1e6,
+            gflops / roof * 100.0
+        );
+    }
+    println!("depthwise total {:.1} us", total * 1e6);
+}
+
+/// Pointwise layers of EfficientNet-Lite0: m, k, pixels.
+const POINTWISE: [[usize; 3]; 16] = [
+    [16, 32, 12544],
+    [96, 16, 12544],
+    [24, 96, 3136],
+    [144, 24, 3136],
+    [24, 144, 3136],
+    [40, 144, 784],
+    [240, 40, 784],
+    [40, 240, 784],
+    [80, 240, 196],
+    [480, 80, 196],
+    [112, 480, 196],
+    [672, 112, 196],
+    [192, 672, 49],
+    [1152, 192, 49],
+    [320, 1152, 49],
+    [1280, 320, 49],
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let threads = std::env::var("THREADS").map_or(1, |t| t.parse().expect("THREADS is a number"));
+    let threads = Threads::new(threads).unwrap();
+    // With one thread in rayon's global pool `rten-gemm` runs on the caller.
+    rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("nothing has used rayon yet");
+    let roof = roof();
+    println!("FMA roof, one thread: {roof:.1} GFLOP/s; threads: {}", threads.count());
+    match arguments.first().map_or("", String::as_str) {
+        "depthwise" => depthwise(&threads, roof),
+        "pointwise" => {
+            for shape in POINTWISE {
+                product(shape, 0.0, &threads, roof, arguments.get(1).map(String::as_str));
+            }
+        }
+        "product" => {
+            let shape: Vec<usize> = arguments[1].split('x').map(|v| v.parse().expect("MxKxN")).collect();
+            for sparsity in arguments[2].split(',') {
+                let sparsity: f32 = sparsity.parse().expect("a percentage");
+                let only = arguments.get(3).map(String::as_str);
+                product([shape[0], shape[1], shape[2]], sparsity / 100.0, &threads, roof, only);
+            }
+        }
+        other => println!("unknown bench {other}: depthwise, pointwise, product MxKxN SPARSITIES"),
+    }
+}

@@ -1,0 +1,151 @@
+//! The innermost loop of the dense product: a block of `rows × vectors` sums held in registers.
+//!
+//! Elements of `A` are broadcast along rows, vectors of `B` run along the lanes. Which of the two is the weight depends on
+//! the layout of the output: its contiguous side runs along the lanes.
+
+#![allow(clippy::needless_range_loop, reason = "indices with constant bounds keep the sums in registers")]
+
+use rten_simd::ops::{BitOps, NumOps};
+
+use super::simd::{Simd, clamp, splat};
+
+/// The operands of one block.
+#[derive(Clone, Copy)]
+pub(super) struct Operands {
+    /// Steps to sum over.
+    pub(super) k: usize,
+    /// Row `i`, step `j` at `a[i · a_row + j · a_k]`.
+    pub(super) a: *const f32,
+    pub(super) a_row: usize,
+    pub(super) a_k: usize,
+    /// Step `j` of panel `p` at `b[p · b_panel + j · b_k]`; a panel is [`Simd::TILE_VECTORS`] vectors wide.
+    pub(super) b: *const f32,
+    pub(super) b_panel: usize,
+    pub(super) b_k: usize,
+}
+
+/// Where a block goes.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    /// Row `i` at `c[i · stride]`.
+    pub(super) c: *mut f32,
+    pub(super) stride: usize,
+    /// Valid elements along the lanes.
+    pub(super) cols: usize,
+    /// Start from zero, rather than from what `c` holds.
+    pub(super) first: bool,
+    /// What to do with complete sums; `None` while steps are missing.
+    pub(super) finish: Option<Finish>,
+}
+
+/// The epilogue, positioned at the block. Null pointers stand for what is not there.
+#[derive(Clone, Copy)]
+pub(super) struct Finish {
+    /// One for each row.
+    pub(super) row_bias: *const f32,
+    /// One for each lane.
+    pub(super) lane_bias: *const f32,
+    /// Like `c`.
+    pub(super) residual: *const f32,
+    /// Least and greatest value.
+    pub(super) bounds: (f32, f32),
+}
+
+/// Computes a block of `rows` rows and `vectors` vectors, one of the sizes listed below.
+///
+/// # Safety
+/// Everything that [`Operands`] and [`Output`] describe must be accessible.
+#[inline(always)]
+pub(super) unsafe fn block<S: Simd>(
+    simd: S,
+    [rows, vectors]: [usize; 2],
+    packed: bool,
+    operands: Operands,
+    output: Output,
+) {
+    macro_rules! sizes {
+        ($($rows:literal: $($vectors:literal)*;)*) => {
+            match (rows, vectors, packed) {
+                $($(
+                    // SAFETY: by the caller.
+                    ($rows, $vectors, true) => unsafe { sized::<S, $rows, $vectors, true>(simd, operands, output) },
+                    // SAFETY: by the caller.
+                    ($rows, $vectors, false) => unsafe { sized::<S, $rows, $vectors, false>(simd, operands, output) },
+                )*)*
+                _ => panic!("no tile of {rows} rows and {vectors} vectors"),
+            }
+        };
+    }
+    sizes! {
+        1: 1 2 4 8; 2: 1 2 4; 3: 1 2 4; 4: 1 2; 5: 1 2; 6: 1 2;
+        7: 1 2; 8: 1 2; 9: 1 2; 10: 1 2; 11: 1 2; 12: 1 2;
+    }
+}
+
+/// [`block`] with the size known, so that the sums stay in registers. `PACKED`: `a` is `[k][ROWS]`.
+#[inline(always)]
+unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: bool>(
+    simd: S,
+    operands: Operands,
+    output: Output,
+) {
+    let ops = simd.f32();
+    let Operands { k, mut a, a_row, a_k, b, b_panel, b_k } = operands;
+    let (a_row, a_k) = if PACKED { (1, ROWS) } else { (a_row, a_k) };
+    let vector = |v: usize| v / S::TILE_VECTORS * b_panel + v % S::TILE_VECTORS * S::LANES;
+    let mut sums = [[ops.zero(); VECTORS]; ROWS];
+    // SAFETY: by the caller of `block`.
+    unsafe {
+        let mut b = b;
+        for _ in 0..k {
+            let mut xs = [ops.zero(); VECTORS];
+            for v in 0..VECTORS {
+                xs[v] = ops.load_ptr(b.add(vector(v)));
+            }
+            for row in 0..ROWS {
+                let w = splat(simd, *a.add(row * a_row));
+                for v in 0..VECTORS {
+                    sums[row][v] = ops.mul_add(w, xs[v], sums[row][v]);
+                }
+            }
+            a = a.add(a_k);
+            b = b.wrapping_add(b_k);
+        }
+        // The loop below is too long to be unrolled and so needs its sums in memory; without this copy the loop above would
+        // keep them there too (a third of the speed).
+        let mut done = [[ops.zero(); VECTORS]; ROWS];
+        for row in 0..ROWS {
+            for v in 0..VECTORS {
+                done[row][v] = sums[row][v];
+            }
+        }
+        let Output { c, stride, cols, first, finish } = output;
+        for row in 0..ROWS {
+            for v in 0..VECTORS {
+                let at = row * stride + v * S::LANES;
+                let lanes = cols.saturating_sub(v * S::LANES).min(S::LANES);
+                if lanes == 0 {
+                    continue;
+                }
+                let mut sum = done[row][v];
+                if !first {
+                    sum = ops.add(sum, simd.load_first(c.add(at), lanes));
+                }
+                if let Some(finish) = finish {
+                    if !finish.row_bias.is_null() {
+                        sum = ops.add(sum, splat(simd, *finish.row_bias.add(row)));
+                    }
+                    if !finish.lane_bias.is_null() {
+                        sum = ops.add(sum, simd.load_first(finish.lane_bias.add(v * S::LANES), lanes));
+                    }
+                    if !finish.residual.is_null() {
+                        sum = ops.add(sum, simd.load_first(finish.residual.add(at), lanes));
+                    }
+                    let (min, max) = finish.bounds;
+                    sum = clamp(simd, sum, [splat(simd, min), splat(simd, max)]);
+                }
+                simd.store_first(sum, c.add(at), lanes);
+            }
+        }
+    }
+}

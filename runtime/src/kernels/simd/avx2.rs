@@ -1,0 +1,96 @@
+//! AVX2 and FMA: 8 lanes, 16 registers.
+
+use core::arch::x86_64::{
+    __m256, __m256i, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps, _mm256_maskstore_ps,
+    _mm256_permute2f128_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps,
+    _mm256_unpacklo_ps,
+};
+
+use rten_simd::isa::Avx2Isa;
+
+use super::Simd;
+
+/// `MASKS[8 - n..][..8]` selects the first `n` lanes.
+static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[inline(always)]
+fn first(n: usize) -> __m256i {
+    debug_assert!(n <= 8);
+    // SAFETY: `8 - n .. 16 - n` lies within the table for `n <= 8`.
+    unsafe { _mm256_loadu_si256(MASKS.as_ptr().add(8 - n).cast()) }
+}
+
+// SAFETY: `Avx2Isa` has 256-bit vectors. Intrinsics are available because an `Avx2Isa` exists.
+unsafe impl Simd for Avx2Isa {
+    const LANES: usize = 8;
+    const TILE_ROWS: usize = 6;
+
+    #[inline(always)]
+    unsafe fn load_first(self, ptr: *const f32, n: usize) -> Self::F32 {
+        // SAFETY: masked-out lanes are not read; the caller answers for the others.
+        unsafe { _mm256_maskload_ps(ptr, first(n)) }.into()
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, v: Self::F32, ptr: *mut f32, n: usize) {
+        // SAFETY: masked-out lanes are not written; the caller answers for the others.
+        unsafe { _mm256_maskstore_ps(ptr, first(n), v.0) };
+    }
+
+    #[inline(always)]
+    unsafe fn transpose_block(
+        self,
+        src: *const f32,
+        src_stride: usize,
+        [rows, cols]: [usize; 2],
+        dst: *mut f32,
+        dst_stride: usize,
+    ) {
+        // SAFETY: rows and columns beyond the block are neither read nor written; the caller answers for the block.
+        unsafe {
+            let mut r = [_mm256_setzero_ps(); 8];
+            for (i, r) in r.iter_mut().enumerate().take(rows) {
+                let row = src.add(i * src_stride);
+                *r = if cols == 8 { _mm256_loadu_ps(row) } else { _mm256_maskload_ps(row, first(cols)) };
+            }
+            let t = transpose(r);
+            for (i, &t) in t.iter().enumerate().take(cols) {
+                let row = dst.add(i * dst_stride);
+                if rows == 8 {
+                    _mm256_storeu_ps(row, t);
+                } else {
+                    _mm256_maskstore_ps(row, first(rows), t);
+                }
+            }
+        }
+    }
+}
+
+/// Transposes 8×8: pairs, then quads within 128-bit lanes, then the lanes.
+///
+/// # Safety
+/// The CPU must have AVX.
+#[inline(always)]
+unsafe fn transpose(r: [__m256; 8]) -> [__m256; 8] {
+    // SAFETY: by the caller.
+    unsafe {
+        let mut t = r;
+        for i in 0..4 {
+            t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+            t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+        }
+        let mut q = t;
+        for half in [0, 4] {
+            q[half] = _mm256_shuffle_ps::<0x44>(t[half], t[half + 2]);
+            q[half + 1] = _mm256_shuffle_ps::<0xee>(t[half], t[half + 2]);
+            q[half + 2] = _mm256_shuffle_ps::<0x44>(t[half + 1], t[half + 3]);
+            q[half + 3] = _mm256_shuffle_ps::<0xee>(t[half + 1], t[half + 3]);
+        }
+        let mut out = q;
+        for i in 0..4 {
+            out[i] = _mm256_permute2f128_ps::<0x20>(q[i], q[i + 4]);
+            out[i + 4] = _mm256_permute2f128_ps::<0x31>(q[i], q[i + 4]);
+        }
+        out
+    }
+}

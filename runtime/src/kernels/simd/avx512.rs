@@ -1,0 +1,128 @@
+//! AVX-512: 16 lanes, 32 registers, masks.
+
+use core::arch::asm;
+use core::arch::x86_64::{
+    __m512, __mmask16, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castsi512_ps, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_unpackhi_pd,
+    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+};
+
+use rten_simd::isa::Avx512Isa;
+
+use super::{Entry, Simd};
+
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    debug_assert!(n <= 16);
+    ((1_u32 << n) - 1) as __mmask16
+}
+
+// SAFETY: `Avx512Isa` has 512-bit vectors. Intrinsics are available because an `Avx512Isa` exists.
+unsafe impl Simd for Avx512Isa {
+    const LANES: usize = 16;
+    const TILE_ROWS: usize = 12;
+
+    #[inline(always)]
+    unsafe fn load_first(self, ptr: *const f32, n: usize) -> Self::F32 {
+        // SAFETY: masked-out lanes are not read; the caller answers for the others.
+        unsafe { _mm512_maskz_loadu_ps(first(n), ptr) }.into()
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, v: Self::F32, ptr: *mut f32, n: usize) {
+        // SAFETY: masked-out lanes are not written; the caller answers for the others.
+        unsafe { _mm512_mask_storeu_ps(ptr, first(n), v.0) };
+    }
+
+    /// Through a general register: one scalar load instead of a broadcast load and an offset load, which leaves the two
+    /// vector load ports to `X`.
+    #[inline(always)]
+    unsafe fn weight(self, entry: *const Entry) -> (Self::F32, usize) {
+        let bits: u64;
+        // SAFETY: the caller says that `entry` is readable; the instruction touches nothing else. Assembly keeps the
+        // compiler from turning it into two loads.
+        unsafe {
+            asm!("mov {0}, qword ptr [{1}]", out(reg) bits, in(reg) entry,
+                options(pure, readonly, nostack, preserves_flags));
+        }
+        // SAFETY: the CPU has AVX-512, because `self` exists.
+        let weight = unsafe { _mm512_castsi512_ps(_mm512_set1_epi32(bits as i32)) };
+        (weight.into(), (bits >> 32) as usize)
+    }
+
+    #[inline(always)]
+    unsafe fn transpose_block(
+        self,
+        src: *const f32,
+        src_stride: usize,
+        [rows, cols]: [usize; 2],
+        dst: *mut f32,
+        dst_stride: usize,
+    ) {
+        // SAFETY: rows and columns beyond the block are neither read nor written; the caller answers for the block.
+        unsafe {
+            let mut r = [_mm512_setzero_ps(); 16];
+            if rows == 16 {
+                for (i, r) in r.iter_mut().enumerate() {
+                    *r = _mm512_maskz_loadu_ps(first(cols), src.add(i * src_stride));
+                }
+            } else {
+                for (i, r) in r.iter_mut().enumerate() {
+                    if i < rows {
+                        *r = _mm512_maskz_loadu_ps(first(cols), src.add(i * src_stride));
+                    }
+                }
+            }
+            let t = transpose(r);
+            if cols == 16 {
+                for (i, &t) in t.iter().enumerate() {
+                    _mm512_mask_storeu_ps(dst.add(i * dst_stride), first(rows), t);
+                }
+            } else {
+                for (i, &t) in t.iter().enumerate() {
+                    if i < cols {
+                        _mm512_mask_storeu_ps(dst.add(i * dst_stride), first(rows), t);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Transposes 16×16: pairs, quads within 128-bit lanes, then the lanes in two rounds.
+///
+/// # Safety
+/// The CPU must have AVX-512.
+#[inline(always)]
+unsafe fn transpose(r: [__m512; 16]) -> [__m512; 16] {
+    // SAFETY: by the caller.
+    unsafe {
+        let mut t = r;
+        for i in 0..8 {
+            t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+        }
+        let low = |a, b| _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+        let high = |a, b| _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+        // q[4 · i + j] holds in lane l the elements 4 · i .. 4 · i + 4 of column 4 · l + j.
+        let mut q = t;
+        for i in 0..4 {
+            let [a, b, c, d] = [t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]];
+            q[4 * i] = low(a, c);
+            q[4 * i + 1] = high(a, c);
+            q[4 * i + 2] = low(b, d);
+            q[4 * i + 3] = high(b, d);
+        }
+        let mut out = q;
+        for j in 0..4 {
+            let [a, b, c, d] = [q[j], q[j + 4], q[j + 8], q[j + 12]];
+            let even = [_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d)];
+            let odd = [_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d)];
+            out[j] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
+            out[j + 8] = _mm512_shuffle_f32x4::<0xdd>(even[0], even[1]);
+            out[j + 4] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
+            out[j + 12] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
+        }
+        out
+    }
+}

@@ -1,0 +1,234 @@
+//! What the kernels need of a CPU beyond [`rten_simd::Isa`]: partial loads and stores, transposes, and a weight broadcast
+//! together with its offset. One implementation per instruction set, in a file of its own.
+//!
+//! A kernel is written once as a [`Vectorized`] and run by [`Level::run`] inside a function that has the instructions enabled,
+//! into which everything below is inlined.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use rten_simd::Isa;
+use rten_simd::isa::GenericIsa;
+#[cfg(target_arch = "x86_64")]
+use rten_simd::isa::{Avx2Isa, Avx512Isa};
+
+/// A stored weight and where its row of `X` begins: value bits in the low half, byte offset in the high half.
+#[allow(dead_code)]
+pub(crate) type Entry = u64;
+
+/// Vectors of f32 on one instruction set. Values of this type exist only where the CPU has the instructions.
+///
+/// # Safety
+/// `LANES` must be the number of f32 in `Self::F32`.
+pub(crate) unsafe trait Simd: Isa + Send + Sync {
+    /// Elements of a vector.
+    const LANES: usize;
+    /// Accumulator rows of a dense tile that is [`Simd::TILE_VECTORS`] vectors wide: what the registers hold.
+    const TILE_ROWS: usize;
+    /// Vectors along the lanes of a dense tile.
+    const TILE_VECTORS: usize = 2;
+
+    /// The first `n <= LANES` elements at `ptr`, then zeros. Reads no others.
+    ///
+    /// # Safety
+    /// `n` elements at `ptr` must be readable.
+    unsafe fn load_first(self, ptr: *const f32, n: usize) -> Self::F32;
+
+    /// Writes the first `n <= LANES` elements to `ptr`, and no others.
+    ///
+    /// # Safety
+    /// `n` elements at `ptr` must be writable.
+    unsafe fn store_first(self, v: Self::F32, ptr: *mut f32, n: usize);
+
+    #[allow(dead_code)]
+    /// The weight of an entry in every lane, and its byte offset.
+    ///
+    /// # Safety
+    /// `entry` must be readable.
+    #[inline(always)]
+    unsafe fn weight(self, entry: *const Entry) -> (Self::F32, usize) {
+        // SAFETY: by the caller.
+        let entry = unsafe { *entry };
+        (splat(self, f32::from_bits(entry as u32)), (entry >> 32) as usize)
+    }
+
+    /// Writes the transpose of a block: `dst[c · dst_stride + r] = src[r · src_stride + c]` for `r < rows`, `c < cols`,
+    /// both at most `LANES`. Touches nothing else.
+    ///
+    /// # Safety
+    /// Those elements must be readable and writable.
+    unsafe fn transpose_block(
+        self,
+        src: *const f32,
+        src_stride: usize,
+        rows_cols: [usize; 2],
+        dst: *mut f32,
+        dst_stride: usize,
+    );
+}
+
+/// `x` in every lane.
+#[inline(always)]
+pub(crate) fn splat<S: Simd>(simd: S, x: f32) -> S::F32 {
+    use rten_simd::ops::BitOps;
+    simd.f32().splat(x)
+}
+
+/// Clamps to `min..=max` and lets a NaN through.
+#[inline(always)]
+pub(crate) fn clamp<S: Simd>(simd: S, x: S::F32, [min, max]: [S::F32; 2]) -> S::F32 {
+    use rten_simd::ops::{BitOps, NumOps};
+    let ops = simd.f32();
+    // Comparisons with NaN are false. (`max` and `min` differ in what they do with NaN from one CPU to another.)
+    let x = ops.select(min, x, ops.lt(x, min));
+    ops.select(max, x, ops.gt(x, max))
+}
+
+/// Code to run with vectors.
+pub(crate) trait Vectorized {
+    /// What it returns.
+    type Output;
+
+    /// Runs it; must be `#[inline(always)]` to be compiled for the instruction set of `S`.
+    fn eval<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// An instruction set that kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Level {
+    /// What every CPU has.
+    Portable,
+    /// AVX2 with FMA.
+    Avx2,
+    /// AVX-512 F, VL, BW, DQ.
+    Avx512,
+}
+
+impl Level {
+    /// The best that this CPU has.
+    pub fn best() -> Self {
+        if Self::Avx512.available() {
+            Self::Avx512
+        } else if Self::Avx2.available() {
+            Self::Avx2
+        } else {
+            Self::Portable
+        }
+    }
+
+    /// Whether this CPU has it.
+    pub fn available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2Isa::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Avx512Isa::new().is_some(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512 => false,
+        }
+    }
+
+    /// Elements of an f32 vector.
+    pub fn lanes(self) -> usize {
+        match self {
+            Self::Portable => GenericIsa::LANES,
+            Self::Avx2 => 8,
+            Self::Avx512 => 16,
+        }
+    }
+
+    /// Runs `op` with these instructions.
+    ///
+    /// # Panics
+    /// When the CPU lacks them.
+    pub(crate) fn run<V: Vectorized>(self, op: V) -> V::Output {
+        match self {
+            Self::Portable => op.eval(GenericIsa::new()),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                #[target_feature(enable = "avx,avx2,fma,f16c")]
+                unsafe fn run<V: Vectorized>(op: V, isa: Avx2Isa) -> V::Output {
+                    op.eval(isa)
+                }
+                let isa = Avx2Isa::new().expect("a CPU with AVX2 and FMA");
+                // SAFETY: `isa` exists, so the CPU has these features.
+                unsafe { run(op, isa) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c,fma,bmi1,bmi2")]
+                unsafe fn run<V: Vectorized>(op: V, isa: Avx512Isa) -> V::Output {
+                    op.eval(isa)
+                }
+                let isa = Avx512Isa::new().expect("a CPU with AVX-512");
+                // SAFETY: `isa` exists, so the CPU has AVX-512; every such CPU has BMI and FMA too.
+                unsafe { run(op, isa) }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512 => panic!("{self:?} on another CPU"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp, reason = "moved values are bit for bit the same")]
+mod tests {
+    use super::*;
+
+    struct Check;
+
+    impl Vectorized for Check {
+        type Output = ();
+
+        fn eval<S: Simd>(self, simd: S) {
+            let lanes = S::LANES;
+            let src: Vec<f32> = (0..lanes * (lanes + 3)).map(|i| i as f32).collect();
+            for n in 0..=lanes {
+                let mut dst = vec![-1.0; lanes + 1];
+                // SAFETY: both hold more than `n` elements.
+                unsafe { simd.store_first(simd.load_first(src.as_ptr().add(5), n), dst.as_mut_ptr(), lanes) };
+                for i in 0..lanes {
+                    assert_eq!(dst[i], if i < n { src[5 + i] } else { 0.0 }, "{lanes} lanes, first {n}");
+                }
+                // SAFETY: `dst` holds `lanes` elements.
+                unsafe { simd.store_first(splat(simd, -7.0), dst.as_mut_ptr(), n) };
+                assert!(dst[..n].iter().all(|&v| v == -7.0) && dst[n] != -7.0);
+            }
+            for rows in 1..=lanes {
+                for cols in 1..=lanes {
+                    let mut dst = vec![-1.0; lanes * (lanes + 2)];
+                    let (ss, ds) = (lanes + 3, lanes + 2);
+                    // SAFETY: the strides exceed the sides of the block, and the buffers hold `lanes` such rows.
+                    unsafe { simd.transpose_block(src.as_ptr(), ss, [rows, cols], dst.as_mut_ptr(), ds) };
+                    for c in 0..lanes {
+                        for r in 0..ds {
+                            let expected = if r < rows && c < cols { src[r * ss + c] } else { -1.0 };
+                            assert_eq!(dst[c * ds + r], expected, "{rows} × {cols} of {lanes}");
+                        }
+                    }
+                }
+            }
+            let entry: Entry = u64::from(2.5_f32.to_bits()) | 192 << 32;
+            // SAFETY: `entry` is a local.
+            let (w, offset) = unsafe { simd.weight(&raw const entry) };
+            let mut dst = vec![0.0; lanes];
+            // SAFETY: `dst` holds `lanes` elements.
+            unsafe { simd.store_first(w, dst.as_mut_ptr(), lanes) };
+            assert!(offset == 192 && dst.iter().all(|&v| v == 2.5));
+        }
+    }
+
+    #[test]
+    fn every_level_does_what_it_says() {
+        for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+            if level.available() {
+                level.run(Check);
+            }
+        }
+        assert!(Level::best().available());
+    }
+}

@@ -1,0 +1,50 @@
+//! Vectors as arrays, for any CPU.
+
+use rten_simd::Isa as _;
+use rten_simd::isa::GenericIsa;
+use rten_simd::ops::BitOps as _;
+
+use super::Simd;
+
+// SAFETY: `GenericIsa` has 128-bit vectors.
+unsafe impl Simd for GenericIsa {
+    const LANES: usize = 4;
+    const TILE_ROWS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load_first(self, ptr: *const f32, n: usize) -> Self::F32 {
+        let mut lanes = [0.0; Self::LANES];
+        for (i, lane) in lanes.iter_mut().enumerate().take(n) {
+            // SAFETY: `i < n`, and the caller says that `n` elements are readable.
+            *lane = unsafe { *ptr.add(i) };
+        }
+        // SAFETY: `lanes` is a local of a vector's size.
+        unsafe { self.f32().load_ptr(lanes.as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, v: Self::F32, ptr: *mut f32, n: usize) {
+        use rten_simd::Simd as _;
+        for (i, lane) in v.to_array().into_iter().enumerate().take(n) {
+            // SAFETY: `i < n`, and the caller says that `n` elements are writable.
+            unsafe { *ptr.add(i) = lane };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose_block(
+        self,
+        src: *const f32,
+        src_stride: usize,
+        [rows, cols]: [usize; 2],
+        dst: *mut f32,
+        dst_stride: usize,
+    ) {
+        for col in 0..cols {
+            for row in 0..rows {
+                // SAFETY: within the block that the caller names.
+                unsafe { *dst.add(col * dst_stride + row) = *src.add(row * src_stride + col) };
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Every row of [`KERNELS`] against the loop that is the specification.
+
+use poda_formats::{CsrMatrix, Tensor};
+use proptest::prelude::*;
+
+use super::{Activation, Epilogue, KERNELS, Layout, PackedWeight, Problem, WeightMatrix, X};
+use crate::packing::{ConvGeometry, im2col};
+use crate::threads::Threads;
+
+/// Reproducible values in -1..1.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    }
+
+    fn values(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.next()).collect()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Case {
+    shape: [usize; 2],
+    n: usize,
+    /// Of 1000 weights.
+    kept: u32,
+    x_layout: Layout,
+    y_layout: Layout,
+    conv: Option<ConvGeometry>,
+    bias: bool,
+    residual: bool,
+    activation: Activation,
+    threads: usize,
+}
+
+/// `y[r, c] = activation(bias[r] + residual[r, c] + Σ over kept k of w[r, k] · x[k, c])`, sums in f64.
+/// `x` is `[k, n]`; the result and the residual are in `y_layout`. A zero weight contributes nothing.
+fn reference(case: &Case, w: &[f32], x: &[f32], bias: Option<&[f32]>, residual: Option<&[f32]>) -> Vec<f32> {
+    let ([m, k], n) = (case.shape, case.n);
+    let mut y = vec![f32::NAN; m * n];
+    for row in 0..m {
+        for col in 0..n {
+            let at = if case.y_layout == Layout::FeatureMajor { row * n + col } else { col * m + row };
+            let mut sum = 0.0_f64;
+            for i in 0..k {
+                if w[row * k + i] != 0.0 {
+                    sum += f64::from(w[row * k + i]) * f64::from(x[i * n + col]);
+                }
+            }
+            sum += bias.map_or(0.0, |b| b[row].into()) + residual.map_or(0.0, |r| f64::from(r[at]));
+            y[at] = sum as f32;
+        }
+    }
+    case.activation.apply(&mut y);
+    y
+}
+
+fn check(case: &Case) {
+    let mut random = Random(case.shape[0] as u64 * 31 + case.n as u64);
+    let ([m, k], n) = (case.shape, case.n);
+    let mut w = random.values(m * k);
+    for w in &mut w {
+        if (random.next() * 500.0 + 500.0) as u32 >= case.kept {
+            *w = 0.0;
+        }
+    }
+    let image = case.conv.as_ref().map(|g| random.values(g.image_len()));
+    let mut x = random.values(k * n);
+    if let (Some(image), Some(geometry)) = (&image, &case.conv) {
+        im2col(image, geometry, &mut x);
+    }
+    let mut tokens = vec![0.0; k * n];
+    for i in 0..k {
+        for j in 0..n {
+            tokens[j * k + i] = x[i * n + j];
+        }
+    }
+    let input = match (&image, &case.conv, case.x_layout) {
+        (Some(data), Some(geometry), _) => X::Image { data, geometry },
+        (_, _, Layout::FeatureMajor) => X::Matrix { data: &x, layout: Layout::FeatureMajor },
+        (_, _, Layout::TokenMajor) => X::Matrix { data: &tokens, layout: Layout::TokenMajor },
+    };
+    let bias = case.bias.then(|| random.values(m));
+    let residual = case.residual.then(|| random.values(m * n));
+    let epilogue =
+        Epilogue { bias: bias.as_deref(), residual: residual.as_deref(), activation: case.activation };
+    let expected = reference(case, &w, &x, epilogue.bias, epilogue.residual);
+    let problem = Problem { n, x_layout: case.x_layout, y_layout: case.y_layout, conv: case.conv.clone() };
+    let threads = Threads::new(case.threads).unwrap();
+    for weight in [
+        WeightMatrix::Dense(Tensor::from_slice(&[m, k], &w)),
+        WeightMatrix::Csr(CsrMatrix::from_dense(m, k, &w)),
+    ] {
+        for kernel in KERNELS.iter().filter(|kernel| kernel.takes(&weight, &problem)) {
+            // What was packed for one number of columns must serve any other.
+            for planned in [n, 1, 64] {
+                let problem = Problem { n: planned, ..problem.clone() };
+                let packed = PackedWeight::with_kernel(&weight, &problem, kernel.name).unwrap();
+                let mut y = vec![f32::NAN; m * n];
+                packed.run(n, input, &mut y, case.y_layout, &epilogue, &threads);
+                for (i, (&y, &e)) in y.iter().zip(&expected).enumerate() {
+                    let close = (y - e).abs() <= 1e-5 * (k as f32).sqrt().max(1.0);
+                    assert!(
+                        close,
+                        "{}: y[{i}] = {y}, expected {e}, planned {planned}: {case:?}",
+                        kernel.name
+                    );
+                }
+            }
+        }
+    }
+}
+
+const BASE: Case = Case {
+    shape: [5, 7],
+    n: 3,
+    kept: 500,
+    x_layout: Layout::FeatureMajor,
+    y_layout: Layout::FeatureMajor,
+    conv: None,
+    bias: true,
+    residual: false,
+    activation: Activation::Relu,
+    threads: 1,
+};
+
+const LAYOUTS: [[Layout; 2]; 4] = [
+    [Layout::FeatureMajor, Layout::FeatureMajor],
+    [Layout::TokenMajor, Layout::TokenMajor],
+    [Layout::TokenMajor, Layout::FeatureMajor],
+    [Layout::FeatureMajor, Layout::TokenMajor],
+];
+
+#[test]
+fn shapes_on_both_sides_of_every_tile() {
+    // Rows around 4, 6, 12 and 32; columns around every vector and tile; depths around panels.
+    for m in [0, 1, 2, 3, 5, 6, 7, 12, 13, 31, 33, 67] {
+        for n in [0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 64, 65, 129] {
+            let kept = [0, 100, 500, 1000][(m + n) % 4];
+            for [x_layout, y_layout] in LAYOUTS {
+                check(&Case { shape: [m, [1, 17, 130][n % 3]], n, kept, x_layout, y_layout, ..BASE });
+            }
+        }
+    }
+    for k in [0, 1, 1023, 1025, 2500] {
+        for [x_layout, y_layout] in LAYOUTS {
+            check(&Case { shape: [14, k], n: 35, kept: 60, x_layout, y_layout, residual: true, ..BASE });
+        }
+    }
+}
+
+#[test]
+fn epilogues_of_every_kind() {
+    for activation in [Activation::None, Activation::Clip { min: -0.2, max: 0.3 }, Activation::Gelu] {
+        for (bias, residual) in [(false, false), (true, false), (false, true), (true, true)] {
+            for [x_layout, y_layout] in LAYOUTS {
+                for n in [1, 37, 70] {
+                    let case =
+                        Case { shape: [19, 23], n, activation, bias, residual, x_layout, y_layout, ..BASE };
+                    check(&case);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_share_the_work() {
+    for n in [1, 40, 300] {
+        for [x_layout, y_layout] in LAYOUTS {
+            let case = Case {
+                shape: [130, 257],
+                n,
+                kept: 300,
+                x_layout,
+                y_layout,
+                residual: true,
+                threads: 3,
+                ..BASE
+            };
+            check(&case);
+        }
+    }
+}
+
+#[test]
+fn images_of_every_geometry() {
+    let geometry = |input, kernel, stride, dilation, pads| {
+        ConvGeometry::new(3, input, kernel, stride, dilation, pads).unwrap()
+    };
+    let geometries = [
+        geometry([7, 9], [1, 1], [1, 1], [1, 1], [0; 4]),
+        geometry([7, 9], [1, 1], [2, 2], [1, 1], [0; 4]),
+        geometry([8, 21], [3, 3], [1, 1], [1, 1], [1; 4]),
+        geometry([9, 40], [3, 3], [2, 2], [1, 1], [0, 0, 1, 1]),
+        geometry([9, 11], [5, 3], [1, 2], [2, 1], [4, 0, 3, 2]),
+        geometry([1, 100], [1, 5], [1, 3], [1, 4], [0, 20, 0, 7]),
+        geometry([2, 2], [2, 2], [1, 1], [1, 1], [3; 4]),
+    ];
+    for conv in geometries {
+        for y_layout in [Layout::FeatureMajor, Layout::TokenMajor] {
+            let (k, n) = (conv.k(), conv.n());
+            check(&Case { shape: [13, k], n, y_layout, conv: Some(conv.clone()), ..BASE });
+        }
+    }
+}
+
+#[test]
+fn nan_and_infinity_reach_only_rows_that_keep_their_column() {
+    let (m, k, n) = (40, 50, 33);
+    let mut w = Random(5).values(m * k);
+    for (i, w) in w.iter_mut().enumerate() {
+        // Column 7 is kept by rows 0, 5, 10, … only.
+        if i % k == 7 && i / k % 5 != 0 || i % 3 == 0 && i % k != 7 {
+            *w = 0.0;
+        }
+    }
+    let weight = WeightMatrix::Csr(CsrMatrix::from_dense(m, k, &w));
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut x = Random(6).values(k * n);
+        x[7 * n + 20] = bad;
+        for kernel in KERNELS.iter().filter(|kernel| kernel.name.starts_with("sp")) {
+            let problem =
+                Problem { n, x_layout: Layout::FeatureMajor, y_layout: Layout::FeatureMajor, conv: None };
+            if !kernel.takes(&weight, &problem) {
+                continue;
+            }
+            let packed = PackedWeight::with_kernel(&weight, &problem, kernel.name).unwrap();
+            let mut y = vec![0.0; m * n];
+            let x = X::Matrix { data: &x, layout: Layout::FeatureMajor };
+            packed.run(n, x, &mut y, Layout::FeatureMajor, &Epilogue::default(), &Threads::single());
+            for (i, y) in y.iter().enumerate() {
+                let reached = i % n == 20 && i / n % 5 == 0;
+                assert_eq!(!y.is_finite(), reached, "{}: y[{}, {}] = {y}", kernel.name, i / n, i % n);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_case_matches_the_reference(
+        shape in [0_usize..90, 0_usize..300],
+        n in 0_usize..150,
+        kept in 0_u32..=1000,
+        layouts in 0_usize..4,
+        flags in 0_u8..4,
+        threads in 1_usize..3,
+    ) {
+        let [x_layout, y_layout] = LAYOUTS[layouts];
+        let (bias, residual) = (flags & 1 == 1, flags & 2 == 2);
+        check(&Case { shape, n, kept, x_layout, y_layout, bias, residual, threads, ..BASE });
+    }
+}

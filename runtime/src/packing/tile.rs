@@ -1,0 +1,178 @@
+//! Tiles of `X` as the kernels read them: `[rows of X][width columns]`, whole vectors wide, zeros beyond the last column.
+
+use std::ops::Range;
+
+use super::ConvGeometry;
+use super::transpose::transpose;
+use crate::kernels::simd::{Simd, splat};
+use crate::kernels::{Layout, X};
+
+/// Which rows of `X` a tile holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Rows<'a> {
+    /// Consecutive ones.
+    Range { start: usize, end: usize },
+    /// Ascending ones.
+    #[expect(dead_code, reason = "built by the sparse kernel for rows that no weight uses")]
+    List(&'a [u32]),
+}
+
+impl Rows<'_> {
+    #[inline(always)]
+    fn len(self) -> usize {
+        match self {
+            Self::Range { start, end } => end - start,
+            Self::List(rows) => rows.len(),
+        }
+    }
+
+    #[inline(always)]
+    fn get(self, i: usize) -> usize {
+        match self {
+            Self::Range { start, .. } => start + i,
+            Self::List(rows) => rows[i] as usize,
+        }
+    }
+}
+
+/// Packs `rows` × `cols` of `X` `[k, n]` into `dst` `[rows][width]`.
+///
+/// # Safety
+/// `x` must be a valid `[k, n]`, `rows` and `cols` lie within it, `width` be a multiple of `S::LANES` and at least
+/// `cols.len()`, and `dst` hold `rows · width` elements.
+#[inline(always)]
+pub(crate) unsafe fn pack_tile<S: Simd>(
+    simd: S,
+    x: &X<'_>,
+    [k, n]: [usize; 2],
+    rows: Rows<'_>,
+    cols: Range<usize>,
+    width: usize,
+    dst: *mut f32,
+) {
+    let len = cols.len();
+    // SAFETY: every row of `dst` holds `width` elements; sources lie within `x`, by the caller.
+    unsafe {
+        match *x {
+            X::Matrix { data, layout: Layout::FeatureMajor } => {
+                for i in 0..rows.len() {
+                    let src = data.as_ptr().add(rows.get(i) * n + cols.start);
+                    copy_padded(simd, src, len, dst.add(i * width), width);
+                }
+            }
+            X::Matrix { data, layout: Layout::TokenMajor } => {
+                if len < width {
+                    for i in 0..rows.len() {
+                        fill(simd, 0.0, dst.add(i * width + len), width - len);
+                    }
+                }
+                match rows {
+                    Rows::Range { start, end } => {
+                        let src = data.as_ptr().add(cols.start * k + start);
+                        transpose(simd, src, k, [len, end - start], dst, width);
+                    }
+                    Rows::List(list) => {
+                        for (i, &row) in list.iter().enumerate() {
+                            for (j, col) in cols.clone().enumerate() {
+                                *dst.add(i * width + j) = *data.as_ptr().add(col * k + row as usize);
+                            }
+                        }
+                    }
+                }
+            }
+            X::Image { data, geometry } => {
+                for i in 0..rows.len() {
+                    let dst = dst.add(i * width);
+                    image_row(simd, data, geometry, rows.get(i), cols.clone(), dst);
+                    fill(simd, 0.0, dst.add(len), width - len);
+                }
+            }
+        }
+    }
+}
+
+/// Columns `cols` of row `k` of the im2col matrix of `image`.
+///
+/// # Safety
+/// `image` must be as long as the geometry says, `k` and `cols` lie within the matrix, and `dst` hold `cols.len()`.
+#[inline(always)]
+unsafe fn image_row<S: Simd>(
+    simd: S,
+    image: &[f32],
+    geometry: &ConvGeometry,
+    k: usize,
+    cols: Range<usize>,
+    mut dst: *mut f32,
+) {
+    let [height, width] = geometry.input();
+    let [kh, kw] = geometry.kernel();
+    let ow = geometry.output()[1];
+    let ([sy, sx], [dy, dx]) = (geometry.stride(), geometry.dilation());
+    let [top, left, ..] = geometry.pads();
+    let (channel, ky, kx) = (k / (kh * kw), k / kw % kh, k % kw);
+    // Output columns `inside` read column `ox · sx + shift - left` of the image; the others read pads.
+    let shift = kx * dx;
+    let first = left.saturating_sub(shift).div_ceil(sx);
+    let inside = first..(width + left).saturating_sub(shift).div_ceil(sx).max(first);
+    let mut at = cols.start;
+    while at < cols.end {
+        let (oy, start) = (at / ow, at % ow);
+        let end = ow.min(start + cols.end - at);
+        let y = (oy * sy + ky * dy).wrapping_sub(top);
+        let (from, to) = if y < height {
+            (inside.start.clamp(start, end), inside.end.clamp(start, end))
+        } else {
+            (end, end)
+        };
+        // SAFETY: `start <= from <= to <= end`, and `end - start` elements of `dst` are this row's. The source lies in row
+        // `y` of the channel, because `from..to` lies in `inside`.
+        unsafe {
+            fill(simd, 0.0, dst, from - start);
+            if from < to {
+                let src = image.as_ptr().add((channel * height + y) * width + from * sx + shift - left);
+                let dst = dst.add(from - start);
+                if sx == 1 {
+                    copy_padded(simd, src, to - from, dst, to - from);
+                } else {
+                    for i in 0..to - from {
+                        *dst.add(i) = *src.add(i * sx);
+                    }
+                }
+            }
+            fill(simd, 0.0, dst.add(to - start), end - to);
+            dst = dst.add(end - start);
+        }
+        at += end - start;
+    }
+}
+
+/// `len` elements, then zeros up to `width`.
+///
+/// # Safety
+/// `len <= width`; `len` elements of `src` and `width` of `dst` must be accessible.
+#[inline(always)]
+pub(crate) unsafe fn copy_padded<S: Simd>(simd: S, src: *const f32, len: usize, dst: *mut f32, width: usize) {
+    let mut i = 0;
+    while i < width {
+        let vector = S::LANES.min(width - i);
+        // SAFETY: at most the rest of `src` is read, and at most the rest of `dst` written.
+        unsafe {
+            // (`wrapping_add`: beyond `len` nothing is read, but the address is computed.)
+            let v = simd.load_first(src.wrapping_add(i), vector.min(len.saturating_sub(i)));
+            simd.store_first(v, dst.add(i), vector);
+        }
+        i += S::LANES;
+    }
+}
+
+/// `len` times `value`.
+///
+/// # Safety
+/// `len` elements of `dst` must be writable.
+#[inline(always)]
+pub(crate) unsafe fn fill<S: Simd>(simd: S, value: f32, dst: *mut f32, len: usize) {
+    for i in (0..len).step_by(S::LANES) {
+        // SAFETY: at most the rest of `dst` is written.
+        unsafe { simd.store_first(splat(simd, value), dst.add(i), S::LANES.min(len - i)) };
+    }
+}

@@ -1,0 +1,49 @@
+//! Transposes of strided matrices, in register blocks.
+
+use crate::kernels::simd::Level;
+use crate::kernels::simd::{Simd, Vectorized};
+
+/// `dst[c · dst_stride + r] = src[r · src_stride + c]` for `r < rows`, `c < cols`.
+///
+/// # Safety
+/// Those elements must be readable and writable, and must not overlap.
+#[inline(always)]
+pub(crate) unsafe fn transpose<S: Simd>(
+    simd: S,
+    src: *const f32,
+    src_stride: usize,
+    [rows, cols]: [usize; 2],
+    dst: *mut f32,
+    dst_stride: usize,
+) {
+    for r in (0..rows).step_by(S::LANES) {
+        for c in (0..cols).step_by(S::LANES) {
+            let block = [S::LANES.min(rows - r), S::LANES.min(cols - c)];
+            // SAFETY: the block lies within the matrix that the caller answers for.
+            unsafe {
+                let (src, dst) = (src.add(r * src_stride + c), dst.add(c * dst_stride + r));
+                simd.transpose_block(src, src_stride, block, dst, dst_stride);
+            }
+        }
+    }
+}
+
+/// `[rows, cols]` to `[cols, rows]`, both contiguous.
+///
+/// # Panics
+/// When a slice does not hold `rows · cols` elements.
+pub fn transpose_matrix(src: &[f32], [rows, cols]: [usize; 2], dst: &mut [f32]) {
+    struct Op<'a>(&'a [f32], [usize; 2], &'a mut [f32]);
+    impl Vectorized for Op<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn eval<S: Simd>(self, simd: S) {
+            let Self(src, shape, dst) = self;
+            // SAFETY: both slices hold `rows · cols` elements, checked below; `&mut` does not overlap `&`.
+            unsafe { transpose(simd, src.as_ptr(), shape[1], shape, dst.as_mut_ptr(), shape[0]) };
+        }
+    }
+    assert_eq!([src.len(), dst.len()], [rows * cols; 2], "[{rows}, {cols}]");
+    Level::best().run(Op(src, [rows, cols], dst));
+}
