@@ -81,6 +81,11 @@ impl CsrWeight {
         }
     }
 
+    /// Shape of the tensor that the matrix stands for.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
     /// Whether the matrix is the transpose of the tensor.
     pub fn is_transposed(&self) -> bool {
         self.transposed

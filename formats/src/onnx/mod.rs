@@ -3,7 +3,7 @@
 //! [`read`] takes files of operator sets [`OLDEST_OPSET`] to [`NEWEST_OPSET`] and gives one form, that of the newest
 //! set: see [`Op`](crate::Op). Nodes `Constant` become weights, model-local functions are inlined, and what graphs of
 //! control flow capture becomes explicit. Weights stay in the mapped file where they are aligned for their type.
-//! An operator outside Poda's set is kept as [`Op::Foreign`](crate::Op::Foreign) with the reason.
+//! An operator outside Poda's set is kept as [`Op::Foreign`](crate::Op::Foreign) with the reason. [`save`] goes back.
 //!
 //! [`Graph::metadata`](crate::Graph::metadata) holds the model's `metadata_props`, and its own properties under keys
 //! that start with [`METADATA_PREFIX`]: `onnx.ir_version`, `onnx.opset` (of ONNX's own domain), `onnx.opset.DOMAIN`,
@@ -11,8 +11,10 @@
 
 pub mod proto;
 mod read;
+mod write;
 
 pub use read::{ExternalError, OnnxError, TensorProblem, read, read_storage};
+pub use write::{OnnxOptions, WriteError, save, write};
 
 /// The oldest version of ONNX's own operator set that is read. Before 7, some operators meant something else than they
 /// do now; those that cannot be rewritten stay foreign.
