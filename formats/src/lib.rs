@@ -3,6 +3,7 @@
 pub mod artifact;
 pub mod atomic;
 pub mod dtype;
+pub mod file;
 mod float;
 pub mod graph;
 pub mod onnx;
@@ -14,6 +15,7 @@ pub mod tensor;
 pub mod weight;
 
 pub use dtype::{Boolean, DataType, Element};
+pub use file::{FileFormat, OpenError, WriteError, WriteOptions, open, write};
 pub use graph::{Dim, Graph, GraphError, Node, Value, ValueId};
 pub use op::Op;
 pub use sparse::{CsrMatrix, CsrView, UncheckedCsr};

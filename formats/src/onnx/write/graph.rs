@@ -47,7 +47,8 @@ impl Writer {
             match identity.and_then(|identity| shared.insert(identity, index)) {
                 Some(first) => {
                     shared.insert(self::identity(weight), first);
-                    names[index] = names[first].clone();
+                    let (before, after) = names.split_at_mut(index);
+                    after[0].clone_from(&before[first]);
                 }
                 None => weights.push((names[index].clone(), weight)),
             }
@@ -115,8 +116,8 @@ impl Writer {
         } else if let Op::Foreign(foreign) = &node.op {
             own = own.saturating_sub(foreign.captures);
             // Graphs among the attributes name these values.
-            let captured = node.inputs[own..].iter().flatten();
-            for id in captured.filter(|id| graph.value(**id).name != names[id.index()]) {
+            let mut captured = node.inputs[own..].iter().flatten();
+            if let Some(id) = captured.find(|id| graph.value(**id).name != names[id.index()]) {
                 let (node, value) = (node.name.clone(), graph.value(*id).name.clone());
                 return Err(WriteError::ForeignCapture { node, value });
             }
