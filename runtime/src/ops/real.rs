@@ -14,7 +14,7 @@ use rten_vecmath::{LogSoftmax, Normalize, NormalizeOptions, Softmax, Sum, SumSqu
 
 use super::OpError;
 use crate::output::Output;
-use crate::packing::scratch;
+use crate::packing::scratch::Scratch;
 
 /// A matrix `[rows, cols]` with any strides, in elements.
 #[derive(Debug, Clone, Copy)]
@@ -167,7 +167,7 @@ impl Number for f32 {
     }
 
     fn with_scratch<Y>(len: usize, f: impl FnOnce(&mut [Self]) -> Y) -> Y {
-        scratch::with(len, f)
+        f(&mut Scratch::new(len))
     }
 
     fn product(a: Mat<'_, Self>, b: Mat<'_, Self>, c: &mut [Self]) {
