@@ -104,6 +104,23 @@ pub fn open(path: impl AsRef<Path>) -> Result<Graph, OpenError> {
     }
 }
 
+/// Bytes on disk of the model at `path`, with the files beside an ONNX model that hold its weights.
+///
+/// # Errors
+/// When it cannot be opened, or is ONNX and damaged.
+pub fn file_bytes(path: impl AsRef<Path>) -> Result<u64, OpenError> {
+    let path = path.as_ref();
+    let file = Storage::map(path).map_err(|error| OpenError::Io { path: path.to_owned(), error })?;
+    let mut bytes = file.len() as u64;
+    if FileFormat::of_file(path, file.bytes()) == FileFormat::Onnx {
+        let locations = onnx::external_locations(file)
+            .map_err(|error| OpenError::Onnx { path: path.to_owned(), error: error.into() })?;
+        let beside = locations.iter().map(|location| crate::atomic::folder(path).join(location));
+        bytes += beside.filter_map(|path| path.metadata().ok()).map(|data| data.len()).sum::<u64>();
+    }
+    Ok(bytes)
+}
+
 /// Writes `graph` to `path`, in the format that the name ends in. A file that is there is replaced once the new one is
 /// whole and on disk; `path` may be the very file that the graph's weights are mapped from.
 ///

@@ -15,7 +15,7 @@ pub mod tensor;
 pub mod weight;
 
 pub use dtype::{Boolean, DataType, Element};
-pub use file::{FileFormat, OpenError, WriteError, WriteOptions, open, write};
+pub use file::{FileFormat, OpenError, WriteError, WriteOptions, file_bytes, open, write};
 pub use graph::{Dim, Graph, GraphError, Node, Value, ValueId};
 pub use op::Op;
 pub use sparse::{CsrMatrix, CsrView, UncheckedCsr};

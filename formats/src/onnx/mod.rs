@@ -13,7 +13,7 @@ pub mod proto;
 mod read;
 mod write;
 
-pub use read::{ExternalError, OnnxError, TensorProblem, read, read_storage};
+pub use read::{ExternalError, OnnxError, TensorProblem, external_locations, read, read_storage};
 pub use write::{OnnxOptions, WriteError, save, write};
 
 /// The oldest version of ONNX's own operator set that is read. Before 7, some operators meant something else than they

@@ -1,5 +1,6 @@
 //! Interchange layouts of sparse weights. What a kernel wants (panels, SELL) is made from these by the runtime.
 
 mod csr;
+mod store;
 
 pub use csr::{CsrError, CsrMatrix, CsrView, UncheckedCsr};

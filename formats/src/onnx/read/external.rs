@@ -7,12 +7,15 @@
 //! `RESOLVE_NO_SYMLINKS` where the kernel has it), so that nobody can put one in its place in between. A file with
 //! several hard links is refused, because its other name may lie anywhere.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use crate::onnx::proto::StringStringEntryProto;
+use bytes::Bytes;
+use prost::Message;
+
+use crate::onnx::proto::{ModelProto, StringStringEntryProto};
 use crate::storage::Storage;
 
 /// Why external data cannot be used.
@@ -42,6 +45,17 @@ pub enum ExternalError {
     PastEnd { location: String, offset: u64, length: usize, size: usize },
     #[error("cannot open external data {location:?}: {source}")]
     Open { location: String, source: io::Error },
+}
+
+/// Names of the files beside the model in `file` that hold weights of its main graph.
+///
+/// # Errors
+/// When it is not a model.
+pub fn external_locations(file: Storage) -> Result<BTreeSet<String>, prost::DecodeError> {
+    let model = ModelProto::decode(Bytes::from_owner(file))?;
+    let initializers = model.graph.into_iter().flat_map(|graph| graph.initializer);
+    let entries = initializers.flat_map(|tensor| tensor.external_data);
+    Ok(entries.filter(|entry| entry.key == "location").map(|entry| entry.value).collect())
 }
 
 /// The external data of one model: where it may lie, and the files mapped so far.

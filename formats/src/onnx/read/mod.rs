@@ -40,7 +40,7 @@ use crate::graph::{Dim, Graph, Value};
 use crate::storage::Storage;
 
 pub use self::error::OnnxError;
-pub use self::external::ExternalError;
+pub use self::external::{ExternalError, external_locations};
 pub use self::tensor::TensorProblem;
 
 /// How deep functions and nested graphs may go, together.

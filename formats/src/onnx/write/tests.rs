@@ -522,6 +522,8 @@ fn external_data_lie_in_one_file_that_is_replaced_whole() {
     let first = names();
     assert_eq!(first.len(), 2, "{first:?}");
     assert!(fs::metadata(&path).unwrap().len() < 1024);
+    let moved: u64 = first.iter().map(|name| fs::metadata(folder.path().join(name)).unwrap().len()).sum();
+    assert_eq!(crate::file_bytes(&path).unwrap(), moved);
     let opened = read(&path).unwrap();
     let expected: Vec<_> = weights(&graph).into_iter().filter(|(name, _)| *name != "b").collect();
     assert_eq!(weights(&opened), expected);
