@@ -88,6 +88,21 @@ impl Node {
 }
 
 impl Node {
+    /// Checks the numbers of inputs and outputs against [`Op::arity`].
+    fn check_arity(&self) -> Result<(), GraphError> {
+        let arity = self.op.arity();
+        let (node, op) = (|| self.name.clone(), || self.op.name().to_owned());
+        let counts =
+            [("inputs", arity.inputs, self.inputs.len()), ("outputs", arity.outputs, self.outputs.len())];
+        if let Some((what, most, found)) = counts.into_iter().find(|(_, most, found)| found > most) {
+            return Err(GraphError::Arity { node: node(), op: op(), what, most, found });
+        }
+        match (0..arity.required).find(|&index| self.input(index).is_none()) {
+            Some(input) => Err(GraphError::MissingInput { node: node(), op: op(), input }),
+            None => Ok(()),
+        }
+    }
+
     /// Checks the numbers of inputs and outputs against those of the bodies; see [`Op::If`] and [`Op::Loop`].
     fn check_bodies(&self) -> Result<(), GraphError> {
         let (inputs, outputs) = (self.inputs.len(), self.outputs.len());
@@ -135,6 +150,10 @@ pub enum GraphError {
     SeveralProducers { name: String },
     #[error("value {name:?} is used but no node makes it, and it is neither an input nor a weight")]
     NoProducer { name: String },
+    #[error("node {node:?} ({op}) has {found} {what}, {most} at most")]
+    Arity { node: String, op: String, what: &'static str, most: usize, found: usize },
+    #[error("node {node:?} ({op}) lacks input {input}")]
+    MissingInput { node: String, op: String, input: usize },
     #[error("nodes form a cycle through {name:?}")]
     Cycle { name: String },
     #[error("bodies of control flow are nested more than {} deep", Graph::MAX_NESTING)]
@@ -245,7 +264,7 @@ impl Graph {
         consumers
     }
 
-    /// Checks ids, names and producers, and puts nodes in topological order (keeping the given order where it is one).
+    /// Checks ids, names, producers and the numbers of inputs and outputs, and puts nodes in topological order (keeping the given order where it is one).
     /// Linear time. Bodies of control flow are checked too.
     ///
     /// # Errors
@@ -261,6 +280,7 @@ impl Graph {
         self.check_values()?;
         self.sort()?;
         for node in &mut self.nodes {
+            node.check_arity()?;
             node.check_bodies()?;
             node.op.bodies_mut().into_iter().try_for_each(|body| body.normalize_nested(depth + 1))?;
         }

@@ -7,7 +7,10 @@
 //!
 //! Specification: <https://onnx.ai/onnx/operators/>.
 
+mod arity;
 mod name;
+
+pub use arity::Arity;
 
 use serde::{Deserialize, Serialize};
 

@@ -19,6 +19,8 @@ mod node;
 mod ops;
 mod scope;
 mod tensor;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
