@@ -6,6 +6,7 @@ use half::{bf16, f16};
 use poda_formats::storage::AlignedBytes;
 use poda_formats::{DataType, Element, TensorView};
 
+use super::elementwise::wide::widest;
 use super::{Inputs, OpError};
 use crate::output::{FreshTensor, Output};
 
@@ -32,6 +33,12 @@ pub(super) trait Number: Element + PartialOrd {
     /// Truncates, saturates, and takes NaN to 0.
     fn from_f64(value: f64) -> Self;
     fn is_nan(self) -> bool;
+    /// Runs `work`, a loop over numbers of this type. For f32, which networks spend their time in, it is compiled for
+    /// each instruction set, see [`widest`]; for the others once.
+    #[inline(always)]
+    fn looped(work: impl FnOnce()) {
+        work();
+    }
     /// The larger, or NaN if one is NaN.
     #[inline(always)]
     fn larger(self, other: Self) -> Self {
@@ -45,7 +52,7 @@ pub(super) trait Number: Element + PartialOrd {
 }
 
 macro_rules! floats {
-    ($($type:ident),*) => {$(
+    ($($type:ident $(by $looped:ident)?),*) => {$(
         impl Number for $type {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -77,6 +84,10 @@ macro_rules! floats {
             fn from_f64(value: f64) -> Self { value as $type }
             #[inline(always)]
             fn is_nan(self) -> bool { $type::is_nan(self) }
+            $(
+                #[inline(always)]
+                fn looped(work: impl FnOnce()) { $looped(work); }
+            )?
         }
     )*};
 }
@@ -120,7 +131,7 @@ macro_rules! integers {
     )*};
 }
 
-floats!(f32, f64);
+floats!(f32 by widest, f64);
 integers!(
     (i8, i8::wrapping_abs),
     (i16, i16::wrapping_abs),

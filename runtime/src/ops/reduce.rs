@@ -11,7 +11,6 @@ use super::args::{
     self, Infos, Known, PARALLEL_ABOVE, known_integers, one, optional_integers, required, unsupported_type,
 };
 use super::cast::converted;
-use super::elementwise::wide::widest;
 use super::number::{Number, by_way_of_f32, with_number};
 use super::{Inputs, OpError};
 use crate::info::Info;
@@ -262,38 +261,44 @@ fn fold_with<T: Number>(
 ) {
     output.fill(identity);
     layout.for_each(input, output, &|output, run, _| {
-        widest(
-            #[inline(always)]
-            || match output {
-                [to] => {
-                    let mut lanes = [identity; LANES];
-                    let chunks = run.chunks_exact(LANES);
-                    let tail = chunks.remainder();
-                    for chunk in chunks {
-                        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                            *lane = combine(*lane, map(x));
-                        }
-                    }
-                    for (lane, &x) in lanes.iter_mut().zip(tail) {
-                        *lane = combine(*lane, map(x));
-                    }
-                    let mut width = LANES;
-                    while width > 1 {
-                        width /= 2;
-                        for i in 0..width {
-                            lanes[i] = combine(lanes[i], lanes[i + width]);
-                        }
-                    }
-                    *to = combine(*to, lanes[0]);
-                }
-                many => {
-                    for (to, &x) in many.iter_mut().zip(run) {
-                        *to = combine(*to, map(x));
-                    }
-                }
-            },
-        );
+        T::looped(|| fold_run(output, run, identity, &map, &combine));
     });
+}
+
+/// Folds a run into one element, or element by element into as many.
+#[inline(always)]
+fn fold_run<T: Number>(
+    output: &mut [T],
+    run: &[T],
+    identity: T,
+    map: impl Fn(T) -> T,
+    combine: impl Fn(T, T) -> T,
+) {
+    let [to] = output else {
+        for (to, &x) in output.iter_mut().zip(run) {
+            *to = combine(*to, map(x));
+        }
+        return;
+    };
+    let mut lanes = [identity; LANES];
+    let chunks = run.chunks_exact(LANES);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = combine(*lane, map(x));
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(tail) {
+        *lane = combine(*lane, map(x));
+    }
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            lanes[i] = combine(lanes[i], lanes[i + width]);
+        }
+    }
+    *to = combine(*to, lanes[0]);
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use poda_formats::{Boolean, DataType, Element, TensorView};
 
 use super::broadcast::{Broadcast, combine};
 use super::power::power;
-use super::wide::widest;
 use crate::info::Info;
 use crate::ops::args::{Infos, broadcast, broadcast_infos, one, required, unsupported_type};
 use crate::ops::number::{Number, by_way_of_f32, with_number, with_type};
@@ -125,10 +124,7 @@ impl Pair<'_, '_, '_> {
             | Binary::GreaterOrEqual
             | Binary::Less
             | Binary::LessOrEqual
-            | Binary::PRelu => match dtype {
-                DataType::F32 => self.wide(function),
-                _ => with_number!(dtype, T => self.number::<T>(function), else => undefined()),
-            },
+            | Binary::PRelu => with_number!(dtype, T => self.number::<T>(function), else => undefined()),
         }
     }
 
@@ -149,18 +145,18 @@ impl Pair<'_, '_, '_> {
             return Err(OpError::Invalid(format!("{function:?}: an integer divided by zero")));
         }
         match function {
-            Binary::Add => self.map(T::add),
-            Binary::Sub => self.map(T::sub),
-            Binary::Mul => self.map(T::mul),
-            Binary::Div => self.map(T::div),
-            Binary::Mod { fmod: true } => self.map(T::rem_truncated),
-            Binary::Mod { fmod: false } => self.map(T::rem_floored),
-            Binary::Equal => self.map(|a: T, b: T| Boolean::from(a == b)),
-            Binary::Greater => self.map(|a: T, b: T| Boolean::from(a > b)),
-            Binary::GreaterOrEqual => self.map(|a: T, b: T| Boolean::from(a >= b)),
-            Binary::Less => self.map(|a: T, b: T| Boolean::from(a < b)),
-            Binary::LessOrEqual => self.map(|a: T, b: T| Boolean::from(a <= b)),
-            Binary::PRelu => self.map(|x: T, slope: T| if x < T::ZERO { x.mul(slope) } else { x }),
+            Binary::Add => self.map_numbers(T::add),
+            Binary::Sub => self.map_numbers(T::sub),
+            Binary::Mul => self.map_numbers(T::mul),
+            Binary::Div => self.map_numbers(T::div),
+            Binary::Mod { fmod: true } => self.map_numbers(T::rem_truncated),
+            Binary::Mod { fmod: false } => self.map_numbers(T::rem_floored),
+            Binary::Equal => self.map_numbers(|a: T, b: T| Boolean::from(a == b)),
+            Binary::Greater => self.map_numbers(|a: T, b: T| Boolean::from(a > b)),
+            Binary::GreaterOrEqual => self.map_numbers(|a: T, b: T| Boolean::from(a >= b)),
+            Binary::Less => self.map_numbers(|a: T, b: T| Boolean::from(a < b)),
+            Binary::LessOrEqual => self.map_numbers(|a: T, b: T| Boolean::from(a <= b)),
+            Binary::PRelu => self.map_numbers(|x: T, slope: T| if x < T::ZERO { x.mul(slope) } else { x }),
             Binary::Pow
             | Binary::And
             | Binary::Or
@@ -169,46 +165,6 @@ impl Pair<'_, '_, '_> {
             | Binary::BitwiseOr
             | Binary::BitwiseXor
             | Binary::BitShift { .. } => Err(unsupported_type(function, T::DTYPE)),
-        }
-    }
-
-    /// f32, in wide vectors.
-    fn wide(self, function: Binary) -> Result<(), OpError> {
-        match function {
-            Binary::Add => self.map_wide(
-                #[inline(always)]
-                |a, b| a + b,
-            ),
-            Binary::Sub => self.map_wide(
-                #[inline(always)]
-                |a, b| a - b,
-            ),
-            Binary::Mul => self.map_wide(
-                #[inline(always)]
-                |a, b| a * b,
-            ),
-            Binary::Div => self.map_wide(
-                #[inline(always)]
-                |a, b| a / b,
-            ),
-            Binary::PRelu => self.map_wide(
-                #[inline(always)]
-                |x, slope| if x < 0.0 { x * slope } else { x },
-            ),
-            Binary::Pow
-            | Binary::Mod { .. }
-            | Binary::Equal
-            | Binary::Greater
-            | Binary::GreaterOrEqual
-            | Binary::Less
-            | Binary::LessOrEqual
-            | Binary::And
-            | Binary::Or
-            | Binary::Xor
-            | Binary::BitwiseAnd
-            | Binary::BitwiseOr
-            | Binary::BitwiseXor
-            | Binary::BitShift { .. } => self.number::<f32>(function),
         }
     }
 
@@ -224,20 +180,17 @@ impl Pair<'_, '_, '_> {
         Ok(())
     }
 
-    /// [`Pair::map`] for f32, compiled for each instruction set.
-    pub(super) fn map_wide(self, function: impl Fn(f32, f32) -> f32 + Sync) -> Result<(), OpError> {
-        let (left, right) = (self.left.as_slice::<f32>()?, self.right.as_slice::<f32>()?);
-        let output = self.output.alloc::<f32>(&self.shape)?;
-        Broadcast::new(&self.shape, [self.left.shape(), self.right.shape()]).for_each(
-            output,
-            &|output, [a, b]| {
-                let (a, b) = (&left[a], &right[b]);
-                widest(
-                    #[inline(always)]
-                    || combine(output, a, b, &function),
-                );
-            },
-        );
+    /// As [`Pair::map`], in the loops of the numbers.
+    pub(super) fn map_numbers<T: Number, R: Element>(
+        self,
+        function: impl Fn(T, T) -> R + Sync,
+    ) -> Result<(), OpError> {
+        let (left, right) = (self.left.as_slice::<T>()?, self.right.as_slice::<T>()?);
+        let output = self.output.alloc::<R>(&self.shape)?;
+        let layout = Broadcast::new(&self.shape, [self.left.shape(), self.right.shape()]);
+        layout.for_each(output, &|output, [a, b]| {
+            T::looped(|| combine(output, &left[a], &right[b], &function));
+        });
         Ok(())
     }
 }

@@ -37,19 +37,12 @@ fn float_power(pair: Pair<'_, '_, '_>) -> Result<(), OpError> {
     let exponents = converted::<f32>(pair.right)?;
     let pair = Pair { right: TensorView::from_slice(pair.right.shape(), &exponents), ..pair };
     match *exponents {
-        [2.0] => pair.map_wide(
-            #[inline(always)]
-            |x, _| x * x,
-        ),
-        [3.0] => pair.map_wide(
-            #[inline(always)]
-            |x, _| x * x * x,
-        ),
+        [2.0] => pair.map_numbers(|x: f32, _| x * x),
+        [3.0] => pair.map_numbers(|x: f32, _| x * x * x),
         // The square root differs from the power at minus zero and minus infinity only.
-        [0.5] => pair.map_wide(
-            #[inline(always)]
-            |x, _| if x == f32::NEG_INFINITY { f32::INFINITY } else { x.sqrt().abs() },
-        ),
+        [0.5] => {
+            pair.map_numbers(|x: f32, _| if x == f32::NEG_INFINITY { f32::INFINITY } else { x.sqrt().abs() })
+        }
         _ => pair.map(f32::powf),
     }
 }

@@ -3,8 +3,7 @@
 use poda_formats::op::Variadic;
 use poda_formats::{Element, TensorView};
 
-use super::broadcast::{Broadcast, combine};
-use super::wide::widest;
+use super::broadcast::Broadcast;
 use crate::info::Info;
 use crate::ops::args::{Infos, broadcast, broadcast_infos, one, optional, required, unsupported_type};
 use crate::ops::expand::broadcast_axes;
@@ -66,9 +65,12 @@ fn accumulate<T: Number>(
 }
 
 fn fold<T: Number>(layout: &Broadcast<1>, output: &mut [T], from: &[T], function: impl Fn(T, T) -> T + Sync) {
-    layout.for_each(output, &|output, [range]| match &from[range] {
-        &[value] => output.iter_mut().for_each(|to| *to = function(*to, value)),
-        values => output.iter_mut().zip(values).for_each(|(to, &value)| *to = function(*to, value)),
+    layout.for_each(output, &|output, [range]| {
+        let from = &from[range];
+        T::looped(|| match from {
+            &[value] => output.iter_mut().for_each(|to| *to = function(*to, value)),
+            values => output.iter_mut().zip(values).for_each(|(to, &value)| *to = function(*to, value)),
+        });
     });
 }
 
@@ -89,10 +91,12 @@ pub(in crate::ops) fn clip(inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> R
             Broadcast::new(data.shape(), [data.shape()]).for_each(output, &|output, [range]| {
                 let input = &input[range];
                 // NaN passes; where the bounds cross the upper one wins.
-                widest(#[inline(always)] || combine(output, input, &[()], #[inline(always)] |x: T, ()| {
-                    let x = if x < low { low } else { x };
-                    if x > high { high } else { x }
-                }));
+                T::looped(|| {
+                    for (to, &x) in output.iter_mut().zip(input) {
+                        let x = if x < low { low } else { x };
+                        *to = if x > high { high } else { x };
+                    }
+                });
             });
             Ok(())
         }, else => Err(unsupported_type("Clip", data.dtype())))
