@@ -4,6 +4,7 @@ use poda_formats::storage::{AlignedBytes, Storage};
 use poda_formats::tensor::checked_bytes;
 use poda_formats::{Graph, Node, Tensor, TensorView};
 use poda_runtime::ops::{self, OpError, infer};
+use poda_runtime::output::FreshTensor;
 use poda_runtime::{Info, Output};
 
 use crate::Outcome;
@@ -13,8 +14,11 @@ pub(crate) fn run(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, Outco
     if inputs.len() != graph.inputs.len() {
         return Err(Outcome::Failed(format!("{} inputs for {}", inputs.len(), graph.inputs.len())));
     }
-    let mut values: Vec<Option<Tensor>> =
-        graph.values.iter().map(|value| value.weight.as_ref().map(|weight| weight.to_dense().expect("a valid weight"))).collect();
+    let mut values: Vec<Option<Tensor>> = graph
+        .values
+        .iter()
+        .map(|value| value.weight.as_ref().map(|weight| weight.to_dense().expect("a valid weight")))
+        .collect();
     for (&id, tensor) in graph.inputs.iter().zip(inputs) {
         values[id.index()] = Some(tensor.clone());
     }
@@ -79,7 +83,7 @@ fn run_node(node: &Node, inputs: &[Option<&Tensor>]) -> Result<Vec<Option<Tensor
     let fresh: Vec<Option<Tensor>> = outputs
         .into_iter()
         .map(|output| match output {
-            Output::Fresh(tensor) => tensor.map(|tensor| tensor.into_tensor()),
+            Output::Fresh(tensor) => tensor.map(FreshTensor::into_tensor),
             Output::Planned { .. } | Output::Unused => None,
         })
         .collect();
