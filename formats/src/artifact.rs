@@ -108,11 +108,12 @@ pub fn parse(file: &SafeTensors) -> Result<Graph, ArtifactError> {
     for section in sections {
         by_graph.entry(section.graph).or_default().push(section);
     }
+    let mut tensors = HashMap::new();
     let mut number = 0;
     graph.visit_mut(&mut |graph| {
         let sections = by_graph.remove(&number).unwrap_or_default();
         number += 1;
-        sections.into_iter().try_for_each(|section| attach(graph, section, file))
+        sections.into_iter().try_for_each(|section| attach(graph, section, file, &mut tensors))
     })?;
     if let Some(section) = by_graph.into_values().flatten().next() {
         return Err(ArtifactError::NoSuchValue { graph: section.graph, value: section.value.0 });
@@ -122,7 +123,15 @@ pub fn parse(file: &SafeTensors) -> Result<Graph, ArtifactError> {
 }
 
 /// Gives the value of `graph` that `section` is for its weight.
-fn attach(graph: &mut Graph, section: Section, file: &SafeTensors) -> Result<(), ArtifactError> {
+///
+/// A tensor that does not lie aligned in the file is copied, so `tensors` keeps those taken so far: a small file could
+/// ask for the same one very often.
+fn attach(
+    graph: &mut Graph,
+    section: Section,
+    file: &SafeTensors,
+    tensors: &mut HashMap<String, Tensor>,
+) -> Result<(), ArtifactError> {
     let Some(value) = graph.values.get_mut(section.value.index()) else {
         return Err(ArtifactError::NoSuchValue { graph: section.graph, value: section.value.0 });
     };
@@ -130,8 +139,15 @@ fn attach(graph: &mut Graph, section: Section, file: &SafeTensors) -> Result<(),
     if value.weight.is_some() {
         return Err(ArtifactError::Twice { weight });
     }
-    let tensors = section.tensors.iter().map(|name| file.tensor(name)).collect::<Result<Vec<_>, _>>()?;
-    let stored = match (section.kind.as_str(), &tensors[..], section.shape) {
+    let mut parts = Vec::with_capacity(section.tensors.len());
+    for name in &section.tensors {
+        let tensor = match tensors.get(name) {
+            Some(tensor) => tensor.clone(),
+            None => tensors.entry(name.clone()).or_insert(file.tensor(name)?).clone(),
+        };
+        parts.push(tensor);
+    }
+    let stored = match (section.kind.as_str(), &parts[..], section.shape) {
         (DENSE, [tensor], None) => tensor.clone().into(),
         (CSR, [indptr, indices, values], Some(shape)) => {
             let error = |error| ArtifactError::Csr { weight: weight.clone(), error };
@@ -142,8 +158,8 @@ fn attach(graph: &mut Graph, section: Section, file: &SafeTensors) -> Result<(),
                 .map_err(|error| ArtifactError::CsrShape { weight: weight.clone(), error })?
                 .into()
         }
-        (_, tensors, _) => {
-            return Err(ArtifactError::Kind { kind: section.kind, tensors: tensors.len(), weight });
+        (_, parts, _) => {
+            return Err(ArtifactError::Kind { kind: section.kind, tensors: parts.len(), weight });
         }
     };
     check_declared(value, &stored)?;

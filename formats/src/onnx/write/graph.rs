@@ -36,6 +36,9 @@ pub(super) struct Main<'g> {
 
 impl Writer {
     pub(super) fn main<'g>(&mut self, graph: &'g Graph) -> Result<Main<'g>, WriteError> {
+        if let Some(input) = graph.inputs.iter().map(|&id| graph.value(id)).find(|v| v.dtype.is_none()) {
+            return Err(WriteError::InputType { name: input.name.clone() });
+        }
         let mut names = self.names(graph, &HashMap::new());
         let outputs: HashSet<ValueId> = graph.outputs.iter().copied().collect();
         let mut shared: HashMap<_, usize> = HashMap::new();

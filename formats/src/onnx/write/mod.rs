@@ -37,8 +37,9 @@ const EXTERNAL_FROM: usize = 1024;
 /// How to write a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OnnxOptions {
-    /// Write CSR weights of the main graph as `sparse_initializer`. Smaller above two thirds of zeros; not every
-    /// engine reads them.
+    /// Write CSR weights of the main graph as `sparse_initializer`. Smaller above two thirds of zeros. ONNX Runtime
+    /// reads them for any operator, but the type inference of ONNX itself (`onnx.checker` with `full_check`) accepts
+    /// them for none.
     pub sparse_initializers: bool,
     /// Models of more bytes than this keep their weights in a second file beside them. At most, and by default,
     /// 2 GiB, the limit of the format.
@@ -60,6 +61,10 @@ pub enum WriteError {
     Graph(#[from] GraphError),
     #[error("weight {weight:?}: {error}")]
     Weight { weight: String, error: CsrError },
+    #[error(
+        "input {name:?} has no element type (strings, sequences and other types than tensors are not kept)"
+    )]
+    InputType { name: String },
     #[error("node {node:?}: an attribute is damaged: {error}")]
     Attribute { node: String, error: prost::DecodeError },
     #[error("node {node:?} holds a graph that refers to {value:?}, which would have to be renamed")]
@@ -100,17 +105,20 @@ pub fn save(graph: &Graph, path: impl AsRef<Path>, options: &OnnxOptions) -> Res
     let mut graph = graph.clone();
     graph.normalize()?;
     let (model, mut weights) = messages(&graph, options)?;
-    let mut location = String::new();
     let limit = options.external_data_above.min(MESSAGE_LIMIT);
+    let mut location = String::new();
+    let mut data = None;
     if model.encoded_len() + weights.bytes("")? > limit && weights.move_out(EXTERNAL_FROM) {
         let mut file = AtomicFile::create_in(folder)?;
-        let hash = weights.write_external(&mut file)?;
-        location = data_name(&path, hash)?;
-        file.commit(&folder.join(&location))?;
+        location = data_name(&path, weights.write_external(&mut file)?)?;
+        data = Some(file);
     }
     check_size(model.encoded_len() + weights.bytes(&location)?)?;
     let mut file = AtomicFile::create_in(folder)?;
     weights.write_model(&mut file, model, &location)?;
+    if let Some(data) = data {
+        data.commit(&folder.join(&location))?;
+    }
     file.commit(&path)?;
     remove_old_data(&path, &location);
     Ok(())

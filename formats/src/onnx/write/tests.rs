@@ -459,6 +459,14 @@ fn what_a_body_gives_is_made_in_it() {
     }
 }
 
+#[test]
+fn inputs_need_a_type() {
+    let mut graph = one(Op::Identity, 1, 1);
+    graph.values[0].dtype = None;
+    let error = write(&mut Vec::new(), &graph, &OnnxOptions::default());
+    assert!(matches!(error, Err(WriteError::InputType { name }) if name == "in0"));
+}
+
 /// A graph with a dense, a sparse, and a shared weight, all above the size that may be moved out.
 fn weighty() -> Graph {
     let mut g = Graph { name: "weighty".into(), ..Graph::default() };
