@@ -1,0 +1,626 @@
+//! Axes: what the indices along a dimension of a value stand for.
+//!
+//! Two dimensions that must keep or lose the same indices have the same axis, so coupling is *unification* of axes,
+//! as in type inference. An axis is one of
+//! * a **leaf**: so many units, each of which can go on its own;
+//! * a **product**, row-major: heads × head size, channels × height × width. An index stays if its unit of every
+//!   factor stays;
+//! * a **sum**: parts side by side, as Concat makes them and Split and Slice take them.
+//!
+//! Reshape factors axes, Concat and Split cut them, a constant Gather cuts them into single units; the refinement
+//! reaches every dimension that shares the axis, because a leaf is refined in place. Whatever cannot be expressed
+//! blocks the leaves involved, with a reason: blocked units never go, so no structure is needed for them.
+
+use super::reason::{Reason, Why};
+
+/// Index of an axis in its [`AxisTable`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AxisId(u32);
+
+/// The axis of every dimension of size 1: it has no unit that could go.
+pub(crate) const ONE: AxisId = AxisId(0);
+
+#[derive(Debug, Clone)]
+enum Axis {
+    Link(AxisId),
+    Leaf { origin: u32, block: Option<Reason> },
+    Product(Vec<AxisId>),
+    Sum(Vec<AxisId>),
+}
+
+/// All axes of a graph.
+#[derive(Debug, Clone)]
+pub struct AxisTable {
+    axes: Vec<Axis>,
+    sizes: Vec<usize>,
+    /// Union-find over the leaves that layers were made with; see [`AxisTable::origin`].
+    origins: Vec<u32>,
+}
+
+impl Default for AxisTable {
+    fn default() -> Self {
+        Self { axes: vec![Axis::Product(Vec::new())], sizes: vec![1], origins: Vec::new() }
+    }
+}
+
+impl AxisTable {
+    fn push(&mut self, size: usize, axis: Axis) -> AxisId {
+        let id = AxisId(u32::try_from(self.axes.len()).expect("fewer than 2^32 axes"));
+        self.axes.push(axis);
+        self.sizes.push(size);
+        id
+    }
+
+    fn push_leaf(&mut self, size: usize, block: Option<Reason>) -> AxisId {
+        let origin = u32::try_from(self.origins.len()).expect("fewer than 2^32 axes");
+        self.origins.push(origin);
+        self.push(size, Axis::Leaf { origin, block })
+    }
+
+    /// A new axis of `size` units.
+    pub fn leaf(&mut self, size: usize) -> AxisId {
+        if size == 1 { ONE } else { self.push_leaf(size, None) }
+    }
+
+    /// A new axis none of whose units can go.
+    pub fn blocked(&mut self, size: usize, reason: Reason) -> AxisId {
+        if size == 1 { ONE } else { self.push_leaf(size, Some(reason)) }
+    }
+
+    /// The row-major product of `factors`.
+    pub fn product(&mut self, factors: &[AxisId]) -> AxisId {
+        let mut flat = Vec::with_capacity(factors.len());
+        for &factor in factors {
+            let factor = self.find(factor);
+            match &self.axes[factor.0 as usize] {
+                Axis::Product(inner) => flat.extend_from_slice(inner),
+                Axis::Leaf { .. } | Axis::Sum(_) | Axis::Link(_) => flat.push(factor),
+            }
+        }
+        if let [only] = flat[..] {
+            return only;
+        }
+        if flat.is_empty() {
+            return ONE;
+        }
+        if flat.iter().any(|&f| self.size(f) == 0) {
+            return self.push_leaf(0, None);
+        }
+        let size = flat.iter().map(|&f| self.size(f)).product();
+        self.push(size, Axis::Product(flat))
+    }
+
+    /// `parts` side by side. A part of size 1 never goes.
+    pub fn sum(&mut self, parts: &[AxisId], reason: Reason) -> AxisId {
+        if let [only] = *parts {
+            return only;
+        }
+        let flat: Vec<AxisId> = parts
+            .iter()
+            .flat_map(|&part| match self.find(part) {
+                ONE => vec![self.push_leaf(1, Some(reason))],
+                part => self.segments(part),
+            })
+            .collect();
+        let size = flat.iter().map(|&f| self.size(f)).sum();
+        self.push(size, Axis::Sum(flat))
+    }
+
+    /// Number of indices.
+    pub fn size(&self, id: AxisId) -> usize {
+        self.sizes[id.0 as usize]
+    }
+
+    /// The representative of an axis.
+    pub fn find(&mut self, id: AxisId) -> AxisId {
+        let root = self.root(id);
+        let mut at = id;
+        while let Axis::Link(next) = self.axes[at.0 as usize] {
+            self.axes[at.0 as usize] = Axis::Link(root);
+            at = next;
+        }
+        root
+    }
+
+    /// As [`AxisTable::find`], without shortening paths.
+    pub fn root(&self, mut id: AxisId) -> AxisId {
+        while let Axis::Link(next) = self.axes[id.0 as usize] {
+            id = next;
+        }
+        id
+    }
+
+    /// The parts of a sum, however deep; the axis itself when it is none.
+    fn segments(&mut self, id: AxisId) -> Vec<AxisId> {
+        let id = self.find(id);
+        match self.axes[id.0 as usize].clone() {
+            Axis::Sum(parts) => parts.into_iter().flat_map(|part| self.segments(part)).collect(),
+            Axis::Product(factors) => {
+                // (a ⊕ b) × c = a × c ⊕ b × c, in row-major order for the first factor only.
+                let Some(first) = self.first_factor(&factors) else { return vec![id] };
+                let parts = self.segments(factors[first]);
+                if parts.len() == 1 {
+                    return vec![id];
+                }
+                parts.into_iter().map(|part| self.with_factor(&factors, first, part)).collect()
+            }
+            Axis::Leaf { .. } | Axis::Link(_) => vec![id],
+        }
+    }
+
+    /// Where the first factor of several units is. Single units before it cannot be cut.
+    fn first_factor(&self, factors: &[AxisId]) -> Option<usize> {
+        factors.iter().position(|&f| self.size(f) > 1)
+    }
+
+    fn with_factor(&mut self, factors: &[AxisId], at: usize, factor: AxisId) -> AxisId {
+        let mut factors = factors.to_vec();
+        factors[at] = factor;
+        self.product(&factors)
+    }
+
+    /// The factors of a product, however deep; the axis itself when it is none.
+    fn factors(&mut self, id: AxisId) -> Vec<AxisId> {
+        let id = self.find(id);
+        match self.axes[id.0 as usize].clone() {
+            Axis::Product(factors) => factors.into_iter().flat_map(|factor| self.factors(factor)).collect(),
+            Axis::Leaf { .. } | Axis::Sum(_) | Axis::Link(_) => vec![id],
+        }
+    }
+
+    /// Blocks every unit of an axis. The first reason stays.
+    pub fn block(&mut self, id: AxisId, reason: Reason) {
+        let id = self.find(id);
+        match &mut self.axes[id.0 as usize] {
+            Axis::Leaf { block, .. } => {
+                block.get_or_insert(reason);
+            }
+            Axis::Product(inner) | Axis::Sum(inner) => {
+                for part in inner.clone() {
+                    self.block(part, reason);
+                }
+            }
+            Axis::Link(_) => {}
+        }
+    }
+
+    /// Makes two axes one. `reason` is given to what cannot be kept in step.
+    pub fn unify(&mut self, a: AxisId, b: AxisId, reason: Reason) {
+        let (a, b) = (self.find(a), self.find(b));
+        if a == b {
+            return;
+        }
+        if self.size(a) != self.size(b) {
+            self.block(a, reason);
+            self.block(b, reason);
+            return;
+        }
+        match (&self.axes[a.0 as usize], &self.axes[b.0 as usize]) {
+            (Axis::Leaf { .. }, _) => self.bind(a, b),
+            (_, Axis::Leaf { .. }) => self.bind(b, a),
+            (Axis::Product(_), Axis::Product(_)) => {
+                if !self.unify_factors(a, b, reason) {
+                    self.block(a, reason);
+                    self.block(b, reason);
+                }
+            }
+            (Axis::Sum(_), _) => self.unify_segments(a, b, reason),
+            (_, _) => self.unify_segments(b, a, reason),
+        }
+    }
+
+    fn bind(&mut self, leaf: AxisId, to: AxisId) {
+        let Axis::Leaf { origin, block } = self.axes[leaf.0 as usize] else { return };
+        if let Some(reason) = block {
+            self.block(to, reason);
+        }
+        self.join_origins(origin, to);
+        self.axes[leaf.0 as usize] = Axis::Link(to);
+    }
+
+    fn join_origins(&mut self, origin: u32, with: AxisId) {
+        let with = self.find(with);
+        match self.axes[with.0 as usize].clone() {
+            Axis::Leaf { origin: other, .. } => {
+                let (a, b) = (self.origin_root(origin), self.origin_root(other));
+                self.origins[b as usize] = a;
+            }
+            Axis::Sum(parts) => parts.into_iter().for_each(|part| self.join_origins(origin, part)),
+            Axis::Product(_) | Axis::Link(_) => {}
+        }
+    }
+
+    fn origin_root(&mut self, mut origin: u32) -> u32 {
+        while self.origins[origin as usize] != origin {
+            let next = self.origins[origin as usize];
+            self.origins[origin as usize] = self.origins[next as usize];
+            origin = next;
+        }
+        origin
+    }
+
+    fn unify_segments(&mut self, sum: AxisId, other: AxisId, reason: Reason) {
+        let parts = self.segments(sum);
+        let sizes: Vec<usize> = parts.iter().map(|&p| self.size(p)).collect();
+        let others = self.cut(other, &sizes, reason);
+        for (&part, &other) in parts.iter().zip(&others) {
+            self.unify(part, other, reason);
+        }
+        let (sum, other) = (self.find(sum), self.find(other));
+        if sum != other && !matches!(self.axes[sum.0 as usize], Axis::Leaf { .. }) {
+            self.axes[sum.0 as usize] = Axis::Link(other);
+        }
+    }
+
+    fn unify_factors(&mut self, a: AxisId, b: AxisId, reason: Reason) -> bool {
+        let sizes: Vec<usize> = self.factors(b).iter().map(|&f| self.size(f)).collect();
+        let targets = self.factors(b);
+        let factors = self.factors(a);
+        let Some(parts) = self.refactor(&factors, &sizes, reason) else { return false };
+        for (part, &target) in parts.into_iter().zip(&targets) {
+            // A single unit beside other factors would have to go without them.
+            if self.size(target) == 1 {
+                self.block(target, reason);
+            }
+            let part = self.product(&part);
+            if part != ONE {
+                self.unify(part, target, reason);
+            }
+        }
+        true
+    }
+
+    /// Splits `factors` so that they line up with `sizes`, which have the same product: what belongs to each size.
+    /// `None` when some boundary is not one of rows, columns, planes, ….
+    pub(crate) fn refactor(
+        &mut self,
+        factors: &[AxisId],
+        sizes: &[usize],
+        reason: Reason,
+    ) -> Option<Vec<Vec<AxisId>>> {
+        let mut waiting: Vec<AxisId> = factors.iter().rev().copied().collect();
+        let mut parts = Vec::with_capacity(sizes.len());
+        for &size in sizes {
+            let mut part = Vec::new();
+            let mut left = size;
+            while left > 1 {
+                let factor = waiting.pop()?;
+                let factor = self.find(factor);
+                let n = self.size(factor);
+                if n == 1 {
+                    if factor != ONE {
+                        self.block(factor, reason);
+                    }
+                } else if matches!(self.axes[factor.0 as usize], Axis::Product(_)) {
+                    waiting.extend(self.factors(factor).into_iter().rev());
+                } else if left.is_multiple_of(n) {
+                    left /= n;
+                    part.push(factor);
+                } else if n.is_multiple_of(left) {
+                    self.factor(factor, left, reason);
+                    waiting.push(factor);
+                } else {
+                    return None;
+                }
+            }
+            parts.push(part);
+        }
+        Some(parts)
+    }
+
+    /// Turns a leaf or a sum into a product whose first factor has `rows` units.
+    fn factor(&mut self, id: AxisId, rows: usize, reason: Reason) {
+        let columns = self.size(id) / rows;
+        let inner = match self.axes[id.0 as usize] {
+            Axis::Leaf { block, .. } => [self.push_leaf(rows, block), self.push_leaf(columns, block)],
+            Axis::Sum(_) => {
+                // Parts side by side seen as rows: they must keep the same columns.
+                let parts = self.cut(id, &vec![columns; rows], reason);
+                for &part in &parts[1..] {
+                    self.unify(parts[0], part, reason);
+                }
+                [self.push_leaf(rows, Some(reason.because(Why::Concatenated))), parts[0]]
+            }
+            Axis::Product(_) | Axis::Link(_) => return,
+        };
+        self.axes[id.0 as usize] = Axis::Product(inner.to_vec());
+    }
+
+    /// Cuts an axis into parts of `sizes` (which add up to its size), and gives them.
+    pub fn cut(&mut self, id: AxisId, sizes: &[usize], reason: Reason) -> Vec<AxisId> {
+        let id = self.find(id);
+        if sizes.len() == 1 {
+            return vec![id];
+        }
+        match self.axes[id.0 as usize].clone() {
+            Axis::Leaf { origin, block } if !sizes.contains(&0) => {
+                let parts: Vec<AxisId> =
+                    sizes.iter().map(|&size| self.push(size, Axis::Leaf { origin, block })).collect();
+                self.axes[id.0 as usize] = Axis::Sum(parts.clone());
+                parts
+            }
+            Axis::Sum(_) if !sizes.contains(&0) => self.cut_sum(id, sizes, reason),
+            Axis::Product(factors) if !sizes.contains(&0) => {
+                let Some(first) = self.first_factor(&factors) else { return self.give_up(id, sizes, reason) };
+                let rest = self.size(id) / self.size(factors[first]);
+                if sizes.iter().any(|size| !size.is_multiple_of(rest)) {
+                    return self.give_up(id, sizes, reason);
+                }
+                let sizes: Vec<usize> = sizes.iter().map(|size| size / rest).collect();
+                let parts = self.cut(factors[first], &sizes, reason);
+                parts.into_iter().map(|part| self.with_factor(&factors, first, part)).collect()
+            }
+            Axis::Leaf { .. } | Axis::Sum(_) | Axis::Product(_) | Axis::Link(_) => {
+                self.give_up(id, sizes, reason)
+            }
+        }
+    }
+
+    fn give_up(&mut self, id: AxisId, sizes: &[usize], reason: Reason) -> Vec<AxisId> {
+        let reason = reason.because(Why::NotAligned);
+        self.block(id, reason);
+        sizes.iter().map(|&size| self.push_leaf(size, Some(reason))).collect()
+    }
+
+    fn cut_sum(&mut self, id: AxisId, sizes: &[usize], reason: Reason) -> Vec<AxisId> {
+        let mut waiting: Vec<AxisId> = self.segments(id).into_iter().rev().collect();
+        let mut parts = Vec::with_capacity(sizes.len());
+        for &size in sizes {
+            let mut part = Vec::new();
+            let mut left = size;
+            while left > 0 {
+                let segment = waiting.pop().expect("sizes add up to the size of the sum");
+                let n = self.size(segment);
+                if n <= left {
+                    left -= n;
+                    part.push(segment);
+                } else {
+                    let halves = self.cut(segment, &[left, n - left], reason);
+                    waiting.extend([halves[1], halves[0]]);
+                }
+            }
+            parts.push(if let [only] = part[..] { only } else { self.push(size, Axis::Sum(part)) });
+        }
+        parts
+    }
+
+    /// The axis of `indices` taken from an axis, in that order.
+    pub fn select(&mut self, id: AxisId, indices: &[usize], reason: Reason) -> AxisId {
+        let size = self.size(id);
+        if let (Some(&first), Some(&last)) = (indices.first(), indices.last())
+            && indices.windows(2).all(|w| w[0] + 1 == w[1])
+            && last < size
+        {
+            let sizes = [first, last + 1 - first, size - last - 1];
+            let used: Vec<usize> = sizes.into_iter().filter(|&s| s > 0).collect();
+            let part = self.cut(id, &used, reason)[usize::from(first > 0)];
+            return self.never_alone(part, reason);
+        }
+        if indices.is_empty() || indices.iter().any(|&i| i >= size) {
+            self.block(id, reason);
+            return self.blocked(indices.len(), reason);
+        }
+        let units = self.cut(id, &vec![1; size], reason);
+        let picked: Vec<AxisId> = indices.iter().map(|&i| units[i]).collect();
+        self.push(picked.len(), Axis::Sum(picked))
+    }
+
+    /// A dimension of size 1 broadcasts, so its only unit must stay.
+    pub(crate) fn never_alone(&mut self, id: AxisId, reason: Reason) -> AxisId {
+        if self.size(id) != 1 {
+            return id;
+        }
+        self.block(id, reason);
+        ONE
+    }
+
+    /// The axes of the dimensions `shape` when a value with axes `from` is reshaped.
+    pub fn reshape(&mut self, from: &[AxisId], shape: &[usize], reason: Reason) -> Vec<AxisId> {
+        let mut factors = Vec::with_capacity(from.len());
+        for &axis in from {
+            factors.extend(self.factors(axis));
+        }
+        let empty = shape.contains(&0) || from.iter().any(|&axis| self.size(axis) == 0);
+        if !empty && let Some(parts) = self.refactor(&factors, shape, reason) {
+            return parts.into_iter().map(|part| self.product(&part)).collect();
+        }
+        let reason = reason.because(Why::NotAligned);
+        from.iter().for_each(|&axis| self.block(axis, reason));
+        shape.iter().map(|&size| self.blocked(size, reason)).collect()
+    }
+
+    /// The leaves of an axis, each as often as it occurs, with whether it stands beside other factors.
+    pub fn leaves(&self, id: AxisId) -> Vec<AxisId> {
+        let id = self.root(id);
+        match &self.axes[id.0 as usize] {
+            Axis::Leaf { .. } => vec![id],
+            Axis::Product(inner) | Axis::Sum(inner) => inner.iter().flat_map(|&i| self.leaves(i)).collect(),
+            Axis::Link(_) => Vec::new(),
+        }
+    }
+
+    /// Why the units of a leaf must stay; `None` when they may go.
+    pub fn block_of(&self, leaf: AxisId) -> Option<Reason> {
+        match self.axes[self.root(leaf).0 as usize] {
+            Axis::Leaf { block, .. } => block,
+            Axis::Product(_) | Axis::Sum(_) | Axis::Link(_) => None,
+        }
+    }
+
+    /// Leaves with the same origin were made as the units of one layer (or of layers that were made equal), and
+    /// compete with each other when units are ranked.
+    pub fn origin(&self, leaf: AxisId) -> Option<u32> {
+        let Axis::Leaf { mut origin, .. } = self.axes[self.root(leaf).0 as usize] else { return None };
+        while self.origins[origin as usize] != origin {
+            origin = self.origins[origin as usize];
+        }
+        Some(origin)
+    }
+
+    /// For each product within an axis the leaves of each of its factors.
+    pub fn products(&self, id: AxisId) -> Vec<Vec<Vec<AxisId>>> {
+        match &self.axes[self.root(id).0 as usize] {
+            Axis::Leaf { .. } | Axis::Link(_) => Vec::new(),
+            Axis::Sum(parts) => parts.iter().flat_map(|&part| self.products(part)).collect(),
+            Axis::Product(factors) => {
+                let mut all: Vec<_> = factors.iter().flat_map(|&f| self.products(f)).collect();
+                if factors.len() > 1 {
+                    all.push(factors.iter().map(|&f| self.leaves(f)).collect());
+                }
+                all
+            }
+        }
+    }
+
+    /// Calls `visit` with each index of the axis and each unit `(leaf, index in the leaf)` that it needs.
+    pub fn for_each_unit(&self, id: AxisId, visit: &mut dyn FnMut(usize, AxisId, usize)) {
+        self.visit(id, 0, 1, 1, visit);
+    }
+
+    /// Visits the units of `id` for indices `start + (o · size + i) · inner + j`, `o < outer`, `j < inner`.
+    fn visit(
+        &self,
+        id: AxisId,
+        start: usize,
+        outer: usize,
+        inner: usize,
+        visit: &mut dyn FnMut(usize, AxisId, usize),
+    ) {
+        let mut places: Vec<(AxisId, usize, usize, usize, usize)> = Vec::new();
+        // (axis, start, copies, distance of copies, elements per unit)
+        places.push((id, start, outer, self.size(id) * inner, inner));
+        while let Some((id, start, copies, distance, inner)) = places.pop() {
+            let id = self.root(id);
+            match &self.axes[id.0 as usize] {
+                Axis::Leaf { .. } => {
+                    for copy in 0..copies {
+                        for unit in 0..self.size(id) {
+                            for j in 0..inner {
+                                visit(start + copy * distance + unit * inner + j, id, unit);
+                            }
+                        }
+                    }
+                }
+                Axis::Sum(parts) => {
+                    let mut at = start;
+                    for &part in parts {
+                        places.push((part, at, copies, distance, inner));
+                        at += self.size(part) * inner;
+                    }
+                }
+                Axis::Product(factors) => {
+                    // Every setting of the factors before one is a copy of it.
+                    let total: usize = factors.iter().map(|&f| self.size(f)).product::<usize>() * inner;
+                    let mut before = 1;
+                    let mut after = total;
+                    for &factor in factors {
+                        let span = after;
+                        after /= self.size(factor).max(1);
+                        for copy in 0..copies {
+                            places.push((factor, start + copy * distance, before, span, after));
+                        }
+                        before *= self.size(factor);
+                    }
+                }
+                Axis::Link(_) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const R: Reason = Reason { node: None, why: Why::GraphInput };
+
+    /// Units needed by each index, as (leaf number in order of appearance, unit).
+    fn units(table: &AxisTable, id: AxisId) -> Vec<Vec<(u32, usize)>> {
+        let mut all = vec![Vec::new(); table.size(id)];
+        table.for_each_unit(id, &mut |index, leaf, unit| all[index].push((leaf.0, unit)));
+        all.iter_mut().for_each(|units| units.sort_unstable());
+        all
+    }
+
+    #[test]
+    fn factoring_one_dimension_factors_all_that_share_it() {
+        let mut t = AxisTable::default();
+        let (rows, batch) = (t.leaf(6), t.blocked(5, R));
+        let shaped = t.reshape(&[batch, rows], &[5, 2, 3], R);
+        assert_eq!(shaped.iter().map(|&a| t.size(a)).collect::<Vec<_>>(), [5, 2, 3]);
+        let (head, dim) = (shaped[1].0, shaped[2].0);
+        let want: Vec<_> = (0..6).map(|i| vec![(head, i / 3), (dim, i % 3)]).collect();
+        assert_eq!(units(&t, rows), want);
+        // Batch and heads as one dimension, and back.
+        let merged = t.reshape(&[shaped[0], shaped[1]], &[10], R);
+        let apart = t.reshape(&merged, &[5, 2], R);
+        assert_eq!(apart, [shaped[0], shaped[1]]);
+    }
+
+    #[test]
+    fn a_sum_cut_elsewhere_is_refined_on_both_sides() {
+        let mut t = AxisTable::default();
+        let (a, b) = (t.leaf(4), t.leaf(6));
+        let both = t.sum(&[a, b], R);
+        let other = t.leaf(10);
+        let halves = t.cut(other, &[5, 5], R);
+        t.unify(both, other, R);
+        assert_eq!(units(&t, both), units(&t, other));
+        let mut want = units(&t, a);
+        want.push(units(&t, b)[0].clone());
+        assert_eq!(units(&t, halves[0]), want);
+        assert_eq!(t.origin(t.leaves(a)[0]), t.origin(t.leaves(b)[0]), "one layer makes both");
+    }
+
+    #[test]
+    fn query_key_and_value_side_by_side_or_stacked_are_the_same() {
+        let mut t = AxisTable::default();
+        let qkv = t.leaf(24);
+        let parts = t.cut(qkv, &[8, 8, 8], R);
+        let stacked = t.leaf(24);
+        let dims = t.reshape(&[stacked], &[3, 2, 4], R);
+        t.unify(qkv, stacked, R);
+        assert_eq!(units(&t, qkv), units(&t, stacked));
+        let second = t.reshape(&[parts[1]], &[2, 4], R);
+        assert_eq!(t.find(second[0]), t.find(dims[1]));
+        assert_eq!(t.find(second[1]), t.find(dims[2]));
+    }
+
+    #[test]
+    fn parts_seen_as_rows_keep_the_same_columns() {
+        let mut t = AxisTable::default();
+        let (a, b) = (t.leaf(3), t.leaf(3));
+        let both = t.sum(&[a, b], R);
+        let shaped = t.reshape(&[both], &[2, 3], R);
+        assert_eq!(t.find(a), t.find(b));
+        assert_eq!(t.find(shaped[1]), t.find(a));
+        assert!(t.block_of(shaped[0]).is_some() && t.block_of(shaped[1]).is_none());
+    }
+
+    #[test]
+    fn selection_takes_units_and_single_units_stay() {
+        let mut t = AxisTable::default();
+        let a = t.leaf(5);
+        let odd = t.select(a, &[3, 1, 1], R);
+        let all = units(&t, a);
+        assert_eq!(units(&t, odd), [all[3].clone(), all[1].clone(), all[1].clone()]);
+        let b = t.leaf(5);
+        assert_eq!(t.select(b, &[2], R), ONE);
+        let blocks: Vec<_> = t.leaves(b).iter().map(|&l| (t.size(l), t.block_of(l).is_some())).collect();
+        assert_eq!(blocks, [(2, false), (1, true), (2, false)]);
+    }
+
+    #[test]
+    fn what_does_not_line_up_is_blocked() {
+        let mut t = AxisTable::default();
+        let (a, b) = (t.leaf(6), t.leaf(4));
+        let shaped = t.reshape(&[a, b], &[4, 6], R);
+        for axis in [a, b, shaped[0], shaped[1]] {
+            assert!(t.leaves(axis).iter().all(|&l| t.block_of(l).is_some()));
+        }
+        let (c, d) = (t.leaf(7), t.leaf(7));
+        t.block(c, R);
+        t.unify(c, d, R);
+        assert_eq!(t.block_of(d), Some(R));
+    }
+}
