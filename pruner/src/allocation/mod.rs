@@ -1,0 +1,7 @@
+//! How much goes where: from scores of units and a share to remove, to a set of units.
+
+mod choose;
+mod width;
+
+pub use choose::{Scope, allocate};
+pub use width::{native_lanes, units_to_keep};

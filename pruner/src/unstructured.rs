@@ -1,0 +1,220 @@
+//! Single weights become zero.
+
+use half::{bf16, f16};
+use poda_formats::sparse::CsrError;
+use poda_formats::storage::{AlignedBytes, Storage};
+use poda_formats::{DataType, Graph, Node, Op, Tensor, ValueId, Weight};
+
+use crate::allocation::Scope;
+use crate::criterion::{Criterion, weight_scores};
+use crate::recipe::Recipe;
+
+/// The weights that products use as matrices, in order of first use: of MatMul, Gemm, convolutions, Einsum and recurrent
+/// layers, seen through what only moves them. Not embeddings (a matrix that is also looked up is one), norms, biases.
+pub fn prunable_weights(graph: &Graph, recipe: &Recipe) -> Vec<ValueId> {
+    let producers = graph.producers();
+    let source = |mut id: ValueId| loop {
+        if graph.weight(id).is_some() {
+            return Some(id);
+        }
+        let node = &graph.nodes[producers[id.index()]?];
+        let moves = matches!(
+            node.op,
+            Op::Transpose { .. }
+                | Op::Reshape { .. }
+                | Op::Flatten { .. }
+                | Op::Squeeze
+                | Op::Unsqueeze
+                | Op::Identity
+                | Op::Cast { .. }
+                | Op::CastLike
+        );
+        id = if moves { node.input(0)? } else { return None };
+    };
+    let mut seen = vec![false; graph.values.len()];
+    for node in &graph.nodes {
+        let table = if matches!(node.op, Op::Gather { .. }) { node.input(0) } else { None };
+        if let Some(table) = table {
+            seen[table.index()] = true;
+        }
+    }
+    let consumers = graph.consumers();
+    let excluded = |id: ValueId| {
+        recipe.excludes(&graph.value(id).name)
+            || consumers[id.index()].iter().any(|&node| recipe.excludes(&graph.nodes[node].name))
+    };
+    let mut weights = Vec::new();
+    for node in &graph.nodes {
+        for &input in matrix_inputs(&node.op) {
+            let Some(id) = node.input(input).and_then(&source) else { continue };
+            let weight = graph.weight(id).expect("a source is a weight");
+            let fits = weight.shape().len() > 1 && weight.dtype().is_float();
+            if fits
+                && !std::mem::replace(&mut seen[id.index()], true)
+                && !excluded_by_node(recipe, node)
+                && !excluded(id)
+            {
+                weights.push(id);
+            }
+        }
+    }
+    weights
+}
+
+fn excluded_by_node(recipe: &Recipe, node: &Node) -> bool {
+    recipe.excludes(&node.name)
+}
+
+/// Inputs that may be a matrix of weights.
+fn matrix_inputs(op: &Op) -> &'static [usize] {
+    if matches!(op, Op::MatMul | Op::Gemm { .. } | Op::Einsum { .. }) {
+        &[0, 1]
+    } else if matches!(op, Op::Conv(_) | Op::ConvTranspose { .. }) {
+        &[1]
+    } else if matches!(op, Op::Recurrent(_)) {
+        &[1, 2]
+    } else {
+        &[]
+    }
+}
+
+/// `graph` with exactly the share `sparsity` of the elements of `weights` zero (of all together, or of each), rounded to
+/// the nearest element. Elements that are zero already count, and go first; equal scores go by position.
+///
+/// # Errors
+/// When a sparse weight cannot be read.
+pub fn zero_weights(
+    graph: &Graph,
+    weights: &[ValueId],
+    criterion: &dyn Criterion,
+    seed: u64,
+    scope: Scope,
+    sparsity: f64,
+) -> Result<Graph, CsrError> {
+    let scores = |id: &ValueId| {
+        let mut scores = weight_scores(graph, *id, criterion, seed).unwrap_or_default();
+        // Zeros first, whatever the criterion says of them.
+        if let Some(values) = graph
+            .weight(*id)
+            .and_then(|w| w.to_dense().ok())
+            .as_ref()
+            .and_then(crate::criterion::float_values)
+        {
+            for (score, value) in scores.iter_mut().zip(values) {
+                if value == 0.0 {
+                    *score = -1.0;
+                }
+            }
+        }
+        scores
+    };
+    let all: Vec<Vec<f32>> = weights.iter().map(scores).collect();
+    let count = |n: usize| (n as f64 * sparsity).round() as usize;
+    let removed: Vec<Vec<bool>> = match scope {
+        Scope::Layer => all.iter().map(|scores| lowest(&[scores], count(scores.len())).remove(0)).collect(),
+        Scope::Global => {
+            let views: Vec<&Vec<f32>> = all.iter().collect();
+            lowest(&views, count(all.iter().map(Vec::len).sum()))
+        }
+    };
+    let mut pruned = graph.clone();
+    for (id, removed) in weights.iter().zip(removed) {
+        if let Some(weight) = graph.weight(*id) {
+            pruned.value_mut(*id).weight = Some(Weight::Dense(zeroed(&weight.to_dense()?, &removed)));
+        }
+    }
+    Ok(pruned)
+}
+
+/// Marks exactly the `count` lowest of all scores; ties go to the first.
+fn lowest(all: &[&Vec<f32>], count: usize) -> Vec<Vec<bool>> {
+    let mut marks: Vec<Vec<bool>> = all.iter().map(|scores| vec![false; scores.len()]).collect();
+    let mut flat: Vec<f32> = all.iter().flat_map(|scores| scores.iter().copied()).collect();
+    if count == 0 || flat.is_empty() {
+        return marks;
+    }
+    let count = count.min(flat.len());
+    let (_, &mut threshold, _) = flat.select_nth_unstable_by(count - 1, f32::total_cmp);
+    let below: usize = all.iter().map(|scores| scores.iter().filter(|&&s| s < threshold).count()).sum();
+    let mut ties = count - below;
+    for (marks, scores) in marks.iter_mut().zip(all) {
+        for (mark, &score) in marks.iter_mut().zip(*scores) {
+            let tie = score.total_cmp(&threshold).is_eq() && ties > 0;
+            ties -= usize::from(tie);
+            *mark = score < threshold || tie;
+        }
+    }
+    marks
+}
+
+fn zeroed(tensor: &Tensor, removed: &[bool]) -> Tensor {
+    let size = tensor.dtype().size();
+    let mut bytes = AlignedBytes::copy_of(tensor.bytes());
+    let elements = bytes.chunks_exact_mut(size).zip(removed).filter(|(_, removed)| **removed);
+    elements.for_each(|(element, _)| element.fill(0));
+    Tensor::new(tensor.dtype(), tensor.shape().to_vec(), Storage::owned(bytes)).expect("as many bytes")
+}
+
+/// A float tensor of type `dtype` with these elements.
+pub(crate) fn float_tensor(dtype: DataType, shape: &[usize], values: &[f32]) -> Option<Tensor> {
+    match dtype {
+        DataType::F32 => Some(Tensor::from_slice(shape, values)),
+        DataType::F64 => {
+            Some(Tensor::from_slice(shape, &values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>()))
+        }
+        DataType::F16 => {
+            Some(Tensor::from_slice(shape, &values.iter().map(|&v| f16::from_f32(v)).collect::<Vec<_>>()))
+        }
+        DataType::BF16 => {
+            Some(Tensor::from_slice(shape, &values.iter().map(|&v| bf16::from_f32(v)).collect::<Vec<_>>()))
+        }
+        DataType::I8
+        | DataType::I16
+        | DataType::I32
+        | DataType::I64
+        | DataType::U8
+        | DataType::U16
+        | DataType::U32
+        | DataType::U64
+        | DataType::Bool => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::criterion::L1;
+    use poda_formats::Dim;
+
+    #[test]
+    fn exactly_as_many_go_as_asked_for() {
+        let (a, b) = (vec![1.0, 1.0, 1.0, 3.0], vec![0.5, 1.0]);
+        let marks = lowest(&[&a, &b], 3);
+        assert_eq!(marks, [vec![true, true, false, false], vec![true, false]]);
+        assert_eq!(lowest(&[&a], 9), [[true; 4]]);
+        assert_eq!(lowest(&[&a, &vec![]], 0)[0], [false; 4]);
+        // Infinities (NaN weights) go last.
+        assert_eq!(lowest(&[&vec![f32::INFINITY, 2.0]], 1), [[false, true]]);
+    }
+
+    #[test]
+    fn matrices_of_products_are_pruned_and_tables_are_not() {
+        let mut graph = Graph::default();
+        let ids = graph.add_input("ids", DataType::I64, vec![Dim::Fixed(3)]);
+        let table = graph.add_weight("table", Tensor::from_slice(&[4, 2], &[1.0_f32; 8]));
+        let w = graph.add_weight("w", Tensor::from_slice(&[2, 2], &[4.0_f32, -1.0, 0.0, 2.0]));
+        let bias = graph.add_weight("bias", Tensor::from_slice(&[2], &[1.0_f32; 2]));
+        let x = graph.add_node(Op::Gather { axis: 0 }, &[table, ids], "x");
+        let turned = graph.add_node(Op::Transpose { perm: vec![1, 0] }, &[w], "turned");
+        let y = graph.add_node(Op::MatMul, &[x, turned], "y");
+        let y = graph.add_node(Op::Binary(poda_formats::op::Binary::Add), &[y, bias], "z");
+        graph.outputs.push(y);
+        let weights = prunable_weights(&graph, &Recipe::default());
+        assert_eq!(weights, [w]);
+        let none = prunable_weights(&graph, &Recipe { exclude: vec!["w".into()], ..Recipe::default() });
+        assert!(none.is_empty());
+        let pruned = zero_weights(&graph, &weights, &L1, 0, Scope::Layer, 0.5).unwrap();
+        let values = pruned.weight(w).unwrap().to_dense().unwrap();
+        assert_eq!(values.as_slice::<f32>().unwrap(), [4.0, 0.0, 0.0, 2.0]);
+    }
+}
