@@ -1,0 +1,120 @@
+//! Constants that go are added to the bias of the product that summed them.
+
+use poda_formats::op::Binary;
+use poda_formats::{Graph, Node, Op, Value, ValueId};
+
+use super::range::{Ranges, padded};
+use super::{operands, weight_is_second};
+use crate::criterion::float_values;
+use crate::dependency::{Contraction, DependencyGraph, Facts, Removal};
+use crate::unstructured::float_tensor;
+
+/// What a product's output loses with the units that go.
+pub(super) struct Fold {
+    /// The product, by its output.
+    output: ValueId,
+    /// For each output channel.
+    shift: Vec<f64>,
+    /// The dimension of the output with the channels.
+    dim: usize,
+}
+
+impl Fold {
+    /// Whether constants summed there can be folded: a plain product with a constant matrix, where no padding mixes in.
+    pub(super) fn fits(graph: &Graph, facts: Facts<'_>, contraction: &Contraction) -> bool {
+        let node = &graph.nodes[contraction.node];
+        let second =
+            node.input(1).is_some_and(|id| operands(facts, contraction).1.is_some_and(|w| w.0 == id));
+        let plain = match &node.op {
+            Op::Conv(conv) => conv.group <= 1 && !padded(&conv.padding),
+            Op::Gemm { trans_a, .. } => !*trans_a,
+            Op::MatMul => node.input(1).and_then(|id| facts.shape(id)).is_some_and(|s| s.len() == 2),
+            _ => false,
+        };
+        second && plain && weight_is_second(&node.op)
+    }
+
+    pub(super) fn new(
+        graph: &Graph,
+        dependencies: &DependencyGraph,
+        facts: Facts<'_>,
+        bounds: &[Option<Ranges>],
+        removal: &Removal,
+        contraction: &Contraction,
+    ) -> Option<Self> {
+        if !Self::fits(graph, facts, contraction) {
+            return None;
+        }
+        let node = &graph.nodes[contraction.node];
+        let [(data, _), (weight, dim)] = contraction.operands;
+        let bounds = bounds[data.index()].as_ref()?;
+        let tensor = facts.constant(weight)?;
+        let (values, shape) = (float_values(tensor)?, tensor.shape());
+        let kept = dependencies.kept(contraction.axis, removal)?;
+        let (out_dim, alpha) = match &node.op {
+            Op::Gemm { alpha, .. } => (1 - dim, f64::from(*alpha)),
+            _ => (usize::from(dim == 0), 1.0),
+        };
+        let window: usize = shape.iter().skip(2).product();
+        let strides = [shape[1] * window, window];
+        let mut shift = vec![0.0; shape[out_dim]];
+        for i in (0..kept.len()).filter(|&i| !kept[i]) {
+            let Some(constant) = bounds.constant(i).filter(|&c| c != 0.0) else { continue };
+            for (o, shift) in shift.iter_mut().enumerate() {
+                let start = i * strides[dim] + o * strides[out_dim];
+                let sum: f64 = values[start..start + window].iter().map(|&w| f64::from(w)).sum();
+                *shift += alpha * constant * sum;
+            }
+        }
+        let output = node.output(0)?;
+        let rank = facts.shape(output)?.len();
+        let dim = if matches!(node.op, Op::Conv(_)) { 1 } else { rank - 1 };
+        shift.iter().any(|&s| s != 0.0).then_some(Self { output, shift, dim })
+    }
+
+    /// Adds the shift to the bias of the product in the compacted graph, whose ids are those of the graph before.
+    pub(super) fn apply(&self, graph: &mut Graph, dependencies: &DependencyGraph, removal: &Removal) {
+        let Some(layout) = dependencies.layout(self.output) else { return };
+        let kept = dependencies.kept(layout.axes[self.dim], removal);
+        let stays = |i: &usize| kept.as_ref().is_none_or(|kept| kept[*i]);
+        let shift: Vec<f64> = (0..self.shift.len()).filter(stays).map(|i| self.shift[i]).collect();
+        let Some(at) = graph.nodes.iter().position(|n| n.outputs.contains(&Some(self.output))) else {
+            return;
+        };
+        let node = &graph.nodes[at];
+        let name = node.name.clone();
+        let dtype = node.input(1).and_then(|id| graph.value(id).dtype).unwrap_or(poda_formats::DataType::F32);
+        let takes_bias = matches!(node.op, Op::Conv(_)) || matches!(node.op, Op::Gemm { beta: 1.0, .. });
+        let old = match node.input(2) {
+            Some(id) => graph.weight(id).and_then(|w| w.to_dense().ok()).and_then(|t| float_values(&t)),
+            None => Some(vec![0.0; shift.len()]),
+        };
+        if let Some(old) = old.filter(|old| takes_bias && old.len() == shift.len()) {
+            let sum: Vec<f32> = old.iter().zip(&shift).map(|(&b, s)| (f64::from(b) + s) as f32).collect();
+            let Some(tensor) = float_tensor(dtype, &[sum.len()], &sum) else { return };
+            let bias = graph.unique_name(&format!("{name}.bias"));
+            let bias = graph.add_weight(bias, tensor);
+            let inputs = &mut graph.nodes[at].inputs;
+            inputs.resize(3.max(inputs.len()), None);
+            inputs[2] = Some(bias);
+            return;
+        }
+        let mut shape = vec![shift.len()];
+        shape.resize(layout.axes.len() - self.dim, 1);
+        let shift: Vec<f32> = shift.iter().map(|&s| s as f32).collect();
+        let Some(tensor) = float_tensor(dtype, &shape, &shift) else { return };
+        let base = graph.unique_name(&format!("{name}.shift"));
+        let shift = graph.add_weight(base, tensor);
+        let raw =
+            Value { name: graph.unique_name(&format!("{name}.raw")), dtype: Some(dtype), ..Value::default() };
+        let raw = graph.add_value(raw);
+        graph.nodes[at].outputs[0] = Some(raw);
+        let add = Node {
+            name: format!("{name}.shift"),
+            op: Op::Binary(Binary::Add),
+            inputs: vec![Some(raw), Some(shift)],
+            outputs: vec![Some(self.output)],
+        };
+        graph.nodes.insert(at + 1, add);
+    }
+}
