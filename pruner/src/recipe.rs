@@ -1,0 +1,219 @@
+//! What to prune, how much, and by what: a [`Recipe`], read from TOML or built from the command line.
+
+use serde::{Deserialize, Serialize};
+
+use crate::allocation::Scope;
+use crate::criterion::{self, CRITERIA, Criterion};
+
+/// What is removed at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Granularity {
+    /// Single weights become zero; shapes stay.
+    #[default]
+    Unstructured,
+    /// Channels, heads and hidden units are removed; the network gets smaller.
+    Channel,
+}
+
+/// A pruning, described. Every field has a default; at least one of `sparsity`, `target_macs`, `max_drop` and
+/// `remove_dead` must be set.
+///
+/// ```toml
+/// granularity = "channel"
+/// sparsity = 0.3
+/// exclude = ["head.*"]
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// What is removed at a time.
+    pub granularity: Granularity,
+    /// Share to remove, 0 to 1: of the weights that may go (unstructured), or of the units of each group (channel;
+    /// of all units for the scope `global`). A share s of the channels of every layer takes about 1 − (1 − s)² of the
+    /// parameters of coupled layers; where most parameters are in layers that must keep their width on one side
+    /// (transformers), it takes about s. See `least_parameters`.
+    pub sparsity: Option<f64>,
+    /// Stop when the multiply-accumulates are at most this share of the dense model's, 0 to 1.
+    pub target_macs: Option<f64>,
+    /// Stop before the score on validation data drops by more than this.
+    pub max_drop: Option<f64>,
+    /// Name of the [`Criterion`].
+    pub criterion: String,
+    /// Among what units or weights compete.
+    pub scope: Scope,
+    /// Patterns of weight or node names to leave alone; `*` is any text, `?` any character.
+    pub exclude: Vec<String>,
+    /// Keep widths at multiples of this many elements where that costs little; 1 for any width. By default the f32 lanes
+    /// of this CPU's vectors.
+    pub round_to: Option<usize>,
+    /// Channel granularity: when a share `sparsity` of the units that may go holds less than this part of it in
+    /// parameters (embedding tables aside), take a larger share of them. 0 for never.
+    pub least_parameters: f64,
+    /// First remove units that are constant or that nobody listens to; the model computes the same function.
+    pub remove_dead: bool,
+    /// For whatever is random: the criterion, and the inputs of the final check.
+    pub seed: u64,
+    /// Steps on the way to `target_macs` or `max_drop`.
+    pub steps: usize,
+    /// Compare the pruned model with the masked one on random inputs in the end.
+    pub check: bool,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            granularity: Granularity::default(),
+            sparsity: None,
+            target_macs: None,
+            max_drop: None,
+            criterion: "magnitude-l2".to_owned(),
+            scope: Scope::default(),
+            exclude: Vec::new(),
+            round_to: None,
+            least_parameters: 0.5,
+            remove_dead: false,
+            seed: 0,
+            steps: 20,
+            check: true,
+        }
+    }
+}
+
+/// Why a recipe cannot be followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum RecipeError {
+    #[error("{field} is {value}, expected a number from 0 to {most}")]
+    Range { field: &'static str, value: String, most: &'static str },
+    #[error("criterion {name:?} is not known; there are {known}")]
+    Criterion { name: String, known: String },
+    #[error("nothing to do: set sparsity, target_macs, max_drop or remove_dead")]
+    NoTarget,
+    #[error("max_drop needs validation data")]
+    NoValidation,
+    #[error("{0}")]
+    Toml(String),
+}
+
+impl Recipe {
+    /// A recipe from TOML.
+    ///
+    /// # Errors
+    /// When it is no TOML, has unknown fields, or a value is out of range.
+    pub fn from_toml(text: &str) -> Result<Self, RecipeError> {
+        let recipe: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
+            let at = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            RecipeError::Toml(format!("{at}{}", error.message().replace('\n', " ")))
+        })?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first that is out of range.
+    pub fn validate(&self) -> Result<&'static dyn Criterion, RecipeError> {
+        let share = |field: &'static str, value: Option<f64>| match value {
+            Some(v) if !(0.0..1.0).contains(&v) => {
+                Err(RecipeError::Range { field, value: v.to_string(), most: "less than 1" })
+            }
+            _ => Ok(()),
+        };
+        share("sparsity", self.sparsity)?;
+        share("target_macs", self.target_macs)?;
+        share("least_parameters", Some(self.least_parameters))?;
+        if let Some(drop) = self.max_drop.filter(|d| d.is_nan() || *d < 0.0) {
+            return Err(RecipeError::Range { field: "max_drop", value: drop.to_string(), most: "any" });
+        }
+        if self.sparsity.is_none()
+            && self.target_macs.is_none()
+            && self.max_drop.is_none()
+            && !self.remove_dead
+        {
+            return Err(RecipeError::NoTarget);
+        }
+        criterion::find(&self.criterion).ok_or_else(|| {
+            let known: Vec<&str> = CRITERIA.iter().map(|c| c.name()).collect();
+            RecipeError::Criterion { name: self.criterion.clone(), known: known.join(", ") }
+        })
+    }
+
+    /// Whether some pattern of `exclude` fits a name.
+    pub fn excludes(&self, name: &str) -> bool {
+        self.exclude.iter().any(|pattern| glob(pattern, name))
+    }
+}
+
+/// Whether `name` fits `pattern`, where `*` is any text and `?` any one character.
+fn glob(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (mut p, mut n) = (0, 0);
+    // Where the last `*` was, and how far it has eaten.
+    let mut star: Option<(usize, usize)> = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, n));
+                p += 1;
+            }
+            Some(&c) if c == '?' || c == name[n] => {
+                p += 1;
+                n += 1;
+            }
+            _ => match &mut star {
+                Some((at, eaten)) => {
+                    *eaten += 1;
+                    (p, n) = (*at + 1, *eaten);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|&c| c == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recipe_is_read_and_checked() {
+        let recipe =
+            Recipe::from_toml("granularity = \"channel\"\nsparsity = 0.3\nscope = \"global\"").unwrap();
+        assert_eq!(
+            (recipe.granularity, recipe.sparsity, recipe.scope),
+            (Granularity::Channel, Some(0.3), Scope::Global)
+        );
+        for (text, message) in [
+            ("sparsity = 1.5", "sparsity is 1.5, expected a number from 0 to less than 1"),
+            (
+                "sparsity = 0.5\ncriterion = \"tailor\"",
+                "criterion \"tailor\" is not known; there are magnitude-l1, magnitude-l2, random",
+            ),
+            ("", "nothing to do: set sparsity, target_macs, max_drop or remove_dead"),
+        ] {
+            assert_eq!(Recipe::from_toml(text).unwrap_err().to_string(), message);
+        }
+        let error = Recipe::from_toml("seed = 1\nsparsty = 0.5").unwrap_err().to_string();
+        assert!(error.starts_with("line 2: unknown field `sparsty`"), "{error}");
+    }
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, fits) in [
+            ("head.*", "head.weight", true),
+            ("head.*", "my.head.weight", false),
+            ("*conv?.w*", "layer1.conv2.weight", true),
+            ("*", "", true),
+            ("a*b*c", "aXbYbZc", true),
+            ("a?", "a", false),
+            ("", "a", false),
+        ] {
+            assert_eq!(glob(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! What a pruning did: per layer shapes, elements that are not zero, MACs and bytes, before and after.
+
+use std::collections::{BTreeMap, HashMap};
+
+use poda_formats::{Graph, Op, ValueId, Weight};
+use poda_runtime::Analysis;
+use serde::{Deserialize, Serialize};
+
+use crate::check::Difference;
+use crate::dependency::{DependencyGraph, Removal};
+
+/// Everything there is to say about a pruning. Serializes to JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The whole model before.
+    pub before: Totals,
+    /// The whole model after.
+    pub after: Totals,
+    /// Every matrix that a product uses, in order of use.
+    pub layers: Vec<Layer>,
+    /// Groups of units that could go, and how many went.
+    pub groups: Vec<Group>,
+    /// Groups that must stay whole, and why.
+    pub refused: Vec<Refused>,
+    /// Dead units that were removed first, by layer.
+    pub dead: Vec<Dead>,
+    /// Pruned against masked model; `None` when it was not asked for or the model does not run.
+    pub check: Option<Difference>,
+    /// What the caller should tell the user: targets missed, checks not made.
+    pub notes: Vec<String>,
+}
+
+/// Sums over a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Elements of float weights.
+    pub parameters: u64,
+    /// Of these, in tables whose rows are looked up.
+    pub embeddings: u64,
+    /// Of the parameters, those that are not zero.
+    pub nnz: u64,
+    /// Multiply-accumulates of one run under the shapes that were analysed.
+    pub macs: u64,
+    /// Of these, those with a weight that is not zero.
+    pub nonzero_macs: u64,
+    /// Bytes of all weights as stored.
+    pub bytes: u64,
+}
+
+/// A matrix before and after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Layer {
+    pub weight: String,
+    /// The first operator that uses it.
+    pub op: String,
+    pub shape_before: Vec<usize>,
+    pub shape_after: Vec<usize>,
+    pub nnz_before: u64,
+    pub nnz_after: u64,
+    pub macs_before: u64,
+    pub macs_after: u64,
+    pub bytes_before: u64,
+    pub bytes_after: u64,
+}
+
+/// A group of units that could go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Group {
+    pub name: String,
+    pub units: usize,
+    pub removed: usize,
+    /// Weights that have the units.
+    pub weights: Vec<String>,
+}
+
+/// A group of units that must stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Refused {
+    pub name: String,
+    pub units: usize,
+    pub reason: String,
+}
+
+/// Dead units of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Dead {
+    pub name: String,
+    pub units: usize,
+    pub dead: usize,
+}
+
+/// Sums over `graph`, which was analysed under concrete shapes.
+pub fn totals(graph: &Graph, analysis: &Analysis) -> Totals {
+    let mut totals = Totals::default();
+    let tables = looked_up(graph);
+    for (index, value) in graph.values.iter().enumerate() {
+        let Some(weight) = &value.weight else { continue };
+        totals.bytes += weight.bytes() as u64;
+        if weight.dtype().is_float() {
+            totals.parameters += weight.len() as u64;
+            totals.nnz += weight.nnz() as u64;
+            totals.embeddings += if tables[index] { weight.len() as u64 } else { 0 };
+        }
+    }
+    for node in 0..graph.nodes.len() {
+        let macs = analysis.macs(graph, node).unwrap_or_default();
+        totals.macs += macs.dense;
+        totals.nonzero_macs += macs.nonzero;
+    }
+    totals
+}
+
+/// For each value whether it is a table of which rows are looked up.
+fn looked_up(graph: &Graph) -> Vec<bool> {
+    let mut tables = vec![false; graph.values.len()];
+    for node in &graph.nodes {
+        if let (Op::Gather { axis: 0 }, Some(table)) = (&node.op, node.input(0)) {
+            tables[table.index()] = graph.weight(table).is_some_and(|w| w.dtype().is_float());
+        }
+    }
+    tables
+}
+
+/// Rows for every matrix with MACs, in order of first use. Weights keep their names, by which they are matched.
+pub fn layers(before: &Graph, was: &Analysis, after: &Graph, is: &Analysis) -> Vec<Layer> {
+    let new = rows(after, is);
+    let mut layers = Vec::new();
+    for (name, old) in ordered(rows(before, was)) {
+        let gone = Row { op: old.op.clone(), ..Row::default() };
+        let new = new.get(&name).unwrap_or(&gone);
+        layers.push(Layer {
+            op: old.op,
+            shape_before: old.shape,
+            shape_after: new.shape.clone(),
+            nnz_before: old.nnz,
+            nnz_after: new.nnz,
+            macs_before: old.macs,
+            macs_after: new.macs,
+            bytes_before: old.bytes,
+            bytes_after: new.bytes,
+            weight: name,
+        });
+    }
+    layers
+}
+
+#[derive(Default)]
+struct Row {
+    first: usize,
+    op: String,
+    shape: Vec<usize>,
+    nnz: u64,
+    macs: u64,
+    bytes: u64,
+}
+
+fn rows(graph: &Graph, analysis: &Analysis) -> HashMap<String, Row> {
+    let mut rows: HashMap<String, Row> = HashMap::new();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        let macs = analysis.macs(graph, index).unwrap_or_default().nonzero;
+        if macs == 0 {
+            continue;
+        }
+        for &id in node.inputs.iter().flatten() {
+            let Some((name, weight)) = matrix(graph, id) else { continue };
+            let row = rows.entry(name.to_owned()).or_insert_with(|| Row {
+                first: index,
+                op: node.op.name().to_owned(),
+                shape: weight.shape().to_vec(),
+                nnz: weight.nnz() as u64,
+                macs: 0,
+                bytes: weight.bytes() as u64,
+            });
+            row.macs += macs;
+        }
+    }
+    rows
+}
+
+fn matrix(graph: &Graph, id: ValueId) -> Option<(&str, &Weight)> {
+    let value = graph.value(id);
+    let weight = value.weight.as_ref()?;
+    (weight.shape().len() > 1 && weight.dtype().is_float()).then_some((value.name.as_str(), weight))
+}
+
+fn ordered(rows: HashMap<String, Row>) -> Vec<(String, Row)> {
+    let mut rows: Vec<_> = rows.into_iter().collect();
+    rows.sort_by(|a, b| (a.1.first, &a.0).cmp(&(b.1.first, &b.0)));
+    rows
+}
+
+/// The groups of `dependencies`, with how many units of each are in `removal`.
+pub fn groups(graph: &Graph, dependencies: &DependencyGraph, removal: &Removal) -> Vec<Group> {
+    let group = |group: &crate::dependency::ChannelGroup| {
+        let mut weights: Vec<String> =
+            group.members.iter().map(|m| graph.value(m.weight).name.clone()).collect();
+        weights.dedup();
+        Group {
+            name: group.name.clone(),
+            units: group.units.len() + group.fixed,
+            removed: group.units.iter().filter(|&&unit| removal.contains(unit)).count(),
+            weights,
+        }
+    };
+    dependencies.groups().iter().map(group).collect()
+}
+
+/// The refused groups of `dependencies`, in words.
+pub fn refused(graph: &Graph, dependencies: &DependencyGraph) -> Vec<Refused> {
+    let refused = dependencies.refused().iter().map(|group| Refused {
+        name: group.name.clone(),
+        units: group.units,
+        reason: group.reason.describe(graph),
+    });
+    refused.collect()
+}
+
+impl Report {
+    /// Header and rows of a table for people: one row for each layer that changed, and the total.
+    pub fn table(&self) -> (Vec<&'static str>, Vec<Vec<String>>) {
+        let header = vec!["layer", "op", "shape", "pruned", "nnz", "MACs", "bytes"];
+        let dims = |shape: &[usize]| {
+            if shape.is_empty() {
+                return "gone".to_owned();
+            }
+            shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("×")
+        };
+        let change = |before: u64, after: u64| format!("{before} → {after}");
+        let mut rows: Vec<Vec<String>> = self
+            .layers
+            .iter()
+            .filter(|l| l.nnz_before != l.nnz_after || l.shape_before != l.shape_after)
+            .map(|l| {
+                vec![
+                    l.weight.clone(),
+                    l.op.clone(),
+                    dims(&l.shape_before),
+                    dims(&l.shape_after),
+                    change(l.nnz_before, l.nnz_after),
+                    change(l.macs_before, l.macs_after),
+                    change(l.bytes_before, l.bytes_after),
+                ]
+            })
+            .collect();
+        let (b, a) = (&self.before, &self.after);
+        rows.push(vec![
+            "total".to_owned(),
+            String::new(),
+            b.parameters.to_string(),
+            a.parameters.to_string(),
+            change(b.nnz, a.nnz),
+            change(b.nonzero_macs, a.nonzero_macs),
+            change(b.bytes, a.bytes),
+        ]);
+        (header, rows)
+    }
+
+    /// Share of parameters that have gone (or become zero), embedding tables aside.
+    pub fn removed(&self) -> f64 {
+        let rest = |t: &Totals| (t.nnz as f64 - t.embeddings as f64).max(0.0);
+        if rest(&self.before) > 0.0 { 1.0 - rest(&self.after) / rest(&self.before) } else { 0.0 }
+    }
+
+    /// Names of refused groups by reason.
+    pub fn refused_by_reason(&self) -> BTreeMap<&str, Vec<&str>> {
+        let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for refused in &self.refused {
+            by_reason.entry(&refused.reason).or_default().push(&refused.name);
+        }
+        by_reason
+    }
+}
