@@ -77,6 +77,14 @@ fn is_batch(symbol: &str, axis: usize) -> bool {
 /// Derives everything that follows from `graph` and the shapes of its inputs, by name. Inputs without a shape here and
 /// in the graph are of unknown shape, and so is what follows from them.
 pub fn analyze(graph: &Graph, input_shapes: &BTreeMap<String, Vec<usize>>) -> Analysis {
+    analyze_with(graph, &|id| {
+        let given = input_shapes.get(&graph.value(id).name).cloned();
+        given.or_else(|| fixed_shape(graph, id))
+    })
+}
+
+/// As [`analyze`], with the shapes of inputs by a function.
+pub(crate) fn analyze_with(graph: &Graph, input_shape: &dyn Fn(ValueId) -> Option<Vec<usize>>) -> Analysis {
     let mut analysis = Analysis { infos: Vec::with_capacity(graph.values.len()), failures: Vec::new() };
     for value in &graph.values {
         analysis.infos.push(match &value.weight {
@@ -87,7 +95,7 @@ pub fn analyze(graph: &Graph, input_shapes: &BTreeMap<String, Vec<usize>>) -> An
     }
     for &id in &graph.inputs {
         let value = graph.value(id);
-        let shape = input_shapes.get(&value.name).cloned().or_else(|| fixed_shape(graph, id));
+        let shape = input_shape(id);
         analysis.infos[id.index()] = value.dtype.map(|dtype| Info { dtype, shape, value: None });
     }
     for (index, node) in graph.nodes.iter().enumerate() {

@@ -13,9 +13,10 @@ use crate::memory;
 use crate::model::PrepareError;
 use crate::ops::OpError;
 use crate::options::Options;
-use crate::plan::{self, Plan, PlanError, Request};
+use crate::plan::{self, Plan, PlanError, Request, Weights};
 use crate::profile::Profile;
 use crate::threads::Threads;
+use crate::tune::Tuner;
 
 /// A model ready to run. [`Executable::run`] may be called from many threads at once.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub struct Executable {
     threads: Threads,
     /// For one thread, large models run here, so that no operator finds more threads than asked for.
     solo: Option<rayon::ThreadPool>,
+    weights: Weights,
     /// The most recently used last.
     plans: Mutex<Vec<(Request, Arc<Plan>)>>,
 }
@@ -57,7 +59,11 @@ impl Executable {
             1 => rayon::ThreadPoolBuilder::new().num_threads(1).build().ok(),
             _ => None,
         };
-        let executable = Self { graph, options, threads, solo, plans: Mutex::new(Vec::new()) };
+        // Constants that hold for any shapes of the inputs: their packed form serves every plan.
+        let free = analysis::analyze_with(&graph, &|_| None);
+        let stable = free.infos.iter().map(|info| info.as_ref().is_some_and(|i| i.value.is_some()));
+        let weights = Weights::new(Tuner::default(), stable.collect());
+        let executable = Self { graph, options, threads, solo, weights, plans: Mutex::new(Vec::new()) };
         executable.plan_ahead()?;
         Ok(executable)
     }
@@ -164,7 +170,7 @@ impl Executable {
         feeds: &[TensorView<'_>],
         times: Option<&mut [Duration]>,
     ) -> Result<Vec<(String, Tensor)>, RunError> {
-        let run = || plan.run(feeds, times);
+        let run = || plan.run(feeds, &self.threads, times);
         let results = if plan.work < SMALL_WORK {
             run()
         } else if let Some(solo) = &self.solo {
@@ -190,7 +196,14 @@ impl Executable {
         }
         drop(plans);
         let limit = self.options.memory_limit.unwrap_or_else(memory::limit);
-        let plan = Arc::new(plan::build(&self.graph, &request, limit)?);
+        let context = plan::Context {
+            graph: &self.graph,
+            weights: &self.weights,
+            threads: &self.threads,
+            limit,
+            fuse: self.options.fuse,
+        };
+        let plan = Arc::new(plan::build(&context, &request)?);
         let mut plans = lock();
         if plans.len() >= self.options.plans.max(1) {
             plans.remove(0);

@@ -58,7 +58,7 @@ impl Profile {
             ms.sort_by(f64::total_cmp);
             let operands = step.inputs.iter().chain(&step.outputs).flatten();
             let bytes: usize = operands.map(|o| o.shape.iter().product::<usize>() * o.dtype.size()).sum();
-            let kernel = step.kind.explain();
+            let kernel = step.call.explain();
             NodeProfile {
                 name: plan::node_name(graph, step.node),
                 op: graph.nodes[step.node].op.name().to_owned(),

@@ -8,10 +8,12 @@ use poda_formats::{Graph, Op, Tensor, ValueId, Weight};
 
 use super::arena::{self, Allocator};
 use super::draft::{Draft, DraftNode, Kind};
-use super::{Operand, Place, Plan, PlanError, Step, Wanted};
+use super::weights::Weights;
+use super::{Call, Operand, Place, Plan, PlanError, Step, Wanted, fusion};
 use crate::analysis;
 use crate::info::Info;
 use crate::ops::OpError;
+use crate::threads::Threads;
 
 /// What a plan is made for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -22,11 +24,24 @@ pub(crate) struct Request {
     pub(crate) extra: Vec<ValueId>,
 }
 
+/// What plans of one executable share.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) weights: &'a Weights,
+    pub(crate) threads: &'a Threads,
+    /// Most bytes that one run may take.
+    pub(crate) limit: usize,
+    /// Whether to fuse nodes.
+    pub(crate) fuse: bool,
+}
+
 /// Makes a plan.
 ///
 /// # Errors
-/// When a node does not fit its inputs or is not supported, or when the activations need more than `limit` bytes.
-pub(crate) fn build(graph: &Graph, request: &Request, limit: usize) -> Result<Plan, PlanError> {
+/// When a node does not fit its inputs or is not supported, or when the activations need more bytes than the limit.
+pub(crate) fn build(context: &Context<'_>, request: &Request) -> Result<Plan, PlanError> {
+    let graph = context.graph;
     let shapes: BTreeMap<_, _> = graph
         .inputs
         .iter()
@@ -38,8 +53,9 @@ pub(crate) fn build(graph: &Graph, request: &Request, limit: usize) -> Result<Pl
         return Err(node_error(graph, *index, source.clone()));
     }
     let wanted = graph.outputs.iter().chain(&request.extra).copied().collect();
-    let draft = Draft::new(graph, analysis, wanted);
-    Builder::new(&draft, limit).build()
+    let mut draft = Draft::new(graph, analysis, wanted);
+    fusion::rewrite(&mut draft, context.fuse);
+    Builder::new(context, &draft).build()
 }
 
 /// An error of a node, with its name, or that of its output where it has none.
@@ -57,8 +73,8 @@ pub(crate) fn node_name(graph: &Graph, index: usize) -> String {
 }
 
 struct Builder<'a> {
+    context: &'a Context<'a>,
     draft: &'a Draft<'a>,
-    limit: usize,
     /// By [`ValueId`]: the value whose elements it shares, itself if it shares none.
     roots: Vec<ValueId>,
     /// By [`ValueId`], of roots: the last step that reads it.
@@ -71,11 +87,11 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(draft: &'a Draft<'a>, limit: usize) -> Self {
+    fn new(context: &'a Context<'a>, draft: &'a Draft<'a>) -> Self {
         let values = draft.infos.len();
         Self {
+            context,
             draft,
-            limit,
             roots: (0..values as u32).map(ValueId).collect(),
             last_use: vec![0; values],
             places: vec![None; values],
@@ -109,8 +125,8 @@ impl<'a> Builder<'a> {
         let outputs = self.draft.wanted.iter().map(|&id| Ok(Wanted { id, operand: self.operand(id)? }));
         let outputs = outputs.collect::<Result<Vec<_>, PlanError>>()?;
         let total = self.buffers.iter().try_fold(arena_bytes, |sum, &b| sum.checked_add(b));
-        if total.is_none_or(|total| total > self.limit) {
-            return Err(PlanError::Memory { limit: self.limit });
+        if total.is_none_or(|total| total > self.context.limit) {
+            return Err(PlanError::Memory { limit: self.context.limit });
         }
         let work = steps.iter().map(work).sum();
         let Self { constants, buffers, heap, .. } = self;
@@ -127,15 +143,15 @@ impl<'a> Builder<'a> {
     }
 
     fn info(&self, id: ValueId) -> Result<&'a Info, PlanError> {
-        let name = || self.draft.graph.values.get(id.index()).map_or_else(String::new, |v| v.name.clone());
-        self.draft.infos[id.index()].as_ref().ok_or_else(|| PlanError::Unknown { name: name() })
+        self.draft.infos[id.index()].as_ref().ok_or_else(|| PlanError::Unknown { name: self.draft.name(id) })
     }
 
     /// Output and input of a node that only renames: same elements, same order, known shapes.
     fn alias(&self, node: &DraftNode) -> Option<(ValueId, ValueId)> {
-        let Kind::Op(op) = &node.kind;
-        if !matches!(op, Op::Reshape { .. } | Op::Flatten { .. } | Op::Squeeze | Op::Unsqueeze | Op::Identity)
-        {
+        if !matches!(
+            node.op()?,
+            Op::Reshape { .. } | Op::Flatten { .. } | Op::Squeeze | Op::Unsqueeze | Op::Identity
+        ) {
             return None;
         }
         let (output, input) = (node.outputs[0]?, node.inputs[0]?);
@@ -160,7 +176,7 @@ impl<'a> Builder<'a> {
     }
 
     fn bytes(&self, dtype: poda_formats::DataType, shape: &[usize]) -> Result<usize, PlanError> {
-        let limit = self.limit;
+        let limit = self.context.limit;
         checked_bytes(dtype, shape).filter(|&b| b <= limit).ok_or(PlanError::Memory { limit })
     }
 
@@ -189,10 +205,16 @@ impl<'a> Builder<'a> {
                 self.allocator.give(offset, len);
             }
         }
-        let kind = match &node.kind {
-            Kind::Op(op) => Kind::Op(op.clone()),
+        let call = match &node.kind {
+            Kind::Op(op) => Call::Op(op.clone()),
+            Kind::Product(product) => {
+                let weight = self.draft.weight(product.source.value).expect("a product has a weight");
+                let Context { weights, threads, graph, .. } = self.context;
+                let packed = product.clone().pack(&weight, weights, threads);
+                Call::Product(Box::new(packed.map_err(|e| node_error(graph, node.node, e))?))
+            }
         };
-        Ok(Step { node: node.node, kind, inputs, outputs, segments })
+        Ok(Step { node: node.node, call, inputs, outputs, segments })
     }
 
     fn allocate(&mut self, id: ValueId) -> Result<Operand, PlanError> {
@@ -200,7 +222,8 @@ impl<'a> Builder<'a> {
         if self.places[id.index()].is_none() {
             let place = if let Some(shape) = &info.shape {
                 let len = self.bytes(info.dtype, shape)?;
-                let offset = self.allocator.take(len).ok_or(PlanError::Memory { limit: self.limit })?;
+                let offset =
+                    self.allocator.take(len).ok_or(PlanError::Memory { limit: self.context.limit })?;
                 Place::Arena { offset, len }
             } else {
                 self.heap += 1;
@@ -216,16 +239,10 @@ impl<'a> Builder<'a> {
         let root = self.roots[id.index()];
         let info = self.info(id)?;
         if self.places[root.index()].is_none() {
-            let tensor = match (
-                &self.info(root)?.value,
-                self.draft.graph.values.get(root.index()).and_then(|v| v.weight.as_ref()),
-            ) {
-                (Some(tensor), _) => tensor.clone(),
-                (None, Some(weight)) => dense(weight, &self.draft.graph.value(root).name)?,
-                (None, None) => {
-                    return Err(PlanError::Unknown { name: self.draft.graph.value(root).name.clone() });
-                }
+            let Some(weight) = self.draft.weight(root) else {
+                return Err(PlanError::Unknown { name: self.draft.name(root) });
             };
+            let tensor = dense(&weight, &self.draft.name(root))?;
             self.places[root.index()] = Some(Place::Constant(self.constants.len()));
             self.constants.push(tensor);
         }
@@ -242,8 +259,9 @@ fn dense(weight: &Weight, name: &str) -> Result<Tensor, PlanError> {
     })
 }
 
-/// Elements touched, and for products their multiplications, roughly.
+/// Elements touched, or for products multiplications.
 fn work(step: &Step) -> u64 {
     let len = |o: &Operand| o.shape.iter().map(|&d| d as u64).product::<u64>();
-    step.inputs.iter().chain(&step.outputs).flatten().map(len).sum()
+    let touched: u64 = step.inputs.iter().chain(&step.outputs).flatten().map(len).sum();
+    touched + step.call.explain().macs_nonzero
 }

@@ -1,34 +1,33 @@
 //! The graph while it is being lowered: nodes that still name values by id, of kinds beyond [`Op`].
 
-use poda_formats::{Graph, Op, ValueId};
+use poda_formats::{DataType, Graph, Op, Tensor, ValueId, Weight};
 
+use super::product::Product;
 use crate::analysis::Analysis;
 use crate::info::Info;
 
-/// What a step computes.
+/// What a node of a draft computes.
 #[derive(Debug)]
 pub(crate) enum Kind {
     /// An operator in its general form.
     Op(Op),
+    /// A product with a constant weight.
+    Product(Box<Product>),
 }
 
 /// What a profile says of a step.
 #[derive(Debug, Default)]
 pub(crate) struct Explanation {
+    /// Name of the kernel.
     pub(crate) name: String,
+    /// Why that kernel.
     pub(crate) reason: String,
+    /// As if dense.
     pub(crate) macs: u64,
+    /// Those whose weight is not zero.
     pub(crate) macs_nonzero: u64,
+    /// Bytes of the packed weight.
     pub(crate) weight_bytes: usize,
-}
-
-impl Kind {
-    /// How it is computed and why so.
-    pub(crate) fn explain(&self) -> Explanation {
-        match self {
-            Self::Op(op) => Explanation { name: op.name().to_owned(), ..Explanation::default() },
-        }
-    }
 }
 
 /// A node of a [`Draft`].
@@ -41,7 +40,27 @@ pub(crate) struct DraftNode {
     pub(crate) outputs: Vec<Option<ValueId>>,
 }
 
-/// What is left of a graph once constants are folded.
+impl DraftNode {
+    /// The operator, unless the node was lowered.
+    pub(crate) fn op(&self) -> Option<&Op> {
+        match &self.kind {
+            Kind::Op(op) => Some(op),
+            Kind::Product(_) => None,
+        }
+    }
+
+    /// Input `index`, when present.
+    pub(crate) fn input(&self, index: usize) -> Option<ValueId> {
+        self.inputs.get(index).copied().flatten()
+    }
+
+    /// Output `index`, when somebody reads it.
+    pub(crate) fn output(&self, index: usize) -> Option<ValueId> {
+        self.outputs.get(index).copied().flatten()
+    }
+}
+
+/// What is left of a graph once constants are folded. Its values are those of the graph, and perhaps further constants.
 #[derive(Debug)]
 pub(crate) struct Draft<'a> {
     pub(crate) graph: &'a Graph,
@@ -84,5 +103,74 @@ impl<'a> Draft<'a> {
         }
         let mut keep = keep.into_iter();
         self.nodes.retain(|_| keep.next().expect("one flag for each node"));
+    }
+
+    /// A further constant.
+    pub(crate) fn add_constant(&mut self, tensor: Tensor) -> ValueId {
+        self.infos.push(Some(Info::constant(tensor)));
+        ValueId(self.infos.len() as u32 - 1)
+    }
+
+    fn info(&self, id: ValueId) -> Option<&Info> {
+        self.infos[id.index()].as_ref()
+    }
+
+    /// Name of a value, for messages.
+    pub(crate) fn name(&self, id: ValueId) -> String {
+        self.graph.values.get(id.index()).map_or_else(|| format!("constant {}", id.0), |v| v.name.clone())
+    }
+
+    /// Element type of a value.
+    pub(crate) fn dtype(&self, id: ValueId) -> Option<DataType> {
+        Some(self.info(id)?.dtype)
+    }
+
+    /// Shape of a value, when it is known.
+    pub(crate) fn shape(&self, id: ValueId) -> Option<&[usize]> {
+        self.info(id)?.shape.as_deref()
+    }
+
+    /// Elements of a dense constant.
+    pub(crate) fn constant(&self, id: ValueId) -> Option<&Tensor> {
+        self.info(id)?.value.as_ref()
+    }
+
+    /// Elements of a dense f32 constant.
+    pub(crate) fn f32s(&self, id: ValueId) -> Option<&[f32]> {
+        self.constant(id)?.as_slice().ok()
+    }
+
+    /// The one element of an f32 constant.
+    pub(crate) fn scalar(&self, id: ValueId) -> Option<f32> {
+        match *self.f32s(id)? {
+            [value] => Some(value),
+            _ => None,
+        }
+    }
+
+    /// A constant, dense or sparse.
+    pub(crate) fn weight(&self, id: ValueId) -> Option<Weight> {
+        let stored = || self.graph.values.get(id.index())?.weight.clone();
+        self.constant(id).cloned().map(Weight::Dense).or_else(stored)
+    }
+
+    /// Whether a value is an f32 constant.
+    pub(crate) fn is_weight(&self, id: ValueId) -> bool {
+        let stored = || self.graph.values.get(id.index()).is_some_and(|v| v.weight.is_some());
+        self.dtype(id) == Some(DataType::F32) && (self.constant(id).is_some() || stored())
+    }
+
+    /// The elements of an f32 constant that, broadcast to `shape`, varies along `axis` at most: one for each index of it.
+    pub(crate) fn channel_constant(&self, id: ValueId, shape: &[usize], axis: usize) -> Option<Vec<f32>> {
+        let own = self.shape(id)?;
+        let values = self.f32s(id)?;
+        let before = shape.len().checked_sub(own.len())?;
+        let size = shape[axis];
+        let fits = own.iter().enumerate().all(|(i, &d)| d == 1 || (i + before == axis && d == size));
+        match *values {
+            _ if !fits => None,
+            [value] => Some(vec![value; size]),
+            _ => Some(values.to_vec()),
+        }
     }
 }

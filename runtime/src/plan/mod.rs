@@ -7,19 +7,26 @@
 mod arena;
 mod build;
 mod draft;
+#[allow(clippy::float_cmp, reason = "patterns look for exact constants")]
+mod fusion;
+#[allow(clippy::float_cmp, reason = "attributes that change nothing are exactly 1")]
+mod product;
 mod run;
+mod weights;
 
 use std::sync::Mutex;
 
 use poda_formats::dtype::DataType;
 use poda_formats::storage::AlignedBytes;
-use poda_formats::{Tensor, ValueId};
+use poda_formats::{Op, Tensor, ValueId};
 
 use crate::ops::OpError;
+use draft::Explanation;
+use product::PackedProduct;
 
 pub(crate) use arena::Segment;
-pub(crate) use build::{Request, build, node_error, node_name};
-pub(crate) use draft::Kind;
+pub(crate) use build::{Context, Request, build, node_error, node_name};
+pub(crate) use weights::Weights;
 
 /// Why no plan could be made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -68,12 +75,31 @@ pub(crate) struct Operand {
     pub(crate) shape: Vec<usize>,
 }
 
+/// What a step computes.
+#[derive(Debug)]
+pub(crate) enum Call {
+    /// An operator in its general form.
+    Op(Op),
+    /// A product with a packed weight. Inputs: x, residual?.
+    Product(Box<PackedProduct>),
+}
+
+impl Call {
+    /// How it is computed and why so.
+    pub(crate) fn explain(&self) -> Explanation {
+        match self {
+            Self::Op(op) => Explanation { name: op.name().to_owned(), ..Explanation::default() },
+            Self::Product(product) => product.explain(),
+        }
+    }
+}
+
 /// One call of an operator.
 #[derive(Debug)]
 pub(crate) struct Step {
     /// The node of the graph that it stands for; with fused nodes, the last.
     pub(crate) node: usize,
-    pub(crate) kind: Kind,
+    pub(crate) call: Call,
     pub(crate) inputs: Vec<Option<Operand>>,
     /// `None` for outputs that nobody reads.
     pub(crate) outputs: Vec<Option<Operand>>,

@@ -8,10 +8,10 @@ use poda_formats::{Tensor, TensorView};
 use smallvec::SmallVec;
 
 use super::arena::Parts;
-use super::draft::Kind;
-use super::{Operand, Place, Plan, Step, guard};
+use super::{Call, Operand, Place, Plan, Step, guard};
 use crate::ops::{self, OpError};
 use crate::output::Output;
+use crate::threads::Threads;
 
 /// What a run holds besides the plan.
 struct State<'a> {
@@ -37,6 +37,7 @@ impl Plan {
     pub(crate) fn run(
         &self,
         feeds: &[TensorView<'_>],
+        threads: &Threads,
         mut times: Option<&mut [Duration]>,
     ) -> Result<Vec<Tensor>, StepError> {
         let no_memory = |len: usize| StepError {
@@ -50,7 +51,7 @@ impl Plan {
         let mut state = State { feeds, arena, buffers, heap: vec![None; self.heap] };
         for (index, step) in self.steps.iter().enumerate() {
             let start = times.is_some().then(Instant::now);
-            state.step(self, step).map_err(|source| StepError { step: index, source })?;
+            state.step(self, step, threads).map_err(|source| StepError { step: index, source })?;
             if let (Some(start), Some(times)) = (start, times.as_deref_mut()) {
                 times[index] += start.elapsed();
             }
@@ -62,7 +63,7 @@ impl Plan {
 }
 
 impl State<'_> {
-    fn step(&mut self, plan: &Plan, step: &Step) -> Result<(), OpError> {
+    fn step(&mut self, plan: &Plan, step: &Step, threads: &Threads) -> Result<(), OpError> {
         let Self { feeds, arena, buffers, heap } = self;
         // Buffers that this step writes are taken out while it reads others.
         let mut taken: SmallVec<[(usize, AlignedBytes); 2]> = SmallVec::new();
@@ -96,9 +97,19 @@ impl State<'_> {
                     },
                 });
             }
-            match &step.kind {
-                Kind::Op(op) => guard(|| ops::run(op, &inputs, &mut outputs))?,
-            }
+            guard(|| match &step.call {
+                Call::Op(op) => ops::run(op, &inputs, &mut outputs),
+                Call::Product(product) => {
+                    let input = |i: usize| inputs.get(i).copied().flatten();
+                    let x = input(0).ok_or(OpError::MissingInput { index: 0 })?.as_slice()?;
+                    let residual = input(1).map(|view| view.as_slice()).transpose()?;
+                    let Some(Output::Planned { bytes, .. }) = outputs.first_mut() else {
+                        unreachable!("a product's shapes are known");
+                    };
+                    product.run(x, residual, bytemuck::cast_slice_mut(bytes), threads);
+                    Ok(())
+                }
+            })?;
             outputs
                 .into_iter()
                 .zip(&step.outputs)

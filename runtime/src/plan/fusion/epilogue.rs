@@ -1,0 +1,142 @@
+//! What follows a product and fits its epilogue: scale, bias, batch-norm, residual, activation.
+
+use poda_formats::op::{Binary, Unary};
+use poda_formats::{Op, ValueId};
+
+use super::{Rewrite, Rewriter};
+use crate::kernels::Activation;
+use crate::plan::draft::{Draft, Kind};
+use crate::plan::product::Product;
+
+/// What a node does to its input.
+enum Effect {
+    Activation(Activation),
+    /// `factor · x + shift`, for each channel.
+    Affine {
+        factor: Option<Vec<f32>>,
+        shift: Option<Vec<f32>>,
+    },
+    Residual(ValueId),
+}
+
+pub(super) fn absorb(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
+    let node = rewriter.node(at);
+    let op = node.op()?;
+    // A sum of two products goes to the later one, whose residual then exists.
+    let both = matches!(op, Op::Binary(Binary::Add | Binary::Mul));
+    let mut candidates: Vec<ValueId> =
+        node.inputs.iter().take(if both { 2 } else { 1 }).flatten().copied().collect();
+    candidates.sort_by_key(|id| std::cmp::Reverse(rewriter.producers[id.index()]));
+    candidates.into_iter().find_map(|id| {
+        let Kind::Product(product) = &rewriter.producer(id)?.kind else { return None };
+        if !rewriter.once(id) || rewriter.draft.shape(id)? != rewriter.draft.shape(node.output(0)?)? {
+            return None;
+        }
+        let mut inputs = rewriter.producer(id)?.inputs.clone();
+        let other = node.inputs.iter().flatten().copied().find(|&other| other != id);
+        let effect = effect(rewriter.draft, op, &node.inputs, id, other, product)?;
+        let mut product = product.clone();
+        apply(&mut product, &mut inputs, effect)?;
+        Some(Rewrite { kind: Kind::Product(product), inputs })
+    })
+}
+
+fn apply(product: &mut Product, inputs: &mut Vec<Option<ValueId>>, effect: Effect) -> Option<()> {
+    if product.activation != Activation::None {
+        return None;
+    }
+    match effect {
+        Effect::Activation(activation) => product.activation = activation,
+        Effect::Residual(id) => {
+            if std::mem::replace(&mut product.residual, true) {
+                return None;
+            }
+            inputs.push(Some(id));
+        }
+        Effect::Affine { factor, shift } => {
+            if let Some(factor) = factor {
+                if product.residual || !factor.iter().all(|f| f.is_finite()) {
+                    return None;
+                }
+                product.source.scale_rows(&factor);
+                product.bias.iter_mut().flatten().zip(&factor).for_each(|(b, f)| *b *= f);
+            }
+            match (&mut product.bias, shift) {
+                (Some(bias), Some(shift)) => bias.iter_mut().zip(shift).for_each(|(b, s)| *b += s),
+                (bias @ None, shift) => *bias = shift,
+                (Some(_), None) => {}
+            }
+        }
+    }
+    Some(())
+}
+
+fn effect(
+    draft: &Draft<'_>,
+    op: &Op,
+    inputs: &[Option<ValueId>],
+    own: ValueId,
+    other: Option<ValueId>,
+    product: &Product,
+) -> Option<Effect> {
+    let shape = draft.shape(own)?;
+    let axis = product.channel_axis(shape.len());
+    let constant = |id: ValueId| draft.channel_constant(id, shape, axis);
+    if let Op::Unary(function) = op {
+        return activation(*function).map(Effect::Activation);
+    }
+    if matches!(op, Op::Clip) {
+        let bound = |i: usize, missing| match inputs.get(i).copied().flatten() {
+            Some(id) => draft.scalar(id),
+            None => Some(missing),
+        };
+        let (min, max) = (bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?);
+        return (min <= max).then_some(Effect::Activation(Activation::Clip { min, max }));
+    }
+    if let Op::Binary(function) = op {
+        let other = other?;
+        let values = constant(other);
+        return match (function, values) {
+            (Binary::Add, Some(shift)) => Some(Effect::Affine { factor: None, shift: Some(shift) }),
+            (Binary::Add, None) => (draft.shape(other)? == shape).then_some(Effect::Residual(other)),
+            (Binary::Sub, Some(shift)) => {
+                Some(Effect::Affine { factor: None, shift: Some(shift.iter().map(|s| -s).collect()) })
+            }
+            (Binary::Mul, Some(factor)) => Some(Effect::Affine { factor: Some(factor), shift: None }),
+            (Binary::Div, Some(divisor)) => {
+                Some(Effect::Affine { factor: Some(divisor.iter().map(|d| 1.0 / d).collect()), shift: None })
+            }
+            _ => None,
+        };
+    }
+    if let Op::BatchNormalization { epsilon } = op
+        && axis == 1
+    {
+        let parameter = |i: usize| draft.f32s(inputs.get(i).copied().flatten()?);
+        let (scale, bias, mean, variance) = (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?);
+        if [scale, bias, mean, variance].iter().any(|p| p.len() != product.source.m) {
+            return None;
+        }
+        let factor: Vec<f32> = scale.iter().zip(variance).map(|(s, v)| s / (v + epsilon).sqrt()).collect();
+        let shift = bias.iter().zip(mean).zip(&factor).map(|((b, m), f)| b - m * f).collect();
+        return Some(Effect::Affine { factor: Some(factor), shift: Some(shift) });
+    }
+    None
+}
+
+/// The activation that a function is, where the kernels have it.
+fn activation(function: Unary) -> Option<Activation> {
+    match function {
+        Unary::Relu => Some(Activation::Relu),
+        Unary::Gelu { approximate: false } => Some(Activation::Gelu),
+        Unary::Gelu { approximate: true } => Some(Activation::GeluTanh),
+        Unary::Swish { alpha: 1.0 } => Some(Activation::Silu),
+        Unary::Sigmoid => Some(Activation::Sigmoid),
+        Unary::Tanh => Some(Activation::Tanh),
+        Unary::HardSwish => Some(Activation::HardSwish),
+        Unary::HardSigmoid { alpha, beta } => Some(Activation::HardSigmoid { alpha, beta }),
+        Unary::LeakyRelu { alpha } => Some(Activation::LeakyRelu { alpha }),
+        Unary::Elu { alpha } => Some(Activation::Elu { alpha }),
+        _ => None,
+    }
+}

@@ -1,0 +1,355 @@
+//! Products with a constant weight (MatMul, Gemm, Conv) with their epilogue, from draft to run.
+
+use std::sync::Arc;
+
+use poda_formats::op::{ConvAttributes, Padding};
+use poda_formats::{DataType, Op, Weight};
+
+use super::draft::{Draft, DraftNode, Explanation, Kind};
+use super::weights::{Packed, Source, Weights};
+use crate::kernels::{Activation, Epilogue, Layout, Problem, X};
+use crate::ops::OpError;
+use crate::packing::ConvGeometry;
+use crate::threads::Threads;
+
+/// `activation(W · x + bias + residual)` with a constant `W` `[m, k]`. Inputs: x, and the residual if there is one.
+#[derive(Debug, Clone)]
+pub(crate) struct Product {
+    pub(crate) source: Source,
+    pub(crate) form: Form,
+    /// `[m]`
+    pub(crate) bias: Option<Vec<f32>>,
+    pub(crate) activation: Activation,
+    pub(crate) residual: bool,
+}
+
+/// Shapes of a product.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub(crate) enum Form {
+    /// `batch` matrices of `n` columns each.
+    Matrix { batch: usize, n: usize, x_layout: Layout, y_layout: Layout },
+    /// Each of `images` is `groups` images of `geometry`.
+    Conv { images: usize, groups: usize, geometry: ConvGeometry },
+    /// Each channel on its own.
+    Depthwise { images: usize, geometry: ConvGeometry },
+}
+
+impl Product {
+    /// The dimension of the output, of rank `rank`, that counts rows of the weight.
+    pub(crate) fn channel_axis(&self, rank: usize) -> usize {
+        match &self.form {
+            Form::Matrix { y_layout: Layout::TokenMajor, .. } => rank - 1,
+            Form::Matrix { y_layout: Layout::FeatureMajor, .. } => rank.saturating_sub(2),
+            Form::Conv { .. } | Form::Depthwise { .. } => 1,
+        }
+    }
+
+    /// A product for a node that is one, with a constant f32 weight.
+    pub(crate) fn lower(
+        draft: &Draft<'_>,
+        node: &DraftNode,
+    ) -> Option<(Self, Vec<Option<poda_formats::ValueId>>)> {
+        let Kind::Op(op) = &node.kind else { return None };
+        let output = node.outputs.first().copied().flatten()?;
+        if draft.dtype(output) != Some(DataType::F32) {
+            return None;
+        }
+        if matches!(op, Op::MatMul) {
+            return Self::matmul(draft, node);
+        }
+        if let Op::Gemm { alpha, beta, trans_a, trans_b } = op {
+            return Self::gemm(draft, node, [*alpha, *beta], *trans_a, *trans_b);
+        }
+        if let Op::Conv(attributes) = op {
+            return Self::conv(draft, node, attributes);
+        }
+        None
+    }
+
+    fn new(source: Source, form: Form) -> Self {
+        Self { source, form, bias: None, activation: Activation::None, residual: false }
+    }
+
+    fn matmul(draft: &Draft<'_>, node: &DraftNode) -> Option<(Self, Vec<Option<poda_formats::ValueId>>)> {
+        let (a, b) = (node.inputs[0]?, node.inputs[1]?);
+        let (a_shape, b_shape) = (draft.shape(a)?, draft.shape(b)?);
+        if draft.is_weight(b)
+            && let [k, m] = *b_shape
+            && a_shape.last() == Some(&k)
+        {
+            let n = a_shape[..a_shape.len() - 1].iter().product();
+            let source = Source { value: b, m, k, transposed: true, scale: None };
+            let layout = Layout::TokenMajor;
+            let form = Form::Matrix { batch: 1, n, x_layout: layout, y_layout: layout };
+            return Some((Self::new(source, form), vec![Some(a)]));
+        }
+        if draft.is_weight(a)
+            && let [m, k] = *a_shape
+            && let [ref batch @ .., rows, n] = *b_shape
+            && rows == k
+        {
+            let source = Source { value: a, m, k, transposed: false, scale: None };
+            let layout = Layout::FeatureMajor;
+            let form = Form::Matrix { batch: batch.iter().product(), n, x_layout: layout, y_layout: layout };
+            return Some((Self::new(source, form), vec![Some(b)]));
+        }
+        None
+    }
+
+    fn gemm(
+        draft: &Draft<'_>,
+        node: &DraftNode,
+        [alpha, beta]: [f32; 2],
+        trans_a: bool,
+        trans_b: bool,
+    ) -> Option<(Self, Vec<Option<poda_formats::ValueId>>)> {
+        let (a, b) = (node.inputs[0]?, node.inputs[1]?);
+        let ([rows, cols], [b_rows, b_cols]) = (draft.shape(a)?, draft.shape(b)?) else { return None };
+        let (n, k) = if trans_a { (*cols, *rows) } else { (*rows, *cols) };
+        let (m, b_k) = if trans_b { (*b_rows, *b_cols) } else { (*b_cols, *b_rows) };
+        if !draft.is_weight(b) || k != b_k {
+            return None;
+        }
+        let mut source = Source { value: b, m, k, transposed: !trans_b, scale: None };
+        if alpha != 1.0 {
+            source.scale_rows(&vec![alpha; m]);
+        }
+        let x_layout = if trans_a { Layout::FeatureMajor } else { Layout::TokenMajor };
+        let form = Form::Matrix { batch: 1, n, x_layout, y_layout: Layout::TokenMajor };
+        let mut product = Self::new(source, form);
+        let mut inputs = vec![Some(a)];
+        if let Some(c) = node.input(2).filter(|_| beta != 0.0) {
+            if let Some(bias) = draft.channel_constant(c, &[n, m], 1) {
+                product.bias = Some(bias.iter().map(|v| beta * v).collect());
+            } else if beta == 1.0 && draft.shape(c)? == [n, m] {
+                product.residual = true;
+                inputs.push(Some(c));
+            } else {
+                return None;
+            }
+        }
+        Some((product, inputs))
+    }
+
+    fn conv(
+        draft: &Draft<'_>,
+        node: &DraftNode,
+        attributes: &ConvAttributes,
+    ) -> Option<(Self, Vec<Option<poda_formats::ValueId>>)> {
+        let (x, w) = (node.inputs[0]?, node.inputs[1]?);
+        let (x_shape, w_shape) = (draft.shape(x)?, draft.shape(w)?);
+        let output = draft.shape(node.outputs[0]?)?;
+        let (&[images, channels, ref size @ ..], &[m, group_channels, ref kernel @ ..]) = (x_shape, w_shape)
+        else {
+            return None;
+        };
+        let groups = attributes.group.max(1);
+        if !draft.is_weight(w)
+            || channels != groups.checked_mul(group_channels)?
+            || !m.is_multiple_of(groups)
+            || output.is_empty()
+        {
+            return None;
+        }
+        // One spatial axis is an image of height 1; more than two stay with the general form.
+        let plane = |values: &[usize], missing: usize| match *values {
+            [] => Some([missing; 2]),
+            [w] => Some([missing, w]),
+            [h, w] => Some([h, w]),
+            _ => None,
+        };
+        let (input, kernel) = (plane(size, 1)?, plane(kernel, 1)?);
+        let (strides, dilations) = (plane(&attributes.strides, 1)?, plane(&attributes.dilations, 1)?);
+        let pads = pads(attributes, size.len(), input, kernel, strides, dilations)?;
+        let depthwise = group_channels == 1 && groups > 1;
+        let geometry = ConvGeometry::new(
+            if depthwise { channels } else { group_channels },
+            input,
+            kernel,
+            strides,
+            dilations,
+            pads,
+        )
+        .ok()?;
+        let k = group_channels * kernel[0] * kernel[1];
+        let source = Source { value: w, m, k, transposed: false, scale: None };
+        let form = if depthwise {
+            Form::Depthwise { images, geometry }
+        } else if groups == 1 && geometry.n() == 1 && kernel == input && pads == [0; 4] {
+            // The window is the whole image: a product of vectors, one for each image.
+            let layout = Layout::TokenMajor;
+            Form::Matrix { batch: 1, n: images, x_layout: layout, y_layout: layout }
+        } else {
+            Form::Conv { images, groups, geometry }
+        };
+        let mut product = Self::new(source, form);
+        if let Some(bias) = node.input(2) {
+            product.bias = Some(draft.f32s(bias)?.to_vec()).filter(|bias| bias.len() == m);
+            product.bias.as_ref()?;
+        }
+        Some((product, vec![Some(x)]))
+    }
+
+    /// Packs the weight.
+    ///
+    /// # Errors
+    /// When the weight cannot be read.
+    pub(crate) fn pack(
+        self,
+        weight: &Weight,
+        weights: &Weights,
+        threads: &Threads,
+    ) -> Result<PackedProduct, OpError> {
+        let packed = match &self.form {
+            Form::Matrix { n, x_layout, y_layout, .. } => {
+                let problem = Problem { n: *n, x_layout: *x_layout, y_layout: *y_layout, conv: None };
+                weights.product(&self.source, weight, 1, &problem, threads)?
+            }
+            Form::Conv { groups, geometry, .. } => {
+                let layout = Layout::FeatureMajor;
+                let conv = Some(geometry.clone()).filter(|g| !g.is_pointwise());
+                let problem = Problem { n: geometry.n(), x_layout: layout, y_layout: layout, conv };
+                weights.product(&self.source, weight, *groups, &problem, threads)?
+            }
+            Form::Depthwise { geometry, .. } => weights.depthwise(&self.source, weight, geometry)?,
+        };
+        Ok(PackedProduct { form: self.form, bias: self.bias, activation: self.activation, packed })
+    }
+}
+
+/// Pads as (top, left, bottom, right); `None` when some are negative.
+fn pads(
+    attributes: &ConvAttributes,
+    rank: usize,
+    input: [usize; 2],
+    kernel: [usize; 2],
+    strides: [usize; 2],
+    dilations: [usize; 2],
+) -> Option<[usize; 4]> {
+    let mut pads = [0; 4];
+    match &attributes.padding {
+        Padding::Valid => {}
+        Padding::Explicit(explicit) => {
+            let first = 2_usize.checked_sub(rank)?;
+            for (i, &pad) in explicit.iter().enumerate().take(2 * rank) {
+                // Per spatial axis all begins, then all ends.
+                pads[first + i % rank + 2 * (i / rank)] = usize::try_from(pad).ok()?;
+            }
+        }
+        Padding::SameUpper | Padding::SameLower => {
+            for axis in 0..2 {
+                let extent = dilations[axis].checked_mul(kernel[axis].checked_sub(1)?)?.checked_add(1)?;
+                let output = input[axis].div_ceil(strides[axis].max(1));
+                let covered = output.checked_sub(1)?.checked_mul(strides[axis])?.checked_add(extent)?;
+                let total = covered.saturating_sub(input[axis]);
+                let begin = match attributes.padding {
+                    Padding::SameLower => total.div_ceil(2),
+                    Padding::SameUpper | Padding::Valid | Padding::Explicit(_) => total / 2,
+                };
+                (pads[axis], pads[axis + 2]) = (begin, total - begin);
+            }
+        }
+    }
+    Some(pads)
+}
+
+/// A product whose weight is packed.
+#[derive(Debug)]
+pub(crate) struct PackedProduct {
+    form: Form,
+    bias: Option<Vec<f32>>,
+    activation: Activation,
+    packed: Arc<Packed>,
+}
+
+impl PackedProduct {
+    /// Writes every element of `y`.
+    ///
+    /// # Panics
+    /// When a slice has not the length that the form gives it.
+    pub(crate) fn run(&self, x: &[f32], residual: Option<&[f32]>, y: &mut [f32], threads: &Threads) {
+        let activation = self.activation;
+        let bias = self.bias.as_deref();
+        match (&self.form, &*self.packed) {
+            (Form::Matrix { batch, n, x_layout, y_layout }, Packed::Product(weights)) => {
+                let [x_len, y_len] = [x.len() / (*batch).max(1), y.len() / (*batch).max(1)];
+                for i in 0..*batch {
+                    let x = X::Matrix { data: &x[i * x_len..][..x_len], layout: *x_layout };
+                    let residual = residual.map(|r| &r[i * y_len..][..y_len]);
+                    let epilogue = Epilogue { bias, residual, activation };
+                    weights[0].run(*n, x, &mut y[i * y_len..][..y_len], *y_layout, &epilogue, threads);
+                }
+            }
+            (Form::Conv { images, groups, geometry }, Packed::Product(weights)) => {
+                let parts = (images * groups).max(1);
+                let [x_len, y_len] = [x.len() / parts, y.len() / parts];
+                for i in 0..images * groups {
+                    let (weight, group) = (&weights[i % groups], i % groups);
+                    let data = &x[i * x_len..][..x_len];
+                    let x = if geometry.is_pointwise() {
+                        X::Matrix { data, layout: Layout::FeatureMajor }
+                    } else {
+                        X::Image { data, geometry }
+                    };
+                    let [m, _] = weight.shape();
+                    let bias = bias.map(|b| &b[group * m..][..m]);
+                    let residual = residual.map(|r| &r[i * y_len..][..y_len]);
+                    let epilogue = Epilogue { bias, residual, activation };
+                    let y = &mut y[i * y_len..][..y_len];
+                    weight.run(geometry.n(), x, y, Layout::FeatureMajor, &epilogue, threads);
+                }
+            }
+            (Form::Depthwise { images, geometry }, Packed::Depthwise(depthwise)) => {
+                let [x_len, y_len] = [x.len() / (*images).max(1), y.len() / (*images).max(1)];
+                for i in 0..*images {
+                    let residual = residual.map(|r| &r[i * y_len..][..y_len]);
+                    let epilogue = Epilogue { bias, residual, activation };
+                    let y = &mut y[i * y_len..][..y_len];
+                    depthwise.run(&x[i * x_len..][..x_len], geometry, y, &epilogue, threads);
+                }
+            }
+            (form, packed) => unreachable!("{form:?} is not packed as {packed:?}"),
+        }
+    }
+
+    /// Number of multiply-accumulates as if dense, and of those whose weight is not zero.
+    pub(crate) fn explain(&self) -> Explanation {
+        let mut name = String::new();
+        let mut explanation = Explanation::default();
+        let columns = match &self.form {
+            Form::Matrix { batch, n, .. } => batch * n,
+            Form::Conv { images, geometry, .. } | Form::Depthwise { images, geometry } => {
+                images * geometry.n()
+            }
+        } as u64;
+        match &*self.packed {
+            Packed::Product(weights) => {
+                for weight in weights {
+                    let [m, k] = weight.shape();
+                    explanation.macs += columns * (m * k) as u64;
+                    explanation.macs_nonzero += columns * weight.nnz() as u64;
+                    explanation.weight_bytes += weight.bytes();
+                }
+                if let Some(weight) = weights.first() {
+                    weight.kernel().clone_into(&mut name);
+                    weight.reason().clone_into(&mut explanation.reason);
+                }
+            }
+            Packed::Depthwise(depthwise) => {
+                "depthwise_f32".clone_into(&mut name);
+                explanation.weight_bytes = depthwise.bytes();
+                explanation.macs = columns * (depthwise.bytes() / size_of::<f32>()) as u64;
+                explanation.macs_nonzero = explanation.macs;
+            }
+        }
+        if self.bias.is_some() {
+            name.push_str(" + bias");
+        }
+        if self.activation != Activation::None {
+            name.push_str(&format!(" + {:?}", self.activation).to_lowercase());
+        }
+        explanation.name = name;
+        explanation
+    }
+}
