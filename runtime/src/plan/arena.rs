@@ -114,7 +114,7 @@ impl<'a> Parts<'a> {
     /// A range that the step reads.
     pub(super) fn read(&self, offset: usize, len: usize) -> &'a [u8] {
         if len == 0 {
-            return &[];
+            return bytemuck::cast_slice::<u64, u8>(&[]);
         }
         let after = self.reads.partition_point(|&(start, _)| start <= offset);
         let (start, part) = self.reads[after - 1];
@@ -124,7 +124,7 @@ impl<'a> Parts<'a> {
     /// A range that the step writes; each can be had once.
     pub(super) fn write(&mut self, offset: usize, len: usize) -> &'a mut [u8] {
         if len == 0 {
-            return &mut [];
+            return bytemuck::cast_slice_mut::<u64, u8>(&mut []);
         }
         let index =
             self.writes.iter().position(|&(start, _)| start == offset).expect("a segment of this step");

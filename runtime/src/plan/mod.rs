@@ -12,6 +12,8 @@ mod fusion;
 #[allow(clippy::float_cmp, reason = "attributes that change nothing are exactly 1")]
 mod product;
 mod run;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use std::sync::Mutex;
