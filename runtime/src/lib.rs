@@ -22,7 +22,7 @@ pub mod tune;
 pub use analysis::{Analysis, analyze};
 pub use executable::{Executable, RunError};
 pub use info::Info;
-pub use model::{Model, PrepareError};
+pub use model::{LoadError, Model, PrepareError};
 pub use options::{Options, Prefer};
 pub use output::Output;
 pub use profile::Profile;

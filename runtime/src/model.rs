@@ -1,7 +1,9 @@
 //! A model as it was read, before it is made ready to run.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use poda_formats::file::OpenError;
 use poda_formats::graph::Node;
 use poda_formats::{Graph, GraphError, Op};
 
@@ -14,6 +16,17 @@ use crate::threads::ThreadsError;
 #[derive(Debug, Clone)]
 pub struct Model {
     graph: Arc<Graph>,
+}
+
+/// Why a file does not give a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum LoadError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
 }
 
 /// Why a model cannot be made ready to run.
@@ -32,6 +45,14 @@ pub enum PrepareError {
 }
 
 impl Model {
+    /// Opens an ONNX file or an artifact. Weights stay in the mapped file until they are needed.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not a valid model.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, LoadError> {
+        Ok(Self::from_graph(poda_formats::open(path)?)?)
+    }
+
     /// A model from a graph, which is put in order.
     ///
     /// # Errors

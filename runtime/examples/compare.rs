@@ -1,0 +1,147 @@
+//! Runs models and compares their outputs with those that another engine gave.
+//!
+//!     cargo run -p poda-runtime --example compare -- [--threads N] [--no-fuse] MODEL.onnx… DIRECTORY…
+//!
+//! `NAME.onnx` is fed the arrays `in:INPUT` of `NAME.npz` beside it and must give its arrays `out:OUTPUT`. Prints a line
+//! for each model that fails or is refused, and a summary.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use npyz::{Deserialize, NpyFile, TypeChar};
+use poda_formats::{DataType, Element, Tensor};
+use poda_runtime::{Model, Options};
+
+type Any = Box<dyn Error>;
+
+fn main() -> Result<(), Any> {
+    let mut options = Options { threads: Some(1), tune: false, ..Options::default() };
+    let mut models = Vec::new();
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--threads" => options.threads = Some(args.next().ok_or("--threads N")?.parse()?),
+            "--no-fuse" => options.fuse = false,
+            _ => collect(Path::new(&arg), &mut models)?,
+        }
+    }
+    models.sort();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for model in &models {
+        let (verdict, text) = match compare(model, &options) {
+            Ok(worst) if worst <= 1e-3 => ("agrees", String::new()),
+            Ok(worst) => ("differs", format!("by {worst:.1e} of the largest output")),
+            Err(error) => ("fails", error.to_string()),
+        };
+        *counts.entry(verdict).or_default() += 1;
+        if verdict != "agrees" {
+            println!("{verdict} {}: {text}", model.display());
+        }
+    }
+    println!("{counts:?}");
+    Ok(())
+}
+
+fn collect(path: &Path, models: &mut Vec<PathBuf>) -> Result<(), Any> {
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "onnx") && path.with_extension("npz").exists() {
+                models.push(path);
+            }
+        }
+    } else {
+        models.push(path.to_owned());
+    }
+    Ok(())
+}
+
+/// The largest difference, relative to the largest magnitude of its output.
+fn compare(model: &Path, options: &Options) -> Result<f64, Any> {
+    let arrays = read_npz(&model.with_extension("npz"))?;
+    let executable = Model::open(model)?.prepare(options.clone())?;
+    let feeds: Vec<_> =
+        arrays.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("in:")?, tensor.view()))).collect();
+    let found = executable.run(&feeds)?;
+    let mut worst = 0.0_f64;
+    for (name, expected) in arrays.iter().filter_map(|(n, t)| Some((n.strip_prefix("out:")?, t))) {
+        let (_, found) = found.iter().find(|(n, _)| n == name).ok_or(format!("no output {name:?}"))?;
+        if found.shape() != expected.shape() {
+            return Err(
+                format!("output {name:?} has shape {:?}, not {:?}", found.shape(), expected.shape()).into()
+            );
+        }
+        let (found, expected) = (numbers(found)?, numbers(expected)?);
+        let largest = expected.iter().filter(|v| v.is_finite()).fold(1e-6_f64, |m, v| m.max(v.abs()));
+        for (&a, &b) in found.iter().zip(&expected) {
+            let same = a == b || (a.is_nan() && b.is_nan());
+            worst = worst.max(
+                if same { 0.0 } else { (a - b).abs() / largest }.max(if a.is_nan() != b.is_nan() {
+                    f64::INFINITY
+                } else {
+                    0.0
+                }),
+            );
+        }
+    }
+    Ok(worst)
+}
+
+fn numbers(tensor: &Tensor) -> Result<Vec<f64>, Any> {
+    fn all<T: Element>(tensor: &Tensor, f: impl Fn(T) -> f64) -> Result<Vec<f64>, Any> {
+        Ok(tensor.as_slice::<T>()?.iter().map(|&v| f(v)).collect())
+    }
+    match tensor.dtype() {
+        DataType::F32 => all::<f32>(tensor, f64::from),
+        DataType::F64 => all::<f64>(tensor, |v| v),
+        DataType::F16 => all::<half::f16>(tensor, f64::from),
+        DataType::I64 => all::<i64>(tensor, |v| v as f64),
+        DataType::I32 => all::<i32>(tensor, f64::from),
+        DataType::U8 => all::<u8>(tensor, f64::from),
+        DataType::I8 => all::<i8>(tensor, f64::from),
+        DataType::Bool => Ok(tensor.bytes().iter().map(|&v| f64::from(v)).collect()),
+        other => Err(format!("comparing {other} is not supported").into()),
+    }
+}
+
+fn read_npz(path: &Path) -> Result<BTreeMap<String, Tensor>, Any> {
+    let mut archive = npyz::npz::NpzArchive::open(path)?;
+    let names: Vec<String> = archive.array_names().map(ToOwned::to_owned).collect();
+    let mut arrays = BTreeMap::new();
+    for name in names {
+        if let Some(file) = archive.by_name(&name)? {
+            arrays.insert(name, read_array(file)?);
+        }
+    }
+    Ok(arrays)
+}
+
+fn read_array<R: Read>(file: NpyFile<R>) -> Result<Tensor, Any> {
+    fn read<T: Element + Deserialize, R: Read>(file: NpyFile<R>, shape: &[usize]) -> Result<Tensor, Any> {
+        Ok(Tensor::from_slice(shape, &file.into_vec::<T>()?))
+    }
+    let shape: Vec<usize> = file.shape().iter().map(|&d| d as usize).collect();
+    let npyz::DType::Plain(dtype) = file.dtype() else {
+        return Err("structured arrays are not supported".into());
+    };
+    match (dtype.type_char(), dtype.num_bytes()) {
+        (TypeChar::Float, Some(4)) => read::<f32, R>(file, &shape),
+        (TypeChar::Float, Some(8)) => read::<f64, R>(file, &shape),
+        (TypeChar::Float, Some(2)) => {
+            let values: Vec<half::f16> = file.into_vec()?;
+            Ok(Tensor::from_slice(&shape, &values))
+        }
+        (TypeChar::Int, Some(8)) => read::<i64, R>(file, &shape),
+        (TypeChar::Int, Some(4)) => read::<i32, R>(file, &shape),
+        (TypeChar::Int, Some(1)) => read::<i8, R>(file, &shape),
+        (TypeChar::Uint, Some(1)) => read::<u8, R>(file, &shape),
+        (TypeChar::Bool, _) => {
+            let values: Vec<bool> = file.into_vec()?;
+            let bytes: Vec<u8> = values.into_iter().map(u8::from).collect();
+            Ok(poda_formats::TensorView::from_bytes(DataType::Bool, &shape, &bytes)?.to_tensor())
+        }
+        other => Err(format!("arrays of type {other:?} are not supported").into()),
+    }
+}
