@@ -138,7 +138,7 @@ impl Executable {
                 self.execute(plan, feeds, Some(&mut times))?;
                 all.push(times);
             }
-            Ok(Profile::new(&self.graph, plan, &all))
+            Ok(Profile::new(plan, &all))
         })
     }
 
@@ -170,16 +170,16 @@ impl Executable {
         feeds: &[TensorView<'_>],
         times: Option<&mut [Duration]>,
     ) -> Result<Vec<(String, Tensor)>, RunError> {
-        let run = || plan.run(feeds, &self.threads, times);
+        static CALLER: Threads = Threads::single();
         let results = if plan.work < SMALL_WORK {
-            run()
+            plan.run(feeds, &CALLER, times)
         } else if let Some(solo) = &self.solo {
-            solo.install(run)
+            solo.install(|| plan.run(feeds, &self.threads, times))
         } else {
-            self.threads.install(run)
+            self.threads.install(|| plan.run(feeds, &self.threads, times))
         };
         let results = results.map_err(|e| match plan.steps.get(e.step) {
-            Some(step) => plan::node_error(&self.graph, step.node, e.source),
+            Some(step) => PlanError::Node { node: step.name.clone(), op: step.op.clone(), source: e.source },
             None => PlanError::Memory { limit: memory::limit() },
         })?;
         let names = plan.outputs.iter().map(|wanted| self.graph.value(wanted.id).name.clone());

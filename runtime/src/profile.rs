@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use poda_formats::Graph;
 use serde::Serialize;
 
-use crate::plan::{self, Operand, Plan};
+use crate::plan::{Operand, Plan};
 
 /// Times of the steps of a run.
 #[derive(Debug, Clone, Serialize)]
@@ -49,7 +48,7 @@ impl Profile {
         self.nodes.iter().map(|n| n.ms).sum()
     }
 
-    pub(crate) fn new(graph: &Graph, plan: &Plan, times: &[Vec<Duration>]) -> Self {
+    pub(crate) fn new(plan: &Plan, times: &[Vec<Duration>]) -> Self {
         let shapes = |operands: &[Option<Operand>]| {
             operands.iter().map(|o| o.as_ref().map_or_else(Vec::new, |o| o.shape.clone())).collect()
         };
@@ -60,8 +59,8 @@ impl Profile {
             let bytes: usize = operands.map(|o| o.shape.iter().product::<usize>() * o.dtype.size()).sum();
             let kernel = step.call.explain();
             NodeProfile {
-                name: plan::node_name(graph, step.node),
-                op: graph.nodes[step.node].op.name().to_owned(),
+                name: step.name.clone(),
+                op: step.op.clone(),
                 kernel: kernel.name,
                 reason: kernel.reason,
                 inputs: shapes(&step.inputs),

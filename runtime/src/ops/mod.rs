@@ -5,7 +5,7 @@
 //! packed weights; what is here is their general form, which also folds constants.
 
 mod args;
-mod attention;
+pub(crate) mod attention;
 mod cast;
 mod concat;
 mod control;

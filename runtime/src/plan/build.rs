@@ -1,5 +1,6 @@
 //! Makes a plan: gives every value of a draft its place.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 
@@ -9,7 +10,7 @@ use poda_formats::{Graph, Op, Tensor, ValueId, Weight};
 use super::arena::{self, Allocator};
 use super::draft::{Draft, DraftNode, Kind};
 use super::weights::Weights;
-use super::{Call, Operand, Place, Plan, PlanError, Step, Wanted, fusion};
+use super::{Call, Operand, Place, Plan, PlanError, Step, Wanted, fusion, inline};
 use crate::analysis;
 use crate::info::Info;
 use crate::ops::OpError;
@@ -48,7 +49,14 @@ pub(crate) fn build(context: &Context<'_>, request: &Request) -> Result<Plan, Pl
         .zip(&request.shapes)
         .map(|(&id, shape)| (graph.value(id).name.clone(), shape.clone()))
         .collect();
-    let analysis = analysis::analyze(graph, &shapes);
+    let mut analysis = analysis::analyze(graph, &shapes);
+    // Branches may hold further branches.
+    let mut graph = Cow::Borrowed(graph);
+    while let Some(inlined) = inline::branches(&graph, &analysis) {
+        analysis = analysis::analyze(&inlined, &shapes);
+        graph = Cow::Owned(inlined);
+    }
+    let graph = &*graph;
     if let Some((index, source)) = analysis.failures.first() {
         return Err(node_error(graph, *index, source.clone()));
     }
@@ -59,12 +67,12 @@ pub(crate) fn build(context: &Context<'_>, request: &Request) -> Result<Plan, Pl
 }
 
 /// An error of a node, with its name, or that of its output where it has none.
-pub(crate) fn node_error(graph: &Graph, index: usize, source: OpError) -> PlanError {
+fn node_error(graph: &Graph, index: usize, source: OpError) -> PlanError {
     PlanError::Node { node: node_name(graph, index), op: graph.nodes[index].op.name().to_owned(), source }
 }
 
 /// The name of a node, or of its first output where it has none.
-pub(crate) fn node_name(graph: &Graph, index: usize) -> String {
+fn node_name(graph: &Graph, index: usize) -> String {
     let node = &graph.nodes[index];
     match node.outputs.iter().flatten().next() {
         Some(&id) if node.name.is_empty() => graph.value(id).name.clone(),
@@ -207,14 +215,17 @@ impl<'a> Builder<'a> {
         }
         let call = match &node.kind {
             Kind::Op(op) => Call::Op(op.clone()),
+            Kind::Attention(attention) => Call::Attention(attention.clone()),
             Kind::Product(product) => {
                 let weight = self.draft.weight(product.source.value).expect("a product has a weight");
-                let Context { weights, threads, graph, .. } = self.context;
+                let Context { weights, threads, .. } = self.context;
                 let packed = product.clone().pack(&weight, weights, threads);
-                Call::Product(Box::new(packed.map_err(|e| node_error(graph, node.node, e))?))
+                Call::Product(Box::new(packed.map_err(|e| node_error(self.draft.graph, node.node, e))?))
             }
         };
-        Ok(Step { node: node.node, call, inputs, outputs, segments })
+        let graph = self.draft.graph;
+        let (name, op) = (node_name(graph, node.node), graph.nodes[node.node].op.name().to_owned());
+        Ok(Step { name, op, call, inputs, outputs, segments })
     }
 
     fn allocate(&mut self, id: ValueId) -> Result<Operand, PlanError> {

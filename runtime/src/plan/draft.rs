@@ -2,6 +2,7 @@
 
 use poda_formats::{DataType, Graph, Op, Tensor, ValueId, Weight};
 
+use super::attention::AttentionNode;
 use super::product::Product;
 use crate::analysis::Analysis;
 use crate::info::Info;
@@ -13,6 +14,8 @@ pub(crate) enum Kind {
     Op(Op),
     /// A product with a constant weight.
     Product(Box<Product>),
+    /// Attention over strided heads.
+    Attention(Box<AttentionNode>),
 }
 
 /// What a profile says of a step.
@@ -45,7 +48,7 @@ impl DraftNode {
     pub(crate) fn op(&self) -> Option<&Op> {
         match &self.kind {
             Kind::Op(op) => Some(op),
-            Kind::Product(_) => None,
+            Kind::Product(_) | Kind::Attention(_) => None,
         }
     }
 

@@ -5,10 +5,12 @@
 //! the like are places shared, not steps.
 
 mod arena;
+mod attention;
 mod build;
 mod draft;
 #[allow(clippy::float_cmp, reason = "patterns look for exact constants")]
 mod fusion;
+mod inline;
 #[allow(clippy::float_cmp, reason = "attributes that change nothing are exactly 1")]
 mod product;
 mod run;
@@ -23,11 +25,12 @@ use poda_formats::storage::AlignedBytes;
 use poda_formats::{Op, Tensor, ValueId};
 
 use crate::ops::OpError;
+use attention::AttentionNode;
 use draft::Explanation;
 use product::PackedProduct;
 
 pub(crate) use arena::Segment;
-pub(crate) use build::{Context, Request, build, node_error, node_name};
+pub(crate) use build::{Context, Request, build};
 pub(crate) use weights::Weights;
 
 /// Why no plan could be made.
@@ -84,6 +87,8 @@ pub(crate) enum Call {
     Op(Op),
     /// A product with a packed weight. Inputs: x, residual?.
     Product(Box<PackedProduct>),
+    /// Attention over strided heads. Inputs: q, k, v, mask?.
+    Attention(Box<AttentionNode>),
 }
 
 impl Call {
@@ -92,6 +97,10 @@ impl Call {
         match self {
             Self::Op(op) => Explanation { name: op.name().to_owned(), ..Explanation::default() },
             Self::Product(product) => product.explain(),
+            Self::Attention(attention) => {
+                let macs = attention.macs();
+                Explanation { name: "attention".into(), macs, macs_nonzero: macs, ..Explanation::default() }
+            }
         }
     }
 }
@@ -99,8 +108,10 @@ impl Call {
 /// One call of an operator.
 #[derive(Debug)]
 pub(crate) struct Step {
-    /// The node of the graph that it stands for; with fused nodes, the last.
-    pub(crate) node: usize,
+    /// Name of the node that it stands for, or of that node's output; with fused nodes, of the last.
+    pub(crate) name: String,
+    /// Its operator.
+    pub(crate) op: String,
     pub(crate) call: Call,
     pub(crate) inputs: Vec<Option<Operand>>,
     /// `None` for outputs that nobody reads.

@@ -75,7 +75,9 @@ impl Product {
         let (a, b) = (node.inputs[0]?, node.inputs[1]?);
         let (a_shape, b_shape) = (draft.shape(a)?, draft.shape(b)?);
         if draft.is_weight(b)
-            && let [k, m] = *b_shape
+            && let [ref ones @ .., k, m] = *b_shape
+            && ones.iter().all(|&d| d == 1)
+            && (ones.is_empty() || a_shape.len() >= b_shape.len())
             && a_shape.last() == Some(&k)
         {
             let n = a_shape[..a_shape.len() - 1].iter().product();

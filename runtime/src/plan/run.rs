@@ -103,12 +103,10 @@ impl State<'_> {
                     let input = |i: usize| inputs.get(i).copied().flatten();
                     let x = input(0).ok_or(OpError::MissingInput { index: 0 })?.as_slice()?;
                     let residual = input(1).map(|view| view.as_slice()).transpose()?;
-                    let Some(Output::Planned { bytes, .. }) = outputs.first_mut() else {
-                        unreachable!("a product's shapes are known");
-                    };
-                    product.run(x, residual, bytemuck::cast_slice_mut(bytes), threads);
+                    product.run(x, residual, planned(&mut outputs), threads);
                     Ok(())
                 }
+                Call::Attention(attention) => attention.run(&inputs, planned(&mut outputs)),
             })?;
             outputs
                 .into_iter()
@@ -171,4 +169,12 @@ fn view<'a>(
         Place::Arena { offset, len } => parts.read(offset, len),
     };
     Ok(TensorView::from_bytes(operand.dtype, &operand.shape, bytes)?)
+}
+
+/// The elements of the one output of a step whose shapes are known.
+fn planned<'a>(outputs: &'a mut [Output<'_>]) -> &'a mut [f32] {
+    match outputs {
+        [Output::Planned { bytes, .. }] => bytemuck::cast_slice_mut(bytes),
+        other => unreachable!("{other:?} is not one planned output"),
+    }
 }

@@ -5,6 +5,7 @@
 //! becomes the operator, which the product before it then takes into its epilogue.
 
 mod activation;
+mod attention;
 mod epilogue;
 mod norm;
 mod simplify;
@@ -30,6 +31,8 @@ const PATTERNS: &[(&str, Pattern)] = &[
     ("normalisation spelled out", norm::rewrite),
     ("scale and bias of a normalisation", norm::affine),
     ("pads of a convolution", simplify::pad),
+    ("attention spelled out", attention::rewrite),
+    ("transpose after attention", attention::transposed),
     ("product", |rewriter, at| {
         let (product, inputs) = Product::lower(rewriter.draft, &rewriter.draft.nodes[at])?;
         Some(Rewrite { kind: Kind::Product(Box::new(product)), inputs })

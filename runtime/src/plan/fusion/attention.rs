@@ -1,0 +1,184 @@
+//! Attention spelled out: `softmax(scale · Q · Kᵀ + mask) · V`, with the transposes around it.
+
+use poda_formats::op::{Binary, SoftmaxKind, Unary};
+use poda_formats::{DataType, Op, ValueId};
+
+use super::{Rewrite, Rewriter};
+use crate::plan::attention::{AttentionNode, HeadView};
+use crate::plan::draft::Kind;
+
+pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
+    let node = r.node(at);
+    if !matches!(node.op()?, Op::MatMul) {
+        return None;
+    }
+    let (output, v) = (node.output(0)?, node.input(1)?);
+    let scores = softmax_input(r, node.input(0)?)?;
+    let (product, mask) = masked(r, scores);
+    let (product, scale) = without_scale(r, product);
+    let (op, node) = r.op(product)?;
+    if !matches!(op, Op::MatMul) || !r.once(product) || r.draft.dtype(output)? != DataType::F32 {
+        return None;
+    }
+    let (q, q_scale, q_view) = head_view(r, node.input(0)?)?;
+    let (k, k_scale, k_view) = head_view(r, node.input(1)?)?;
+    let (v, v_scale, v_view) = head_view(r, v)?;
+    let [b, h, queries, size] = q_view.shape;
+    // The right-hand side of the first product is `[batch, heads, size, keys]`.
+    let swap = |[a, b, c, d]: [usize; 4]| [a, b, d, c];
+    let k_view = HeadView { shape: swap(k_view.shape), strides: swap(k_view.strides) };
+    let keys = k_view.shape[2];
+    let fits = |view: &HeadView, length: usize| {
+        view.shape[0] == b && [h, 1].contains(&view.shape[1]) && view.shape[2] == length
+    };
+    let same_heads = k_view.shape[1] == v_view.shape[1];
+    if !fits(&k_view, keys)
+        || !fits(&v_view, keys)
+        || !same_heads
+        || k_view.shape[3] != size
+        || v_scale != 1.0
+    {
+        return None;
+    }
+    let ranks = [r.draft.shape(output)?.len(), r.draft.shape(scores)?.len()];
+    if ranks != [ranks[0]; 2]
+        || r.draft.shape(output)?.iter().product::<usize>() != b * h * queries * v_view.shape[3]
+    {
+        return None;
+    }
+    let mut inputs = vec![Some(q), Some(k), Some(v)];
+    let mask = match mask {
+        None => None,
+        Some(id) => {
+            inputs.push(Some(id));
+            Some(mask_strides(r.draft.shape(id)?, [b, h, queries, keys], ranks[0])?)
+        }
+    };
+    let scale = scale * q_scale * k_scale;
+    let attention = AttentionNode { q: q_view, k: k_view, v: v_view, scale, mask, token_major: false };
+    Some(Rewrite { kind: Kind::Attention(Box::new(attention)), inputs })
+}
+
+/// A transpose to `[batch, queries, heads, size]` after attention is how the result is written.
+pub(super) fn transposed(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
+    let node = r.node(at);
+    let Op::Transpose { perm } = node.op()? else { return None };
+    let input = node.input(0)?;
+    let producer = r.producer(input)?;
+    let Kind::Attention(attention) = &producer.kind else { return None };
+    if attention.token_major || perm != &[0, 2, 1, 3] || !r.once(input) {
+        return None;
+    }
+    let mut attention = attention.clone();
+    attention.token_major = true;
+    Some(Rewrite { kind: Kind::Attention(attention), inputs: producer.inputs.clone() })
+}
+
+/// The scores under a softmax over the last axis that only this product reads. Exporters of PyTorch put zeros for rows
+/// that are all NaN, as the kernel does for queries that see nothing.
+fn softmax_input(r: &Rewriter<'_, '_>, probabilities: ValueId) -> Option<ValueId> {
+    let mut softmax = probabilities;
+    if let Some((Op::Where, node)) = r.op(probabilities) {
+        let (test, zero, kept) = (node.input(0)?, node.input(1)?, node.input(2)?);
+        if r.draft.scalar(zero)? != 0.0 || r.unary(test, Unary::IsNan)? != kept || !r.once(probabilities) {
+            return None;
+        }
+        softmax = kept;
+    } else if !r.once(probabilities) {
+        return None;
+    }
+    let (op, node) = r.op(softmax)?;
+    let Op::Softmax { kind: SoftmaxKind::Softmax, axis } = op else { return None };
+    let scores = node.input(0)?;
+    let last = r.draft.shape(scores)?.len() as i64 - 1;
+    (*axis == -1 || *axis == last).then_some(scores)
+}
+
+/// The product under a mask that is added, or that selects minus infinity; and the mask.
+fn masked(r: &Rewriter<'_, '_>, scores: ValueId) -> (ValueId, Option<ValueId>) {
+    let shape = r.draft.shape(scores);
+    if let Some((a, b)) = r.binary(scores, Binary::Add) {
+        for (product, mask) in [(a, b), (b, a)] {
+            let is_product = matches!(r.op(without_scale(r, product).0), Some((Op::MatMul, _)));
+            if is_product && r.draft.dtype(mask) == Some(DataType::F32) && r.draft.shape(product) == shape {
+                return (product, Some(mask));
+            }
+        }
+    }
+    if let Some((Op::Where, node)) = r.op(scores)
+        && let (Some(allowed), Some(product), Some(low)) = (node.input(0), node.input(1), node.input(2))
+        && r.draft.scalar(low) == Some(f32::NEG_INFINITY)
+        && r.draft.shape(product) == shape
+    {
+        return (product, Some(allowed));
+    }
+    (scores, None)
+}
+
+/// A value without multiplications and divisions by scalars, and their product.
+fn without_scale(r: &Rewriter<'_, '_>, id: ValueId) -> (ValueId, f32) {
+    let (mut id, mut scale) = (id, 1.0);
+    let same = |a: ValueId, b: ValueId| r.draft.shape(a).is_some() && r.draft.shape(a) == r.draft.shape(b);
+    loop {
+        if let Some((inner, factor)) = r.with_scalar(id, Binary::Mul).filter(|&(inner, _)| same(inner, id)) {
+            (id, scale) = (inner, scale * factor);
+        } else if let Some((inner, divisor)) = r.with_divisor(id).filter(|&(inner, _)| same(inner, id)) {
+            (id, scale) = (inner, scale / divisor);
+        } else {
+            return (id, scale);
+        }
+    }
+}
+
+/// The tensor under transposes and scales, the scale, and how it is seen through them as `[batch, heads, …, …]`.
+fn head_view(r: &Rewriter<'_, '_>, id: ValueId) -> Option<(ValueId, f32, HeadView)> {
+    let (mut id, mut scale) = (id, 1.0);
+    let mut perms: Vec<&[usize]> = Vec::new();
+    loop {
+        let (inner, factor) = without_scale(r, id);
+        (id, scale) = (inner, scale * factor);
+        match r.op(id) {
+            Some((Op::Transpose { perm }, node)) if !perm.is_empty() => {
+                perms.push(perm);
+                id = node.input(0)?;
+            }
+            _ => break,
+        }
+    }
+    let mut shape = r.draft.shape(id)?.to_vec();
+    let mut strides = vec![1; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis] * shape[axis];
+    }
+    for perm in perms.into_iter().rev() {
+        shape = perm.iter().map(|&p| shape[p]).collect();
+        strides = perm.iter().map(|&p| strides[p]).collect();
+    }
+    let four = |v: &[usize], missing: usize| match *v {
+        [a, b, c, d] => Some([a, b, c, d]),
+        [a, c, d] => Some([a, missing, c, d]),
+        _ => None,
+    };
+    Some((id, scale, HeadView { shape: four(&shape, 1)?, strides: four(&strides, 0)? }))
+}
+
+/// Strides of a mask that broadcasts to scores of rank `rank`, seen as `full` `[batch, heads, queries, keys]`.
+fn mask_strides(shape: &[usize], full: [usize; 4], rank: usize) -> Option<[usize; 4]> {
+    let mut own = vec![1; rank.checked_sub(shape.len())?];
+    own.extend_from_slice(shape);
+    if rank == 3 {
+        own.insert(1, 1);
+    }
+    let mut strides = [0; 4];
+    let mut stride = 1;
+    for axis in (0..4).rev() {
+        if own[axis] != 1 {
+            if own[axis] != full[axis] {
+                return None;
+            }
+            strides[axis] = stride;
+        }
+        stride *= own[axis];
+    }
+    Some(strides)
+}

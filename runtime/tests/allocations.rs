@@ -1,0 +1,82 @@
+//! Once warm, a run allocates its results and little else: nothing whose size depends on the model's activations.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use poda_formats::op::{Binary, ConvAttributes, Padding, PoolKind, Unary};
+use poda_formats::{DataType, Dim, Graph, Op, Tensor};
+use poda_runtime::{Model, Options};
+
+struct Counting;
+
+static BYTES: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        BYTES.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Convolutions with a residual between them, a pool and a product: activations of 8 · 64 · 64 floats, 128 KiB each.
+fn model() -> Model {
+    let mut graph = Graph::default();
+    let dims = [1, 8, 64, 64].map(Dim::Fixed).to_vec();
+    let x = graph.add_input("x", DataType::F32, dims);
+    let weight = |shape: &[usize]| {
+        let len: usize = shape.iter().product();
+        let values: Vec<f32> = (0..len).map(|i| (i % 7) as f32 * 0.1 - 0.3).collect();
+        Tensor::from_slice(shape, &values)
+    };
+    let conv = Op::Conv(ConvAttributes {
+        group: 1,
+        kernel: vec![],
+        strides: vec![],
+        dilations: vec![],
+        padding: Padding::Explicit(vec![1; 4]),
+    });
+    let w1 = graph.add_weight("w1", weight(&[8, 8, 3, 3]));
+    let w2 = graph.add_weight("w2", weight(&[8, 8, 3, 3]));
+    let a = graph.add_node(conv.clone(), &[x, w1], "a");
+    let b = graph.add_node(Op::Unary(Unary::Relu), &[a], "b");
+    let c = graph.add_node(conv, &[b, w2], "c");
+    let d = graph.add_node(Op::Binary(Binary::Add), &[c, b], "d");
+    let e = graph.add_node(Op::Unary(Unary::Relu), &[d], "e");
+    let f = graph.add_node(Op::GlobalPool { kind: PoolKind::Average }, &[e], "f");
+    let g = graph.add_node(Op::Flatten { axis: 1 }, &[f], "g");
+    let w3 = graph.add_weight("w3", weight(&[8, 10]));
+    let y = graph.add_node(Op::MatMul, &[g, w3], "y");
+    graph.outputs.push(y);
+    Model::from_graph(graph).expect("a valid graph")
+}
+
+#[test]
+fn a_warm_run_allocates_only_results() {
+    let x = Tensor::from_slice(&[1, 8, 64, 64], &vec![0.5_f32; 8 * 64 * 64]);
+    for threads in [1, 2] {
+        let options = Options { threads: Some(threads), tune: false, ..Options::default() };
+        let executable = model().prepare(options).expect("a supported model");
+        let run = || executable.run(&[("x", x.view())]).expect("feeds that fit");
+        for _ in 0..4 {
+            run();
+        }
+        let before = BYTES.load(Ordering::Relaxed);
+        let runs = 10;
+        for _ in 0..runs {
+            run();
+        }
+        let bytes = (BYTES.load(Ordering::Relaxed) - before) / runs;
+        // Names, shapes and ten floats of results, and the bookkeeping of one run.
+        assert!(bytes < 4096, "{bytes} bytes in each run on {threads} threads");
+    }
+}
