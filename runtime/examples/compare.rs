@@ -77,13 +77,8 @@ fn compare(model: &Path, options: &Options) -> Result<f64, Any> {
         let largest = expected.iter().filter(|v| v.is_finite()).fold(1e-6_f64, |m, v| m.max(v.abs()));
         for (&a, &b) in found.iter().zip(&expected) {
             let same = a == b || (a.is_nan() && b.is_nan());
-            worst = worst.max(
-                if same { 0.0 } else { (a - b).abs() / largest }.max(if a.is_nan() != b.is_nan() {
-                    f64::INFINITY
-                } else {
-                    0.0
-                }),
-            );
+            let difference = if same { 0.0 } else { (a - b).abs() / largest };
+            worst = worst.max(if difference.is_nan() { f64::INFINITY } else { difference });
         }
     }
     Ok(worst)

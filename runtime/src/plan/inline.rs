@@ -35,10 +35,10 @@ fn splice(graph: &mut Graph, node: &Node, branch: Graph) {
         branch.inputs.iter().copied().zip(node.inputs.iter().skip(1).copied()).collect();
     for (index, value) in branch.values.into_iter().enumerate() {
         let id = ValueId(index as u32);
-        if !ids.contains_key(&id) {
+        ids.entry(id).or_insert_with(|| {
             let name = format!("{}/{}", node.name, value.name);
-            ids.insert(id, Some(graph.add_value(Value { name, ..value })));
-        }
+            Some(graph.add_value(Value { name, ..value }))
+        });
     }
     let map = |id: &Option<ValueId>| id.and_then(|id| ids[&id]);
     for inner in branch.nodes {
