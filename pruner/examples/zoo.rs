@@ -2,13 +2,41 @@
 //!
 //!     ZOO=folder cargo run -p poda-pruner --example zoo -- [part of a name]…
 //!
-//! `SPARSITY` (0.3), `GIVEN=1` to use the feed shapes of the index instead of guessing sizes, `VERBOSE=1` for groups
+//! `DEAD=1` only removes dead units. `OUT=folder` also writes each pruned model there, with a `.json` and a `.bin` of random feeds and the outputs that
+//! Poda computes from them, for comparison with another engine. `SPARSITY` (0.3), `GIVEN=1` to use the feed shapes of the index instead of guessing sizes, `VERBOSE=1` for groups
 //! and refusals.
 
 use std::path::Path;
 use std::time::Instant;
 
+use poda_formats::Graph;
+use poda_formats::onnx::OnnxOptions;
+use poda_pruner::settings::{Settings, Shapes};
 use poda_pruner::{Granularity, Recipe, prune};
+use poda_runtime::random_feeds::random_feeds;
+use poda_runtime::{Model, Options};
+
+/// Writes a model, feeds and outputs.
+fn save(graph: &Graph, given: &Shapes, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    std::fs::create_dir_all(path.parent().unwrap_or(Path::new("")))?;
+    poda_formats::onnx::save(graph, path, &OnnxOptions::default())?;
+    let shapes = Settings::find(graph, given).shapes;
+    let feeds = random_feeds(graph, &shapes, 1)?;
+    let executable =
+        Model::from_graph(graph.clone())?.prepare(Options { tune: false, ..Options::default() })?;
+    let views: Vec<_> = feeds.iter().map(|(name, tensor)| (name.as_str(), tensor.view())).collect();
+    let outputs = executable.run(&views)?;
+    let (mut bytes, mut index) = (Vec::new(), Vec::new());
+    let tagged = feeds.iter().map(|t| ("feed", t)).chain(outputs.iter().map(|t| ("output", t)));
+    for (kind, (name, tensor)) in tagged {
+        let (dtype, shape) = (tensor.dtype().name(), tensor.shape());
+        index.push(serde_json::json!({"kind": kind, "name": name, "dtype": dtype, "shape": shape, "at": bytes.len()}));
+        bytes.extend_from_slice(tensor.bytes());
+    }
+    std::fs::write(path.with_extension("json"), serde_json::to_vec(&index)?)?;
+    std::fs::write(path.with_extension("bin"), bytes)?;
+    Ok(())
+}
 
 fn main() {
     let folder = std::env::var("ZOO").expect("ZOO names a folder");
@@ -17,7 +45,13 @@ fn main() {
     let sparsity = std::env::var("SPARSITY").map_or(0.3, |s| s.parse().expect("a number"));
     let verbose = std::env::var_os("VERBOSE").is_some();
     let parts: Vec<String> = std::env::args().skip(1).collect();
-    let recipe = Recipe { granularity: Granularity::Channel, sparsity: Some(sparsity), ..Recipe::default() };
+    let dead = std::env::var_os("DEAD").is_some();
+    let recipe = Recipe {
+        granularity: Granularity::Channel,
+        sparsity: (!dead).then_some(sparsity),
+        remove_dead: dead,
+        ..Recipe::default()
+    };
     let (mut total, mut good) = (0, 0);
     for entry in index.as_array().expect("a list") {
         let file = entry["file"].as_str().expect("a name");
@@ -26,7 +60,7 @@ fn main() {
         }
         total += 1;
         let start = Instant::now();
-        let mut shapes = poda_pruner::settings::Shapes::new();
+        let mut shapes = Shapes::new();
         if std::env::var_os("GIVEN").is_some() {
             shapes = serde_json::from_value(entry["feed_shapes"].clone()).unwrap_or_default();
         }
@@ -38,7 +72,12 @@ fn main() {
             }
         };
         match prune(&graph, &recipe, &shapes, &mut |_| (), None) {
-            Ok((_, report)) => {
+            Ok((pruned, report)) => {
+                if let Some(out) = std::env::var_os("OUT") {
+                    if let Err(error) = save(&pruned, &shapes, &Path::new(&out).join(file)) {
+                        println!("{file:44} not written or run: {error}");
+                    }
+                }
                 let removed = report.removed();
                 let checked = report.check.as_ref().map(|c| c.relative);
                 let fine = removed >= 0.15 && checked.is_some();
@@ -54,6 +93,9 @@ fn main() {
                     start.elapsed().as_secs_f64(),
                     report.notes.join("; "),
                 );
+                for layer in &report.dead {
+                    println!("    {:5} of {:5} dead: {}", layer.dead, layer.units, layer.name);
+                }
                 if verbose {
                     for group in &report.groups {
                         println!(

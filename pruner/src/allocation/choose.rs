@@ -102,8 +102,8 @@ fn global_shares(dependencies: &DependencyGraph, scores: &[f64], active: &[bool]
     taken.iter().zip(groups).map(|(&n, group)| n as f64 / group.units.len() as f64).collect()
 }
 
-/// Puts units back where a dimension would become empty.
-fn keep_one_of_each(dependencies: &DependencyGraph, scores: &[f64], removal: &mut Removal) {
+/// Puts the unit with the highest score back wherever a dimension would become empty.
+pub fn keep_one_of_each(dependencies: &DependencyGraph, scores: &[f64], removal: &mut Removal) {
     for axis in dependencies.shrinking_axes() {
         while dependencies.kept_count(axis, removal) == 0 {
             let mut best = None;

@@ -186,7 +186,7 @@ impl AxisTable {
 
     /// Makes two axes one. `reason` is given to what cannot be kept in step.
     pub fn unify(&mut self, a: AxisId, b: AxisId, reason: Reason) {
-        let (a, b) = (self.find(a), self.find(b));
+        let (a, b) = (self.several(a, reason), self.several(b, reason));
         if a == b {
             return;
         }
@@ -207,6 +207,21 @@ impl AxisTable {
             (Axis::Sum(_), _) => self.unify_segments(a, b, reason),
             (_, _) => self.unify_segments(b, a, reason),
         }
+    }
+
+    /// A product without its factors of a single unit, which would have to go without the others and so must stay.
+    fn several(&mut self, id: AxisId, reason: Reason) -> AxisId {
+        let id = self.find(id);
+        if !matches!(self.axes[id.0 as usize], Axis::Product(_)) {
+            return id;
+        }
+        let factors = self.factors(id);
+        if factors.iter().all(|&factor| self.size(factor) > 1) {
+            return id;
+        }
+        let (single, rest): (Vec<AxisId>, Vec<AxisId>) = factors.iter().partition(|&&f| self.size(f) == 1);
+        single.into_iter().for_each(|factor| self.block(factor, reason));
+        self.product(&rest)
     }
 
     fn bind(&mut self, leaf: AxisId, to: AxisId) {
@@ -258,14 +273,8 @@ impl AxisTable {
         let factors = self.factors(a);
         let Some(parts) = self.refactor(&factors, &sizes, reason) else { return false };
         for (part, &target) in parts.into_iter().zip(&targets) {
-            // A single unit beside other factors would have to go without them.
-            if self.size(target) == 1 {
-                self.block(target, reason);
-            }
             let part = self.product(&part);
-            if part != ONE {
-                self.unify(part, target, reason);
-            }
+            self.unify(part, target, reason);
         }
         true
     }
@@ -531,6 +540,19 @@ impl AxisTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_a_product_are_not_unified_into_a_cycle() {
+        let mut t = AxisTable::default();
+        let a = t.leaf(4);
+        let rows = t.reshape(&[a], &[2, 2], R);
+        let halves = t.cut(a, &[2, 2], R);
+        t.unify(halves[0], halves[1], R);
+        t.unify(rows[1], halves[1], R);
+        assert_eq!(units(&t, a).len(), 4);
+        assert!(t.block_of(rows[1]).is_none());
+        assert!(t.leaves(rows[0]).iter().all(|&l| t.block_of(l).is_some()));
+    }
 
     const R: Reason = Reason { node: None, why: Why::GraphInput };
 

@@ -1,0 +1,210 @@
+//! Convolutional networks over images `[batch, channels, 6, 6]`.
+
+use poda_formats::op::{Binary, ConvAttributes, Padding, PoolAttributes, PoolKind, ReduceKind, Unary};
+use poda_formats::{DataType, Dim, Graph, Op, ValueId};
+
+use super::Builder;
+
+/// A layer of a convolutional network.
+#[derive(Debug, Clone)]
+pub(crate) enum Layer {
+    Conv { out: usize, wide: bool, bias: bool },
+    Depthwise,
+    Grouped { groups: usize, each: usize },
+    BatchNorm,
+    Activation(usize),
+    Save,
+    Add,
+    Concat,
+    Split { both: bool },
+    Slice { start: usize, step: usize },
+    Shuffle { groups: usize },
+    SqueezeExcite,
+    Pool { max: bool },
+    GroupNorm { groups: usize },
+    InstanceNorm,
+    Deconvolution,
+    ResponseNorm,
+}
+
+const SIDE: usize = 6;
+
+fn attributes(group: usize, kernel: usize) -> ConvAttributes {
+    ConvAttributes {
+        group,
+        kernel: vec![kernel; 2],
+        strides: vec![1; 2],
+        dilations: vec![1; 2],
+        padding: Padding::Explicit(vec![(kernel / 2) as i64; 4]),
+    }
+}
+
+fn conv(
+    b: &mut Builder,
+    x: ValueId,
+    from: usize,
+    to: usize,
+    group: usize,
+    kernel: usize,
+    bias: bool,
+) -> ValueId {
+    let mut inputs = vec![x, b.weight(&[to, from / group, kernel, kernel])];
+    if bias {
+        inputs.push(b.weight(&[to]));
+    }
+    b.node(Op::Conv(attributes(group, kernel)), &inputs)
+}
+
+/// A network of `layers` and a classifier, after global pooling or flattened.
+pub(crate) fn network(layers: &[Layer], flatten: bool, seed: u64) -> Graph {
+    let mut b = Builder::new(seed);
+    let dims = vec![Dim::Symbol("batch".into()), Dim::Fixed(3), Dim::Fixed(SIDE), Dim::Fixed(SIDE)];
+    let x = b.graph.add_input("x", DataType::F32, dims);
+    let (mut x, mut c) = (conv(&mut b, x, 3, 12, 1, 3, true), 12);
+    let mut saved = (x, c);
+    for layer in layers {
+        (x, c) = add(&mut b, layer, x, c, &mut saved);
+    }
+    if flatten {
+        let flat = b.node(Op::Flatten { axis: 1 }, &[x]);
+        let inputs = [flat, b.weight(&[5, c * SIDE * SIDE]), b.weight(&[5])];
+        let op = Op::Gemm { alpha: 1.0, beta: 1.0, trans_a: false, trans_b: true };
+        x = b.node(op, &inputs);
+    } else {
+        x = b.node(Op::GlobalPool { kind: PoolKind::Average }, &[x]);
+        x = b.reshape(x, &[0, -1]);
+        let w = b.weight(&[c, 5]);
+        x = b.node(Op::MatMul, &[x, w]);
+    }
+    b.graph.outputs.push(x);
+    b.graph
+}
+
+fn add(
+    b: &mut Builder,
+    layer: &Layer,
+    x: ValueId,
+    c: usize,
+    saved: &mut (ValueId, usize),
+) -> (ValueId, usize) {
+    match *layer {
+        Layer::Conv { out, wide, bias } => (conv(b, x, c, out, 1, if wide { 3 } else { 1 }, bias), out),
+        Layer::Depthwise => (conv(b, x, c, c, c, 3, true), c),
+        Layer::Grouped { groups, each } if c.is_multiple_of(groups) => {
+            (conv(b, x, c, groups * each, groups, 3, true), groups * each)
+        }
+        Layer::BatchNorm => {
+            let inputs = [x, b.weight(&[c]), b.weight(&[c]), b.weight(&[c]), b.positive(&[c])];
+            (b.node(Op::BatchNormalization { epsilon: 1e-3 }, &inputs), c)
+        }
+        Layer::Activation(kind) => {
+            let unary = [
+                Unary::Relu,
+                Unary::Sigmoid,
+                Unary::HardSwish,
+                Unary::Tanh,
+                Unary::Softplus,
+                Unary::Gelu { approximate: false },
+            ];
+            match unary.get(kind) {
+                Some(&unary) => (b.unary(unary, x), c),
+                // x · sigmoid(x), spelled out.
+                None => {
+                    let gate = b.unary(Unary::Sigmoid, x);
+                    (b.binary(Binary::Mul, x, gate), c)
+                }
+            }
+        }
+        Layer::Save => {
+            *saved = (x, c);
+            (x, c)
+        }
+        Layer::Add => {
+            let (other, width) = *saved;
+            let x = if width == c { x } else { conv(b, x, c, width, 1, 1, false) };
+            (b.binary(Binary::Add, x, other), width)
+        }
+        Layer::Concat if c + saved.1 <= 64 => (b.node(Op::Concat { axis: 1 }, &[x, saved.0]), c + saved.1),
+        Layer::Split { both } if c > 2 && c.is_multiple_of(2) => {
+            let parts = b.outputs(Op::Split { axis: 1, num_outputs: Some(2) }, &[x], 2);
+            if both {
+                let gate = b.unary(Unary::Sigmoid, parts[1]);
+                (b.binary(Binary::Mul, parts[0], gate), c / 2)
+            } else {
+                *saved = (parts[1], c / 2);
+                (parts[0], c / 2)
+            }
+        }
+        Layer::Slice { start, step } if c > start + step + 1 => {
+            let inputs = [
+                x,
+                b.integers(&[start as i64]),
+                b.integers(&[i64::MAX]),
+                b.integers(&[1]),
+                b.integers(&[step as i64]),
+            ];
+            (b.node(Op::Slice, &inputs), (c - start).div_ceil(step))
+        }
+        Layer::Shuffle { groups } if c.is_multiple_of(groups) && c > groups => {
+            let (side, n) = (SIDE as i64, groups as i64);
+            let split = b.reshape(x, &[-1, n, c as i64 / n, side, side]);
+            let turned = b.node(Op::Transpose { perm: vec![0, 2, 1, 3, 4] }, &[split]);
+            (b.reshape(turned, &[-1, c as i64, side, side]), c)
+        }
+        Layer::SqueezeExcite => {
+            let pooled = b.node(Op::GlobalPool { kind: PoolKind::Average }, &[x]);
+            let squeezed = conv(b, pooled, c, 5, 1, 1, true);
+            let squeezed = b.unary(Unary::Relu, squeezed);
+            let gate = conv(b, squeezed, 5, c, 1, 1, true);
+            let gate = b.unary(Unary::HardSigmoid { alpha: 0.2, beta: 0.5 }, gate);
+            (b.binary(Binary::Mul, x, gate), c)
+        }
+        Layer::Pool { max } => {
+            let pool = PoolAttributes {
+                kind: if max { PoolKind::Max } else { PoolKind::Average },
+                kernel: vec![3, 3],
+                strides: vec![1, 1],
+                dilations: vec![1, 1],
+                padding: Padding::Explicit(vec![1; 4]),
+                ceil_mode: false,
+                count_include_pad: true,
+                column_major: false,
+            };
+            (b.node(Op::Pool(pool), &[x]), c)
+        }
+        Layer::GroupNorm { groups } if c.is_multiple_of(groups) => {
+            let inputs = [x, b.weight(&[c]), b.weight(&[c])];
+            (b.node(Op::GroupNormalization { num_groups: groups, epsilon: 1e-3 }, &inputs), c)
+        }
+        Layer::InstanceNorm => {
+            let inputs = [x, b.weight(&[c]), b.weight(&[c])];
+            (b.node(Op::InstanceNormalization { epsilon: 1e-3 }, &inputs), c)
+        }
+        Layer::Deconvolution => {
+            let inputs = [x, b.weight(&[c, 6, 3, 3]), b.weight(&[6])];
+            let op = Op::ConvTranspose {
+                conv: attributes(1, 3),
+                output_padding: Vec::new(),
+                output_shape: Vec::new(),
+            };
+            (b.node(op, &inputs), 6)
+        }
+        // Global response normalisation: a mean over channels.
+        Layer::ResponseNorm => {
+            let (space, channels) = (b.integers(&[2, 3]), b.integers(&[1]));
+            let reduce = |kind| Op::Reduce { kind, keep_dims: true, noop_with_empty_axes: false };
+            let norm = b.node(reduce(ReduceKind::L2), &[x, space]);
+            let mean = b.node(reduce(ReduceKind::Mean), &[norm, channels]);
+            let epsilon = b.scalar(1e-3);
+            let mean = b.binary(Binary::Add, mean, epsilon);
+            let scale = b.binary(Binary::Div, norm, mean);
+            (b.binary(Binary::Mul, x, scale), c)
+        }
+        Layer::Grouped { .. }
+        | Layer::Concat
+        | Layer::Split { .. }
+        | Layer::Slice { .. }
+        | Layer::Shuffle { .. }
+        | Layer::GroupNorm { .. } => (x, c),
+    }
+}
