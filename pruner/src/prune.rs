@@ -6,7 +6,7 @@ use poda_runtime::analysis::{Analysis, analyze};
 
 use crate::allocation::{allocate, native_lanes};
 use crate::canonical::shuffles_to_gathers;
-use crate::check::{self, CheckError, TOLERANCE};
+use crate::check::{self, CheckError, Difference, TOLERANCE};
 use crate::compact::{CompactError, compact};
 use crate::criterion::{Criterion, unit_scores};
 use crate::dead::remove_dead;
@@ -62,6 +62,9 @@ pub enum PruneError {
     NoWeights,
 }
 
+/// Greatest difference that removing dead units may make: rounding.
+const DEAD_TOLERANCE: f64 = 1e-4;
+
 /// Prunes `graph` as `recipe` says.
 ///
 /// `shapes` gives concrete shapes of inputs where the model's symbols leave them open; it may be empty. `validation` is
@@ -87,9 +90,14 @@ pub fn prune(
         return run.finish(graph, Vec::new(), result);
     }
     let (lean, dead) = remove_dead(graph, shapes)?;
-    run.check_dead(graph, &lean)?;
+    let difference = run.check_dead(graph, &lean)?;
     let result = run.remove(&lean)?;
-    run.finish(graph, dead, result)
+    let (pruned, mut report) = run.finish(graph, dead, result)?;
+    // The greater of both differences.
+    if difference.as_ref().is_some_and(|d| report.check.as_ref().is_none_or(|c| c.relative < d.relative)) {
+        report.check = difference;
+    }
+    Ok((pruned, report))
 }
 
 /// What channel pruning would do, without doing it: groups with the units that would go, refused groups with reasons.
@@ -288,19 +296,19 @@ impl Run<'_, '_> {
     }
 
     /// A model without its dead units computes what it did.
-    fn check_dead(&mut self, dense: &Graph, lean: &Graph) -> Result<(), PruneError> {
+    fn check_dead(&mut self, dense: &Graph, lean: &Graph) -> Result<Option<Difference>, PruneError> {
         if !self.recipe.check {
-            return Ok(());
+            return Ok(None);
         }
         let settings = Settings::find(dense, self.shapes);
         match check::difference(dense, lean, &settings.shapes, self.recipe.seed) {
-            Ok(found) if found.relative > TOLERANCE => {
+            Ok(found) if found.relative > DEAD_TOLERANCE => {
                 Err(PruneError::Differs { output: found.output, relative: found.relative })
             }
-            Ok(_) => Ok(()),
+            Ok(found) => Ok(Some(found)),
             Err(error) => {
                 self.notes.push(format!("the model without dead units was not checked: {error}"));
-                Ok(())
+                Ok(None)
             }
         }
     }

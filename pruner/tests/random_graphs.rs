@@ -46,24 +46,23 @@ fn prune_at_random(dense: &Graph, share: f64, seed: u64) -> (usize, f64) {
 
 fn layer() -> impl Strategy<Value = Layer> {
     prop_oneof![
-            4 => (1_usize..24, any::<bool>(), any::<bool>()).prop_map(|(out, wide, bias)| Layer::Conv { out, wide, bias }),
-            2 => Just(Layer::Depthwise),
-            2 => (1_usize..5, 1_usize..5).prop_map(|(groups, each)| Layer::Grouped { groups, each }),
-            2 => Just(Layer::BatchNorm),
-            3 => (0_usize..7).prop_map(Layer::Activation),
-            1 => Just(Layer::Save),
-            2 => Just(Layer::Add),
-            2 => Just(Layer::Concat),
-            2 => any::<bool>().prop_map(|both| Layer::Split { both }),
-            1 => (0_usize..3, 1_usize..3).prop_map(|(start, step)| Layer::Slice { start, step }),
-            1 => (2_usize..4).prop_map(|groups| Layer::Shuffle { groups }),
-            1 => Just(Layer::SqueezeExcite),
-            1 => any::<bool>().prop_map(|max| Layer::Pool { max }),
-            1 => (1_usize..4).prop_map(|groups| Layer::GroupNorm { groups }),
-            1 => Just(Layer::InstanceNorm),
-    //DECONV        1 => Just(Layer::Deconvolution),
-            1 => Just(Layer::ResponseNorm),
-        ]
+        4 => (1_usize..24, any::<bool>(), any::<bool>()).prop_map(|(out, wide, bias)| Layer::Conv { out, wide, bias }),
+        2 => Just(Layer::Depthwise),
+        2 => (1_usize..5, 1_usize..5).prop_map(|(groups, each)| Layer::Grouped { groups, each }),
+        2 => Just(Layer::BatchNorm),
+        3 => (0_usize..7).prop_map(Layer::Activation),
+        1 => Just(Layer::Save),
+        2 => Just(Layer::Add),
+        2 => Just(Layer::Concat),
+        2 => any::<bool>().prop_map(|both| Layer::Split { both }),
+        1 => (0_usize..3, 1_usize..3).prop_map(|(start, step)| Layer::Slice { start, step }),
+        1 => (2_usize..4).prop_map(|groups| Layer::Shuffle { groups }),
+        1 => Just(Layer::SqueezeExcite),
+        1 => any::<bool>().prop_map(|max| Layer::Pool { max }),
+        1 => (1_usize..4).prop_map(|groups| Layer::GroupNorm { groups }),
+        1 => Just(Layer::InstanceNorm),
+        1 => Just(Layer::ResponseNorm),
+    ]
 }
 
 fn block() -> impl Strategy<Value = Block> {

@@ -23,7 +23,6 @@ pub(crate) enum Layer {
     Pool { max: bool },
     GroupNorm { groups: usize },
     InstanceNorm,
-    Deconvolution,
     ResponseNorm,
 }
 
@@ -179,15 +178,6 @@ fn add(
         Layer::InstanceNorm => {
             let inputs = [x, b.weight(&[c]), b.weight(&[c])];
             (b.node(Op::InstanceNormalization { epsilon: 1e-3 }, &inputs), c)
-        }
-        Layer::Deconvolution => {
-            let inputs = [x, b.weight(&[c, 6, 3, 3]), b.weight(&[6])];
-            let op = Op::ConvTranspose {
-                conv: attributes(1, 3),
-                output_padding: Vec::new(),
-                output_shape: Vec::new(),
-            };
-            (b.node(op, &inputs), 6)
         }
         // Global response normalisation: a mean over channels.
         Layer::ResponseNorm => {
