@@ -73,10 +73,10 @@ fn main() {
         };
         match prune(&graph, &recipe, &shapes, &mut |_| (), None) {
             Ok((pruned, report)) => {
-                if let Some(out) = std::env::var_os("OUT") {
-                    if let Err(error) = save(&pruned, &shapes, &Path::new(&out).join(file)) {
-                        println!("{file:44} not written or run: {error}");
-                    }
+                if let Some(out) = std::env::var_os("OUT")
+                    && let Err(error) = save(&pruned, &shapes, &Path::new(&out).join(file))
+                {
+                    println!("{file:44} not written or run: {error}");
                 }
                 let removed = report.removed();
                 let checked = report.check.as_ref().map(|c| c.relative);

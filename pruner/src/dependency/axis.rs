@@ -33,13 +33,13 @@ enum Axis {
 pub struct AxisTable {
     axes: Vec<Axis>,
     sizes: Vec<usize>,
-    /// Union-find over the leaves that layers were made with; see [`AxisTable::origin`].
-    origins: Vec<u32>,
+    /// Number of leaves made, not counting parts of others; see [`AxisTable::origin`].
+    origins: u32,
 }
 
 impl Default for AxisTable {
     fn default() -> Self {
-        Self { axes: vec![Axis::Product(Vec::new())], sizes: vec![1], origins: Vec::new() }
+        Self { axes: vec![Axis::Product(Vec::new())], sizes: vec![1], origins: 0 }
     }
 }
 
@@ -52,9 +52,8 @@ impl AxisTable {
     }
 
     fn push_leaf(&mut self, size: usize, block: Option<Reason>) -> AxisId {
-        let origin = u32::try_from(self.origins.len()).expect("fewer than 2^32 axes");
-        self.origins.push(origin);
-        self.push(size, Axis::Leaf { origin, block })
+        self.origins += 1;
+        self.push(size, Axis::Leaf { origin: self.origins, block })
     }
 
     /// A new axis of `size` units.
@@ -225,33 +224,11 @@ impl AxisTable {
     }
 
     fn bind(&mut self, leaf: AxisId, to: AxisId) {
-        let Axis::Leaf { origin, block } = self.axes[leaf.0 as usize] else { return };
+        let Axis::Leaf { block, .. } = self.axes[leaf.0 as usize] else { return };
         if let Some(reason) = block {
             self.block(to, reason);
         }
-        self.join_origins(origin, to);
         self.axes[leaf.0 as usize] = Axis::Link(to);
-    }
-
-    fn join_origins(&mut self, origin: u32, with: AxisId) {
-        let with = self.find(with);
-        match self.axes[with.0 as usize].clone() {
-            Axis::Leaf { origin: other, .. } => {
-                let (a, b) = (self.origin_root(origin), self.origin_root(other));
-                self.origins[b as usize] = a;
-            }
-            Axis::Sum(parts) => parts.into_iter().for_each(|part| self.join_origins(origin, part)),
-            Axis::Product(_) | Axis::Link(_) => {}
-        }
-    }
-
-    fn origin_root(&mut self, mut origin: u32) -> u32 {
-        while self.origins[origin as usize] != origin {
-            let next = self.origins[origin as usize];
-            self.origins[origin as usize] = self.origins[next as usize];
-            origin = next;
-        }
-        origin
     }
 
     fn unify_segments(&mut self, sum: AxisId, other: AxisId, reason: Reason) {
@@ -456,14 +433,13 @@ impl AxisTable {
         }
     }
 
-    /// Leaves with the same origin were made as the units of one layer (or of layers that were made equal), and
-    /// compete with each other when units are ranked.
+    /// Leaves with the same origin were cut from the units of one layer, and compete with each other when units are
+    /// ranked.
     pub fn origin(&self, leaf: AxisId) -> Option<u32> {
-        let Axis::Leaf { mut origin, .. } = self.axes[self.root(leaf).0 as usize] else { return None };
-        while self.origins[origin as usize] != origin {
-            origin = self.origins[origin as usize];
+        match self.axes[self.root(leaf).0 as usize] {
+            Axis::Leaf { origin, .. } => Some(origin),
+            Axis::Product(_) | Axis::Sum(_) | Axis::Link(_) => None,
         }
-        Some(origin)
     }
 
     /// For each product within an axis the leaves of each of its factors.
@@ -591,7 +567,6 @@ mod tests {
         let mut want = units(&t, a);
         want.push(units(&t, b)[0].clone());
         assert_eq!(units(&t, halves[0]), want);
-        assert_eq!(t.origin(t.leaves(a)[0]), t.origin(t.leaves(b)[0]), "one layer makes both");
     }
 
     #[test]

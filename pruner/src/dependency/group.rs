@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use poda_formats::{Graph, ValueId};
+use poda_formats::{Graph, Op, ValueId};
 
 use super::axis::AxisId;
 use super::reason::{Reason, Why};
@@ -146,11 +146,21 @@ impl DependencyGraph {
         self.alternatives = alternatives.into_iter().collect();
     }
 
-    /// The first matrix's name, or that of the layer when an exporter made the former up.
+    /// The first product's matrix, or the name of the product when an exporter made up that of the matrix.
     fn name_of(graph: &Graph, draft: &Draft, user: &HashMap<ValueId, usize>) -> String {
+        let is_product = |member: &&Member| {
+            let node = user.get(&member.weight).map(|&at| &graph.nodes[at].op);
+            node.is_some_and(|op| {
+                matches!(
+                    op,
+                    Op::MatMul | Op::Gemm { .. } | Op::Conv(_) | Op::ConvTranspose { .. } | Op::Recurrent(_)
+                )
+            })
+        };
+        let product = draft.members.iter().find(is_product);
         let matrix =
             draft.members.iter().find(|m| graph.weight(m.weight).is_some_and(|w| w.shape().len() > 1));
-        let Some(member) = matrix.or(draft.members.first()) else { return String::new() };
+        let Some(member) = product.or(matrix).or(draft.members.first()) else { return String::new() };
         let name = &graph.value(member.weight).name;
         let node = user.get(&member.weight).map(|&at| graph.nodes[at].name.as_str()).unwrap_or_default();
         let made_up = name.starts_with("onnx::")

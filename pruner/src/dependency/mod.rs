@@ -17,6 +17,8 @@ pub mod facts;
 mod group;
 mod reason;
 mod rules;
+#[cfg(test)]
+mod tests;
 mod units;
 
 pub use build::{Contraction, Fix, Layout, Selection};
