@@ -22,10 +22,12 @@ impl Change {
     }
 }
 
-struct Context<'a> {
-    dependencies: &'a DependencyGraph,
-    facts: Facts<'a>,
-    removal: &'a Removal,
+pub(super) struct Context<'a> {
+    pub(super) dependencies: &'a DependencyGraph,
+    pub(super) facts: Facts<'a>,
+    pub(super) removal: &'a Removal,
+    /// For each value of the graph before, the index of the node that makes it.
+    pub(super) producers: Vec<Option<usize>>,
 }
 
 impl Context<'_> {
@@ -42,19 +44,16 @@ impl Context<'_> {
 
 pub(super) fn apply(
     rewrite: &mut Rewrite,
-    dependencies: &DependencyGraph,
-    facts: Facts<'_>,
-    removal: &Removal,
+    context: &Context<'_>,
     node: usize,
     fix: &Fix,
 ) -> Result<(), CompactError> {
-    let context = Context { dependencies, facts, removal };
     match fix {
         Fix::Group(_) | Fix::NumGroups(_) | Fix::Hidden(_) | Fix::Heads { .. } | Fix::Rotary { .. } => {
-            attribute(&mut rewrite.graph, &context, node, fix);
+            attribute(&mut rewrite.graph, context, node, fix);
         }
-        Fix::Sizes { input, axes, dims } => sizes(rewrite, &context, node, *input, axes, dims),
-        Fix::Shape { start, axes } => shape(rewrite, &context, node, *start, axes),
+        Fix::Sizes { input, axes, dims } => sizes(rewrite, context, node, *input, axes, dims),
+        Fix::Shape { start, axes } => shape(rewrite, context, node, *start, axes),
         Fix::Split(parts) => {
             if let Some(changes) = context.changes(parts) {
                 let sizes: Vec<i64> = changes.iter().map(|c| c.new as i64).collect();
@@ -66,15 +65,15 @@ pub(super) fn apply(
         }
         Fix::Gather(selection) => {
             if context.changes(&[selection.source, selection.result]).is_some() {
-                let indices = new_indices(&context, selection);
+                let indices = new_indices(context, selection);
                 set_input(rewrite, node, 1, "indices", vector(&indices));
             }
         }
-        Fix::Slice(selections) => slice(rewrite, &context, node, selections),
+        Fix::Slice(selections) => slice(rewrite, context, node, selections),
         Fix::Mean(axes) => {
             if let Some(changes) = context.changes(axes) {
                 let factor: f64 = changes.iter().map(|c| c.new as f64 / c.old as f64).product();
-                scale_output(rewrite, &context, node, factor)?;
+                scale_output(rewrite, context, node, factor)?;
             }
         }
         Fix::RootMeanSquare(axes) => {
@@ -84,7 +83,7 @@ pub(super) fn apply(
                 if let Op::RmsNormalization { epsilon, .. } = &mut rewrite.graph.nodes[node].op {
                     *epsilon = (f64::from(*epsilon) * factor) as f32;
                 }
-                scale_output(rewrite, &context, node, factor.sqrt())?;
+                scale_output(rewrite, context, node, factor.sqrt())?;
             }
         }
     }
@@ -184,7 +183,7 @@ fn known_elements(rewrite: &Rewrite, context: &Context<'_>, list: ValueId, len: 
         return values.into_iter().map(Some).collect();
     }
     let mut elements = vec![None; len];
-    let producer = rewrite.graph.nodes.iter().find(|node| node.outputs.contains(&Some(list)));
+    let producer = context.producers.get(list.index()).copied().flatten().map(|n| &rewrite.graph.nodes[n]);
     if let Some(node) = producer.filter(|node| matches!(node.op, Op::Concat { .. })) {
         let mut at = 0;
         for &part in node.inputs.iter().flatten() {

@@ -12,6 +12,7 @@ use poda_formats::{DataType, Dim, Graph, GraphError, Tensor, Weight};
 
 use crate::dependency::{DependencyGraph, Facts, Removal};
 use crate::slice::slice_dims;
+use fixes::Context;
 use rewrite::Rewrite;
 
 /// Why units cannot be removed from a graph.
@@ -75,9 +76,10 @@ pub(crate) fn compact_in_place(
             value.weight = Some(Weight::Dense(slice_dims(&dense, &kept)));
         }
     }
+    let context = Context { dependencies, facts, removal, producers: graph.producers() };
     let mut rewrite = Rewrite::new(compacted);
     for (node, fix) in dependencies.fixes() {
-        fixes::apply(&mut rewrite, dependencies, facts, removal, *node, fix)?;
+        fixes::apply(&mut rewrite, &context, *node, fix)?;
     }
     Ok(rewrite.finish())
 }

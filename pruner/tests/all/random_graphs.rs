@@ -1,7 +1,5 @@
 //! Random networks, random units removed: the masked model and the compacted model give the same outputs.
 
-mod networks;
-
 use poda_formats::Graph;
 use poda_pruner::allocation::keep_one_of_each;
 use poda_pruner::canonical::shuffles_to_gathers;
@@ -12,7 +10,7 @@ use poda_pruner::mask::masked;
 use poda_pruner::settings::{Settings, Shapes};
 use proptest::prelude::*;
 
-use networks::{Block, Layer, network, transformer};
+use crate::networks::{Block, Layer, network, transformer};
 
 /// Removes about `share` of all units at random; gives how many went and how far masked and compacted differ.
 fn prune_at_random(dense: &Graph, share: f64, seed: u64) -> (usize, f64) {
