@@ -6,6 +6,7 @@ use poda_formats::{Graph, Node, Op, Tensor, Value, ValueId};
 
 pub(crate) struct Rewrite {
     pub(crate) graph: Graph,
+    /// Of values and of nodes.
     names: HashSet<String>,
     before: Vec<(usize, Node)>,
     after: Vec<(usize, Node)>,
@@ -13,7 +14,9 @@ pub(crate) struct Rewrite {
 
 impl Rewrite {
     pub(crate) fn new(graph: Graph) -> Self {
-        let names = graph.values.iter().map(|v| v.name.clone()).collect();
+        let names =
+            graph.values.iter().map(|v| v.name.clone()).chain(graph.nodes.iter().map(|n| n.name.clone()));
+        let names = names.collect();
         Self { graph, names, before: Vec::new(), after: Vec::new() }
     }
 
@@ -50,7 +53,8 @@ impl Rewrite {
         like: ValueId,
     ) -> ValueId {
         let output = self.value_like(base, like);
-        self.before.push((node, make(op, inputs, output, &self.graph)));
+        let made = self.make(op, inputs, output);
+        self.before.push((node, made));
         output
     }
 
@@ -64,7 +68,8 @@ impl Rewrite {
 
     /// A new node after `node` that makes `output`.
     pub(crate) fn insert_after(&mut self, node: usize, op: Op, inputs: &[ValueId], output: ValueId) {
-        self.after.push((node, make(op, inputs, output, &self.graph)));
+        let made = self.make(op, inputs, output);
+        self.after.push((node, made));
     }
 
     /// A new node after `node` with a new output like `like`.
@@ -79,6 +84,12 @@ impl Rewrite {
         let output = self.value_like(base, like);
         self.insert_after(node, op, inputs, output);
         output
+    }
+
+    fn make(&mut self, op: Op, inputs: &[ValueId], output: ValueId) -> Node {
+        let base = format!("{}.{}", self.graph.value(output).name, op.name());
+        let name = self.unique(&base);
+        Node { name, op, inputs: inputs.iter().copied().map(Some).collect(), outputs: vec![Some(output)] }
     }
 
     pub(crate) fn finish(mut self) -> Graph {
@@ -102,9 +113,4 @@ impl Rewrite {
         self.graph.nodes = nodes;
         self.graph
     }
-}
-
-fn make(op: Op, inputs: &[ValueId], output: ValueId, graph: &Graph) -> Node {
-    let name = graph.value(output).name.clone();
-    Node { name, op, inputs: inputs.iter().copied().map(Some).collect(), outputs: vec![Some(output)] }
 }

@@ -110,7 +110,7 @@ impl Fold {
         let raw = graph.add_value(raw);
         graph.nodes[at].outputs[0] = Some(raw);
         let add = Node {
-            name: format!("{name}.shift"),
+            name: graph.value(raw).name.clone(),
             op: Op::Binary(Binary::Add),
             inputs: vec![Some(raw), Some(shift)],
             outputs: vec![Some(self.output)],
