@@ -205,7 +205,11 @@ impl Storage {
     }
 }
 
-pub(crate) fn check_regular(metadata: &fs::Metadata) -> io::Result<()> {
+/// Refuses what is not a regular file: a folder, a pipe, a device.
+///
+/// # Errors
+/// `InvalidInput`, saying what it is.
+pub fn check_regular(metadata: &fs::Metadata) -> io::Result<()> {
     if metadata.is_file() {
         return Ok(());
     }

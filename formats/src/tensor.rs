@@ -222,7 +222,8 @@ impl<'a> TensorView<'a> {
         if T::DTYPE != self.dtype {
             return Err(TensorError::DataType { expected: T::DTYPE, found: self.dtype });
         }
-        Ok(bytemuck::cast_slice(self.bytes))
+        // An empty slice may lie anywhere.
+        Ok(if self.bytes.is_empty() { &[] } else { bytemuck::cast_slice(self.bytes) })
     }
 
     /// The same elements in another shape.

@@ -103,13 +103,21 @@ impl Recipe {
     /// # Errors
     /// When it is no TOML, has unknown fields, or a value is out of range.
     pub fn from_toml(text: &str) -> Result<Self, RecipeError> {
-        let recipe: Self = toml::from_str(text).map_err(|error| {
+        let recipe = Self::parse(text)?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// A recipe from TOML that something else, such as flags, may yet complete: values are not checked.
+    ///
+    /// # Errors
+    /// When it is no TOML or has unknown fields.
+    pub fn parse(text: &str) -> Result<Self, RecipeError> {
+        toml::from_str(text).map_err(|error| {
             let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
             let at = line.map(|line| format!("line {line}: ")).unwrap_or_default();
             RecipeError::Toml(format!("{at}{}", error.message().replace('\n', " ")))
-        })?;
-        recipe.validate()?;
-        Ok(recipe)
+        })
     }
 
     /// Checks every value.

@@ -67,7 +67,9 @@ impl Output<'_> {
     /// # Errors
     /// When the plan expects another type or shape, when nobody asked for the output, or when the bytes overflow.
     pub fn alloc<T: Element>(&mut self, shape: &[usize]) -> Result<&mut [T], OpError> {
-        Ok(bytemuck::cast_slice_mut(self.alloc_bytes(T::DTYPE, shape)?))
+        let bytes = self.alloc_bytes(T::DTYPE, shape)?;
+        // An empty slice may lie anywhere.
+        Ok(if bytes.is_empty() { &mut [] } else { bytemuck::cast_slice_mut(bytes) })
     }
 
     /// As [`Output::alloc`], for a type known only at run time.

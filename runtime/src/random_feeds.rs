@@ -20,7 +20,7 @@ pub enum RandomFeedError {
     NoType { input: String },
     #[error("input {input:?} has no shape")]
     NoShape { input: String },
-    #[error("input {input:?}: shape {shape:?} of {dtype} has more bytes than memory can address")]
+    #[error("input {input:?}: shape {shape:?} of {dtype} takes more memory than there is")]
     TooLarge { input: String, dtype: DataType, shape: Vec<usize> },
 }
 
@@ -41,10 +41,9 @@ pub fn random_feeds(
         let input = value.name.clone();
         let Some(dtype) = value.dtype else { return Err(RandomFeedError::NoType { input }) };
         let Some(shape) = shapes.get(&input) else { return Err(RandomFeedError::NoShape { input }) };
-        let Some(bytes) = checked_bytes(dtype, shape) else {
+        let Some(mut data) = checked_bytes(dtype, shape).and_then(AlignedBytes::try_zeroed) else {
             return Err(RandomFeedError::TooLarge { input, dtype, shape: shape.clone() });
         };
-        let mut data = AlignedBytes::zeroed(bytes);
         let mask = input.to_ascii_lowercase().contains("mask");
         let bound = if dtype.is_float() || mask { None } else { table_rows(graph, &facts, &consumers, id) };
         for element in data.chunks_exact_mut(dtype.size()) {

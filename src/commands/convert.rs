@@ -1,0 +1,58 @@
+//! `poda convert`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::memory;
+use crate::table::{self, print, print_json};
+
+/// Convert between ONNX and Poda's artifact; weights that are mostly zero are stored sparse
+///
+/// The format of OUT follows from its extension: .onnx, or .safetensors for the artifact, which
+/// opens without copying and stores the zeros of a model that was pruned elsewhere as nothing.
+///
+/// Examples:
+///   poda convert pruned.onnx -o pruned.safetensors
+///   poda convert pruned.safetensors -o back.onnx
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    /// ONNX file or Poda artifact
+    model: PathBuf,
+    /// File to write, .onnx or .safetensors
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+    /// Keep every weight dense in the artifact
+    #[arg(long)]
+    dense: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut graph = poda_formats::open(&args.model)?;
+    if !args.dense {
+        graph.store_sparse();
+    }
+    poda_formats::write(&graph, &args.output, &poda_formats::WriteOptions::default())?;
+    let before = memory::file_bytes(&args.model)?;
+    let after = memory::file_bytes(&args.output)?;
+    let sparse =
+        graph.values.iter().filter(|v| matches!(v.weight, Some(poda_formats::Weight::Csr(_)))).count();
+    if args.json {
+        return print_json(&json!({
+            "input": {"path": args.model, "file_bytes": before},
+            "output": {"path": args.output, "file_bytes": after, "sparse_weights": sparse},
+        }));
+    }
+    print(format!(
+        "{} ({}) -> {} ({}), {sparse} weights stored sparse",
+        args.model.display(),
+        table::bytes(before),
+        args.output.display(),
+        table::bytes(after),
+    ))
+}

@@ -1,0 +1,39 @@
+//! One file for each command.
+
+use anyhow::Result;
+use clap::Subcommand;
+
+mod bench;
+mod convert;
+mod demo;
+mod eval;
+mod inspect;
+mod prune;
+mod run;
+
+/// What to do.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Inspect(inspect::Args),
+    Convert(convert::Args),
+    Prune(prune::Args),
+    Run(run::Args),
+    Eval(eval::Args),
+    Bench(bench::Args),
+    Demo(demo::Args),
+}
+
+impl Command {
+    /// Carries the command out.
+    pub(crate) fn run(self) -> Result<()> {
+        match self {
+            Self::Inspect(args) => inspect::run(&args),
+            Self::Convert(args) => convert::run(&args),
+            Self::Prune(args) => prune::run(&args),
+            Self::Run(args) => run::run(&args),
+            Self::Eval(args) => eval::run(&args),
+            Self::Bench(args) => bench::run(&args),
+            Self::Demo(args) => demo::run(&args),
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! `poda prune`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::builder::PossibleValuesParser;
+use poda_formats::{Graph, WriteOptions};
+use poda_pruner::allocation::Scope;
+use poda_pruner::criterion::CRITERIA;
+use poda_pruner::prune::Validation;
+use poda_pruner::report::Totals;
+use poda_pruner::{Granularity, Progress, Recipe, Report};
+use poda_runtime::{Model, Options};
+
+use crate::dataset::Dataset;
+use crate::feeds::{self, NamedShape};
+use crate::memory;
+use crate::progress;
+use crate::table::{self, count, percent, print, print_json};
+
+/// Remove what matters least: weights, or whole channels with everything coupled to them
+///
+/// The format of OUT follows from its extension: .onnx, which other engines load too, or .safetensors, where the
+/// zeros take no space. The pruned model is compared with the masked dense one before it is written.
+///
+/// Examples:
+///   poda prune model.onnx -o sparse.safetensors --sparsity 0.9
+///   poda prune model.onnx -o small.onnx --granularity channel --sparsity 0.3
+///   poda prune model.onnx -o alive.onnx --remove-dead
+///   poda prune model.onnx -o small.onnx --granularity channel --max-drop 0.01 --data test.npz
+///   poda prune model.onnx --granularity channel --sparsity 0.5 --dry-run
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    /// ONNX file or Poda artifact
+    model: PathBuf,
+    /// File to write, .onnx or .safetensors
+    #[arg(short, long, value_name = "OUT", required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
+    /// Share to remove, 0 to 1: of the weights, or of the channels of each layer
+    #[arg(long, value_name = "SHARE")]
+    sparsity: Option<f64>,
+    /// Remove until the multiply-accumulates are at most this share of the dense model's
+    #[arg(long, value_name = "SHARE")]
+    target_macs: Option<f64>,
+    /// Remove as much as possible while top-1 accuracy on --data drops by at most this, such as 0.01
+    #[arg(long, value_name = "DROP", requires = "data")]
+    max_drop: Option<f64>,
+    /// Validation samples and labels for --max-drop; see `poda eval --help`
+    #[arg(long, value_name = "FILE.npz")]
+    data: Option<PathBuf>,
+    /// What is removed at a time: single weights, or channels (also heads and hidden units)
+    #[arg(long, value_name = "WHAT", value_parser = ["unstructured", "channel"])]
+    granularity: Option<String>,
+    /// What tells which matter least
+    #[arg(long, value_parser = PossibleValuesParser::new(CRITERIA.iter().map(|c| c.name())))]
+    criterion: Option<String>,
+    /// Whether each layer loses the same share, or layers compete
+    #[arg(long, value_parser = ["layer", "global"])]
+    scope: Option<String>,
+    /// Leave weights and nodes alone whose name fits, such as 'head.*'; * is any text, ? any character; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Keep widths at multiples of this; by default of this CPU's vector width
+    #[arg(long, value_name = "N")]
+    round_to: Option<usize>,
+    /// First remove units that are constant or that nothing uses, without changing the outputs
+    #[arg(long)]
+    remove_dead: bool,
+    /// Seed of whatever is random
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Read the recipe from a TOML file; flags come on top
+    #[arg(long, value_name = "FILE.toml")]
+    recipe: Option<PathBuf>,
+    /// Write nothing: list what would go, and what cannot go and why
+    #[arg(long)]
+    dry_run: bool,
+    /// Shape of an input with open dimensions, such as input_ids=1x128; may be repeated
+    #[arg(long, value_name = "NAME=DIMS")]
+    shape: Vec<NamedShape>,
+    /// Also write the report to this file, as JSON
+    #[arg(long, value_name = "FILE.json")]
+    report: Option<PathBuf>,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let recipe = recipe(args)?;
+    recipe.validate()?;
+    let graph = poda_formats::open(&args.model)?;
+    let shapes = feeds::given_shapes(&graph, &args.shape)?;
+    if args.dry_run {
+        let report = poda_pruner::plan(&graph, &recipe, &shapes)?;
+        return if args.json { print_json(&report) } else { show_plan(&report) };
+    }
+    let data = args.data.as_ref().map(|path| Dataset::open(path, &graph)).transpose()?;
+    let score = data.as_ref().map(|data| move |graph: &Graph| accuracy(data, graph).map_err(Into::into));
+    let validation = score.as_ref().map(|score| score as Validation<'_>);
+
+    let bar = progress::spinner("analyzing");
+    let mut show_progress = |progress: Progress| match progress {
+        Progress::Analyzing => bar.set_message("analyzing"),
+        Progress::Scoring => bar.set_message("scoring"),
+        Progress::Checking => bar.set_message("comparing with the masked model"),
+        Progress::Step { step, of, sparsity, drop } => {
+            let drop = drop.map(|d| format!(", score down by {d:.4}")).unwrap_or_default();
+            bar.set_message(format!("step {step} of {of}: {} removed{drop}", percent(sparsity)));
+        }
+    };
+    let (mut pruned, report) = poda_pruner::prune(&graph, &recipe, &shapes, &mut show_progress, validation)?;
+    bar.finish_and_clear();
+
+    let output = args.output.as_deref().context("no output file")?;
+    if recipe.granularity == Granularity::Unstructured {
+        pruned.store_sparse();
+    }
+    poda_formats::write(&pruned, output, &WriteOptions::default())?;
+    if let Some(path) = &args.report {
+        let text = serde_json::to_vec_pretty(&report)?;
+        fs::write(path, text).with_context(|| path.display().to_string())?;
+    }
+    if args.json { print_json(&report) } else { show(args, output, &report) }
+}
+
+/// The recipe file, if there is one, with the flags on top.
+fn recipe(args: &Args) -> Result<Recipe> {
+    let mut recipe = match &args.recipe {
+        Some(path) => {
+            let at = || path.display().to_string();
+            let text = fs::read_to_string(path).with_context(at)?;
+            Recipe::parse(&text).with_context(at)?
+        }
+        None => Recipe::default(),
+    };
+    recipe.sparsity = args.sparsity.or(recipe.sparsity);
+    recipe.target_macs = args.target_macs.or(recipe.target_macs);
+    recipe.max_drop = args.max_drop.or(recipe.max_drop);
+    recipe.round_to = args.round_to.or(recipe.round_to);
+    recipe.seed = args.seed.unwrap_or(recipe.seed);
+    recipe.remove_dead |= args.remove_dead;
+    recipe.exclude.extend(args.exclude.iter().cloned());
+    if let Some(criterion) = &args.criterion {
+        recipe.criterion.clone_from(criterion);
+    }
+    match args.granularity.as_deref() {
+        Some("channel") => recipe.granularity = Granularity::Channel,
+        Some(_) => recipe.granularity = Granularity::Unstructured,
+        None => {}
+    }
+    match args.scope.as_deref() {
+        Some("global") => recipe.scope = Scope::Global,
+        Some(_) => recipe.scope = Scope::Layer,
+        None => {}
+    }
+    Ok(recipe)
+}
+
+/// Top-1 accuracy of a graph.
+fn accuracy(data: &Dataset, graph: &Graph) -> Result<f64> {
+    let executable =
+        Model::from_graph(graph.clone())?.prepare(Options { tune: false, ..Options::default() })?;
+    Ok(data.accuracy(&executable, 64)?.top1)
+}
+
+fn show(args: &Args, output: &Path, report: &Report) -> Result<()> {
+    let mut rows = table::table(&["layer", "op", "shape", "pruned", "kept", "MACs", "on nonzeros"], 4);
+    for layer in &report.layers {
+        rows.add_row([
+            layer.weight.clone(),
+            layer.op.clone(),
+            format!("{:?}", layer.shape_before),
+            if layer.shape_after == layer.shape_before {
+                "same".into()
+            } else {
+                format!("{:?}", layer.shape_after)
+            },
+            percent(layer.nnz_after as f64 / layer.nnz_before.max(1) as f64),
+            count(layer.macs_before),
+            count(layer.macs_after),
+        ]);
+    }
+    print(format!("{rows}\n"))?;
+    let Totals { nnz, nonzero_macs, .. } = report.before;
+    let (was, is) = (memory::file_bytes(&args.model)?, memory::file_bytes(output)?);
+    print(format!("parameters that are not zero  {} -> {}", count(nnz), count(report.after.nnz)))?;
+    print(format!(
+        "MACs on them                  {} -> {}",
+        count(nonzero_macs),
+        count(report.after.nonzero_macs)
+    ))?;
+    print(format!(
+        "file                          {} -> {} ({})",
+        table::bytes(was),
+        table::bytes(is),
+        output.display()
+    ))?;
+    for dead in &report.dead {
+        print(format!("dead: {} of {} units of {}", dead.dead, dead.units, dead.name))?;
+    }
+    if let Some(check) = &report.check {
+        print(format!("agrees with the masked model to {:.1e} of the largest output", check.relative))?;
+    }
+    show_refused(report)?;
+    report.notes.iter().try_for_each(|note| print(format!("note: {note}")))
+}
+
+fn show_plan(report: &Report) -> Result<()> {
+    let mut rows = table::table(&["units of", "there are", "would go", "weights that shrink"], 1);
+    for group in &report.groups {
+        let weights = match &group.weights[..] {
+            [first, second, third, rest @ ..] if !rest.is_empty() => {
+                format!("{first}, {second}, {third} and {} more", rest.len())
+            }
+            weights => weights.join(", "),
+        };
+        rows.add_row([group.name.clone(), group.units.to_string(), group.removed.to_string(), weights]);
+    }
+    print(rows)?;
+    show_refused(report)?;
+    report.notes.iter().try_for_each(|note| print(format!("note: {note}")))
+}
+
+/// Groups that must stay, gathered by reason.
+fn show_refused(report: &Report) -> Result<()> {
+    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for refused in &report.refused {
+        reasons.entry(&refused.reason).or_default().push(&refused.name);
+    }
+    for (reason, names) in reasons {
+        let shown = names.iter().take(4).copied().collect::<Vec<_>>().join(", ");
+        let more = if names.len() > 4 { format!(" and {} more", names.len() - 4) } else { String::new() };
+        print(format!("must stay: {shown}{more}: {reason}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! `poda run`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use poda::arrays;
+use poda_runtime::{Model, Options};
+use serde_json::json;
+
+use crate::feeds::{self, NamedFile, ShapeArgs};
+use crate::progress;
+use crate::table::{self, print, print_json};
+
+/// Run a model once on given inputs and write its outputs
+///
+/// Examples:
+///   poda run model.onnx --input images=batch.npy -o out.npz
+///   poda run model.safetensors --input feeds.npz -o out.npz
+///   poda run model.onnx --random --batch 8
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    /// ONNX file or Poda artifact
+    model: PathBuf,
+    /// Input array, NAME=FILE.npy; or a FILE.npz with arrays named like the inputs; may be repeated
+    #[arg(long, value_name = "NAME=FILE", required_unless_present = "random", conflicts_with = "random")]
+    input: Vec<NamedFile>,
+    /// Make the inputs up, from shapes alone
+    #[arg(long)]
+    random: bool,
+    /// Write the outputs to this .npz file, under their names
+    #[arg(short, long, value_name = "FILE.npz")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    shapes: ShapeArgs,
+    /// Threads; by default as many as this container may use
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Print, for each node, the kernel, the time and the reason for the choice
+    #[arg(long)]
+    profile: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let spinner = progress::spinner("preparing");
+    let model = Model::open(&args.model)?;
+    let feeds = if args.random {
+        feeds::random(model.graph(), &args.shapes, 0)?
+    } else {
+        feeds::from_files(model.graph(), &args.input)?
+    };
+    ensure!(args.threads != Some(0), "--threads must be at least 1");
+    let options = Options { threads: args.threads, ..Options::default() };
+    let at = || args.model.display().to_string();
+    let executable = model.prepare(options).with_context(at)?;
+    let outputs = executable.run(&feeds::views(&feeds)).with_context(at)?;
+    let profile = if args.profile {
+        Some(executable.profile(&feeds::views(&feeds), 10).with_context(at)?)
+    } else {
+        None
+    };
+    spinner.finish_and_clear();
+    if let Some(path) = &args.output {
+        arrays::write_npz(path, &outputs)?;
+    }
+    if args.json {
+        let outputs: Vec<_> = outputs
+            .iter()
+            .map(|(name, t)| json!({"name": name, "dtype": t.dtype().name(), "shape": t.shape()}))
+            .collect();
+        return print_json(&json!({"outputs": outputs, "file": args.output, "profile": profile}));
+    }
+    let mut rows = table::table(&["output", "type", "shape"], 3);
+    for (name, tensor) in &outputs {
+        rows.add_row([name.clone(), tensor.dtype().to_string(), format!("{:?}", tensor.shape())]);
+    }
+    print(rows)?;
+    if let Some(path) = &args.output {
+        print(format!("written to {}", path.display()))?;
+    }
+    if let Some(profile) = profile {
+        let mut rows = table::table(&["node", "op", "kernel", "why", "ms", "MACs", "bytes"], 4);
+        for node in &profile.nodes {
+            rows.add_row([
+                node.name.clone(),
+                node.op.clone(),
+                node.kernel.clone(),
+                node.reason.clone(),
+                table::ms(node.ms),
+                table::count(node.macs_nonzero),
+                table::bytes(node.bytes as u64),
+            ]);
+        }
+        print(rows)?;
+        print(format!(
+            "{} ms in all, activations in {}",
+            table::ms(profile.total_ms()),
+            table::bytes(profile.arena_bytes as u64)
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! What a model takes: resident memory of this process, from the kernel's own count, and bytes on disk.
+
+use std::path::Path;
+use std::{fs, io};
+
+/// Resident bytes, now and at most so far; zeros where the system does not tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Resident {
+    /// Now (`VmRSS`).
+    pub(crate) now: u64,
+    /// The most so far (`VmHWM`).
+    pub(crate) peak: u64,
+}
+
+/// Reads `/proc/self/status`.
+pub(crate) fn resident() -> Resident {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse().ok()?;
+        Some(kib << 10)
+    };
+    Resident { now: field("VmRSS").unwrap_or(0), peak: field("VmHWM").unwrap_or(0) }
+}
+
+/// Bytes of a model on disk: the file, and the file of weights beside it (`NAME.data`) where there is one.
+///
+/// # Errors
+/// When the file is not there.
+pub(crate) fn file_bytes(path: &Path) -> io::Result<u64> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".data");
+    let weights = fs::metadata(beside).map_or(0, |metadata| metadata.len());
+    Ok(fs::metadata(path)?.len() + weights)
+}

@@ -1,0 +1,127 @@
+//! Bad input: one line that says what is wrong, exit code 1; wrong usage: exit code 2.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use poda::{Tensor, arrays};
+
+use crate::program::Dir;
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let dir = Dir::new();
+    for args in [&[][..], &["prune"], &["run", "m.onnx", "--shape", "x=axb", "--random"], &["frobnicate"]] {
+        dir.poda(args).exit(2);
+    }
+    dir.poda(&["--help"]).ok();
+    for command in ["inspect", "convert", "prune", "run", "eval", "bench", "demo"] {
+        let help = dir.poda(&[command, "--help"]).ok();
+        assert!(help.contains("poda "), "{help}");
+    }
+}
+
+#[test]
+fn files_that_are_not_models_are_refused() {
+    let dir = Dir::new();
+    dir.write("empty.onnx", b"");
+    dir.write("noise.onnx", &[0xff; 4096]);
+    dir.write("text.safetensors", b"not a model at all");
+    dir.write("long.safetensors", &[&u64::MAX.to_le_bytes()[..], b"{}"].concat());
+    fs::create_dir(dir.path("folder.onnx")).unwrap();
+    for file in [
+        "missing.onnx",
+        "empty.onnx",
+        "noise.onnx",
+        "text.safetensors",
+        "long.safetensors",
+        "folder.onnx",
+        "/dev/zero",
+    ] {
+        for args in [
+            &["inspect", file][..],
+            &["run", file, "--random"],
+            &["convert", file, "-o", "out.onnx"],
+            &["bench", file],
+        ] {
+            let line = dir.poda_within(6 << 20, args).error();
+            assert!(line.contains(file), "{line}");
+        }
+    }
+    assert!(!dir.path("out.onnx").exists());
+}
+
+#[test]
+fn a_truncated_model_is_refused_at_every_length() {
+    let dir = Dir::new();
+    let whole = fs::read(dir.mlp()).unwrap();
+    for length in (1..whole.len()).step_by(whole.len() / 12) {
+        dir.write("cut.onnx", &whole[..length]);
+        dir.poda_within(6 << 20, &["run", "cut.onnx", "--random"]).error();
+    }
+    dir.poda(&["convert", "mlp.onnx", "-o", "mlp.safetensors"]).ok();
+    let whole = fs::read(dir.path("mlp.safetensors")).unwrap();
+    for length in (1..whole.len()).step_by(whole.len() / 12) {
+        dir.write("cut.safetensors", &whole[..length]);
+        dir.poda_within(6 << 20, &["run", "cut.safetensors", "--random"]).error();
+    }
+}
+
+#[test]
+fn bad_feeds_are_refused() {
+    let dir = Dir::new();
+    dir.mlp();
+    let save = |name: &str, arrays: &[(&str, Tensor)]| {
+        let arrays: Vec<_> = arrays.iter().map(|(name, t)| ((*name).to_owned(), t.clone())).collect();
+        arrays::write_npz(dir.path(name), &arrays).unwrap();
+    };
+    let right = Tensor::from_slice(&[1, 16], &[0.5_f32; 16]);
+    save("name.npz", &[("z", right.clone())]);
+    save("rank.npz", &[("x", Tensor::from_slice(&[16], &[0.5_f32; 16]))]);
+    save("size.npz", &[("x", Tensor::from_slice(&[1, 15], &[0.5_f32; 15]))]);
+    save("type.npz", &[("x", Tensor::from_slice(&[1, 16], &[1_i64; 16]))]);
+    save("extra.npz", &[("x", right.clone()), ("z", right.clone())]);
+    dir.write("broken.npz", b"PK\x03\x04 broken");
+    dir.write("broken.npy", b"\x93NUMPY\x01\x00");
+    for file in
+        ["name.npz", "rank.npz", "size.npz", "type.npz", "extra.npz", "broken.npz", "broken.npy", "none.npz"]
+    {
+        dir.poda(&["run", "mlp.onnx", "--input", file]).error();
+    }
+    save("right.npz", &[("x", right)]);
+    dir.poda(&["run", "mlp.onnx", "--input", "right.npz", "--input", "right.npz"]).error();
+    dir.poda(&["run", "mlp.onnx", "--input", "right.npz", "-o", "no/such/folder/y.npz"]).error();
+    dir.poda(&["run", "mlp.onnx", "--random", "--shape", "y=1x16"]).error();
+    dir.poda(&["run", "mlp.onnx", "--random", "--shape", "x=1x17"]).error();
+    // An empty batch is fine, an absurd one is refused.
+    dir.poda(&["run", "mlp.onnx", "--random", "--batch", "0"]).ok();
+    dir.poda_within(6 << 20, &["run", "mlp.onnx", "--random", "--batch", "99999999999"]).error();
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let dir = Dir::new();
+    let model = dir.mlp();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_poda"))
+        .args(["inspect", "--nodes"])
+        .arg(model)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_name_cannot_write_to_the_terminal() {
+    let dir = Dir::new();
+    let mut graph = crate::program::mlp();
+    let x = graph.inputs[0];
+    graph.value_mut(x).name = "x\u{1b}[31m".into();
+    let options = poda::formats::WriteOptions::default();
+    poda::formats::write(&graph, dir.path("red.onnx"), &options).unwrap();
+    let line = dir.poda(&["run", "red.onnx", "--input", "none.npy"]).error();
+    assert!(!line.contains('\u{1b}'));
+    assert!(!dir.poda(&["inspect", "red.onnx"]).ok().contains('\u{1b}'));
+}

