@@ -1,9 +1,9 @@
 //! Runs models and compares their outputs with those that another engine gave.
 //!
-//!     cargo run -p poda-runtime --example compare -- [--threads N] [--no-fuse] MODEL.onnx… DIRECTORY…
+//!     cargo run -p poda-runtime --example compare -- [--threads N] [--no-fuse] [--profile RUNS] MODEL.onnx… DIRECTORY…
 //!
 //! `NAME.onnx` is fed the arrays `in:INPUT` of `NAME.npz` beside it and must give its arrays `out:OUTPUT`. Prints a line
-//! for each model that fails or is refused, and a summary.
+//! for each model that fails or is refused, and a summary. With `--profile`, times each model and its nodes too.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -11,26 +11,28 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use npyz::{Deserialize, NpyFile, TypeChar};
-use poda_formats::{DataType, Element, Tensor};
-use poda_runtime::{Model, Options};
+use poda_formats::{DataType, Element, Tensor, TensorView};
+use poda_runtime::{Executable, Model, Options};
 
 type Any = Box<dyn Error>;
 
 fn main() -> Result<(), Any> {
     let mut options = Options { threads: Some(1), tune: false, ..Options::default() };
     let mut models = Vec::new();
+    let mut runs = 0;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--threads" => options.threads = Some(args.next().ok_or("--threads N")?.parse()?),
             "--no-fuse" => options.fuse = false,
+            "--profile" => runs = args.next().ok_or("--profile RUNS")?.parse()?,
             _ => collect(Path::new(&arg), &mut models)?,
         }
     }
     models.sort();
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for model in &models {
-        let (verdict, text) = match compare(model, &options) {
+        let (verdict, text) = match compare(model, &options, runs) {
             Ok(worst) if worst <= 1e-3 => ("agrees", String::new()),
             Ok(worst) => ("differs", format!("by {worst:.1e} of the largest output")),
             Err(error) => ("fails", error.to_string()),
@@ -59,12 +61,15 @@ fn collect(path: &Path, models: &mut Vec<PathBuf>) -> Result<(), Any> {
 }
 
 /// The largest difference, relative to the largest magnitude of its output.
-fn compare(model: &Path, options: &Options) -> Result<f64, Any> {
+fn compare(model: &Path, options: &Options, runs: usize) -> Result<f64, Any> {
     let arrays = read_npz(&model.with_extension("npz"))?;
     let executable = Model::open(model)?.prepare(options.clone())?;
     let feeds: Vec<_> =
         arrays.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("in:")?, tensor.view()))).collect();
     let found = executable.run(&feeds)?;
+    if runs > 0 {
+        profile(model, &executable, &feeds, runs)?;
+    }
     let mut worst = 0.0_f64;
     for (name, expected) in arrays.iter().filter_map(|(n, t)| Some((n.strip_prefix("out:")?, t))) {
         let (_, found) = found.iter().find(|(n, _)| n == name).ok_or(format!("no output {name:?}"))?;
@@ -82,6 +87,37 @@ fn compare(model: &Path, options: &Options) -> Result<f64, Any> {
         }
     }
     Ok(worst)
+}
+
+/// Prints the median time of a run, and where it goes.
+fn profile(
+    model: &Path,
+    executable: &Executable,
+    feeds: &[(&str, TensorView<'_>)],
+    runs: usize,
+) -> Result<(), Any> {
+    let mut times = Vec::with_capacity(runs);
+    for _ in 0..runs {
+        let start = std::time::Instant::now();
+        executable.run(feeds)?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    println!("{}: min {:.3} ms, median {:.3} ms", model.display(), times[0], times[runs / 2]);
+    let profile = executable.profile(feeds, runs)?;
+    let mut nodes: Vec<_> = profile.nodes.iter().collect();
+    nodes.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+    for node in nodes.iter().take(40) {
+        let rate = node.macs as f64 / node.ms / 1e6;
+        let (kernel, name) = (&node.kernel, &node.name);
+        println!(
+            "{:8.3} ms {rate:7.1} GMAC/s {kernel} {:?} -> {:?} {name}",
+            node.ms, node.inputs, node.outputs
+        );
+    }
+    let sum = profile.total_ms();
+    println!("{:8.3} ms in {} steps; arena {} bytes", sum, profile.nodes.len(), profile.arena_bytes);
+    Ok(())
 }
 
 fn numbers(tensor: &Tensor) -> Result<Vec<f64>, Any> {
