@@ -59,7 +59,7 @@ impl Axis {
     }
 
     /// Elements from the first to the last that a window covers.
-    fn extent(&self) -> usize {
+    pub(super) fn extent(&self) -> usize {
         (self.kernel - 1) * self.dilation + 1
     }
 }

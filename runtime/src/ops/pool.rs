@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::args::{Infos, PARALLEL_ABOVE, required, unsupported_type};
 use super::facts::{Fact, known, shape};
-use super::geometry::{Windows, spatial};
+use super::geometry::{Axis, Windows, spatial};
 use super::real::{Number, Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
@@ -65,8 +65,7 @@ pub(super) fn pool(
             with_real!(dtype, R => max::<R>(attributes, &windows, &load(x), dtype, dims, outputs))
         }
         (PoolKind::Average, dtype) => with_real!(dtype, R => store::<R>(&mut outputs[0], dtype, dims, |y| {
-            average(attributes.count_include_pad, &windows, &load(x), y);
-            Ok(())
+            average(attributes.count_include_pad, &windows, &load(x), y)
         })),
         (PoolKind::Lp { p }, dtype) => with_real!(dtype, R => store::<R>(&mut outputs[0], dtype, dims, |y| {
             let p = p.max(1) as i32;
@@ -106,16 +105,6 @@ impl Window<'_> {
             }
         }
     }
-
-    /// How many there are.
-    fn len(&self) -> usize {
-        self.taps.iter().map(ExactSizeIterator::len).product()
-    }
-
-    /// How many there are when padding counts.
-    fn padded_len(&self) -> usize {
-        self.windows.axes.iter().zip(self.output).map(|(axis, output)| axis.padded_taps(output)).product()
-    }
 }
 
 /// Sets each element of `y` to `reduce(channel, window)`.
@@ -148,14 +137,89 @@ fn each_window<T: Number, U: Send>(
     }
 }
 
-fn average<R: Real>(count_padding: bool, windows: &Windows, x: &[R], y: &mut [R]) {
-    each_window(windows, x, y, |channel, window| {
-        let mut sum = R::default();
-        window.each(|at| sum += channel[at]);
-        let count = if count_padding { window.padded_len() } else { window.len() };
-        // A window in the padding alone has the sum 0.
-        sum / R::from_f64(count.max(1) as f64)
-    });
+/// Padding beyond twice a line that is still worked with; more is a mistake in the model, and would take memory.
+const MOST_PADDING: usize = 1 << 16;
+
+/// Sets each element of `y` to the `fold` of its window, starting from `initial`: first down the lines of the window, then
+/// along the line that results. `finish` gets each line of `y` with its first two indices.
+fn each_line<T: Number>(
+    windows: &Windows,
+    x: &[T],
+    y: &mut [T],
+    initial: T,
+    fold: impl Fn(T, T) -> T + Sync,
+    finish: impl Fn([usize; 2], &mut [T]) + Sync,
+) -> Result<(), OpError> {
+    if y.is_empty() {
+        return Ok(());
+    }
+    let [d, h, w] = &windows.axes;
+    // What the windows of one line cover, padding included; the part of it that is input.
+    let covered = (w.output - 1) * w.stride + w.extent();
+    if covered > 2 * w.input + MOST_PADDING {
+        return Err(OpError::Invalid(format!("windows cover {covered} elements of a line of {}", w.input)));
+    }
+    let (from, pad) = (w.begin.min(0).unsigned_abs(), w.begin.max(0) as usize);
+    let inside = w.input.saturating_sub(from).min(covered.saturating_sub(pad));
+    let channel = |(i, y): (usize, &mut [T])| {
+        let x = &x[i * windows.inputs()..][..windows.inputs()];
+        T::with_scratch(covered, |line| {
+            for (at, y) in y.chunks_exact_mut(w.output).enumerate() {
+                let [oz, oy] = [at / h.output, at % h.output];
+                line.fill(initial);
+                if inside > 0 {
+                    for (tz, ty) in d.taps(oz).flat_map(|tz| h.taps(oy).map(move |ty| (tz, ty))) {
+                        let row = (d.position(oz, tz) * h.input + h.position(oy, ty)) * w.input;
+                        for (to, &v) in line[pad..][..inside].iter_mut().zip(&x[row + from..][..inside]) {
+                            *to = fold(*to, v);
+                        }
+                    }
+                }
+                y.fill(initial);
+                for tap in 0..w.kernel {
+                    let values = line[tap * w.dilation..].iter().step_by(w.stride);
+                    for (y, &v) in y.iter_mut().zip(values) {
+                        *y = fold(*y, v);
+                    }
+                }
+                finish([oz, oy], y);
+            }
+        });
+    };
+    if y.len().saturating_mul(windows.taps()) < PARALLEL_ABOVE {
+        y.chunks_exact_mut(windows.outputs()).enumerate().for_each(channel);
+    } else {
+        y.par_chunks_exact_mut(windows.outputs()).enumerate().for_each(channel);
+    }
+    Ok(())
+}
+
+fn average<R: Real>(count_padding: bool, windows: &Windows, x: &[R], y: &mut [R]) -> Result<(), OpError> {
+    let [d, h, w] = &windows.axes;
+    let count = |axis: &Axis, output: usize| {
+        if count_padding { axis.padded_taps(output) } else { axis.taps(output).len() }
+    };
+    each_line(
+        windows,
+        x,
+        y,
+        R::default(),
+        |a, b| a + b,
+        |[oz, oy], y| {
+            let lines = count(d, oz) * count(h, oy);
+            for (ox, y) in y.iter_mut().enumerate() {
+                // A window in the padding alone has the sum 0.
+                *y /= R::from_f64((lines * count(w, ox)).max(1) as f64);
+            }
+        },
+    )
+}
+
+/// The larger of two numbers; NaN counts as largest.
+#[inline]
+fn larger<T: PartialOrd>(a: T, b: T) -> T {
+    let is_nan = b.partial_cmp(&b).is_none();
+    if b > a || is_nan { b } else { a }
 }
 
 /// Index of the largest element, the first of several; NaN counts as largest. `None` for a window in the padding alone.
@@ -180,10 +244,7 @@ fn max<T: Number>(
 ) -> Result<(), OpError> {
     store::<T>(&mut outputs[0], dtype, dims, |y| {
         let lowest = T::from_f64(f64::NEG_INFINITY);
-        each_window(windows, x, y, |channel, window| {
-            largest(channel, window).map_or(lowest, |at| channel[at])
-        });
-        Ok(())
+        each_line(windows, x, y, lowest, larger, |_, _| {})
     })?;
     let Some(output) = outputs.get_mut(1).filter(|o| o.is_used()) else { return Ok(()) };
     let indices = output.alloc::<i64>(dims)?;
