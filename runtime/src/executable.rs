@@ -173,10 +173,8 @@ impl Executable {
         static CALLER: Threads = Threads::single();
         let results = if plan.work < SMALL_WORK {
             plan.run(feeds, &CALLER, times)
-        } else if let Some(solo) = &self.solo {
-            solo.install(|| plan.run(feeds, &self.threads, times))
         } else {
-            self.threads.install(|| plan.run(feeds, &self.threads, times))
+            self.install(|| plan.run(feeds, &self.threads, times))
         };
         let results = results.map_err(|e| match plan.steps.get(e.step) {
             Some(step) => PlanError::Node { node: step.name.clone(), op: step.op.clone(), source: e.source },
@@ -184,6 +182,13 @@ impl Executable {
         })?;
         let names = plan.outputs.iter().map(|wanted| self.graph.value(wanted.id).name.clone());
         Ok(names.zip(results).collect())
+    }
+
+    fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        match &self.solo {
+            Some(solo) => solo.install(f),
+            None => self.threads.install(f),
+        }
     }
 
     /// The plan for a request, made now or kept from before.
@@ -203,7 +208,8 @@ impl Executable {
             limit,
             fuse: self.options.fuse,
         };
-        let plan = Arc::new(plan::build(&context, &request)?);
+        // In the pool, where kernels are timed as they will run, and where folding finds no more threads than asked for.
+        let plan = Arc::new(self.install(|| plan::build(&context, &request))?);
         let mut plans = lock();
         if plans.len() >= self.options.plans.max(1) {
             plans.remove(0);

@@ -1,5 +1,7 @@
 //! Plans against the specification: every node on its own, in order, with fresh outputs.
 
+mod attention;
+
 use std::collections::HashMap;
 
 use poda_formats::op::{Binary, ConvAttributes, Padding, PoolAttributes, PoolKind, ReduceKind, Unary};
