@@ -39,7 +39,10 @@ fn infos<'a, F: Fact<'a>>(
     let ([batch, _, sequence, _], rotary) = sizes(x, num_heads, rotary)?;
     for (index, cache) in [(1, cos), (2, sin)] {
         let fits = match cache {
-            Some(&[b, s, half]) if ids.is_none() => [b, s, half] == [batch, sequence, rotary / 2],
+            // One sequence's cache may serve the whole batch, as PyTorch's exporter writes it.
+            Some(&[b, s, half]) if ids.is_none() => {
+                (b == batch || b == 1) && [s, half] == [sequence, rotary / 2]
+            }
             Some(&[_, half]) if ids.is_some() => half == rotary / 2,
             None => true,
             Some(_) => false,
@@ -87,10 +90,12 @@ pub(in super::super) fn rotary_embedding(
         return Err(OpError::OutOfRange { name: "position", value: id, bound: positions as i64 });
     }
     let token_major = x.rank() == 3;
+    let shared = ids.is_none() && positions == 1;
     with_real!(x.dtype(), R => store::<R>(&mut outputs[0], x.dtype(), x.shape(), |y| {
         let (x, cos, sin) = (load::<R>(x), load::<R>(cos), load::<R>(sin));
         y.par_chunks_exact_mut(size.max(1)).with_min_len(64).enumerate().for_each(|(i, y)| {
             let token = if token_major { i / heads } else { i / (heads * sequence) * sequence + i % sequence };
+            let token = if shared { token % sequence } else { token };
             let at = ids.map_or(token, |ids| ids[token] as usize) * half;
             let x = &x[i * size..][..size];
             y.copy_from_slice(x);
