@@ -112,6 +112,7 @@ pub fn plan(graph: &Graph, recipe: &Recipe, shapes: &Shapes) -> Result<Report, P
     let graph = &graph;
     let structure = Structure::of(graph, &settings, recipe);
     let scores = unit_scores(graph, &structure.dependencies, criterion, recipe.seed);
+    run.notes.extend(settings.unknown(graph));
     let removal = run.choose(graph, &structure, &scores, recipe.sparsity.unwrap_or(0.0));
     let before = report::totals(graph, settings.analysis());
     Ok(Report {
@@ -211,11 +212,12 @@ impl Run<'_, '_> {
         let refused = report::refused(&graph, dependencies);
         let steps = schedule::steps(self.recipe);
         if !steps.is_empty() && dependencies.groups().is_empty() {
-            let reason = refused.first().map_or("no layer has units that could go".to_owned(), |r| {
-                format!("{} units of {}: {}", r.units, r.name, r.reason)
-            });
+            let refusal = || refused.first().map(|r| format!("{} units of {}: {}", r.units, r.name, r.reason));
+            let reason = settings.unknown(&graph).or_else(refusal);
+            let reason = reason.unwrap_or_else(|| "no layer has units that could go".to_owned());
             return Err(PruneError::NothingToRemove { reason });
         }
+        self.notes.extend(settings.unknown(&graph));
         (self.progress)(Progress::Scoring);
         let scores = unit_scores(&graph, dependencies, self.criterion, self.recipe.seed);
         let mut best = (Removal::none(dependencies), graph.clone());

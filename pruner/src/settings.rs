@@ -81,6 +81,20 @@ impl Settings {
         &self.first
     }
 
+    /// What could not be analysed and so stays as it is, in one sentence; `None` when everything could.
+    pub fn unknown(&self, graph: &Graph) -> Option<String> {
+        let failures = &self.first.failures;
+        let (node, error) = failures.first()?;
+        let node = &graph.nodes[*node];
+        let count = failures.len();
+        Some(format!(
+            "{count} of {} nodes could not be analysed, and what follows from them stays; the first is {:?} ({}): {error}",
+            graph.nodes.len(),
+            node.name,
+            node.op.name()
+        ))
+    }
+
     fn failures(&self) -> usize {
         self.first.failures.len() + self.second.failures.len()
     }
