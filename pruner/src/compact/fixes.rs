@@ -92,29 +92,48 @@ pub(super) fn apply(
 
 fn attribute(graph: &mut Graph, context: &Context<'_>, node: usize, fix: &Fix) {
     let new = |axis: &AxisId| context.change(*axis).new;
-    match (fix, &mut graph.nodes[node].op) {
-        (Fix::Group(axis), Op::Conv(conv) | Op::ConvTranspose { conv, .. }) => conv.group = new(axis),
-        (Fix::NumGroups(axis), Op::GroupNormalization { num_groups, .. }) => *num_groups = new(axis),
-        (Fix::Hidden(axis), Op::Recurrent(attributes)) => attributes.hidden_size = new(axis),
-        (Fix::Heads { query, key, size }, Op::Attention(attributes)) => {
-            if attributes.q_num_heads != 0 {
-                attributes.q_num_heads = new(query);
-                attributes.kv_num_heads = new(key);
-            }
-            let change = context.change(*size);
-            if !change.is_none() && attributes.scale.is_none() {
-                attributes.scale = Some((change.old as f64).sqrt().recip() as f32);
+    let op = &mut graph.nodes[node].op;
+    match fix {
+        Fix::Group(axis) => {
+            if let Op::Conv(conv) | Op::ConvTranspose { conv, .. } = op {
+                conv.group = new(axis);
             }
         }
-        (Fix::Rotary { heads, rotated }, Op::RotaryEmbedding { num_heads, rotary_embedding_dim, .. }) => {
-            if let Some(heads) = heads {
-                *num_heads = new(heads);
-            }
-            if let Some(rotated) = rotated {
-                *rotary_embedding_dim = new(rotated);
+        Fix::NumGroups(axis) => {
+            if let Op::GroupNormalization { num_groups, .. } = op {
+                *num_groups = new(axis);
             }
         }
-        _ => {}
+        Fix::Hidden(axis) => {
+            if let Op::Recurrent(attributes) = op {
+                attributes.hidden_size = new(axis);
+            }
+        }
+        Fix::Heads { query, key, size } => {
+            if let Op::Attention(attributes) = op {
+                if attributes.q_num_heads != 0 {
+                    attributes.q_num_heads = new(query);
+                    attributes.kv_num_heads = new(key);
+                }
+                let change = context.change(*size);
+                if !change.is_none() && attributes.scale.is_none() {
+                    attributes.scale = Some((change.old as f64).sqrt().recip() as f32);
+                }
+            }
+        }
+        Fix::Rotary { heads, rotated } => {
+            if let Op::RotaryEmbedding { num_heads, rotary_embedding_dim, .. } = op {
+                *num_heads = heads.as_ref().map_or(*num_heads, new);
+                *rotary_embedding_dim = rotated.as_ref().map_or(*rotary_embedding_dim, new);
+            }
+        }
+        Fix::Sizes { .. }
+        | Fix::Shape { .. }
+        | Fix::Split(_)
+        | Fix::Gather(_)
+        | Fix::Slice(_)
+        | Fix::Mean(_)
+        | Fix::RootMeanSquare(_) => {}
     }
 }
 

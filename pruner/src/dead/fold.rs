@@ -3,7 +3,7 @@
 use poda_formats::op::Binary;
 use poda_formats::{Graph, Node, Op, Value, ValueId};
 
-use super::range::{Ranges, padded};
+use super::bounds::{Ranges, padded};
 use super::{operands, weight_is_second};
 use crate::criterion::float_values;
 use crate::dependency::{Contraction, DependencyGraph, Facts, Removal};
@@ -25,11 +25,11 @@ impl Fold {
         let node = &graph.nodes[contraction.node];
         let second =
             node.input(1).is_some_and(|id| operands(facts, contraction).1.is_some_and(|w| w.0 == id));
-        let plain = match &node.op {
-            Op::Conv(conv) => conv.group <= 1 && !padded(&conv.padding),
-            Op::Gemm { trans_a, .. } => !*trans_a,
-            Op::MatMul => node.input(1).and_then(|id| facts.shape(id)).is_some_and(|s| s.len() == 2),
-            _ => false,
+        let matrix = || node.input(1).and_then(|id| facts.shape(id)).is_some_and(|s| s.len() == 2);
+        let plain = if let Op::Conv(conv) = &node.op {
+            conv.group <= 1 && !padded(&conv.padding)
+        } else {
+            matches!(node.op, Op::Gemm { trans_a: false, .. }) || matches!(node.op, Op::MatMul) && matrix()
         };
         second && plain && weight_is_second(&node.op)
     }
@@ -51,10 +51,8 @@ impl Fold {
         let tensor = facts.constant(weight)?;
         let (values, shape) = (float_values(tensor)?, tensor.shape());
         let kept = dependencies.kept(contraction.axis, removal)?;
-        let (out_dim, alpha) = match &node.op {
-            Op::Gemm { alpha, .. } => (1 - dim, f64::from(*alpha)),
-            _ => (usize::from(dim == 0), 1.0),
-        };
+        let out_dim = usize::from(dim == 0);
+        let alpha = if let Op::Gemm { alpha, .. } = node.op { f64::from(alpha) } else { 1.0 };
         let window: usize = shape.iter().skip(2).product();
         let strides = [shape[1] * window, window];
         let mut shift = vec![0.0; shape[out_dim]];

@@ -3,6 +3,7 @@
 //! A unit is dead when, wherever it is summed, its weights there are (near) zero or its value is constant ([`range`]);
 //! constants are folded into the bias that follows. What dies only once others are gone is found in the next round.
 
+mod bounds;
 mod fold;
 mod range;
 
@@ -15,8 +16,9 @@ use crate::criterion::float_values;
 use crate::dependency::{Contraction, DependencyGraph, Facts, Removal};
 use crate::report::Dead;
 use crate::settings::{Settings, Shapes};
+use bounds::{Ranges, TINY};
 use fold::Fold;
-use range::{Ranges, TINY, ranges};
+use range::ranges;
 
 /// Rounds of removal at most.
 const ROUNDS: usize = 8;

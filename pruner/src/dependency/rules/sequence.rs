@@ -145,7 +145,7 @@ pub(super) fn rotary(b: &mut Builder<'_>, interleaved: bool, num_heads: usize, r
     b.parameter(3);
     b.block(parts.sequence, Why::Ordered);
     b.fix(Fix::Rotary {
-        heads: (x.axes.len() == 3).then_some(parts.heads),
+        heads: (num_heads != 0).then_some(parts.heads),
         rotated: (rotary_dim != 0).then_some(turned),
     });
     b.set(0, x.axes, x.zero);
