@@ -1,4 +1,39 @@
 //! Poda's pruner: importance, dependency graph, removal.
+//!
+//! [`prune`] follows a [`Recipe`] through the textbook's loop: *evaluate importance → rank → remove the least important →
+//! ask the termination condition*.
+//!
+//! ```
+//! use poda_formats::{DataType, Dim, Graph, Op, Tensor};
+//! use poda_pruner::{Granularity, Recipe, prune};
+//!
+//! // A product to 8 hidden units, and one from these to 2 outputs.
+//! let mut graph = Graph::default();
+//! let x = graph.add_input("x", DataType::F32, vec![Dim::Symbol("batch".into()), Dim::Fixed(4)]);
+//! let weights = |n: usize| (0..n).map(|i| (i as f32).sin()).collect::<Vec<f32>>();
+//! let a = graph.add_weight("a", Tensor::from_slice(&[4, 8], &weights(32)));
+//! let b = graph.add_weight("b", Tensor::from_slice(&[8, 2], &weights(16)));
+//! let hidden = graph.add_node(Op::MatMul, &[x, a], "hidden");
+//! let y = graph.add_node(Op::MatMul, &[hidden, b], "y");
+//! graph.outputs.push(y);
+//!
+//! let recipe = Recipe { granularity: Granularity::Channel, sparsity: Some(0.5), ..Recipe::default() };
+//! let (pruned, report) = prune(&graph, &recipe, &Default::default(), &mut |_| (), None)?;
+//! let shapes: Vec<_> = report.layers.iter().map(|layer| &layer.shape_after).collect();
+//! assert_eq!(shapes, [&[4, 4], &[4, 2]]);
+//! assert_eq!(pruned.outputs.len(), 1);
+//! # Ok::<(), poda_pruner::PruneError>(())
+//! ```
+//!
+//! Where to find what:
+//! * [`dependency`]: which weights must shrink together, and what must stay, with the reason;
+//! * [`criterion`], [`allocation`], [`schedule`], [`termination`]: what matters, how much goes where, in which steps, until
+//!   when;
+//! * [`mask`], [`compact`]: the masked model and the smaller one that computes the same;
+//! * [`dead`]: units that go at no cost; [`unstructured`]: single weights;
+//! * [`check`], [`report`]: the numerical check at the end, and what was done.
+//!
+//! Not here: training. What is removed is chosen from the weights alone.
 
 pub mod allocation;
 pub mod canonical;

@@ -71,7 +71,7 @@ impl Default for Recipe {
             scope: Scope::default(),
             exclude: Vec::new(),
             round_to: None,
-            least_parameters: 0.5,
+            least_parameters: 0.6,
             remove_dead: false,
             seed: 0,
             steps: 20,

@@ -229,6 +229,7 @@ impl AxisTable {
 
     fn bind(&mut self, leaf: AxisId, to: AxisId) {
         let Axis::Leaf { block, .. } = self.axes[leaf.0 as usize] else { return };
+        debug_assert!(!self.leaves(to).contains(&leaf), "parts are smaller than the whole");
         if let Some(reason) = block {
             self.block(to, reason);
         }

@@ -104,3 +104,115 @@ fn what_does_not_line_up_is_blocked() {
     t.unify(c, d, R);
     assert_eq!(t.block_of(d), Some(R));
 }
+
+/// Units of each index that may go.
+fn open_units(table: &AxisTable, id: AxisId) -> Vec<Vec<(u32, usize)>> {
+    let mut all = vec![Vec::new(); table.size(id)];
+    table.for_each_unit(id, &mut |index, leaf, unit| {
+        if table.block_of(leaf).is_none() {
+            all[index].push((leaf.0, unit));
+        }
+    });
+    all.iter_mut().for_each(|units| {
+        units.sort_unstable();
+        units.dedup();
+    });
+    all
+}
+
+/// What must hold in the end.
+enum Claim {
+    Same(AxisId, AxisId),
+    Parts(AxisId, Vec<AxisId>),
+    Taken(AxisId, Vec<usize>, AxisId),
+    Shaped(Vec<AxisId>, Vec<AxisId>),
+}
+
+/// Units of each element of a value with these axes.
+fn element_units(table: &AxisTable, axes: &[AxisId]) -> Vec<Vec<(u32, usize)>> {
+    let mut elements = vec![Vec::new()];
+    for &axis in axes {
+        let units = open_units(table, axis);
+        let with = |element: &Vec<(u32, usize)>| {
+            units.iter().map(|more| [&element[..], more].concat()).collect::<Vec<_>>()
+        };
+        elements = elements.iter().flat_map(with).collect();
+    }
+    elements.iter_mut().for_each(|units| {
+        units.sort_unstable();
+        units.dedup();
+    });
+    elements
+}
+
+fn check(table: &AxisTable, claim: &Claim) {
+    match claim {
+        Claim::Same(a, b) => assert_eq!(open_units(table, *a), open_units(table, *b)),
+        Claim::Parts(whole, parts) => {
+            let parts: Vec<_> = parts.iter().flat_map(|&part| open_units(table, part)).collect();
+            assert_eq!(open_units(table, *whole), parts);
+        }
+        Claim::Taken(from, indices, result) => {
+            let units = open_units(table, *from);
+            let want: Vec<_> = indices.iter().map(|&i| units[i].clone()).collect();
+            assert_eq!(open_units(table, *result), want);
+        }
+        Claim::Shaped(from, to) => assert_eq!(element_units(table, from), element_units(table, to)),
+    }
+}
+
+proptest::proptest! {
+    /// Whatever is coupled in whatever order, both sides of each coupling lose the same indices.
+    #[test]
+    fn couplings_hold_in_any_order(steps in proptest::collection::vec((0_usize..7, 0_usize..1000, 0_usize..1000), 1..40)) {
+        let mut t = AxisTable::default();
+        let mut axes: Vec<AxisId> = [12, 12, 24, 6, 4, 12, 24].into_iter().map(|n| t.leaf(n)).collect();
+        let mut claims = Vec::new();
+        for (kind, i, j) in steps {
+            let (a, b) = (axes[i % axes.len()], axes[j % axes.len()]);
+            let n = t.size(a);
+            match kind {
+                0 | 1 => {
+                    // An axis of the same size.
+                    let fits: Vec<AxisId> = axes.iter().copied().filter(|&c| t.size(c) == n).collect();
+                    let b = fits[j % fits.len()];
+                    t.unify(a, b, R);
+                    claims.push(Claim::Same(a, b));
+                }
+                2 if n > 1 => {
+                    let at = 1 + j % (n - 1);
+                    let parts = t.cut(a, &[at, n - at], R);
+                    claims.push(Claim::Parts(a, parts.clone()));
+                    axes.extend(parts.into_iter().filter(|&p| t.size(p) > 1));
+                }
+                3 if n > 1 => {
+                    let indices: Vec<usize> = (0..n).map(|k| (k * (1 + j % 5) + j) % n).collect();
+                    let result = t.select(a, &indices, R);
+                    claims.push(Claim::Taken(a, indices, result));
+                    axes.push(result);
+                }
+                4 => {
+                    let rows = [1, 2, 3, 4, 6, 8][j % 6];
+                    if n.is_multiple_of(rows) {
+                        let to = t.reshape(&[a], &[rows, n / rows], R);
+                        claims.push(Claim::Shaped(vec![a], to.clone()));
+                        axes.extend(to.into_iter().filter(|&p| t.size(p) > 1));
+                    }
+                }
+                5 if n * t.size(b) <= 48 => {
+                    let product = t.product(&[a, b]);
+                    let to = t.reshape(&[a, b], &[n * t.size(b)], R);
+                    claims.push(Claim::Same(product, to[0]));
+                    axes.push(product);
+                }
+                6 if n + t.size(b) <= 48 => {
+                    let sum = t.sum(&[a, b], R);
+                    claims.push(Claim::Parts(sum, vec![a, b]));
+                    axes.push(sum);
+                }
+                _ => {}
+            }
+        }
+        claims.iter().for_each(|claim| check(&t, claim));
+    }
+}

@@ -116,6 +116,9 @@ pub(super) fn tile(b: &mut Builder<'_>) {
     let (Some(x), Some(shape)) = (b.input(0), b.output_shape(0)) else { return };
     let (Some(data), Some(result)) = (b.node().input(0), b.node().output(0)) else { return };
     b.parameter(1);
+    if x.axes.len() != shape.len() {
+        return b.opaque(Why::DynamicShape);
+    }
     let (mut axes, mut zero, mut repeats) = (Vec::new(), Vec::new(), Vec::new());
     for (dim, &size) in shape.iter().enumerate() {
         let own = b.table.size(x.axes[dim]);
@@ -173,6 +176,9 @@ pub(super) fn pad(b: &mut Builder<'_>, mode: PadMode) {
 
 pub(super) fn depth_to_space(b: &mut Builder<'_>, block: usize, mode: DepthToSpaceMode) {
     let (Some(x), Some(shape)) = (b.input(0), b.output_shape(0)) else { return };
+    if x.axes.len() != 4 || shape.len() != 4 {
+        return b.opaque(Why::Spatial);
+    }
     let channels = shape[1];
     let (sizes, at) = match mode {
         DepthToSpaceMode::DepthColumnRow => ([block, block, channels], 2),
@@ -190,6 +196,9 @@ pub(super) fn depth_to_space(b: &mut Builder<'_>, block: usize, mode: DepthToSpa
 
 pub(super) fn space_to_depth(b: &mut Builder<'_>, block: usize) {
     let Some(x) = b.input(0) else { return };
+    if x.axes.len() != 4 {
+        return b.opaque(Why::Spatial);
+    }
     let reason = b.reason(Why::Spatial);
     let side = b.table.blocked(block, reason);
     let channels = b.table.product(&[side, side, x.axes[1]]);

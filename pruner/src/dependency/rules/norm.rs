@@ -34,8 +34,8 @@ pub(super) fn batch(b: &mut Builder<'_>) {
     let Some(x) = b.input(0) else { return };
     let Some(&channels) = x.axes.get(1) else { return b.opaque(Why::Normalised) };
     for input in 1..5 {
-        if let Some(vector) = b.input(input) {
-            b.unify(channels, vector.axes[0]);
+        if let Some(&axis) = b.input(input).as_ref().and_then(|l| l.axes.first()) {
+            b.unify(channels, axis);
         }
     }
     // Shifts are set to zero with the rest of a removed unit; other dimensions are shifted.
@@ -47,8 +47,8 @@ pub(super) fn instance(b: &mut Builder<'_>) {
     let Some(x) = b.input(0) else { return };
     let Some(&channels) = x.axes.get(1) else { return b.opaque(Why::Normalised) };
     for input in 1..3 {
-        if let Some(vector) = b.input(input) {
-            b.unify(channels, vector.axes[0]);
+        if let Some(&axis) = b.input(input).as_ref().and_then(|l| l.axes.first()) {
+            b.unify(channels, axis);
         }
     }
     for &axis in &x.axes[2..] {
@@ -148,6 +148,9 @@ pub(super) fn sample(b: &mut Builder<'_>) {
 /// The first two dimensions go through, the rest is new.
 fn channels_through(b: &mut Builder<'_>) {
     let (Some(x), Some(shape)) = (b.input(0), b.output_shape(0)) else { return };
+    if x.axes.len() != shape.len() {
+        return b.opaque(Why::Spatial);
+    }
     let (mut axes, mut zero) = (x.axes.clone(), x.zero.clone());
     for (dim, &size) in shape.iter().enumerate() {
         if dim >= 2 || size != b.table.size(x.axes[dim]) {

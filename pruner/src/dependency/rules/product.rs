@@ -55,6 +55,10 @@ pub(super) fn matmul(b: &mut Builder<'_>) {
 
 pub(super) fn gemm(b: &mut Builder<'_>, trans_a: bool, trans_b: bool) {
     let (Some(x), Some(y)) = (b.input(0), b.input(1)) else { return };
+    let rank = |input: usize| b.input(input).map_or(0, |l| l.axes.len());
+    if rank(0) != 2 || rank(1) != 2 || rank(2) > 2 {
+        return b.opaque(Why::Coupled);
+    }
     let (m, k) = if trans_a { (1, 0) } else { (0, 1) };
     let (n, own_k) = if trans_b { (0, 1) } else { (1, 0) };
     b.contract((0, k), (1, own_k));
@@ -136,9 +140,9 @@ fn convolution(b: &mut Builder<'_>, group: usize, [out, inp]: [usize; 2]) {
     let bias = b.input(2);
     let has_bias = node.input(2).is_some();
     let mut zero = vec![x.zero[0] && !has_bias, w.zero[out]];
-    if let Some(bias) = bias {
-        b.unify(bias.axes[0], channels);
-        zero[1] &= bias.zero[0];
+    if let Some((&axis, &is_zero)) = bias.as_ref().and_then(|l| l.axes.first().zip(l.zero.first())) {
+        b.unify(axis, channels);
+        zero[1] &= is_zero;
     }
     let mut axes = vec![x.axes[0], channels];
     spatial(b, &mut axes, &mut zero);

@@ -136,6 +136,9 @@ pub(super) fn gather(b: &mut Builder<'_>, axis: i64) {
 pub(super) fn gather_elements(b: &mut Builder<'_>, axis: i64) {
     let (Some(x), Some(picks)) = (b.input(0), b.input(1)) else { return };
     let Some(dim) = resolve(axis, x.axes.len()) else { return b.opaque(Why::DataDependent) };
+    if picks.axes.len() != x.axes.len() {
+        return b.opaque(Why::LookedUp);
+    }
     b.block(x.axes[dim], Why::LookedUp);
     for other in (0..x.axes.len()).filter(|&d| d != dim) {
         b.unify(x.axes[other], picks.axes[other]);

@@ -42,6 +42,9 @@ pub(super) fn attention(b: &mut Builder<'_>, attributes: &AttentionAttributes) {
     ) else {
         return b.opaque(Why::Coupled);
     };
+    if [4, 5].iter().any(|&i| b.input(i).is_some_and(|past| past.axes.len() != 4)) {
+        return b.opaque(Why::Coupled);
+    }
     let (hq, hk, k_rank) = (b.table.size(query.heads), b.table.size(key.heads), k.axes.len());
     if hk == 0 || !hq.is_multiple_of(hk) {
         return b.opaque(Why::Coupled);
@@ -153,6 +156,12 @@ pub(super) fn rotary(b: &mut Builder<'_>, interleaved: bool, num_heads: usize, r
 
 pub(super) fn recurrent(b: &mut Builder<'_>, attributes: &RecurrentAttributes) {
     let (Some(x), Some(w), Some(r)) = (b.input(0), b.input(1), b.input(2)) else { return };
+    let rank = |input: usize| b.input(input).map(|l| l.axes.len());
+    let three = [0, 1, 2].iter().all(|&i| rank(i) == Some(3));
+    let states = [5, 6].iter().all(|&i| rank(i).is_none_or(|r| r == 3));
+    if !three || !states || [3, 7].iter().any(|&i| rank(i).is_some_and(|r| r != 2)) {
+        return b.opaque(Why::Coupled);
+    }
     let gates = match attributes.kind {
         RecurrentKind::Lstm { .. } => 4,
         RecurrentKind::Gru { .. } => 3,
