@@ -10,7 +10,7 @@ use std::hint::black_box;
 use poda_formats::{CsrMatrix, Tensor};
 use poda_runtime::Threads;
 use poda_runtime::kernels::{
-    Activation, Depthwise, Epilogue, KERNELS, Layout, PackedWeight, Problem, WeightMatrix, X,
+    Activation, Depthwise, Epilogue, KERNELS, Layout, PackedWeight, Params, Problem, WeightMatrix, X,
 };
 use poda_runtime::packing::ConvGeometry;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
@@ -135,6 +135,17 @@ fn aligned(values: &[f32]) -> Tensor {
     Tensor::from_slice(&[values.len()], values)
 }
 
+/// Measures of panels to try, from `PARAMS=4x128x384x1x1,…` (vectors, depth, rows, sets, threads).
+fn params() -> Vec<Option<Params>> {
+    let Ok(list) = std::env::var("PARAMS") else { return vec![None] };
+    let parse = |one: &str| {
+        let numbers: Vec<usize> = one.split('x').map(|v| v.parse().expect("5 numbers")).collect();
+        let [vectors, depth, rows, sets, parts] = numbers[..] else { panic!("5 numbers") };
+        Some(Params { vectors, depth, rows, sets, parts })
+    };
+    list.split(',').map(parse).collect()
+}
+
 /// One shape at one sparsity: all kernels, both layouts.
 fn product([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, roof: f64, only: Option<&str>) {
     let mut random = Random(7);
@@ -185,13 +196,18 @@ fn product([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, roof: f64, o
             if only.is_some_and(|only| !kernel.name.contains(only)) {
                 continue;
             }
-            let packed = PackedWeight::with_kernel(&weight, &problem, kernel.name).unwrap();
-            let mut y =
-                Tensor::zeros(poda_formats::DataType::F32, &[m * n]).as_slice::<f32>().unwrap().to_vec();
-            let input = X::Matrix { data: x, layout };
-            variants.push(Variant::new(kernel.name, move || {
-                packed.run(n, input, &mut y, layout, &epilogue, threads);
-            }));
+            let tried = if kernel.name.contains("panel") { params() } else { vec![None] };
+            for params in tried {
+                let packed = PackedWeight::with_params(&weight, &problem, kernel.name, params).unwrap();
+                let mut y = vec![0.0; m * n];
+                let input = X::Matrix { data: x, layout };
+                let name = params.map_or(kernel.name.to_owned(), |p| {
+                    format!("panel {}x{}x{} sets {} {}t", p.vectors, p.depth, p.rows, p.sets, p.parts)
+                });
+                variants.push(Variant::new(name, move || {
+                    packed.run(n, input, &mut y, layout, &epilogue, threads);
+                }));
+            }
         }
         time(&mut variants);
         let base = variants[0].median();

@@ -16,7 +16,7 @@ use crate::options::Options;
 use crate::plan::{self, Plan, PlanError, Request, Weights};
 use crate::profile::Profile;
 use crate::threads::Threads;
-use crate::tune::Tuner;
+use crate::tune::{TuneOptions, Tuner};
 
 /// A model ready to run. [`Executable::run`] may be called from many threads at once.
 #[derive(Debug)]
@@ -62,7 +62,8 @@ impl Executable {
         // Constants that hold for any shapes of the inputs: their packed form serves every plan.
         let free = analysis::analyze_with(&graph, &|_| None);
         let stable = free.infos.iter().map(|info| info.as_ref().is_some_and(|i| i.value.is_some()));
-        let weights = Weights::new(Tuner::default(), stable.collect());
+        let tuner = TuneOptions { timing: options.tune, prefer: options.prefer, ..TuneOptions::default() };
+        let weights = Weights::new(Tuner::new(tuner), stable.collect());
         let executable = Self { graph, options, threads, solo, weights, plans: Mutex::new(Vec::new()) };
         executable.plan_ahead()?;
         Ok(executable)

@@ -1,14 +1,6 @@
 //! How a model is to be run.
 
-/// What to favour where a choice trades one for the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Prefer {
-    /// The fastest form of each weight.
-    #[default]
-    Latency,
-    /// The smallest form of each weight.
-    Memory,
-}
+pub use crate::tune::Prefer;
 
 /// Options of [`Model::prepare`](crate::Model::prepare).
 #[derive(Debug, Clone, PartialEq, Eq)]

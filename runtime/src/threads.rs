@@ -79,6 +79,13 @@ impl Threads {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SyncPtr(pub(crate) *mut f32);
 
+impl SyncPtr {
+    /// The pointer. (Closures that name the field would capture the bare pointer, which is not `Sync`.)
+    pub(crate) fn get(self) -> *mut f32 {
+        self.0
+    }
+}
+
 // SAFETY: the pointer alone does nothing; whoever dereferences it answers for disjoint use.
 unsafe impl Send for SyncPtr {}
 // SAFETY: as above.

@@ -1,30 +1,357 @@
-//! Chooses the kernel for a weight.
+//! Chooses the kernel for a weight: times the candidates on this machine, so that sparse is never slower than dense.
+//!
+//! Answers are kept in memory and in a file of the user's cache directory, keyed by the CPU, the version of the kernels, the
+//! shape, sparsity and layout of the product, and the number of threads. A file that is damaged, of another CPU or version,
+//! or cannot be written is ignored; [`Tuner::cache_note`] says so.
 
-use crate::kernels::{KERNELS, Kernel, Problem, WeightMatrix};
+mod cache;
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use poda_formats::storage::AlignedBytes;
+use serde::{Deserialize, Serialize};
+
+use crate::kernels::{
+    Call, Epilogue, KERNELS, Kernel, KernelError, Layout, Level, Packed, Params, Problem, WeightMatrix, X,
+};
+use crate::packing::ConvGeometry;
 use crate::threads::Threads;
+use cache::Cache;
 
-/// Chooses kernels.
-#[derive(Debug, Default)]
-pub struct Tuner {}
+/// Time for each candidate, once it has run twice.
+const BUDGET: Duration = Duration::from_millis(2);
+/// A sparse kernel must beat dense by this factor: less is noise.
+const MARGIN: f64 = 1.03;
 
-/// A kernel and why.
-#[derive(Debug)]
+/// What to prefer where the fastest kernel is not the smallest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum Prefer {
+    /// The fastest.
+    #[default]
+    Latency,
+    /// The one with the fewest bytes.
+    Memory,
+}
+
+/// How to choose kernels.
+#[derive(Debug, Clone)]
+pub struct TuneOptions {
+    /// Time candidates; otherwise a cost model chooses.
+    pub timing: bool,
+    /// What to prefer.
+    pub prefer: Prefer,
+    /// Where answers are kept; `None` keeps them in memory only.
+    pub cache: Option<PathBuf>,
+}
+
+impl Default for TuneOptions {
+    fn default() -> Self {
+        Self { timing: true, prefer: Prefer::Latency, cache: cache::default_path() }
+    }
+}
+
+/// One kernel that was considered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Name of the kernel.
+    pub kernel: String,
+    /// Its measures.
+    pub params: Params,
+    /// Time of one product, in microseconds; `None` where a model chose.
+    pub micros: Option<f64>,
+    /// Bytes of the packed weight; `None` where it was not packed.
+    pub bytes: Option<usize>,
+}
+
+/// What was chosen, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
-    /// The kernel.
-    pub kernel: &'static Kernel,
-    /// Why.
+    /// Everything considered, the winner first.
+    pub candidates: Vec<Candidate>,
+    /// Why, in words.
     pub reason: String,
 }
 
+/// Chooses kernels and remembers.
+#[derive(Debug)]
+pub struct Tuner {
+    options: TuneOptions,
+    cache: Mutex<Cache>,
+}
+
+impl Default for Tuner {
+    fn default() -> Self {
+        Self::new(TuneOptions::default())
+    }
+}
+
 impl Tuner {
-    /// The kernel for a weight.
-    pub fn choose(&self, weight: &WeightMatrix, problem: &Problem, _: &Threads) -> Choice {
-        let fits = |kernel: &&Kernel| kernel.takes(weight, problem);
-        let kernel = KERNELS
+    /// A tuner; reads the cache.
+    pub fn new(options: TuneOptions) -> Self {
+        let cache = Mutex::new(Cache::open(options.cache.clone()));
+        Self { options, cache }
+    }
+
+    /// A tuner that measures nothing and keeps nothing.
+    pub fn by_model() -> Self {
+        Self::new(TuneOptions { timing: false, prefer: Prefer::Latency, cache: None })
+    }
+
+    /// Why the file of the cache is not used, if it is not.
+    pub fn cache_note(&self) -> Option<String> {
+        self.lock().note.clone()
+    }
+
+    /// Writes new answers to the file of the cache. Also done when the tuner is dropped.
+    pub fn save(&self) {
+        self.lock().save();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
+        // Answers are inserted whole, so a panic elsewhere leaves them valid.
+        self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Chooses a kernel and packs the weight for it.
+    ///
+    /// # Errors
+    /// When the weight is not an f32 matrix.
+    pub(crate) fn prepare(
+        &self,
+        weight: &WeightMatrix,
+        problem: &Problem,
+        threads: &Threads,
+    ) -> Result<(&'static Kernel, Choice, Box<dyn Packed>), KernelError> {
+        let shape = weight.shape()?;
+        let mut kernels: Vec<&'static Kernel> = KERNELS
             .iter()
-            .filter(fits)
-            .max_by_key(|kernel| kernel.level)
-            .expect("the dense kernel takes every weight");
-        Choice { kernel, reason: "widest vectors".to_owned() }
+            .filter(|kernel| kernel.level == Level::best() && kernel.takes(weight, problem))
+            .collect();
+        if kernels.is_empty() {
+            kernels.extend(KERNELS.iter().filter(|kernel| kernel.takes(weight, problem)));
+        }
+        if let [kernel] = kernels[..] {
+            let reason = "the only kernel for dense weights".to_owned();
+            return Ok(pack(kernel, weight, problem, Params::default(), reason));
+        }
+        if !self.options.timing {
+            let cost = |kernel: &&&Kernel| (kernel.cost)(weight, problem);
+            let kernel = kernels.iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("dense takes all");
+            let params = (kernel.variants)(weight, problem).first().copied().unwrap_or_default();
+            let params = Params { parts: threads.count(), ..params };
+            let reason = "chosen by the cost model, not timed".to_owned();
+            return Ok(pack(kernel, weight, problem, params, reason));
+        }
+        let key = key(weight, shape, problem, threads, self.options.prefer);
+        let known = self.lock().get(&key);
+        if let Some(choice) = known {
+            let winner = &choice.candidates[0];
+            if let Some(kernel) = kernels.iter().find(|kernel| kernel.name == winner.kernel) {
+                let packed = (kernel.prepare)(weight, problem, kernel.level, winner.params);
+                return Ok((kernel, choice, packed));
+            }
+        }
+        let (kernel, choice, packed) = self.time(&kernels, weight, shape, problem, threads);
+        self.lock().insert(key, choice.clone());
+        Ok((kernel, choice, packed))
+    }
+
+    /// Times every variant of every kernel.
+    fn time(
+        &self,
+        kernels: &[&'static Kernel],
+        weight: &WeightMatrix,
+        [m, k]: [usize; 2],
+        problem: &Problem,
+        threads: &Threads,
+    ) -> (&'static Kernel, Choice, Box<dyn Packed>) {
+        let n = problem.n.max(1);
+        // Written before they are read: untouched pages would all be one page of zeros.
+        let x = written(problem.conv.as_ref().map_or(k * n, ConvGeometry::image_len), 1.0);
+        let mut y = written(m * n, 0.0);
+        let y: &mut [f32] = bytemuck::cast_slice_mut(&mut y);
+        let data: &[f32] = bytemuck::cast_slice(&x);
+        let x = match &problem.conv {
+            Some(geometry) => X::Image { data, geometry },
+            None => X::Matrix { data, layout: problem.x_layout },
+        };
+        let mut timed = Vec::new();
+        for &kernel in kernels {
+            let mut variants = (kernel.variants)(weight, problem);
+            if variants.is_empty() {
+                variants.push(Params::default());
+            }
+            for params in variants {
+                let params = Params { parts: threads.count(), ..params };
+                let packed = (kernel.prepare)(weight, problem, kernel.level, params);
+                let epilogue = Epilogue::default();
+                let mut run = || {
+                    let start = Instant::now();
+                    let (y, y_layout) = (&mut *y, problem.y_layout);
+                    packed.run(Call { n, x, y, y_layout, epilogue: &epilogue, threads });
+                    start.elapsed()
+                };
+                run();
+                let mut best = run();
+                let begun = Instant::now();
+                while begun.elapsed() < BUDGET {
+                    best = best.min(run());
+                }
+                let candidate = Candidate {
+                    kernel: kernel.name.to_owned(),
+                    params,
+                    micros: Some((best.as_secs_f64() * 1e9).round() / 1e3),
+                    bytes: Some(packed.bytes()),
+                };
+                timed.push((kernel, candidate, packed));
+            }
+        }
+        let micros = |candidate: &Candidate| candidate.micros.expect("timed above");
+        // Dense wins at parity.
+        let handicap = |kernel: &Kernel| if kernel.dense { 1.0 } else { MARGIN };
+        timed.sort_by(|a, b| {
+            let time = (micros(&a.1) * handicap(a.0)).total_cmp(&(micros(&b.1) * handicap(b.0)));
+            match self.options.prefer {
+                Prefer::Latency => time,
+                Prefer::Memory => a.1.bytes.cmp(&b.1.bytes).then(time),
+            }
+        });
+        let candidates: Vec<Candidate> = timed.iter().map(|(_, candidate, _)| candidate.clone()).collect();
+        let (kernel, winner, packed) = timed.swap_remove(0);
+        let dense =
+            candidates.iter().find(|c| KERNELS.iter().any(|kernel| kernel.dense && kernel.name == c.kernel));
+        let sparse =
+            candidates.iter().find(|c| KERNELS.iter().any(|kernel| !kernel.dense && kernel.name == c.kernel));
+        let density = weight.nnz() as f64 / (m * k).max(1) as f64;
+        let reason = match (dense, sparse, self.options.prefer) {
+            (Some(_), _, Prefer::Memory) => format!("{} bytes is the least", winner.bytes.unwrap_or(0)),
+            (Some(dense), Some(sparse), Prefer::Latency) if kernel.dense => {
+                // A sparse kernel takes time in proportion to what is kept.
+                let even = 1.0 - density * micros(dense) / micros(sparse);
+                format!(
+                    "stayed dense: {:.0} % is below this CPU's break-even of about {:.0} %",
+                    (1.0 - density) * 100.0,
+                    even.clamp(0.0, 1.0) * 100.0
+                )
+            }
+            (Some(dense), _, Prefer::Latency) => {
+                format!("{:.2}× the speed of dense", micros(dense) / micros(&winner))
+            }
+            (None, _, _) => "the fastest".to_owned(),
+        };
+        (kernel, Choice { candidates, reason }, packed)
+    }
+}
+
+impl Drop for Tuner {
+    fn drop(&mut self) {
+        self.save();
+    }
+}
+
+/// A kernel that was chosen without timing.
+fn pack(
+    kernel: &'static Kernel,
+    weight: &WeightMatrix,
+    problem: &Problem,
+    params: Params,
+    reason: String,
+) -> (&'static Kernel, Choice, Box<dyn Packed>) {
+    let packed = (kernel.prepare)(weight, problem, kernel.level, params);
+    let bytes = Some(packed.bytes());
+    let candidate = Candidate { kernel: kernel.name.to_owned(), params, micros: None, bytes };
+    (kernel, Choice { candidates: vec![candidate], reason }, packed)
+}
+
+/// A buffer whose pages are all written.
+fn written(len: usize, scale: f32) -> AlignedBytes {
+    let mut bytes = AlignedBytes::zeroed(len * size_of::<f32>());
+    for (i, x) in bytemuck::cast_slice_mut::<_, f32>(&mut bytes).iter_mut().enumerate() {
+        *x = scale * ((i % 127) as f32 / 63.5 - 1.0);
+    }
+    bytes
+}
+
+/// What an answer depends on, beside the machine. Sparsity counts in whole percents.
+fn key(
+    weight: &WeightMatrix,
+    [m, k]: [usize; 2],
+    problem: &Problem,
+    threads: &Threads,
+    prefer: Prefer,
+) -> String {
+    let kept = (weight.nnz() as f64 / (m * k).max(1) as f64 * 100.0).round();
+    let Problem { n, x_layout, y_layout, conv } = problem;
+    let layout = |layout: &Layout| match layout {
+        Layout::FeatureMajor => 'f',
+        Layout::TokenMajor => 't',
+    };
+    let conv = conv.as_ref().map_or(String::new(), |g| {
+        format!(" conv {:?} {:?} {:?} {:?} {:?}", g.input(), g.kernel(), g.stride(), g.dilation(), g.pads())
+    });
+    format!(
+        "{m}x{k}x{n} {kept}% {}{} {}t {prefer:?}{conv}",
+        layout(x_layout),
+        layout(y_layout),
+        threads.count()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use poda_formats::CsrMatrix;
+
+    use super::*;
+    use crate::kernels::PackedWeight;
+
+    fn weight(sparsity: usize) -> WeightMatrix {
+        let dense: Vec<f32> =
+            (0..64 * 256_usize).map(|i| if i * 7919 % 100 >= sparsity { 1.0 } else { 0.0 }).collect();
+        WeightMatrix::Csr(CsrMatrix::from_dense(64, 256, &dense))
+    }
+
+    const PROBLEM: Problem =
+        Problem { n: 64, x_layout: Layout::FeatureMajor, y_layout: Layout::FeatureMajor, conv: None };
+
+    #[test]
+    fn answers_are_remembered_on_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cache/kernels.json");
+        let options = TuneOptions { cache: Some(path.clone()), ..TuneOptions::default() };
+        let threads = Threads::single();
+        let first = Tuner::new(options.clone());
+        let a = PackedWeight::prepare(&weight(95), &PROBLEM, &first, &threads).unwrap();
+        assert!(a.choice().candidates.len() > 1);
+        drop(first);
+        let second = Tuner::new(options.clone());
+        let b = PackedWeight::prepare(&weight(95), &PROBLEM, &second, &threads).unwrap();
+        // The very same times: nothing was measured again.
+        assert_eq!(a.choice(), b.choice());
+        assert!(second.cache_note().is_none());
+
+        std::fs::write(&path, "{ damaged").unwrap();
+        let third = Tuner::new(options.clone());
+        assert!(third.cache_note().is_some());
+        PackedWeight::prepare(&weight(95), &PROBLEM, &third, &threads).unwrap();
+        drop(third);
+        assert!(Tuner::new(options).cache_note().is_none(), "a damaged file is replaced");
+
+        let nowhere =
+            Tuner::new(TuneOptions { cache: Some("/proc/no/such".into()), ..TuneOptions::default() });
+        PackedWeight::prepare(&weight(95), &PROBLEM, &nowhere, &threads).unwrap();
+        nowhere.save();
+        assert!(nowhere.cache_note().is_some());
+    }
+
+    #[test]
+    fn the_model_prefers_sparse_when_most_is_pruned() {
+        let (tuner, threads) = (Tuner::by_model(), Threads::single());
+        let kernel = |sparsity| {
+            PackedWeight::prepare(&weight(sparsity), &PROBLEM, &tuner, &threads).unwrap().kernel().to_owned()
+        };
+        assert!(kernel(10).starts_with("gemm"));
+        assert!(kernel(95).starts_with("spmm"));
     }
 }

@@ -1,7 +1,7 @@
 //! Sparse × dense product straight from CSR: each stored weight scales one row of `X`. Simple, and fit for every CPU.
 
 use super::simd::Level;
-use super::{Call, Layout, Packed, Problem, WeightMatrix, X};
+use super::{Call, Layout, Packed, Params, Problem, WeightMatrix, X};
 use crate::packing::scratch::Scratch;
 use crate::packing::{im2col, transpose_matrix};
 
@@ -18,7 +18,7 @@ pub(super) struct Rows {
 ///
 /// # Panics
 /// When the weight is not CSR; the table says that it must be.
-pub(super) fn prepare(weight: &WeightMatrix, _: &Problem, _: Level) -> Box<dyn Packed> {
+pub(super) fn prepare(weight: &WeightMatrix, _: &Problem, _: Level, _: Params) -> Box<dyn Packed> {
     let WeightMatrix::Csr(csr) = weight else { panic!("the csr kernel takes CSR weights") };
     let view = csr.view().expect("f32 is checked by PackedWeight");
     Box::new(Rows {

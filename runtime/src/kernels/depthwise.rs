@@ -73,11 +73,22 @@ impl Depthwise {
         assert!(epilogue.bias.is_none_or(|bias| bias.len() == outputs), "bias");
         assert!(epilogue.residual.is_none_or(|residual| residual.len() == y.len()), "residual");
         let phases = Phases::new(geometry, self.level.lanes());
+        let plan = Plan::new(geometry, phases, self.level.lanes());
+        let plan = plan.view();
         let parts = threads.count().min(y.len() * self.taps / PARALLEL).max(1);
         let split = Split::even(self.channels, parts);
         let y = SyncPtr(y.as_mut_ptr());
         threads.for_each(split.parts(), |i| {
-            self.level.run(Part { weights: self, x, y, geometry, epilogue, phases, channels: split.part(i) });
+            self.level.run(Part {
+                weights: self,
+                x,
+                y,
+                geometry,
+                epilogue,
+                phases,
+                plan,
+                channels: split.part(i),
+            });
         });
     }
 
@@ -114,6 +125,62 @@ impl Phases {
     }
 }
 
+/// Offsets that every channel shares, in scratch that is read as integers.
+struct Plan {
+    numbers: Scratch,
+    vectors: usize,
+}
+
+impl Plan {
+    fn new(geometry: &ConvGeometry, phases: Phases, lanes: usize) -> Self {
+        let ([oh, ow], [kh, kw]) = (geometry.output(), geometry.kernel());
+        let ([sy, sx], [dy, dx]) = (geometry.stride(), geometry.dilation());
+        let Phases { pitch, plane, flat, .. } = phases;
+        let by_row = ow.div_ceil(lanes);
+        let vectors = if flat { (oh * pitch).div_ceil(lanes) } else { oh * by_row };
+        let mut numbers = Scratch::new(3 * vectors + kh * kw);
+        let mut put = |at: usize, number: usize| numbers[at] = f32::from_bits(number as u32);
+        for vector in 0..vectors {
+            let (input, output, count) = if flat {
+                (vector * lanes, vector * lanes, lanes)
+            } else {
+                let (row, x) = (vector / by_row, vector % by_row * lanes);
+                (row * pitch + x, row * ow + x, lanes.min(ow - x))
+            };
+            put(vector, input);
+            put(vectors + vector, output);
+            put(2 * vectors + vector, count);
+        }
+        for tap in 0..kh * kw {
+            let (y, x) = (tap / kw * dy, tap % kw * dx);
+            put(3 * vectors + tap, (y % sy * sx + x % sx) * plane + y / sy * pitch + x / sx);
+        }
+        Self { numbers, vectors }
+    }
+
+    /// As slices.
+    fn view(&self) -> PlanView<'_> {
+        let numbers: &[u32] = bytemuck::cast_slice(&self.numbers);
+        let (inputs, rest) = numbers.split_at(self.vectors);
+        let (outputs, rest) = rest.split_at(self.vectors);
+        let (lanes, taps) = rest.split_at(self.vectors);
+        PlanView { inputs, outputs, lanes, taps }
+    }
+}
+
+/// The parts of a [`Plan`].
+#[derive(Clone, Copy)]
+struct PlanView<'a> {
+    /// Where each vector reads its first tap.
+    inputs: &'a [u32],
+    /// Where each goes: within the channel, or within the flat sums.
+    outputs: &'a [u32],
+    /// Elements of each.
+    lanes: &'a [u32],
+    /// Distance of each tap from the first.
+    taps: &'a [u32],
+}
+
 /// Some channels of one image.
 struct Part<'a> {
     weights: &'a Depthwise,
@@ -122,7 +189,18 @@ struct Part<'a> {
     geometry: &'a ConvGeometry,
     epilogue: &'a Epilogue<'a>,
     phases: Phases,
+    plan: PlanView<'a>,
     channels: Range<usize>,
+}
+
+/// The epilogue of one output channel.
+#[derive(Clone, Copy)]
+struct Finish<V> {
+    y: *mut f32,
+    /// Null when there is none.
+    residual: *const f32,
+    bias: V,
+    limits: [V; 2],
 }
 
 impl Vectorized for Part<'_> {
@@ -130,54 +208,56 @@ impl Vectorized for Part<'_> {
 
     #[inline(always)]
     fn eval<S: Simd>(self, simd: S) {
-        let ([oh, ow], [_, kw]) = (self.geometry.output(), self.geometry.kernel());
-        let ([sy, sx], [dy, dx]) = (self.geometry.stride(), self.geometry.dilation());
-        let Phases { pitch, plane, flat, len } = self.phases;
+        let [oh, ow] = self.geometry.output();
+        let Phases { pitch, flat, len, .. } = self.phases;
         // Pads are zeroed once: every channel leaves them alone.
         let mut padded = Scratch::new(len);
         padded.fill(0.0);
-        let vectors = if flat { (oh * pitch).div_ceil(S::LANES) } else { oh * ow.div_ceil(S::LANES) };
-        let mut offsets = Scratch::new(self.weights.taps);
-        for (tap, offset) in offsets.iter_mut().enumerate() {
-            let (y, x) = (tap / kw * dy, tap % kw * dx);
-            let at = (y % sy * sx + x % sx) * plane + y / sy * pitch + x / sx;
-            *offset = f32::from_bits(at as u32);
-        }
+        let vectors = self.plan.inputs.len();
         let mut flat_sums = Scratch::new(if flat { vectors * S::LANES } else { 0 });
+        let bounds = self.epilogue.activation.bounds();
+        let (min, max) = bounds.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+        let limits = [splat(simd, min), splat(simd, max)];
         for channel in self.channels.clone() {
             // SAFETY: lengths were checked by `run`; channels of `y` are this part's.
             unsafe {
                 self.pad(simd, channel, &mut padded);
                 for output in channel * self.weights.multiplier..(channel + 1) * self.weights.multiplier {
+                    let at = output * oh * ow;
+                    let finish = Finish {
+                        y: self.y.get().add(at),
+                        residual: self.epilogue.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at)),
+                        bias: splat(simd, self.epilogue.bias.map_or(0.0, |bias| bias[output])),
+                        limits,
+                    };
+                    let sums = flat.then_some(flat_sums.as_mut_ptr());
+                    let group = Group { output, padded: &padded, finish, sums };
                     let mut start = 0;
                     while start < vectors {
                         let count = VECTORS.min(vectors - start);
-                        let group = Group { output, start, padded: &padded, offsets: &offsets };
-                        let sums = flat_sums.as_mut_ptr();
                         match count {
-                            1 => self.group::<S, 1>(simd, group, sums),
-                            2 => self.group::<S, 2>(simd, group, sums),
-                            3 => self.group::<S, 3>(simd, group, sums),
-                            4 => self.group::<S, 4>(simd, group, sums),
-                            5 => self.group::<S, 5>(simd, group, sums),
-                            6 => self.group::<S, 6>(simd, group, sums),
-                            7 => self.group::<S, 7>(simd, group, sums),
-                            _ => self.group::<S, VECTORS>(simd, group, sums),
+                            1 => self.group::<S, 1>(simd, group, start),
+                            2 => self.group::<S, 2>(simd, group, start),
+                            3 => self.group::<S, 3>(simd, group, start),
+                            4 => self.group::<S, 4>(simd, group, start),
+                            5 => self.group::<S, 5>(simd, group, start),
+                            6 => self.group::<S, 6>(simd, group, start),
+                            7 => self.group::<S, 7>(simd, group, start),
+                            _ => self.group::<S, VECTORS>(simd, group, start),
                         }
                         start += count;
                     }
-                    let y = self.y.0.add(output * oh * ow);
                     if flat {
                         for row in 0..oh {
                             for x in (0..ow).step_by(S::LANES) {
                                 let lanes = S::LANES.min(ow - x);
                                 let sum = simd.load_first(flat_sums.as_ptr().add(row * pitch + x), lanes);
-                                self.finish(simd, sum, output, row * ow + x, lanes);
+                                finish.write(simd, sum, row * ow + x, lanes);
                             }
                         }
                     }
-                    if self.epilogue.activation.bounds().is_none() {
-                        self.epilogue.activation.apply(std::slice::from_raw_parts_mut(y, oh * ow));
+                    if bounds.is_none() {
+                        self.epilogue.activation.apply(std::slice::from_raw_parts_mut(finish.y, oh * ow));
                     }
                 }
             }
@@ -185,15 +265,14 @@ impl Vectorized for Part<'_> {
     }
 }
 
-/// A group of output vectors.
+/// What the vectors of an output channel share.
 #[derive(Clone, Copy)]
-struct Group<'a> {
+struct Group<'a, V> {
     output: usize,
-    /// First vector, counted over the whole channel.
-    start: usize,
     padded: &'a [f32],
-    /// Distance of each tap, as bits.
-    offsets: &'a [f32],
+    finish: Finish<V>,
+    /// Where sums go that run on over the ends of rows.
+    sums: Option<*mut f32>,
 }
 
 impl Part<'_> {
@@ -209,20 +288,22 @@ impl Part<'_> {
         let rows = plane / pitch;
         // Columns that some tap reads; beyond them a phase has no room.
         let used = (pitch * sx).saturating_sub(left).min(width);
+        // Where the first `sx` columns of a row go; the others follow them at a distance of 1.
+        let place = |x: usize| (x + left) % sx * plane + (x + left) / sx;
+        let places = [place(0), place(1)];
+        let (mut phase, mut to) = (top % sy, top / sy);
         for row in 0..height {
-            let y = row + top;
-            if y / sy >= rows {
+            if to >= rows {
                 break;
             }
-            // SAFETY: column `x` of the row goes to place `(x + left) / sx < pitch` of its phase's row `y / sy < rows`.
+            // SAFETY: column `x` goes to a place before the end of its phase's row `to < rows`.
             unsafe {
                 let src = self.x.as_ptr().add((channel * height + row) * width);
-                let phase = |x: usize| y % sy * sx + (x + left) % sx;
-                let dst = padded.as_mut_ptr().add(y / sy * pitch);
+                let dst = padded.as_mut_ptr().add(phase * sx * plane + to * pitch);
                 match sx {
-                    1 => copy_padded(simd, src, used, dst.add(phase(0) * plane + left), used),
+                    1 => copy_padded(simd, src, used, dst.add(places[0]), used),
                     2 => {
-                        let [even, odd] = [0, 1].map(|x| dst.add(phase(x) * plane + (x + left) / 2));
+                        let [even, odd] = places.map(|place| dst.add(place));
                         for x in (0..used).step_by(2 * S::LANES) {
                             let n = (2 * S::LANES).min(used - x);
                             let [a, b] = simd.load_deinterleaved(src.add(x), n);
@@ -232,41 +313,41 @@ impl Part<'_> {
                     }
                     _ => {
                         for x in 0..used {
-                            *dst.add(phase(x) * plane + (x + left) / sx) = *src.add(x);
+                            *dst.add(place(x)) = *src.add(x);
                         }
                     }
                 }
             }
+            phase += 1;
+            if phase == sy {
+                (phase, to) = (0, to + 1);
+            }
         }
     }
 
-    /// Sums `N` vectors over all taps and writes them, to `flat_sums` where vectors run on over the ends of rows.
+    /// Sums `N` vectors over all taps and writes them.
     ///
     /// # Safety
-    /// The vectors must lie within the channel.
+    /// The vectors must be those of the plan.
     #[inline(always)]
     #[allow(
         clippy::needless_range_loop,
         clippy::manual_memcpy,
         reason = "constant bounds keep the sums in registers"
     )]
-    unsafe fn group<S: Simd, const N: usize>(&self, simd: S, group: Group<'_>, flat_sums: *mut f32) {
+    unsafe fn group<S: Simd, const N: usize>(&self, simd: S, group: Group<'_, S::F32>, start: usize) {
         let ops = simd.f32();
-        let Group { output, start, padded, offsets } = group;
-        let ow = self.geometry.output()[1];
-        let by_row = ow.div_ceil(S::LANES);
-        let Phases { pitch, flat, .. } = self.phases;
+        let Group { output, padded, finish, sums: flat } = group;
+        let plan = self.plan;
         let mut inputs = [padded.as_ptr(); N];
-        for (i, input) in inputs.iter_mut().enumerate() {
-            let vector = start + i;
-            let (row, x) = if flat { (0, vector) } else { (vector / by_row, vector % by_row) };
+        for i in 0..N {
             // SAFETY: the start of the vector lies within phase 0.
-            *input = unsafe { input.add(row * pitch + x * S::LANES) };
+            inputs[i] = unsafe { inputs[i].add(plan.inputs[start + i] as usize) };
         }
         let mut sums = [ops.zero(); N];
         let weights = &self.weights.weights[output * self.weights.taps..][..self.weights.taps];
-        for (&weight, offset) in weights.iter().zip(offsets) {
-            let (weight, offset) = (splat(simd, weight), offset.to_bits() as usize);
+        for (&weight, offset) in weights.iter().zip(plan.taps) {
+            let (weight, offset) = (splat(simd, weight), *offset as usize);
             for i in 0..N {
                 // SAFETY: the tap of every output pixel lies within its phase; lanes beyond the last pixel read on into what
                 // follows, for which the last phase has room.
@@ -278,39 +359,36 @@ impl Part<'_> {
         for i in 0..N {
             done[i] = sums[i];
         }
-        for (i, &sum) in done.iter().enumerate() {
-            let vector = start + i;
+        for i in 0..N {
+            let (at, lanes) = (plan.outputs[start + i] as usize, plan.lanes[start + i] as usize);
             // SAFETY: by the caller.
             unsafe {
-                if flat {
-                    ops.store_ptr(sum, flat_sums.add(vector * S::LANES));
-                } else {
-                    let (row, x) = (vector / by_row, vector % by_row * S::LANES);
-                    self.finish(simd, sum, output, row * ow + x, S::LANES.min(ow - x));
+                match flat {
+                    Some(flat) => ops.store_ptr(done[i], flat.add(at)),
+                    None => finish.write(simd, done[i], at, lanes),
                 }
             }
         }
     }
+}
 
-    /// Epilogue of the first `lanes` of a vector at pixel `at` of an output channel.
+impl<V: Copy> Finish<V> {
+    /// Finishes the first `lanes` of a vector at pixel `at` and writes them.
     ///
     /// # Safety
     /// They must lie within the channel.
     #[inline(always)]
-    unsafe fn finish<S: Simd>(&self, simd: S, sum: S::F32, output: usize, at: usize, lanes: usize) {
-        let ops = simd.f32();
-        let at = output * self.geometry.n() + at;
-        let bias = self.epilogue.bias.map_or(0.0, |bias| bias[output]);
-        let mut sum = ops.add(sum, splat(simd, bias));
+    unsafe fn write<S: Simd<F32 = V>>(self, simd: S, sum: V, at: usize, lanes: usize)
+    where
+        V: rten_simd::Simd,
+    {
+        let mut sum = simd.f32().add(sum, self.bias);
         // SAFETY: by the caller; a residual is as long as `y`.
         unsafe {
-            if let Some(residual) = self.epilogue.residual {
-                sum = ops.add(sum, simd.load_first(residual.as_ptr().add(at), lanes));
+            if !self.residual.is_null() {
+                sum = simd.f32().add(sum, simd.load_first(self.residual.add(at), lanes));
             }
-            if let Some((min, max)) = self.epilogue.activation.bounds() {
-                sum = clamp(simd, sum, [splat(simd, min), splat(simd, max)]);
-            }
-            simd.store_first(sum, self.y.0.add(at), lanes);
+            simd.store_first(clamp(simd, sum, self.limits), self.y.add(at), lanes);
         }
     }
 }

@@ -12,9 +12,9 @@ use std::ops::Range;
 
 use poda_formats::storage::AlignedBytes;
 
-use super::gemm_tile::{Finish, Operands, Output, block};
+use super::gemm_tile::{Finish, Operands, Output, block, few_rows};
 use super::simd::{Level, Simd, Vectorized};
-use super::{Call, Epilogue, Layout, Packed, Problem, WeightMatrix, X};
+use super::{Call, Epilogue, Layout, Packed, Params, Problem, WeightMatrix, X};
 use crate::packing::im2col;
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::{Rows, pack_tile};
@@ -53,7 +53,7 @@ struct Gemm {
 }
 
 /// Packs a weight for `level`.
-pub(super) fn prepare(weight: &WeightMatrix, problem: &Problem, level: Level) -> Box<dyn Packed> {
+pub(super) fn prepare(weight: &WeightMatrix, problem: &Problem, level: Level, _: Params) -> Box<dyn Packed> {
     struct Pack<'a>(&'a [f32], [usize; 2], Lanes, Level);
     impl Vectorized for Pack<'_> {
         type Output = Gemm;
@@ -310,9 +310,14 @@ impl Part<'_> {
                         let bias =
                             job.epilogue.bias.map_or(std::ptr::null(), |bias| bias[starts[panel]..].as_ptr());
                         let finish = last.then(|| job.finish(at, std::ptr::null(), bias));
-                        let c = job.y.0.add(at);
+                        let c = job.y.get().add(at);
                         let output = Output { c, stride: m, cols, first, finish };
-                        block(simd, [rows, together * S::TILE_VECTORS], pack, operands, output);
+                        let size = [rows, together * S::TILE_VECTORS];
+                        if pack {
+                            block(simd, size, operands, output);
+                        } else {
+                            few_rows(simd, size, operands, output);
+                        }
                     }
                 }
                 panel += together;
@@ -376,10 +381,10 @@ impl Part<'_> {
                                 job.epilogue.bias.map_or(std::ptr::null(), |bias| bias[row..].as_ptr());
                             let finish =
                                 (depth[1] == k).then(|| job.finish(row * n + at, bias, std::ptr::null()));
-                            let c = job.y.0.add(row * n + at);
+                            let c = job.y.get().add(row * n + at);
                             let output = Output { c, stride: n, cols, first: depth[0] == 0, finish };
                             let vectors = if cols <= S::LANES { 1 } else { S::TILE_VECTORS };
-                            block(simd, [rows, vectors], true, operands, output);
+                            block(simd, [rows, vectors], operands, output);
                         }
                     }
                 }
@@ -412,7 +417,7 @@ impl Job<'_> {
             for row in rows {
                 // SAFETY: a part of row `row` of `y`, which is this thread's.
                 let y = unsafe {
-                    std::slice::from_raw_parts_mut(self.y.0.add(row * stride + cols.start), cols.len())
+                    std::slice::from_raw_parts_mut(self.y.get().add(row * stride + cols.start), cols.len())
                 };
                 activation.apply(y);
             }

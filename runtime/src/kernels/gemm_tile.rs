@@ -51,35 +51,37 @@ pub(super) struct Finish {
     pub(super) bounds: (f32, f32),
 }
 
-/// Computes a block of `rows` rows and `vectors` vectors, one of the sizes listed below.
+macro_rules! sizes {
+    ($simd:ident, $operands:ident, $output:ident, $size:expr, $packed:literal, $($rows:literal: $($vectors:literal)*;)*) => {
+        match $size {
+            $($(
+                // SAFETY: by the caller.
+                [$rows, $vectors] => unsafe { sized::<S, $rows, $vectors, $packed>($simd, $operands, $output) },
+            )*)*
+            other => panic!("no tile of {other:?} rows and vectors"),
+        }
+    };
+}
+
+/// Computes a block of `rows <= S::TILE_ROWS` rows and 1 or 2 vectors, with `a` packed as `[k][rows]`.
 ///
 /// # Safety
 /// Everything that [`Operands`] and [`Output`] describe must be accessible.
 #[inline(always)]
-pub(super) unsafe fn block<S: Simd>(
-    simd: S,
-    [rows, vectors]: [usize; 2],
-    packed: bool,
-    operands: Operands,
-    output: Output,
-) {
-    macro_rules! sizes {
-        ($($rows:literal: $($vectors:literal)*;)*) => {
-            match (rows, vectors, packed) {
-                $($(
-                    // SAFETY: by the caller.
-                    ($rows, $vectors, true) => unsafe { sized::<S, $rows, $vectors, true>(simd, operands, output) },
-                    // SAFETY: by the caller.
-                    ($rows, $vectors, false) => unsafe { sized::<S, $rows, $vectors, false>(simd, operands, output) },
-                )*)*
-                _ => panic!("no tile of {rows} rows and {vectors} vectors"),
-            }
-        };
-    }
+pub(super) unsafe fn block<S: Simd>(simd: S, size: [usize; 2], operands: Operands, output: Output) {
     sizes! {
-        1: 1 2 4 8; 2: 1 2 4; 3: 1 2 4; 4: 1 2; 5: 1 2; 6: 1 2;
-        7: 1 2; 8: 1 2; 9: 1 2; 10: 1 2; 11: 1 2; 12: 1 2;
+        simd, operands, output, size, true,
+        1: 1 2; 2: 1 2; 3: 1 2; 4: 1 2; 5: 1 2; 6: 1 2; 7: 1 2; 8: 1 2; 9: 1 2; 10: 1 2; 11: 1 2; 12: 1 2;
     }
+}
+
+/// Computes a block of few rows, with `a` as it lies. Several panels at once keep enough sums in flight.
+///
+/// # Safety
+/// As [`block`].
+#[inline(always)]
+pub(super) unsafe fn few_rows<S: Simd>(simd: S, size: [usize; 2], operands: Operands, output: Output) {
+    sizes! { simd, operands, output, size, false, 1: 2 8; 2: 2 4; 3: 2 4; }
 }
 
 /// [`block`] with the size known, so that the sums stay in registers. `PACKED`: `a` is `[k][ROWS]`.
@@ -89,6 +91,9 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
     operands: Operands,
     output: Output,
 ) {
+    if ROWS > S::TILE_ROWS {
+        unreachable!("{ROWS} rows");
+    }
     let ops = simd.f32();
     let Operands { k, mut a, a_row, a_k, b, b_panel, b_k } = operands;
     let (a_row, a_k) = if PACKED { (1, ROWS) } else { (a_row, a_k) };

@@ -16,6 +16,7 @@ pub mod depthwise;
 mod gemm;
 mod gemm_tile;
 pub mod simd;
+mod spmm;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -25,12 +26,12 @@ use poda_formats::{CsrMatrix, Tensor};
 
 use crate::packing::ConvGeometry;
 use crate::threads::Threads;
-use crate::tune::Tuner;
+use crate::tune::{Candidate, Choice, Tuner};
 
 pub use activation::Activation;
 pub use depthwise::Depthwise;
 pub use simd::Level;
-pub use table::{KERNELS, Kernel};
+pub use table::{KERNELS, Kernel, Params};
 
 /// Order of an activation matrix with `features` rows in the mathematical product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -158,7 +159,7 @@ pub struct PackedWeight {
     k: usize,
     nnz: usize,
     kernel: &'static Kernel,
-    reason: String,
+    choice: Choice,
     packed: Box<dyn Packed>,
 }
 
@@ -180,9 +181,8 @@ impl PackedWeight {
         threads: &Threads,
     ) -> Result<Self, KernelError> {
         let [m, k] = weight.shape()?;
-        let choice = tuner.choose(weight, problem, threads);
-        let packed = (choice.kernel.prepare)(weight, problem, choice.kernel.level);
-        Ok(Self { m, k, nnz: weight.nnz(), kernel: choice.kernel, reason: choice.reason, packed })
+        let (kernel, choice, packed) = tuner.prepare(weight, problem, threads)?;
+        Ok(Self { m, k, nnz: weight.nnz(), kernel, choice, packed })
     }
 
     /// Packs a weight for the kernel of that name.
@@ -190,13 +190,31 @@ impl PackedWeight {
     /// # Errors
     /// When no kernel of that name takes this weight on this CPU.
     pub fn with_kernel(weight: &WeightMatrix, problem: &Problem, name: &str) -> Result<Self, KernelError> {
+        Self::with_params(weight, problem, name, None)
+    }
+
+    /// Packs a weight for the kernel of that name with given measures, or with its best guess.
+    ///
+    /// # Errors
+    /// When no kernel of that name takes this weight on this CPU.
+    pub fn with_params(
+        weight: &WeightMatrix,
+        problem: &Problem,
+        name: &str,
+        params: Option<Params>,
+    ) -> Result<Self, KernelError> {
         let [m, k] = weight.shape()?;
         let kernel = KERNELS
             .iter()
             .find(|kernel| kernel.name == name && kernel.takes(weight, problem))
             .ok_or_else(|| KernelError::NoSuchKernel { name: name.to_owned() })?;
-        let packed = (kernel.prepare)(weight, problem, kernel.level);
-        Ok(Self { m, k, nnz: weight.nnz(), kernel, reason: "asked for by name".to_owned(), packed })
+        let guess = || (kernel.variants)(weight, problem).first().copied();
+        let params = params.or_else(guess).unwrap_or_default();
+        let packed = (kernel.prepare)(weight, problem, kernel.level, params);
+        let bytes = Some(packed.bytes());
+        let candidate = Candidate { kernel: name.to_owned(), params, micros: None, bytes };
+        let choice = Choice { candidates: vec![candidate], reason: "asked for by name".to_owned() };
+        Ok(Self { m, k, nnz: weight.nnz(), kernel, choice, packed })
     }
 
     /// `y = activation(W · x + bias + residual)` for `n` columns; writes every element of `y`.
@@ -238,7 +256,12 @@ impl PackedWeight {
 
     /// Why that kernel.
     pub fn reason(&self) -> &str {
-        &self.reason
+        &self.choice.reason
+    }
+
+    /// Why that kernel, and the others that were considered.
+    pub fn choice(&self) -> &Choice {
+        &self.choice
     }
 
     /// Rows and columns, `[m, k]`.

@@ -1,7 +1,22 @@
 //! The table of kernels. Selection, tests, benches and profiles all read it; a kernel is added by a file and a row.
 
 use super::simd::Level;
-use super::{Packed, Problem, WeightMatrix, csr, gemm};
+use super::{Packed, Problem, WeightMatrix, csr, gemm, spmm};
+
+/// Measures of a packing, for the kernels that have a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+pub struct Params {
+    /// Vectors in the width of a tile.
+    pub vectors: usize,
+    /// Rows of `X` in a panel, at 16 lanes.
+    pub depth: usize,
+    /// Most rows in a block.
+    pub rows: usize,
+    /// Sets of accumulators.
+    pub sets: usize,
+    /// Threads that will share the blocks.
+    pub parts: usize,
+}
 
 /// A way to compute a product.
 pub struct Kernel {
@@ -9,10 +24,16 @@ pub struct Kernel {
     pub name: &'static str,
     /// The instructions it needs.
     pub level: Level,
+    /// Whether it multiplies pruned weights too.
+    pub dense: bool,
     /// Whether it takes such a weight for such a problem.
     pub(crate) fits: fn(&WeightMatrix, &Problem) -> bool,
+    /// Estimated time in cycles, for choosing without timing.
+    pub(crate) cost: fn(&WeightMatrix, &Problem) -> f64,
+    /// Measures worth trying, the best guess first; none when there is nothing to choose.
+    pub(crate) variants: fn(&WeightMatrix, &Problem) -> Vec<Params>,
     /// Packs the weight.
-    pub(crate) prepare: fn(&WeightMatrix, &Problem, Level) -> Box<dyn Packed>,
+    pub(crate) prepare: fn(&WeightMatrix, &Problem, Level, Params) -> Box<dyn Packed>,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -28,8 +49,36 @@ impl Kernel {
     }
 }
 
+/// Multiply-adds of a vector's width in a product of `rows` weights each with `n` columns.
+fn vectors(weights: usize, n: usize) -> f64 {
+    (weights * n.next_multiple_of(16)) as f64 / 16.0
+}
+
 const fn dense(name: &'static str, level: Level) -> Kernel {
-    Kernel { name, level, fits: |_, _| true, prepare: gemm::prepare }
+    let cost = |weight: &WeightMatrix, problem: &Problem| {
+        let [m, k] = weight.shape().unwrap_or_default();
+        // Two multiply-adds a cycle; few columns wait for the weights, at 32 bytes a cycle.
+        (m * k * problem.n) as f64 / 16.0 / 1.9_f64.min(problem.n as f64 / 2.0)
+    };
+    Kernel {
+        name,
+        level,
+        dense: true,
+        fits: |_, _| true,
+        cost,
+        variants: |_, _| Vec::new(),
+        prepare: gemm::prepare,
+    }
+}
+
+const fn panels(name: &'static str, level: Level) -> Kernel {
+    let fits = |weight: &WeightMatrix, _: &Problem| matches!(weight, WeightMatrix::Csr(_));
+    // Measured on Zen 5: 1.3 multiply-adds a cycle, and the packing and writing of X and Y.
+    let cost = |weight: &WeightMatrix, problem: &Problem| {
+        let [m, k] = weight.shape().unwrap_or_default();
+        vectors(weight.nnz(), problem.n) / 1.3 + 4.0 * vectors(m + k, problem.n)
+    };
+    Kernel { name, level, dense: false, fits, cost, variants: spmm::variants, prepare: spmm::prepare }
 }
 
 /// Every kernel.
@@ -40,7 +89,13 @@ pub static KERNELS: &[Kernel] = &[
     Kernel {
         name: "spmm_f32_csr_portable",
         level: Level::Portable,
+        dense: false,
         fits: |weight, _| matches!(weight, WeightMatrix::Csr(_)),
+        cost: |weight, problem| vectors(weight.nnz(), problem.n) * 8.0,
+        variants: |_, _| Vec::new(),
         prepare: csr::prepare,
     },
+    panels("spmm_f32_panel_portable", Level::Portable),
+    panels("spmm_f32_panel_avx2", Level::Avx2),
+    panels("spmm_f32_panel_avx512", Level::Avx512),
 ];

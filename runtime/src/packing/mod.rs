@@ -7,6 +7,7 @@
 
 mod geometry;
 mod im2col;
+pub(crate) mod panels;
 pub(crate) mod scratch;
 pub(crate) mod tile;
 pub(crate) mod transpose;

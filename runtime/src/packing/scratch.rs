@@ -38,12 +38,14 @@ impl Scratch {
 impl Deref for Scratch {
     type Target = [f32];
 
+    #[inline]
     fn deref(&self) -> &[f32] {
         &bytemuck::cast_slice(&self.bytes)[..self.len]
     }
 }
 
 impl DerefMut for Scratch {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [f32] {
         &mut bytemuck::cast_slice_mut(&mut self.bytes)[..self.len]
     }

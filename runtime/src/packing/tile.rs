@@ -13,7 +13,6 @@ pub(crate) enum Rows<'a> {
     /// Consecutive ones.
     Range { start: usize, end: usize },
     /// Ascending ones.
-    #[expect(dead_code, reason = "built by the sparse kernel for rows that no weight uses")]
     List(&'a [u32]),
 }
 
@@ -152,16 +151,20 @@ unsafe fn image_row<S: Simd>(
 /// `len <= width`; `len` elements of `src` and `width` of `dst` must be accessible.
 #[inline(always)]
 pub(crate) unsafe fn copy_padded<S: Simd>(simd: S, src: *const f32, len: usize, dst: *mut f32, width: usize) {
+    use rten_simd::ops::BitOps;
     let mut i = 0;
-    while i < width {
-        let vector = S::LANES.min(width - i);
-        // SAFETY: at most the rest of `src` is read, and at most the rest of `dst` written.
-        unsafe {
-            // (`wrapping_add`: beyond `len` nothing is read, but the address is computed.)
-            let v = simd.load_first(src.wrapping_add(i), vector.min(len.saturating_sub(i)));
-            simd.store_first(v, dst.add(i), vector);
+    // SAFETY: at most the rest of `src` is read, and at most the rest of `dst` written.
+    unsafe {
+        while i + S::LANES <= len {
+            simd.f32().store_ptr(simd.f32().load_ptr(src.add(i)), dst.add(i));
+            i += S::LANES;
         }
-        i += S::LANES;
+        while i < width {
+            // (`wrapping_add`: beyond `len` nothing is read, but the address is computed.)
+            let v = simd.load_first(src.wrapping_add(i), len.saturating_sub(i));
+            simd.store_first(v, dst.add(i), S::LANES.min(width - i));
+            i += S::LANES;
+        }
     }
 }
 

@@ -16,7 +16,6 @@ use rten_simd::isa::GenericIsa;
 use rten_simd::isa::{Avx2Isa, Avx512Isa};
 
 /// A stored weight and where its row of `X` begins: value bits in the low half, byte offset in the high half.
-#[allow(dead_code)]
 pub(crate) type Entry = u64;
 
 /// Vectors of f32 on one instruction set. Values of this type exist only where the CPU has the instructions.
@@ -43,7 +42,6 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
     /// `n` elements at `ptr` must be writable.
     unsafe fn store_first(self, v: Self::F32, ptr: *mut f32, n: usize);
 
-    #[allow(dead_code)]
     /// The weight of an entry in every lane, and its byte offset.
     ///
     /// # Safety
@@ -53,6 +51,12 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
         // SAFETY: by the caller.
         let entry = unsafe { *entry };
         (splat(self, f32::from_bits(entry as u32)), (entry >> 32) as usize)
+    }
+
+    /// `v`, which the compiler then holds in a register rather than loading it again for a second use.
+    #[inline(always)]
+    fn keep(self, v: Self::F32) -> Self::F32 {
+        v
     }
 
     /// `2 · LANES` elements as those at even and those at odd places; of the elements only the first `n` are read.

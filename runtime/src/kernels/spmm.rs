@@ -1,0 +1,443 @@
+//! Sparse × dense product (SpMM), many columns: `Y = W · X` with `W` in [`Panels`].
+//!
+//! Vectors run along the columns of `X`, so a stored weight scales a piece of one row of `X`, and no gather is needed. A tile
+//! of `X` is packed `[k][width]` and split along `k` into panels that stay in L1; each (row, panel) segment loads its sums
+//! from a tile `[rows][width]`, adds its weights and stores them. `docs/kernels.md` tells what each step gave.
+//!
+//! Gale et al., "Sparse GPU Kernels for Deep Learning", SC 2020, and Elsen et al., "Fast Sparse ConvNets", CVPR 2020, for the
+//! row-wise product; panels, pairs and the entry layout are measured on CPUs here.
+
+use std::ops::Range;
+
+use rten_simd::ops::{BitOps, NumOps};
+
+use super::simd::{Entry, Level, Simd, Vectorized, clamp, splat};
+use super::{Call, Epilogue, Layout, Packed, Params, Problem, WeightMatrix, X};
+use crate::packing::panels::{PanelShape, Panels};
+use crate::packing::scratch::Scratch;
+use crate::packing::tile::{Rows, fill, pack_tile};
+use crate::packing::transpose::transpose;
+use crate::threads::{Split, SyncPtr};
+
+/// Bytes of packed `X` that stay in L2 while blocks of rows pass by.
+const GROUP: usize = 512 << 10;
+/// Multiply-adds below which another thread does not pay.
+const PARALLEL: usize = 1 << 17;
+
+/// A sparse weight, packed for one instruction set.
+struct Spmm {
+    m: usize,
+    k: usize,
+    level: Level,
+    /// Vectors in the width of a tile.
+    vectors: usize,
+    /// Sets of accumulators.
+    sets: usize,
+    panels: Panels,
+}
+
+/// Widths and depths worth trying on any CPU; the first is the guess where nothing is timed.
+pub(super) fn variants(weight: &WeightMatrix, problem: &Problem) -> Vec<Params> {
+    let WeightMatrix::Csr(csr) = weight else { return Vec::new() };
+    let density = csr.nnz() as f64 / (csr.rows() * csr.cols()).max(1) as f64;
+    let all: &[[usize; 2]] = match density {
+        d if d > 0.15 => &[[4, 128], [4, 96]],
+        d if d > 0.07 => &[[4, 128], [2, 256]],
+        _ => &[[2, 320], [4, 192]],
+    };
+    let few = problem.n.div_ceil(Level::best().lanes());
+    let variants = all.iter().map(|&[vectors, depth]| {
+        let [vectors, depth] = match few {
+            1 => [1, 512],
+            2 => [2, depth.max(192)],
+            _ => [vectors, depth],
+        };
+        Params { vectors, depth, rows: 384, sets: 1, parts: 1 }
+    });
+    let mut variants: Vec<Params> = variants.collect();
+    variants.dedup();
+    variants
+}
+
+/// Packs a CSR weight.
+///
+/// # Panics
+/// When the weight is not CSR; the table says that it must be.
+pub(super) fn prepare(
+    weight: &WeightMatrix,
+    problem: &Problem,
+    level: Level,
+    params: Params,
+) -> Box<dyn Packed> {
+    let WeightMatrix::Csr(csr) = weight else { panic!("the panel kernel takes CSR weights") };
+    let Params { vectors, depth, rows, sets, parts } = params;
+    let shape =
+        PanelShape { width: vectors * level.lanes(), depth: depth * 16 / level.lanes().min(16), rows };
+    // Rows of X are picked one by one when they are packed, except from token-major X, where they are columns.
+    let skip = problem.conv.is_some() || problem.x_layout == Layout::FeatureMajor;
+    let panels = Panels::new(csr.view().expect("f32 is checked by PackedWeight"), shape, parts, skip);
+    Box::new(Spmm { m: csr.rows(), k: csr.cols(), level, vectors, sets, panels })
+}
+
+impl Packed for Spmm {
+    fn run(&self, call: Call<'_>) {
+        let lanes = self.level.lanes();
+        let macs = self.panels.entries.len() * call.n;
+        let parts = call.threads.count().min(macs / PARALLEL).max(1);
+        // Vectors are dealt out evenly: 65 columns are tiles of 3 and 2 vectors, not of 4 and 1.
+        let vectors = call.n.div_ceil(lanes);
+        let tiles = Split::even(vectors, vectors.div_ceil(self.vectors));
+        let blocks = self.panels.blocks.len() - 1;
+        let job = Job {
+            spmm: self,
+            n: call.n,
+            x: call.x,
+            y: SyncPtr(call.y.as_mut_ptr()),
+            y_layout: call.y_layout,
+            epilogue: call.epilogue,
+            tiles,
+        };
+        let stride = self.panels.depth * self.panels.shape.width;
+        let group = (GROUP / (stride * size_of::<f32>()).max(1)).max(1);
+        if tiles.parts() >= 4 * parts || blocks < parts {
+            // Each thread packs the tiles that it multiplies.
+            let split = Split::even(tiles.parts(), parts);
+            call.threads.for_each(split.parts(), |i| {
+                let tiles = split.part(i);
+                let mut x = Scratch::new(stride * group.min(tiles.len()));
+                let x = SyncPtr(x.as_mut_ptr());
+                for start in tiles.clone().step_by(group) {
+                    let tiles = start..tiles.end.min(start + group);
+                    self.level.run(Pack { job: &job, tiles: tiles.clone(), x });
+                    self.level.run(Multiply { job: &job, tiles, blocks: 0..blocks, x });
+                }
+            });
+        } else {
+            // All threads pack, then each multiplies its rows.
+            let mut x = Scratch::new(stride * tiles.parts());
+            let x = SyncPtr(x.as_mut_ptr());
+            let packers = Split::even(tiles.parts(), parts);
+            call.threads.for_each(packers.parts(), |i| {
+                let tiles = packers.part(i);
+                let x = SyncPtr(x.get().wrapping_add(tiles.start * stride));
+                self.level.run(Pack { job: &job, tiles, x });
+            });
+            let split = self.split_blocks(parts);
+            call.threads.for_each(split.len() - 1, |i| {
+                let (blocks, tiles) = (split[i]..split[i + 1], 0..tiles.parts());
+                self.level.run(Multiply { job: &job, tiles, blocks, x });
+            });
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+}
+
+impl Spmm {
+    /// First block of each part, and the number of blocks: parts of about equal numbers of weights.
+    fn split_blocks(&self, parts: usize) -> Vec<usize> {
+        let blocks = self.panels.blocks.len() - 1;
+        let work = |block: usize| self.panels.segments[block * self.panels.across].entry;
+        let mut starts: Vec<usize> = (0..parts)
+            .map(|i| (0..blocks).take_while(|&b| work(b) * parts < i * work(blocks)).count())
+            .collect();
+        starts.push(blocks);
+        starts
+    }
+}
+
+struct Job<'a> {
+    spmm: &'a Spmm,
+    n: usize,
+    x: X<'a>,
+    y: SyncPtr,
+    y_layout: Layout,
+    epilogue: &'a Epilogue<'a>,
+    /// Vectors of each tile.
+    tiles: Split,
+}
+
+impl Job<'_> {
+    /// Columns of tile `i`.
+    fn columns(&self, i: usize) -> Range<usize> {
+        let (lanes, vectors) = (self.spmm.level.lanes(), self.tiles.part(i));
+        vectors.start * lanes..self.n.min(vectors.end * lanes)
+    }
+}
+
+/// Packs tiles of `X` one behind the other.
+struct Pack<'a> {
+    job: &'a Job<'a>,
+    tiles: Range<usize>,
+    x: SyncPtr,
+}
+
+impl Vectorized for Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Simd>(self, simd: S) {
+        let Self { job, tiles, x } = self;
+        let Panels { shape, used, depth, .. } = &job.spmm.panels;
+        let rows = used.as_ref().map_or(Rows::Range { start: 0, end: *depth }, |used| Rows::List(used));
+        for (i, tile) in tiles.enumerate() {
+            // SAFETY: `x` holds `depth · width` elements for each tile; `PackedWeight::run` checked the length of X.
+            unsafe {
+                let dst = x.get().add(i * depth * shape.width);
+                pack_tile(simd, &job.x, [job.spmm.k, job.n], rows, job.columns(tile), shape.width, dst);
+            }
+        }
+    }
+}
+
+/// Multiplies blocks of rows with packed tiles.
+struct Multiply<'a> {
+    job: &'a Job<'a>,
+    tiles: Range<usize>,
+    blocks: Range<usize>,
+    /// The first of the tiles.
+    x: SyncPtr,
+}
+
+impl Vectorized for Multiply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Simd>(self, simd: S) {
+        let Self { job, tiles, blocks, x } = self;
+        let panels = &job.spmm.panels;
+        let width = panels.shape.width;
+        let most = panels.blocks.windows(2).map(|b| b[1] - b[0]).max().unwrap_or(0);
+        let mut sums = Scratch::new(most * width);
+        for block in blocks {
+            let rows = panels.blocks[block]..panels.blocks[block + 1];
+            for (i, tile) in tiles.clone().enumerate() {
+                let columns = job.columns(tile);
+                let y = sums.as_mut_ptr();
+                // SAFETY: the tile of sums holds the rows of the largest block; `Panels` was built so that every offset lies
+                // within such a tile or within a panel of X; blocks and tiles of `y` are this thread's.
+                unsafe {
+                    for (r, row) in rows.clone().enumerate() {
+                        fill(simd, job.epilogue.bias.map_or(0.0, |bias| bias[row]), y.add(r * width), width);
+                    }
+                    for panel in 0..panels.across {
+                        let x = x.get().add((i * panels.depth + panel * panels.shape.depth) * width).cast();
+                        let (y, at) = (y.cast(), block * panels.across + panel);
+                        match (columns.len().div_ceil(S::LANES), job.spmm.sets) {
+                            (1, _) => segment::<S, 1, 4>(simd, panels, at, x, y),
+                            (2, 1) => segment::<S, 2, 2>(simd, panels, at, x, y),
+                            (2, _) => segment::<S, 2, 4>(simd, panels, at, x, y),
+                            (3, 1) => segment::<S, 3, 1>(simd, panels, at, x, y),
+                            (3, _) => segment::<S, 3, 2>(simd, panels, at, x, y),
+                            (4, 1) => segment::<S, 4, 1>(simd, panels, at, x, y),
+                            (4, _) => segment::<S, 4, 2>(simd, panels, at, x, y),
+                            other => unreachable!("a tile of {other:?} vectors"),
+                        }
+                    }
+                    job.finish(simd, &sums, rows.clone(), columns);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the weights of one segment to the sums of its rows: `N` vectors, with `SETS` sets of accumulators, so that enough
+/// multiply-adds are in flight when `N` is small.
+///
+/// # Safety
+/// `x` must point to the panel's part of a tile, `y` to a tile of sums.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
+    simd: S,
+    panels: &Panels,
+    at: usize,
+    x: *const u8,
+    y: *mut u8,
+) {
+    let ops = simd.f32();
+    let (here, next) = (panels.segments[at], panels.segments[at + 1]);
+    // SAFETY: `Panels` counts the rows and entries of each group, and the caller answers for `x` and `y`.
+    unsafe {
+        let mut row = panels.rows.as_ptr().add(here.row);
+        let mut entry = panels.entries.as_ptr().add(here.entry);
+        let load = |at: *const f32| -> [S::F32; N] {
+            let mut v = [ops.zero(); N];
+            for i in 0..N {
+                v[i] = ops.load_ptr(at.add(i * S::LANES));
+            }
+            v
+        };
+        let store = |v: [S::F32; N], at: *mut f32| {
+            for i in 0..N {
+                ops.store_ptr(v[i], at.add(i * S::LANES));
+            }
+        };
+        for group in &panels.groups[here.group..next.group] {
+            let (shared, single) = (group.shared as usize, group.single as usize);
+            for _ in 0..group.pairs {
+                let ys: [*mut f32; 2] = [y.add(*row as usize).cast(), y.add(*row.add(1) as usize).cast()];
+                row = row.add(2);
+                // The stream of weights, a little ahead.
+                for line in 0..(shared + single).div_ceil(4) {
+                    ops.prefetch(entry.wrapping_add(AHEAD + 8 * line).cast());
+                }
+                let mut a = [[ops.zero(); N]; SETS];
+                let mut b = a;
+                (a[0], b[0]) = (load(ys[0]), load(ys[1]));
+                let mut left = shared;
+                while left >= SETS {
+                    for s in 0..SETS {
+                        both(simd, entry.add(2 * s), x, &mut a[s], &mut b[s]);
+                    }
+                    entry = entry.add(2 * SETS);
+                    left -= SETS;
+                }
+                for _ in 0..left {
+                    both(simd, entry, x, &mut a[0], &mut b[0]);
+                    entry = entry.add(2);
+                }
+                let mut left = single;
+                while left >= SETS {
+                    for s in 0..SETS {
+                        one(simd, entry.add(2 * s), x, &mut a[s]);
+                        one(simd, entry.add(2 * s + 1), x, &mut b[s]);
+                    }
+                    entry = entry.add(2 * SETS);
+                    left -= SETS;
+                }
+                for _ in 0..left {
+                    one(simd, entry, x, &mut a[0]);
+                    one(simd, entry.add(1), x, &mut b[0]);
+                    entry = entry.add(2);
+                }
+                store(total(simd, a), ys[0]);
+                store(total(simd, b), ys[1]);
+            }
+            if group.pairs == 0 {
+                let y = y.add(*row as usize).cast();
+                row = row.add(1);
+                let mut a = load(y);
+                for _ in 0..single {
+                    one(simd, entry, x, &mut a);
+                    entry = entry.add(1);
+                }
+                store(a, y);
+            }
+        }
+    }
+}
+
+/// Entries by which the prefetch of weights runs ahead: 1.5 KiB.
+const AHEAD: usize = 192;
+
+/// One weight times one row of `X`.
+///
+/// # Safety
+/// As [`segment`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+unsafe fn one<S: Simd, const N: usize>(simd: S, entry: *const Entry, x: *const u8, a: &mut [S::F32; N]) {
+    let ops = simd.f32();
+    // SAFETY: by the caller.
+    unsafe {
+        let (weight, offset) = simd.weight(entry);
+        let x: *const f32 = x.add(offset).cast();
+        for i in 0..N {
+            a[i] = ops.mul_add(weight, ops.load_ptr(x.add(i * S::LANES)), a[i]);
+        }
+    }
+}
+
+/// Two weights times the same row of `X`.
+///
+/// # Safety
+/// As [`segment`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+unsafe fn both<S: Simd, const N: usize>(
+    simd: S,
+    entry: *const Entry,
+    x: *const u8,
+    a: &mut [S::F32; N],
+    b: &mut [S::F32; N],
+) {
+    let ops = simd.f32();
+    // SAFETY: by the caller.
+    unsafe {
+        let (first, offset) = simd.weight(entry);
+        let (second, _) = simd.weight(entry.add(1));
+        let x: *const f32 = x.add(offset).cast();
+        for i in 0..N {
+            let x = simd.keep(ops.load_ptr(x.add(i * S::LANES)));
+            a[i] = ops.mul_add(first, x, a[i]);
+            b[i] = ops.mul_add(second, x, b[i]);
+        }
+    }
+}
+
+/// The sum of accumulator sets.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+fn total<S: Simd, const N: usize, const SETS: usize>(simd: S, sets: [[S::F32; N]; SETS]) -> [S::F32; N] {
+    let mut sum = sets[0];
+    for s in 1..SETS {
+        for i in 0..N {
+            sum[i] = simd.f32().add(sum[i], sets[s][i]);
+        }
+    }
+    sum
+}
+
+impl Job<'_> {
+    /// Residual, activation and layout of a block of rows whose sums, bias included, are complete.
+    ///
+    /// # Safety
+    /// No other thread may touch that part of `y`.
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(&self, simd: S, sums: &[f32], rows: Range<usize>, columns: Range<usize>) {
+        let width = self.spmm.panels.shape.width;
+        let Epilogue { residual, activation, .. } = *self.epilogue;
+        // The contiguous side of `y`, and the other.
+        let (outer, inner, stride) = match self.y_layout {
+            Layout::FeatureMajor => (rows.clone(), columns.clone(), self.n),
+            Layout::TokenMajor => (columns.clone(), rows.clone(), self.spmm.m),
+        };
+        let transposed = self.y_layout == Layout::TokenMajor;
+        let bounds = activation.bounds();
+        let trivial = residual.is_none() && activation == super::Activation::None;
+        // SAFETY: `rows × columns` of `y` are this thread's; a residual is as long as `y`; sums hold the block.
+        unsafe {
+            if transposed {
+                let dst = self.y.get().add(columns.start * stride + rows.start);
+                transpose(simd, sums.as_ptr(), width, [rows.len(), columns.len()], dst, stride);
+                if trivial {
+                    return;
+                }
+            }
+            let [min, max] = bounds.map_or([f32::NEG_INFINITY, f32::INFINITY], |(min, max)| [min, max]);
+            let limits = [splat(simd, min), splat(simd, max)];
+            for (i, line) in outer.enumerate() {
+                let y = self.y.get().add(line * stride + inner.start);
+                let src = if transposed { y.cast_const() } else { sums.as_ptr().add(i * width) };
+                for at in (0..inner.len()).step_by(S::LANES) {
+                    let lanes = S::LANES.min(inner.len() - at);
+                    let mut sum = simd.load_first(src.add(at), lanes);
+                    if let Some(residual) = residual {
+                        let residual = residual.as_ptr().add(line * stride + inner.start + at);
+                        sum = simd.f32().add(sum, simd.load_first(residual, lanes));
+                    }
+                    if activation != super::Activation::None {
+                        sum = clamp(simd, sum, limits);
+                    }
+                    simd.store_first(sum, y.add(at), lanes);
+                }
+                if bounds.is_none() {
+                    activation.apply(std::slice::from_raw_parts_mut(y, inner.len()));
+                }
+            }
+        }
+    }
+}
