@@ -164,36 +164,42 @@ fn each_line<T: Number>(
     let inside = w.input.saturating_sub(from).min(covered.saturating_sub(pad));
     let channel = |(i, y): (usize, &mut [T])| {
         let x = &x[i * windows.inputs()..][..windows.inputs()];
-        let mut lines = |line: &mut [T]| {
-            for (at, y) in y.chunks_exact_mut(w.output).enumerate() {
-                let [oz, oy] = [at / h.output, at % h.output];
-                line.fill(initial);
-                if inside > 0 {
-                    for (tz, ty) in d.taps(oz).flat_map(|tz| h.taps(oy).map(move |ty| (tz, ty))) {
-                        let row = (d.position(oz, tz) * h.input + h.position(oy, ty)) * w.input;
-                        for (to, &v) in line[pad..][..inside].iter_mut().zip(&x[row + from..][..inside]) {
-                            *to = fold(*to, v);
+        T::with_scratch(covered, |line| {
+            widest(
+                #[inline(always)]
+                || {
+                    for (at, y) in y.chunks_exact_mut(w.output).enumerate() {
+                        let [oz, oy] = [at / h.output, at % h.output];
+                        line.fill(initial);
+                        if inside > 0 {
+                            for (tz, ty) in d.taps(oz).flat_map(|tz| h.taps(oy).map(move |ty| (tz, ty))) {
+                                let row = (d.position(oz, tz) * h.input + h.position(oy, ty)) * w.input;
+                                for (to, &v) in
+                                    line[pad..][..inside].iter_mut().zip(&x[row + from..][..inside])
+                                {
+                                    *to = fold(*to, v);
+                                }
+                            }
                         }
-                    }
-                }
-                if (w.kernel, w.stride, w.dilation) == (2, 2, 1) {
-                    // The commonest window; the compiler makes vectors of this loop.
-                    for (y, pair) in y.iter_mut().zip(line.chunks_exact(2)) {
-                        *y = fold(pair[0], pair[1]);
-                    }
-                } else {
-                    y.fill(initial);
-                    for tap in 0..w.kernel {
-                        let values = line[tap * w.dilation..].iter().step_by(w.stride);
-                        for (y, &v) in y.iter_mut().zip(values) {
-                            *y = fold(*y, v);
+                        if (w.kernel, w.stride, w.dilation) == (2, 2, 1) {
+                            // The commonest window; the compiler makes vectors of this loop.
+                            for (y, pair) in y.iter_mut().zip(line.chunks_exact(2)) {
+                                *y = fold(pair[0], pair[1]);
+                            }
+                        } else {
+                            y.fill(initial);
+                            for tap in 0..w.kernel {
+                                let values = line[tap * w.dilation..].iter().step_by(w.stride);
+                                for (y, &v) in y.iter_mut().zip(values) {
+                                    *y = fold(*y, v);
+                                }
+                            }
                         }
+                        finish([oz, oy], y);
                     }
-                }
-                finish([oz, oy], y);
-            }
-        };
-        T::with_scratch(covered, |line| widest(|| lines(line)));
+                },
+            );
+        });
     };
     if y.len().saturating_mul(windows.taps()) < PARALLEL_ABOVE {
         y.chunks_exact_mut(windows.outputs()).enumerate().for_each(channel);
