@@ -212,7 +212,8 @@ impl Run<'_, '_> {
         let refused = report::refused(&graph, dependencies);
         let steps = schedule::steps(self.recipe);
         if !steps.is_empty() && dependencies.groups().is_empty() {
-            let refusal = || refused.first().map(|r| format!("{} units of {}: {}", r.units, r.name, r.reason));
+            let refusal =
+                || refused.first().map(|r| format!("{} units of {}: {}", r.units, r.name, r.reason));
             let reason = settings.unknown(&graph).or_else(refusal);
             let reason = reason.unwrap_or_else(|| "no layer has units that could go".to_owned());
             return Err(PruneError::NothingToRemove { reason });

@@ -1,6 +1,6 @@
 //! A plan: everything about a run that follows from the shapes of its inputs, decided once.
 //!
-//! `graph + shapes → analysis → draft (fused nodes) → steps with places`. Each value has a [`Place`]: a range of the
+//! `graph + shapes → analysis → draft (fused nodes) → steps with places`. Each value has a place: a range of the
 //! arena, an output buffer, a feed, a constant, or the heap where its shape is known only during the run. Reshapes and
 //! the like are places shared, not steps.
 

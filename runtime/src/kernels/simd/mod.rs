@@ -1,7 +1,7 @@
 //! What the kernels need of a CPU beyond [`rten_simd::Isa`]: partial loads and stores, transposes, and a weight broadcast
 //! together with its offset. One implementation per instruction set, in a file of its own.
 //!
-//! A kernel is written once as a [`Vectorized`] and run by [`Level::run`] inside a function that has the instructions enabled,
+//! A kernel is written once as a `Vectorized` and run by `Level::run` inside a function that has the instructions enabled,
 //! into which everything below is inlined.
 
 #[cfg(target_arch = "x86_64")]
