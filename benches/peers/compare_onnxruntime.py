@@ -2,7 +2,7 @@
 """Times Poda beside ONNX Runtime on the same ONNX models, taking turns (A B A B ...), as a ratio in one run.
 
     cargo build --release
-    target/test-venv/bin/python benches/peers/onnxruntime.py target/test-models/minilm.onnx \\
+    target/test-venv/bin/python benches/peers/compare_onnxruntime.py target/test-models/minilm.onnx \\
         --shape input_ids=1x128 --shape attention_mask=1x128 --shape token_type_ids=1x128
 
 Each turn is `poda bench` in a process of its own, then ONNX Runtime in this one, each warm before it is timed. A model
