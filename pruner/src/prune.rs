@@ -114,7 +114,7 @@ pub fn plan(graph: &Graph, recipe: &Recipe, shapes: &Shapes) -> Result<Report, P
     let scores = unit_scores(graph, &structure.dependencies, criterion, recipe.seed);
     run.notes.extend(settings.unknown(graph));
     let removal = run.choose(graph, &structure, &scores, recipe.sparsity.unwrap_or(0.0));
-    let before = report::totals(graph, settings.analysis());
+    let before = report::totals(graph, &settings.one_sample(graph));
     Ok(Report {
         before,
         after: before,
@@ -337,11 +337,11 @@ impl Run<'_, '_> {
                 Err(error) => self.notes.push(format!("the result was not checked: {error}")),
             }
         }
-        let after = analyze(&pruned.graph, &settings.shapes);
+        let (before, after) = (settings.one_sample(dense), settings.one_sample(&pruned.graph));
         let report = Report {
-            before: report::totals(dense, settings.analysis()),
+            before: report::totals(dense, &before),
             after: report::totals(&pruned.graph, &after),
-            layers: report::layers(dense, settings.analysis(), &pruned.graph, &after),
+            layers: report::layers(dense, &before, &pruned.graph, &after),
             groups: pruned.groups,
             refused: pruned.refused,
             dead,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use poda_formats::{Dim, Graph};
-use poda_runtime::analysis::{Analysis, analyze};
+use poda_runtime::analysis::{Analysis, analyze, is_batch};
 
 use crate::dependency::Facts;
 
@@ -69,6 +69,21 @@ impl Settings {
             }
         }
         best.expect("at least one change is tried")
+    }
+
+    /// What follows from the first setting's shapes with a batch of one, for figures that people read.
+    pub fn one_sample(&self, graph: &Graph) -> Analysis {
+        let mut shapes = self.shapes.clone();
+        for &id in &graph.inputs {
+            let value = graph.value(id);
+            let Some(shape) = shapes.get_mut(&value.name) else { continue };
+            for (axis, (dim, size)) in value.shape.iter().flatten().zip(shape).enumerate() {
+                if matches!(dim, Dim::Symbol(symbol) if is_batch(symbol, axis)) {
+                    *size = 1;
+                }
+            }
+        }
+        analyze(graph, &shapes)
     }
 
     /// The facts of both settings.
@@ -149,14 +164,6 @@ fn symbol_name(input: &str, axis: usize, symbol: &str) -> String {
     } else {
         symbol.to_owned()
     }
-}
-
-fn is_batch(symbol: &str, axis: usize) -> bool {
-    let lower = symbol.to_ascii_lowercase();
-    lower.contains("batch")
-        || matches!(lower.as_str(), "n" | "b" | "bs")
-        || (axis == 0 && symbol.is_empty())
-        || (axis == 0 && (lower.starts_with("unk") || lower == "?" || lower == "none"))
 }
 
 fn shapes(graph: &Graph, given: &Shapes, sizes: &BTreeMap<String, usize>) -> Shapes {

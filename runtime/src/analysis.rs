@@ -67,7 +67,8 @@ pub fn default_shapes(graph: &Graph, batch: usize) -> Result<BTreeMap<String, Ve
     Ok(shapes)
 }
 
-fn is_batch(symbol: &str, axis: usize) -> bool {
+/// Whether the name of a symbolic dimension is one that batches have; an unnamed first dimension counts as one.
+pub fn is_batch(symbol: &str, axis: usize) -> bool {
     let lower = symbol.to_ascii_lowercase();
     lower.contains("batch")
         || matches!(lower.as_str(), "n" | "b" | "bs")
