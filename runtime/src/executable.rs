@@ -49,7 +49,7 @@ pub enum RunError {
 /// Below this much work a run stays on the thread that calls it: a hop into the pool and back costs about 10 µs.
 const SMALL_WORK: u64 = 200_000;
 
-/// Size that symbols not named like a batch are given when supported operators are checked before any run.
+/// Size that symbols not named like a batch are given where operators are checked before any run.
 const PROBE: usize = 16;
 
 impl Executable {
@@ -69,24 +69,23 @@ impl Executable {
         Ok(executable)
     }
 
-    /// Plans for the declared shapes. Where some are symbols, sizes are guessed, and only what no size would change is an
-    /// error.
+    /// Plans for the declared shapes, with batches of one. Where other sizes are open, nothing is packed yet, for which
+    /// kernels suit depends on them; but operators that are not supported are found.
     fn plan_ahead(&self) -> Result<(), PlanError> {
         let graph = &self.graph;
-        let fixed = analysis::default_shapes(graph, 1).ok();
-        let declared = graph.inputs.iter().all(|&id| graph.value(id).shape.is_some());
-        if !declared {
+        if graph.inputs.iter().any(|&id| graph.value(id).shape.is_none()) {
             return Ok(());
         }
-        let certain = graph.inputs.iter().all(|&id| analysis::fixed_shape(graph, id).is_some());
-        let shapes = graph.inputs.iter().map(|&id| match &fixed {
-            Some(shapes) => shapes[&graph.value(id).name].clone(),
-            None => analysis::probe_shape(graph, id, PROBE),
-        });
-        let request = Request { shapes: shapes.collect(), extra: Vec::new() };
+        let shape = |&id: &ValueId| analysis::probe_shape(graph, id, PROBE);
+        let request = Request { shapes: graph.inputs.iter().map(shape).collect(), extra: Vec::new() };
+        if analysis::default_shapes(graph, 1).is_err() {
+            return plan::check(graph, &request);
+        }
+        let fixed = graph.inputs.iter().all(|&id| analysis::fixed_shape(graph, id).is_some());
         match self.plan(request) {
             Err(error @ PlanError::Node { source: OpError::Unsupported { .. }, .. }) => Err(error),
-            Err(error) if certain => Err(error),
+            Err(error) if fixed => Err(error),
+            // Another batch may do better.
             Ok(_) | Err(_) => Ok(()),
         }
     }

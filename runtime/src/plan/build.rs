@@ -11,7 +11,7 @@ use super::arena::{self, Allocator};
 use super::draft::{Draft, DraftNode, Kind};
 use super::weights::Weights;
 use super::{Call, Operand, Place, Plan, PlanError, Step, Wanted, fusion, inline};
-use crate::analysis;
+use crate::analysis::{self, Analysis};
 use crate::info::Info;
 use crate::ops::OpError;
 use crate::threads::Threads;
@@ -42,7 +42,31 @@ pub(crate) struct Context<'a> {
 /// # Errors
 /// When a node does not fit its inputs or is not supported, or when the activations need more bytes than the limit.
 pub(crate) fn build(context: &Context<'_>, request: &Request) -> Result<Plan, PlanError> {
-    let graph = context.graph;
+    let (graph, analysis) = analyze(context.graph, request);
+    if let Some((index, source)) = analysis.failures.first() {
+        return Err(node_error(&graph, *index, source.clone()));
+    }
+    let wanted = graph.outputs.iter().chain(&request.extra).copied().collect();
+    let mut draft = Draft::new(&graph, analysis, wanted);
+    fusion::rewrite(&mut draft, context.fuse);
+    Builder::new(context, &draft).build()
+}
+
+/// Looks for operators that are not supported, whatever the shapes turn out to be, without packing any weight.
+///
+/// # Errors
+/// The first such operator.
+pub(crate) fn check(graph: &Graph, request: &Request) -> Result<(), PlanError> {
+    let (graph, analysis) = analyze(graph, request);
+    let unsupported = |(_, error): &&(usize, OpError)| matches!(error, OpError::Unsupported { .. });
+    match analysis.failures.iter().find(unsupported) {
+        Some((index, source)) => Err(node_error(&graph, *index, source.clone())),
+        None => Ok(()),
+    }
+}
+
+/// The graph without branches that are known not to be taken, and what follows from the shapes of its inputs.
+fn analyze<'a>(graph: &'a Graph, request: &Request) -> (Cow<'a, Graph>, Analysis) {
     let shapes: BTreeMap<_, _> = graph
         .inputs
         .iter()
@@ -56,14 +80,7 @@ pub(crate) fn build(context: &Context<'_>, request: &Request) -> Result<Plan, Pl
         analysis = analysis::analyze(&inlined, &shapes);
         graph = Cow::Owned(inlined);
     }
-    let graph = &*graph;
-    if let Some((index, source)) = analysis.failures.first() {
-        return Err(node_error(graph, *index, source.clone()));
-    }
-    let wanted = graph.outputs.iter().chain(&request.extra).copied().collect();
-    let mut draft = Draft::new(graph, analysis, wanted);
-    fusion::rewrite(&mut draft, context.fuse);
-    Builder::new(context, &draft).build()
+    (graph, analysis)
 }
 
 /// An error of a node, with its name, or that of its output where it has none.

@@ -30,7 +30,7 @@ use draft::Explanation;
 use product::PackedProduct;
 
 pub(crate) use arena::Segment;
-pub(crate) use build::{Context, Request, build};
+pub(crate) use build::{Context, Request, build, check};
 pub(crate) use weights::Weights;
 
 /// Why no plan could be made.

@@ -1,7 +1,7 @@
 //! Weights of products: from how the graph holds them to how kernels want them, packed once for all plans.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use poda_formats::{CsrMatrix, Tensor, ValueId, Weight};
 
@@ -158,7 +158,8 @@ pub(crate) struct Weights {
     tuner: Tuner,
     /// By [`ValueId`]: constants that do not depend on the shapes of the inputs. Only these are packed once for all plans.
     stable: Vec<bool>,
-    packed: Mutex<HashMap<Key, Arc<Packed>>>,
+    /// Kept alive by the plans that use them.
+    packed: Mutex<HashMap<Key, Weak<Packed>>>,
 }
 
 impl Weights {
@@ -235,13 +236,13 @@ impl Weights {
     ) -> Result<Arc<Packed>, OpError> {
         // Held while packing, so that two plans made at once do not pack the same weight twice.
         let mut all = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(packed) = all.get(&key) {
-            return Ok(Arc::clone(packed));
+        if let Some(packed) = all.get(&key).and_then(Weak::upgrade) {
+            return Ok(packed);
         }
         let packed = Arc::new(super::guard(make)?);
         release(weight);
         if self.stable.get(key.value.index()).copied().unwrap_or(false) {
-            all.insert(key, Arc::clone(&packed));
+            all.insert(key, Arc::downgrade(&packed));
         }
         Ok(packed)
     }
