@@ -8,7 +8,7 @@ use poda_pruner::allocation::Scope;
 use poda_pruner::settings::Shapes;
 use poda_pruner::{Granularity, Progress, PruneError, Recipe, Report, plan, prune};
 
-use crate::networks::{Layer, network};
+use crate::networks::{Block, Layer, network, transformer};
 
 fn small() -> Graph {
     let layers = [
@@ -185,4 +185,19 @@ fn nothing_to_remove_says_why() {
     assert_eq!(error, "nothing can be removed: 3 units of w[0]: it is an input of the model");
     let none = Recipe { exclude: vec!["*".into()], sparsity: Some(0.5), ..Recipe::default() };
     assert!(matches!(run(&graph, &none), Err(PruneError::NoWeights)));
+}
+
+#[test]
+fn deep_networks_take_time_in_proportion() {
+    let time = |depth: usize| {
+        let blocks = vec![Block::FeedForward { hidden: 4, gated: false }; depth];
+        let graph = transformer(&blocks, 4, 1);
+        let start = std::time::Instant::now();
+        let (_, report) = run(&graph, &Recipe { check: false, ..channel(0.5) }).unwrap();
+        assert_eq!(report.groups.len(), depth + 1);
+        start.elapsed().as_secs_f64()
+    };
+    let (short, long) = (time(500), time(2000));
+    // Four times the work; far from the sixteen times of quadratic behaviour even on a busy machine.
+    assert!(long < 0.5 + 10.0 * short, "{short} s and {long} s");
 }
