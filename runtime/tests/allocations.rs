@@ -70,12 +70,16 @@ fn a_warm_run_allocates_only_results() {
         for _ in 0..4 {
             run();
         }
-        let before = BYTES.load(Ordering::Relaxed);
-        let runs = 10;
-        for _ in 0..runs {
-            run();
-        }
-        let bytes = (BYTES.load(Ordering::Relaxed) - before) / runs;
+        let mut bytes: Vec<usize> = (0..11)
+            .map(|_| {
+                let before = BYTES.load(Ordering::Relaxed);
+                run();
+                BYTES.load(Ordering::Relaxed) - before
+            })
+            .collect();
+        // The median: on a busy machine a thread of the pool may get its first work, and its buffers, late.
+        bytes.sort_unstable();
+        let bytes = bytes[bytes.len() / 2];
         // Names, shapes and ten floats of results, and the bookkeeping of one run.
         assert!(bytes < 4096, "{bytes} bytes in each run on {threads} threads");
     }

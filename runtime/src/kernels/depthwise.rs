@@ -1,9 +1,9 @@
 //! Depthwise convolution, direct and dense: every output channel reads one input channel.
 //!
-//! A channel is copied with its pads into *phases*: for stride `s`, pixel `(y, x)` of the padded plane goes to phase
-//! `(y % s, x % s)` at `(y / s, x / s)`. There, output pixel `(oy, ox)` finds tap `(ky, kx)` at a distance from `(oy, ox)` that
-//! depends on the tap alone, so that vectors run along `x` for every stride and dilation. Where rows are much shorter than a
-//! vector, vectors run on over the ends of rows, and the columns in between are left out when rows are written.
+//! Vectors run along channels. As many channels as a vector has lanes are transposed, a band of rows at a time, into
+//! `[row][column][channel]` with the pads written out; then stride and dilation are only distances between vectors, every
+//! load is aligned, and weights are vectors too. Sums are transposed back when they are written. Two transposes cost less than
+//! what vectors along a row lose to loads across cache lines and to rows that are no multiple of a vector.
 
 use std::ops::Range;
 
@@ -13,13 +13,16 @@ use super::Epilogue;
 use super::simd::{Level, Simd, Vectorized, clamp, splat};
 use crate::packing::ConvGeometry;
 use crate::packing::scratch::Scratch;
-use crate::packing::tile::copy_padded;
+use crate::packing::tile::fill;
+use crate::packing::transpose::transpose;
 use crate::threads::{Split, SyncPtr, Threads};
 
 /// Multiply-adds below which another thread does not pay.
 const PARALLEL: usize = 1 << 17;
-/// Vectors of sums at a time.
-const VECTORS: usize = 8;
+/// Output pixels at a time.
+const PIXELS: usize = 8;
+/// Bytes of a band of the input: a part of L2.
+const BAND: usize = 128 << 10;
 
 /// Weights of a depthwise convolution.
 #[derive(Debug, Clone)]
@@ -28,11 +31,12 @@ pub struct Depthwise {
     channels: usize,
     multiplier: usize,
     taps: usize,
+    /// `[block of channels][multiple][tap][lane]`, zeros beyond the last channel.
     weights: Vec<f32>,
 }
 
 impl Depthwise {
-    /// Takes weights `[channels · multiplier, kh · kw]`. Output channel `c` reads input channel `c / multiplier`.
+    /// Packs weights `[channels · multiplier, kh · kw]`. Output channel `c` reads input channel `c / multiplier`.
     ///
     /// # Panics
     /// When the weights are not a multiple of `channels · kh · kw`.
@@ -46,10 +50,16 @@ impl Depthwise {
     /// As [`Depthwise::prepare`], and in [`Depthwise::run`] when the CPU lacks the instructions.
     pub fn with_level(weights: &[f32], geometry: &ConvGeometry, level: Level) -> Self {
         let [kh, kw] = geometry.kernel();
-        let (channels, taps) = (geometry.channels(), kh * kw);
+        let (channels, taps, lanes) = (geometry.channels(), kh * kw, level.lanes());
         let multiplier = weights.len() / (channels * taps).max(1);
         assert_eq!(weights.len(), channels * taps * multiplier, "{} weights, {geometry:?}", weights.len());
-        Self { level, channels, multiplier, taps, weights: weights.to_vec() }
+        let mut packed = vec![0.0; channels.next_multiple_of(lanes) * multiplier * taps];
+        for (i, &weight) in weights.iter().enumerate() {
+            let (channel, multiple, tap) = (i / taps / multiplier, i / taps % multiplier, i % taps);
+            let (block, lane) = (channel / lanes, channel % lanes);
+            packed[((block * multiplier + multiple) * taps + tap) * lanes + lane] = weight;
+        }
+        Self { level, channels, multiplier, taps, weights: packed }
     }
 
     /// Convolves one image `[channels, h, w]` to `y` `[channels · multiplier, oh, ow]`. The size of the image may differ
@@ -72,23 +82,11 @@ impl Depthwise {
         assert_eq!(y.len(), outputs * n, "y");
         assert!(epilogue.bias.is_none_or(|bias| bias.len() == outputs), "bias");
         assert!(epilogue.residual.is_none_or(|residual| residual.len() == y.len()), "residual");
-        let phases = Phases::new(geometry, self.level.lanes());
-        let plan = Plan::new(geometry, phases, self.level.lanes());
-        let plan = plan.view();
         let parts = threads.count().min(y.len() * self.taps / PARALLEL).max(1);
-        let split = Split::even(self.channels, parts);
+        let split = Split::even(self.channels.div_ceil(self.level.lanes()), parts);
         let y = SyncPtr(y.as_mut_ptr());
         threads.for_each(split.parts(), |i| {
-            self.level.run(Part {
-                weights: self,
-                x,
-                y,
-                geometry,
-                epilogue,
-                phases,
-                plan,
-                channels: split.part(i),
-            });
+            self.level.run(Part { depthwise: self, x, y, geometry, epilogue, blocks: split.part(i) });
         });
     }
 
@@ -98,109 +96,14 @@ impl Depthwise {
     }
 }
 
-/// Where a padded channel lies in scratch.
-#[derive(Debug, Clone, Copy)]
-struct Phases {
-    /// Between rows of a phase.
-    pitch: usize,
-    /// Between phases.
-    plane: usize,
-    /// Whether vectors run on over the ends of rows.
-    flat: bool,
-    /// Elements of all phases, and room to read a vector at the last one.
-    len: usize,
-}
-
-impl Phases {
-    fn new(geometry: &ConvGeometry, lanes: usize) -> Self {
-        let ([oh, ow], [kh, kw]) = (geometry.output(), geometry.kernel());
-        let ([sy, sx], [dy, dx]) = (geometry.stride(), geometry.dilation());
-        let (rows, width) = (oh + (kh - 1) * dy / sy, ow + (kw - 1) * dx / sx);
-        // Share of lanes that count, with whole vectors for each row and with vectors that run on.
-        let by_rows = ow as f32 / ow.next_multiple_of(lanes) as f32;
-        let flat = ow as f32 / width as f32 > 1.2 * by_rows;
-        let pitch = if flat { width } else { width.next_multiple_of(lanes) };
-        let plane = rows * pitch;
-        Self { pitch, plane, flat, len: plane * sy * sx + (VECTORS + 1) * lanes }
-    }
-}
-
-/// Offsets that every channel shares, in scratch that is read as integers.
-struct Plan {
-    numbers: Scratch,
-    vectors: usize,
-}
-
-impl Plan {
-    fn new(geometry: &ConvGeometry, phases: Phases, lanes: usize) -> Self {
-        let ([oh, ow], [kh, kw]) = (geometry.output(), geometry.kernel());
-        let ([sy, sx], [dy, dx]) = (geometry.stride(), geometry.dilation());
-        let Phases { pitch, plane, flat, .. } = phases;
-        let by_row = ow.div_ceil(lanes);
-        let vectors = if flat { (oh * pitch).div_ceil(lanes) } else { oh * by_row };
-        let mut numbers = Scratch::new(3 * vectors + kh * kw);
-        let mut put = |at: usize, number: usize| numbers[at] = f32::from_bits(number as u32);
-        for vector in 0..vectors {
-            let (input, output, count) = if flat {
-                (vector * lanes, vector * lanes, lanes)
-            } else {
-                let (row, x) = (vector / by_row, vector % by_row * lanes);
-                (row * pitch + x, row * ow + x, lanes.min(ow - x))
-            };
-            put(vector, input);
-            put(vectors + vector, output);
-            put(2 * vectors + vector, count);
-        }
-        for tap in 0..kh * kw {
-            let (y, x) = (tap / kw * dy, tap % kw * dx);
-            put(3 * vectors + tap, (y % sy * sx + x % sx) * plane + y / sy * pitch + x / sx);
-        }
-        Self { numbers, vectors }
-    }
-
-    /// As slices.
-    fn view(&self) -> PlanView<'_> {
-        let numbers: &[u32] = bytemuck::cast_slice(&self.numbers);
-        let (inputs, rest) = numbers.split_at(self.vectors);
-        let (outputs, rest) = rest.split_at(self.vectors);
-        let (lanes, taps) = rest.split_at(self.vectors);
-        PlanView { inputs, outputs, lanes, taps }
-    }
-}
-
-/// The parts of a [`Plan`].
-#[derive(Clone, Copy)]
-struct PlanView<'a> {
-    /// Where each vector reads its first tap.
-    inputs: &'a [u32],
-    /// Where each goes: within the channel, or within the flat sums.
-    outputs: &'a [u32],
-    /// Elements of each.
-    lanes: &'a [u32],
-    /// Distance of each tap from the first.
-    taps: &'a [u32],
-}
-
-/// Some channels of one image.
+/// Some blocks of channels of one image.
 struct Part<'a> {
-    weights: &'a Depthwise,
+    depthwise: &'a Depthwise,
     x: &'a [f32],
     y: SyncPtr,
     geometry: &'a ConvGeometry,
     epilogue: &'a Epilogue<'a>,
-    phases: Phases,
-    plan: PlanView<'a>,
-    channels: Range<usize>,
-}
-
-/// The epilogue of one output channel.
-#[derive(Clone, Copy)]
-struct Finish<V> {
-    y: *mut f32,
-    /// Null when there is none.
-    residual: *const f32,
-    bias: V,
-    limits: [V; 2],
+    blocks: Range<usize>,
 }
 
 impl Vectorized for Part<'_> {
@@ -208,56 +111,71 @@ impl Vectorized for Part<'_> {
 
     #[inline(always)]
     fn eval<S: Simd>(self, simd: S) {
-        let [oh, ow] = self.geometry.output();
-        let Phases { pitch, flat, len, .. } = self.phases;
-        // Pads are zeroed once: every channel leaves them alone.
-        let mut padded = Scratch::new(len);
-        padded.fill(0.0);
-        let vectors = self.plan.inputs.len();
-        let mut flat_sums = Scratch::new(if flat { vectors * S::LANES } else { 0 });
+        let Depthwise { channels, multiplier, taps, .. } = *self.depthwise;
+        let ([oh, ow], [kh, kw]) = (self.geometry.output(), self.geometry.kernel());
+        let ([sy, sx], [dy, dx]) = (self.geometry.stride(), self.geometry.dilation());
+        // Columns of the padded input that any tap reads, and rows that one output row reads.
+        let pitch = (ow - 1) * sx + (kw - 1) * dx + 1;
+        let reach = (kh - 1) * dy + 1;
+        let row_bytes = pitch * S::LANES * size_of::<f32>();
+        let band = ((BAND / row_bytes).saturating_sub(reach) / sy + 1).min(oh);
+        let mut padded_buffer = Scratch::new(((band - 1) * sy + reach) * pitch * S::LANES);
+        let padded: &mut [f32] = &mut padded_buffer;
+        let mut sums_buffer = Scratch::new(band * ow * S::LANES);
+        let sums: &mut [f32] = &mut sums_buffer;
+        let mut bias_lanes = [0.0; 16];
         let bounds = self.epilogue.activation.bounds();
         let (min, max) = bounds.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
         let limits = [splat(simd, min), splat(simd, max)];
-        for channel in self.channels.clone() {
-            // SAFETY: lengths were checked by `run`; channels of `y` are this part's.
-            unsafe {
-                self.pad(simd, channel, &mut padded);
-                for output in channel * self.weights.multiplier..(channel + 1) * self.weights.multiplier {
-                    let at = output * oh * ow;
-                    let finish = Finish {
-                        y: self.y.get().add(at),
-                        residual: self.epilogue.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at)),
-                        bias: splat(simd, self.epilogue.bias.map_or(0.0, |bias| bias[output])),
-                        limits,
-                    };
-                    let sums = flat.then_some(flat_sums.as_mut_ptr());
-                    let group = Group { output, padded: &padded, finish, sums };
-                    let mut start = 0;
-                    while start < vectors {
-                        let count = VECTORS.min(vectors - start);
-                        match count {
-                            1 => self.group::<S, 1>(simd, group, start),
-                            2 => self.group::<S, 2>(simd, group, start),
-                            3 => self.group::<S, 3>(simd, group, start),
-                            4 => self.group::<S, 4>(simd, group, start),
-                            5 => self.group::<S, 5>(simd, group, start),
-                            6 => self.group::<S, 6>(simd, group, start),
-                            7 => self.group::<S, 7>(simd, group, start),
-                            _ => self.group::<S, VECTORS>(simd, group, start),
+        let unbounded = [splat(simd, f32::NEG_INFINITY), splat(simd, f32::INFINITY)];
+        for block in self.blocks.clone() {
+            let first = block * S::LANES;
+            let lanes = S::LANES.min(channels - first);
+            for start in (0..oh).step_by(band) {
+                let rows = start..oh.min(start + band);
+                // SAFETY: `run` checked the lengths of `x` and `y`; the buffers hold a band of rows and its sums; these channels of `y` are this part's.
+                unsafe {
+                    self.pad(simd, [first, lanes], rows.clone(), pitch, padded.as_mut_ptr());
+                    for multiple in 0..multiplier {
+                        for (lane, b) in bias_lanes.iter_mut().enumerate().take(lanes) {
+                            let channel = (first + lane) * multiplier + multiple;
+                            *b = self.epilogue.bias.map_or(0.0, |bias| bias[channel]);
                         }
-                        start += count;
-                    }
-                    if flat {
-                        for row in 0..oh {
-                            for x in (0..ow).step_by(S::LANES) {
-                                let lanes = S::LANES.min(ow - x);
-                                let sum = simd.load_first(flat_sums.as_ptr().add(row * pitch + x), lanes);
-                                finish.write(simd, sum, row * ow + x, lanes);
+                        let output = Output {
+                            weights: self.depthwise.weights
+                                [(block * multiplier + multiple) * taps * S::LANES..]
+                                .as_ptr(),
+                            bias: simd.load_first(bias_lanes.as_ptr(), S::LANES),
+                            limits: if self.epilogue.residual.is_none() { limits } else { unbounded },
+                        };
+                        for (i, _) in rows.clone().enumerate() {
+                            let x = padded.as_ptr().add(i * sy * pitch * S::LANES);
+                            let y = sums.as_mut_ptr().add(i * ow * S::LANES);
+                            let mut at = 0;
+                            while at < ow {
+                                // As even as possible: 14 pixels are 7 and 7.
+                                let count = (ow - at).div_ceil((ow - at).div_ceil(PIXELS));
+                                let x = x.add(at * sx * S::LANES);
+                                let y = y.add(at * S::LANES);
+                                match count {
+                                    1 => self.pixels::<S, 1>(simd, output, pitch, x, y),
+                                    2 => self.pixels::<S, 2>(simd, output, pitch, x, y),
+                                    3 => self.pixels::<S, 3>(simd, output, pitch, x, y),
+                                    4 => self.pixels::<S, 4>(simd, output, pitch, x, y),
+                                    5 => self.pixels::<S, 5>(simd, output, pitch, x, y),
+                                    6 => self.pixels::<S, 6>(simd, output, pitch, x, y),
+                                    7 => self.pixels::<S, 7>(simd, output, pitch, x, y),
+                                    _ => self.pixels::<S, PIXELS>(simd, output, pitch, x, y),
+                                }
+                                at += count;
                             }
                         }
-                    }
-                    if bounds.is_none() {
-                        self.epilogue.activation.apply(std::slice::from_raw_parts_mut(finish.y, oh * ow));
+                        let n = oh * ow;
+                        let at = (first * multiplier + multiple) * n + rows.start * ow;
+                        let pixels = rows.len() * ow;
+                        let y = self.y.get().add(at);
+                        transpose(simd, sums.as_ptr(), S::LANES, [pixels, lanes], y, n * multiplier);
+                        self.finish(simd, at, [lanes, pixels], limits);
                     }
                 }
             }
@@ -265,130 +183,124 @@ impl Vectorized for Part<'_> {
     }
 }
 
-/// What the vectors of an output channel share.
+/// What the pixels of a block of output channels share.
 #[derive(Clone, Copy)]
-struct Group<'a, V> {
-    output: usize,
-    padded: &'a [f32],
-    finish: Finish<V>,
-    /// Where sums go that run on over the ends of rows.
-    sums: Option<*mut f32>,
+struct Output<V> {
+    /// `[tap][lane]`
+    weights: *const f32,
+    bias: V,
+    limits: [V; 2],
 }
 
 impl Part<'_> {
-    /// Copies a channel into the phases.
+    /// Writes the padded input of output rows `rows` as `[row][column][lane]`.
     ///
     /// # Safety
-    /// `padded` must be as long as [`Phases`] says.
+    /// `dst` must hold those rows of `pitch` columns.
     #[inline(always)]
-    unsafe fn pad<S: Simd>(&self, simd: S, channel: usize, padded: &mut [f32]) {
-        let ([height, width], [sy, sx]) = (self.geometry.input(), self.geometry.stride());
+    unsafe fn pad<S: Simd>(
+        &self,
+        simd: S,
+        [first, lanes]: [usize; 2],
+        rows: Range<usize>,
+        pitch: usize,
+        dst: *mut f32,
+    ) {
+        let ([height, width], [kh, _]) = (self.geometry.input(), self.geometry.kernel());
+        let (sy, dy) = (self.geometry.stride()[0], self.geometry.dilation()[0]);
         let [top, left, ..] = self.geometry.pads();
-        let Phases { pitch, plane, .. } = self.phases;
-        let rows = plane / pitch;
-        // Columns that some tap reads; beyond them a phase has no room.
-        let used = (pitch * sx).saturating_sub(left).min(width);
-        // Where the first `sx` columns of a row go; the others follow them at a distance of 1.
-        let place = |x: usize| (x + left) % sx * plane + (x + left) / sx;
-        let places = [place(0), place(1)];
-        let (mut phase, mut to) = (top % sy, top / sy);
-        for row in 0..height {
-            if to >= rows {
-                break;
-            }
-            // SAFETY: column `x` goes to a place before the end of its phase's row `to < rows`.
+        // Columns of the image that any tap reads, and where they begin and end in a padded row.
+        let inside = left.min(pitch)..(left + width).min(pitch);
+        let count = (rows.len() - 1) * sy + (kh - 1) * dy + 1;
+        for i in 0..count {
+            let y = (rows.start * sy + i).wrapping_sub(top);
+            // SAFETY: row `i` of `dst` holds `pitch` vectors, of which `inside` come from row `y` of the image.
             unsafe {
-                let src = self.x.as_ptr().add((channel * height + row) * width);
-                let dst = padded.as_mut_ptr().add(phase * sx * plane + to * pitch);
-                match sx {
-                    1 => copy_padded(simd, src, used, dst.add(places[0]), used),
-                    2 => {
-                        let [even, odd] = places.map(|place| dst.add(place));
-                        for x in (0..used).step_by(2 * S::LANES) {
-                            let n = (2 * S::LANES).min(used - x);
-                            let [a, b] = simd.load_deinterleaved(src.add(x), n);
-                            simd.store_first(a, even.add(x / 2), n.div_ceil(2));
-                            simd.store_first(b, odd.add(x / 2), n / 2);
-                        }
-                    }
-                    _ => {
-                        for x in 0..used {
-                            *dst.add(place(x)) = *src.add(x);
-                        }
-                    }
+                let dst = dst.add(i * pitch * S::LANES);
+                if y >= height {
+                    fill(simd, 0.0, dst, pitch * S::LANES);
+                    continue;
                 }
-            }
-            phase += 1;
-            if phase == sy {
-                (phase, to) = (0, to + 1);
+                fill(simd, 0.0, dst, inside.start * S::LANES);
+                fill(simd, 0.0, dst.add(inside.end * S::LANES), (pitch - inside.end) * S::LANES);
+                let src = self.x.as_ptr().add((first * height + y) * width);
+                let dst = dst.add(inside.start * S::LANES);
+                if lanes < S::LANES {
+                    // Lanes beyond the last channel: zeros, so that no stray NaN slows the arithmetic.
+                    fill(simd, 0.0, dst, inside.len() * S::LANES);
+                }
+                transpose(simd, src, height * width, [lanes, inside.len()], dst, S::LANES);
             }
         }
     }
 
-    /// Sums `N` vectors over all taps and writes them.
+    /// Sums `N` neighbouring output pixels over all taps, and clamps them unless a residual comes first.
     ///
     /// # Safety
-    /// The vectors must be those of the plan.
+    /// `x` must point to the first input of the first pixel, `y` to where its sums go.
     #[inline(always)]
-    #[allow(
-        clippy::needless_range_loop,
-        clippy::manual_memcpy,
-        reason = "constant bounds keep the sums in registers"
-    )]
-    unsafe fn group<S: Simd, const N: usize>(&self, simd: S, group: Group<'_, S::F32>, start: usize) {
+    #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+    unsafe fn pixels<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        output: Output<S::F32>,
+        pitch: usize,
+        x: *const f32,
+        y: *mut f32,
+    ) {
         let ops = simd.f32();
-        let Group { output, padded, finish, sums: flat } = group;
-        let plan = self.plan;
-        let mut inputs = [padded.as_ptr(); N];
-        for i in 0..N {
-            // SAFETY: the start of the vector lies within phase 0.
-            inputs[i] = unsafe { inputs[i].add(plan.inputs[start + i] as usize) };
-        }
-        let mut sums = [ops.zero(); N];
-        let weights = &self.weights.weights[output * self.weights.taps..][..self.weights.taps];
-        for (&weight, offset) in weights.iter().zip(plan.taps) {
-            let (weight, offset) = (splat(simd, weight), *offset as usize);
-            for i in 0..N {
-                // SAFETY: the tap of every output pixel lies within its phase; lanes beyond the last pixel read on into what
-                // follows, for which the last phase has room.
-                sums[i] = ops.mul_add(weight, unsafe { ops.load_ptr(inputs[i].add(offset)) }, sums[i]);
-            }
-        }
-        // A copy in memory for the long loop below, so that the loop above keeps its sums in registers.
-        let mut done = [ops.zero(); N];
-        for i in 0..N {
-            done[i] = sums[i];
-        }
-        for i in 0..N {
-            let (at, lanes) = (plan.outputs[start + i] as usize, plan.lanes[start + i] as usize);
-            // SAFETY: by the caller.
-            unsafe {
-                match flat {
-                    Some(flat) => ops.store_ptr(done[i], flat.add(at)),
-                    None => finish.write(simd, done[i], at, lanes),
+        let [kh, kw] = self.geometry.kernel();
+        let ([_, sx], [dy, dx]) = (self.geometry.stride(), self.geometry.dilation());
+        let step = sx * S::LANES;
+        let mut sums = [output.bias; N];
+        let mut weights = output.weights;
+        // SAFETY: the taps of all pixels lie within the padded rows, by the caller.
+        unsafe {
+            for ky in 0..kh {
+                let mut x = x.add(ky * dy * pitch * S::LANES);
+                for _ in 0..kw {
+                    let weight = ops.load_ptr(weights);
+                    for i in 0..N {
+                        sums[i] = ops.mul_add(weight, ops.load_ptr(x.add(i * step)), sums[i]);
+                    }
+                    weights = weights.add(S::LANES);
+                    x = x.wrapping_add(dx * S::LANES);
                 }
+            }
+            for i in 0..N {
+                ops.store_ptr(clamp(simd, sums[i], output.limits), y.add(i * S::LANES));
             }
         }
     }
-}
 
-impl<V: Copy> Finish<V> {
-    /// Finishes the first `lanes` of a vector at pixel `at` and writes them.
+    /// Residual and activation of a part of `lanes` output channels, `pixels` each, from element `at` of `y` on.
     ///
     /// # Safety
-    /// They must lie within the channel.
+    /// The part must be this thread's.
     #[inline(always)]
-    unsafe fn write<S: Simd<F32 = V>>(self, simd: S, sum: V, at: usize, lanes: usize)
-    where
-        V: rten_simd::Simd,
-    {
-        let mut sum = simd.f32().add(sum, self.bias);
-        // SAFETY: by the caller; a residual is as long as `y`.
-        unsafe {
-            if !self.residual.is_null() {
-                sum = simd.f32().add(sum, simd.load_first(self.residual.add(at), lanes));
+    unsafe fn finish<S: Simd>(&self, simd: S, at: usize, [lanes, pixels]: [usize; 2], limits: [S::F32; 2]) {
+        let Epilogue { residual, activation, .. } = *self.epilogue;
+        if residual.is_none() && activation.bounds().is_some() {
+            return;
+        }
+        let stride = self.geometry.n() * self.depthwise.multiplier;
+        for lane in 0..lanes {
+            let at = at + lane * stride;
+            // SAFETY: by the caller; a residual is as long as `y`.
+            unsafe {
+                let y = self.y.get().add(at);
+                for i in (0..pixels).step_by(S::LANES) {
+                    let count = S::LANES.min(pixels - i);
+                    let mut sum = simd.load_first(y.add(i), count);
+                    if let Some(residual) = residual {
+                        sum = simd.f32().add(sum, simd.load_first(residual.as_ptr().add(at + i), count));
+                    }
+                    simd.store_first(clamp(simd, sum, limits), y.add(i), count);
+                }
+                if activation.bounds().is_none() {
+                    activation.apply(std::slice::from_raw_parts_mut(y, pixels));
+                }
             }
-            simd.store_first(clamp(simd, sum, self.limits), self.y.add(at), lanes);
         }
     }
 }

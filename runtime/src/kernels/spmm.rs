@@ -40,23 +40,17 @@ struct Spmm {
 pub(super) fn variants(weight: &WeightMatrix, problem: &Problem) -> Vec<Params> {
     let WeightMatrix::Csr(csr) = weight else { return Vec::new() };
     let density = csr.nnz() as f64 / (csr.rows() * csr.cols()).max(1) as f64;
-    let all: &[[usize; 2]] = match density {
-        d if d > 0.15 => &[[4, 128], [4, 96]],
-        d if d > 0.07 => &[[4, 128], [2, 256]],
-        _ => &[[2, 320], [4, 192]],
+    let lanes = Level::best().lanes();
+    let all: &[[usize; 2]] = match (problem.n.div_ceil(lanes), density) {
+        (1, _) => &[[1, 256], [1, 512]],
+        (2, _) => &[[2, 192], [2, 320]],
+        (_, d) if d > 0.15 => &[[4, 128], [4, 96]],
+        (_, d) if d > 0.07 => &[[4, 128], [4, 192]],
+        _ => &[[4, 192], [2, 320]],
     };
-    let few = problem.n.div_ceil(Level::best().lanes());
-    let variants = all.iter().map(|&[vectors, depth]| {
-        let [vectors, depth] = match few {
-            1 => [1, 512],
-            2 => [2, depth.max(192)],
-            _ => [vectors, depth],
-        };
-        Params { vectors, depth, rows: 384, sets: 1, parts: 1 }
-    });
-    let mut variants: Vec<Params> = variants.collect();
-    variants.dedup();
-    variants
+    let variants =
+        all.iter().map(|&[vectors, depth]| Params { vectors, depth, rows: 768, sets: 2, parts: 1 });
+    variants.collect()
 }
 
 /// Packs a CSR weight.
@@ -419,20 +413,30 @@ impl Job<'_> {
             }
             let [min, max] = bounds.map_or([f32::NEG_INFINITY, f32::INFINITY], |(min, max)| [min, max]);
             let limits = [splat(simd, min), splat(simd, max)];
+            let ops = simd.f32();
+            let clamps = bounds.is_some() && activation != super::Activation::None;
             for (i, line) in outer.enumerate() {
                 let y = self.y.get().add(line * stride + inner.start);
                 let src = if transposed { y.cast_const() } else { sums.as_ptr().add(i * width) };
-                for at in (0..inner.len()).step_by(S::LANES) {
-                    let lanes = S::LANES.min(inner.len() - at);
-                    let mut sum = simd.load_first(src.add(at), lanes);
+                let residual = residual.map(|r| r.as_ptr().add(line * stride + inner.start));
+                let whole = inner.len() / S::LANES * S::LANES;
+                for at in (0..whole).step_by(S::LANES) {
+                    let mut sum = ops.load_ptr(src.add(at));
                     if let Some(residual) = residual {
-                        let residual = residual.as_ptr().add(line * stride + inner.start + at);
-                        sum = simd.f32().add(sum, simd.load_first(residual, lanes));
+                        sum = ops.add(sum, ops.load_ptr(residual.add(at)));
                     }
-                    if activation != super::Activation::None {
+                    if clamps {
                         sum = clamp(simd, sum, limits);
                     }
-                    simd.store_first(sum, y.add(at), lanes);
+                    ops.store_ptr(sum, y.add(at));
+                }
+                let rest = inner.len() - whole;
+                if rest > 0 {
+                    let mut sum = simd.load_first(src.add(whole), rest);
+                    if let Some(residual) = residual {
+                        sum = ops.add(sum, simd.load_first(residual.add(whole), rest));
+                    }
+                    simd.store_first(clamp(simd, sum, limits), y.add(whole), rest);
                 }
                 if bounds.is_none() {
                     activation.apply(std::slice::from_raw_parts_mut(y, inner.len()));

@@ -174,8 +174,17 @@ pub(crate) unsafe fn copy_padded<S: Simd>(simd: S, src: *const f32, len: usize, 
 /// `len` elements of `dst` must be writable.
 #[inline(always)]
 pub(crate) unsafe fn fill<S: Simd>(simd: S, value: f32, dst: *mut f32, len: usize) {
-    for i in (0..len).step_by(S::LANES) {
-        // SAFETY: at most the rest of `dst` is written.
-        unsafe { simd.store_first(splat(simd, value), dst.add(i), S::LANES.min(len - i)) };
+    use rten_simd::ops::BitOps;
+    let value = splat(simd, value);
+    let mut i = 0;
+    // SAFETY: at most the rest of `dst` is written.
+    unsafe {
+        while i + S::LANES <= len {
+            simd.f32().store_ptr(value, dst.add(i));
+            i += S::LANES;
+        }
+        if i < len {
+            simd.store_first(value, dst.add(i), len - i);
+        }
     }
 }

@@ -16,8 +16,12 @@ pub(crate) unsafe fn transpose<S: Simd>(
     dst: *mut f32,
     dst_stride: usize,
 ) {
-    for r in (0..rows).step_by(S::LANES) {
-        for c in (0..cols).step_by(S::LANES) {
+    // Along the longer rows, so that a few pages are walked through one after the other.
+    let along_src = src_stride >= dst_stride;
+    let [outer, inner] = if along_src { [rows, cols] } else { [cols, rows] };
+    for o in (0..outer).step_by(S::LANES) {
+        for i in (0..inner).step_by(S::LANES) {
+            let [r, c] = if along_src { [o, i] } else { [i, o] };
             let block = [S::LANES.min(rows - r), S::LANES.min(cols - c)];
             // SAFETY: the block lies within the matrix that the caller answers for.
             unsafe {

@@ -1,9 +1,9 @@
 //! AVX2 and FMA: 8 lanes, 16 registers.
 
 use core::arch::x86_64::{
-    __m256, __m256i, _mm256_castpd_ps, _mm256_castps_pd, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_permute2f128_ps, _mm256_permute4x64_pd,
-    _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    __m256, __m256i, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps, _mm256_maskstore_ps,
+    _mm256_permute2f128_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps,
+    _mm256_unpacklo_ps,
 };
 
 use rten_simd::isa::Avx2Isa;
@@ -35,20 +35,6 @@ unsafe impl Simd for Avx2Isa {
     unsafe fn store_first(self, v: Self::F32, ptr: *mut f32, n: usize) {
         // SAFETY: masked-out lanes are not written; the caller answers for the others.
         unsafe { _mm256_maskstore_ps(ptr, first(n), v.0) };
-    }
-
-    #[inline(always)]
-    unsafe fn load_deinterleaved(self, ptr: *const f32, n: usize) -> [Self::F32; 2] {
-        // SAFETY: at most `n` elements are read. (`wrapping_add`: with `n <= 8` nothing is read there.)
-        unsafe {
-            let low = _mm256_maskload_ps(ptr, first(n.min(8)));
-            let high = _mm256_maskload_ps(ptr.wrapping_add(8), first(n.saturating_sub(8)));
-            // Within 128-bit lanes first, which leaves quarters in the order 0 2 1 3.
-            let order = |v| _mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(_mm256_castps_pd(v)));
-            let even = order(_mm256_shuffle_ps::<0x88>(low, high));
-            let odd = order(_mm256_shuffle_ps::<0xdd>(low, high));
-            [even.into(), odd.into()]
-        }
     }
 
     #[inline(always)]

@@ -3,8 +3,8 @@
 use core::arch::asm;
 use core::arch::x86_64::{
     __m512, __mmask16, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castsi512_ps, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_permutex2var_ps, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_ps,
-    _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_unpackhi_pd,
+    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use rten_simd::isa::Avx512Isa;
@@ -48,18 +48,6 @@ unsafe impl Simd for Avx512Isa {
         // SAFETY: the CPU has AVX-512, because `self` exists.
         let weight = unsafe { _mm512_castsi512_ps(_mm512_set1_epi32(bits as i32)) };
         (weight.into(), (bits >> 32) as usize)
-    }
-
-    #[inline(always)]
-    unsafe fn load_deinterleaved(self, ptr: *const f32, n: usize) -> [Self::F32; 2] {
-        // SAFETY: at most `n` elements are read. (`wrapping_add`: with `n <= 16` nothing is read there.)
-        unsafe {
-            let low = _mm512_maskz_loadu_ps(first(n.min(16)), ptr);
-            let high = _mm512_maskz_loadu_ps(first(n.saturating_sub(16)), ptr.wrapping_add(16));
-            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-            let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-            [even, odd].map(|indices| _mm512_permutex2var_ps(low, indices, high).into())
-        }
     }
 
     #[inline(always)]

@@ -59,21 +59,6 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
         v
     }
 
-    /// `2 · LANES` elements as those at even and those at odd places; of the elements only the first `n` are read.
-    ///
-    /// # Safety
-    /// `n <= 2 · LANES` elements at `ptr` must be readable.
-    #[inline(always)]
-    unsafe fn load_deinterleaved(self, ptr: *const f32, n: usize) -> [Self::F32; 2] {
-        let mut halves = [[0.0; 16]; 2];
-        for i in 0..n {
-            // SAFETY: `i < n`.
-            halves[i % 2][i / 2] = unsafe { *ptr.add(i) };
-        }
-        // SAFETY: 16 elements are at least a vector.
-        halves.map(|half| unsafe { self.load_first(half.as_ptr(), Self::LANES) })
-    }
-
     /// Writes the transpose of a block: `dst[c · dst_stride + r] = src[r · src_stride + c]` for `r < rows`, `c < cols`,
     /// both at most `LANES`. Touches nothing else.
     ///
@@ -216,19 +201,6 @@ mod tests {
                 // SAFETY: `dst` holds `lanes` elements.
                 unsafe { simd.store_first(splat(simd, -7.0), dst.as_mut_ptr(), n) };
                 assert!(dst[..n].iter().all(|&v| v == -7.0) && dst[n] != -7.0);
-            }
-            for n in 0..=2 * lanes {
-                let mut dst = vec![-1.0; 2 * lanes];
-                // SAFETY: `src` holds more than `n` elements, `dst` two vectors.
-                unsafe {
-                    let [even, odd] = simd.load_deinterleaved(src.as_ptr().add(3), n);
-                    simd.store_first(even, dst.as_mut_ptr(), lanes);
-                    simd.store_first(odd, dst.as_mut_ptr().add(lanes), lanes);
-                }
-                for i in 0..2 * lanes {
-                    let expected = if i < n { src[3 + i] } else { 0.0 };
-                    assert_eq!(dst[i % 2 * lanes + i / 2], expected, "{lanes} lanes, first {n}");
-                }
             }
             for rows in 1..=lanes {
                 for cols in 1..=lanes {
