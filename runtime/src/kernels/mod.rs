@@ -17,6 +17,7 @@ mod gemm;
 mod gemm_tile;
 pub mod simd;
 mod spmm;
+mod spmv;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! The table of kernels. Selection, tests, benches and profiles all read it; a kernel is added by a file and a row.
 
 use super::simd::Level;
-use super::{Packed, Problem, WeightMatrix, csr, gemm, spmm};
+use super::{Packed, Problem, WeightMatrix, csr, gemm, spmm, spmv};
 
 /// Measures of a packing, for the kernels that have a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -81,6 +81,53 @@ const fn panels(name: &'static str, level: Level) -> Kernel {
     Kernel { name, level, dense: false, fits, cost, variants: spmm::variants, prepare: spmm::prepare }
 }
 
+/// A kernel for few columns. Costs are of Zen 5, weights in its L2.
+const fn few(
+    name: &'static str,
+    level: Level,
+    fits: fn(&WeightMatrix, &Problem) -> bool,
+    cost: fn(&WeightMatrix, &Problem) -> f64,
+    prepare: fn(&WeightMatrix, &Problem, Level, Params) -> Box<dyn Packed>,
+) -> Kernel {
+    Kernel { name, level, dense: false, fits, cost, variants: |_, _| Vec::new(), prepare }
+}
+
+const fn spmv_csr(name: &'static str, level: Level) -> Kernel {
+    let cost = |weight: &WeightMatrix, problem: &Problem| 1.1 * (weight.nnz() * problem.n) as f64;
+    few(name, level, spmv::csr::fits, cost, spmv::csr::prepare)
+}
+
+#[cfg(target_arch = "x86_64")]
+const fn spmv_sell(
+    name: &'static str,
+    level: Level,
+    prepare: fn(&WeightMatrix, &Problem, Level, Params) -> Box<dyn Packed>,
+) -> Kernel {
+    let cost = |weight: &WeightMatrix, problem: &Problem| 0.7 * (weight.nnz() * problem.n) as f64;
+    few(name, level, spmv::sell::fits, cost, prepare)
+}
+
+#[cfg(target_arch = "x86_64")]
+const fn spmv_wsell(
+    name: &'static str,
+    prepare: fn(&WeightMatrix, &Problem, Level, Params) -> Box<dyn Packed>,
+) -> Kernel {
+    let cost = |weight: &WeightMatrix, problem: &Problem| {
+        0.1 * (weight.nnz() * (problem.n + 1)) as f64
+            + vectors(weight.shape().unwrap_or_default()[1], problem.n)
+    };
+    few(name, Level::Avx512, spmv::wsell::fits, cost, prepare)
+}
+
+#[cfg(target_arch = "x86_64")]
+const fn spmv_bitmap(name: &'static str) -> Kernel {
+    let cost = |weight: &WeightMatrix, problem: &Problem| {
+        let [m, k] = weight.shape().unwrap_or_default();
+        (m * k) as f64 * (0.11 + 0.03 * problem.n as f64)
+    };
+    few(name, Level::Avx512, spmv::csr::fits, cost, spmv::bitmap::prepare)
+}
+
 /// Every kernel.
 pub static KERNELS: &[Kernel] = &[
     dense("gemm_f32_portable", Level::Portable),
@@ -98,4 +145,23 @@ pub static KERNELS: &[Kernel] = &[
     panels("spmm_f32_panel_portable", Level::Portable),
     panels("spmm_f32_panel_avx2", Level::Avx2),
     panels("spmm_f32_panel_avx512", Level::Avx512),
+    spmv_csr("spmv_f32_csr_portable", Level::Portable),
+    spmv_csr("spmv_f32_csr_avx2", Level::Avx2),
+    spmv_csr("spmv_f32_csr_avx512", Level::Avx512),
+    #[cfg(target_arch = "x86_64")]
+    spmv_sell("spmv_f32_sell8_insert_avx2", Level::Avx2, spmv::sell::prepare8::<false>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_sell("spmv_f32_sell8_gather_avx2", Level::Avx2, spmv::sell::prepare8::<true>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_sell("spmv_f32_sell8_insert_avx512", Level::Avx512, spmv::sell::prepare8::<false>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_sell("spmv_f32_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16),
+    #[cfg(target_arch = "x86_64")]
+    spmv_bitmap("spmv_f32_bitmap_avx512"),
+    #[cfg(target_arch = "x86_64")]
+    spmv_wsell("spmv_f32_wsell128x4_avx512", spmv::wsell::prepare::<8, 4>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_wsell("spmv_f32_wsell64x2_avx512", spmv::wsell::prepare::<4, 2>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_wsell("spmv_f32_wsell64x4_avx512", spmv::wsell::prepare::<4, 4>),
 ];

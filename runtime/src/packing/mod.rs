@@ -5,12 +5,15 @@
     reason = "code with vectors must be inlined into a function that has the instructions enabled"
 )]
 
+pub(crate) mod bitmap;
 mod geometry;
 mod im2col;
 pub(crate) mod panels;
 pub(crate) mod scratch;
+pub(crate) mod sell;
 pub(crate) mod tile;
 pub(crate) mod transpose;
+pub(crate) mod wsell;
 
 pub use geometry::{ConvGeometry, GeometryError};
 pub use im2col::im2col;

@@ -1,0 +1,245 @@
+//! SELL for AVX2 (8 rows in lanes) and AVX-512 (16). Elements of `X` come by gather instructions (Intel) or by inserting one
+//! after the other (AMD, where gathers are no faster than that); both are in the table, and the tuner knows.
+
+use core::arch::x86_64::{
+    __m128, _mm_castsi128_ps, _mm_cvtsi32_si128, _mm_insert_ps, _mm_load_ss, _mm_loadu_si128, _mm256_add_ps,
+    _mm256_castps128_ps256, _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_i32gather_ps,
+    _mm256_insertf128_ps, _mm256_load_ps, _mm256_load_si256, _mm256_setzero_ps, _mm256_storeu_ps,
+    _mm512_add_ps, _mm512_cvtepu16_epi32, _mm512_fmadd_ps, _mm512_i32gather_ps, _mm512_load_ps,
+    _mm512_setzero_ps, _mm512_storeu_ps,
+};
+use std::ops::Range;
+
+use super::{BLOCK, Columns, Multiply, Spmv, Sums, by_columns};
+use crate::kernels::simd::{Level, Simd};
+use crate::kernels::{Packed, Params, Problem, WeightMatrix};
+use crate::packing::sell::Sell;
+
+/// Sums per column, to hide the latency of additions.
+const CHAINS: usize = 2;
+
+/// Whether it can be packed.
+pub(in crate::kernels) fn fits(weight: &WeightMatrix, problem: &Problem) -> bool {
+    matches!(weight, WeightMatrix::Csr(csr) if csr.cols() < 1 << 16) && problem.n <= 8
+}
+
+/// Packs a weight for 8 lanes; `GATHER` says which instructions fetch elements of `X`.
+///
+/// # Panics
+/// When `level` is less than AVX2 or the weight is not CSR; the table says that they are.
+pub(in crate::kernels) fn prepare8<const GATHER: bool>(
+    weight: &WeightMatrix,
+    _: &Problem,
+    level: Level,
+    _: Params,
+) -> Box<dyn Packed> {
+    assert!(level >= Level::Avx2);
+    // SAFETY: the level is AVX2 or more, checked above.
+    Box::new(unsafe { Spmv::new(Avx2::<GATHER>(pack(weight)), level) })
+}
+
+/// Packs a weight for 16 lanes.
+///
+/// # Panics
+/// When `level` is not AVX-512 or the weight is not CSR; the table says that they are.
+pub(in crate::kernels) fn prepare16(
+    weight: &WeightMatrix,
+    _: &Problem,
+    level: Level,
+    _: Params,
+) -> Box<dyn Packed> {
+    assert_eq!(level, Level::Avx512);
+    // SAFETY: the level is AVX-512, checked above.
+    Box::new(unsafe { Spmv::new(Avx512(pack(weight)), level) })
+}
+
+fn pack<const LANES: usize>(weight: &WeightMatrix) -> Sell<LANES> {
+    let WeightMatrix::Csr(csr) = weight else { panic!("SELL takes CSR weights") };
+    Sell::pack(csr.view().expect("checked by PackedWeight"))
+}
+
+struct Avx2<const GATHER: bool>(Sell<8>);
+struct Avx512(Sell<16>);
+
+impl<const GATHER: bool> Multiply for Avx2<GATHER> {
+    fn shape(&self) -> [usize; 2] {
+        [self.0.m, self.0.k]
+    }
+
+    fn slots(&self, block: usize) -> usize {
+        self.0.slots(block)
+    }
+
+    fn overread(&self) -> usize {
+        1
+    }
+
+    unsafe fn multiply<S: Simd>(
+        &self,
+        _: S,
+        block: usize,
+        x: &Columns,
+        columns: Range<usize>,
+        sums: &mut Sums,
+    ) {
+        // SAFETY: by the caller.
+        unsafe { by_columns!(columns.len(), |R| self.rows::<R>(block, x.columns(columns.start), sums)) };
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+}
+
+impl Multiply for Avx512 {
+    fn shape(&self) -> [usize; 2] {
+        [self.0.m, self.0.k]
+    }
+
+    fn slots(&self, block: usize) -> usize {
+        self.0.slots(block)
+    }
+
+    fn overread(&self) -> usize {
+        1
+    }
+
+    unsafe fn multiply<S: Simd>(
+        &self,
+        _: S,
+        block: usize,
+        x: &Columns,
+        columns: Range<usize>,
+        sums: &mut Sums,
+    ) {
+        // SAFETY: by the caller.
+        unsafe { by_columns!(columns.len(), |R| self.rows::<R>(block, x.columns(columns.start), sums)) };
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+}
+
+impl<const LANES: usize> Sell<LANES> {
+    fn slots(&self, block: usize) -> usize {
+        self.starts[(self.starts.len() - 1).min(block * (BLOCK / LANES))] as usize * LANES
+    }
+
+    /// The steps of each group of a block, and the rows of its lanes.
+    fn groups(&self, block: usize) -> impl Iterator<Item = (Range<usize>, &[u8])> {
+        let starts = &self.starts[block * (BLOCK / LANES)..];
+        let rows = &self.rows[block * BLOCK..self.m.min((block + 1) * BLOCK)];
+        starts.windows(2).map(|pair| pair[0] as usize..pair[1] as usize).zip(rows.chunks(LANES))
+    }
+}
+
+/// The elements of a column at 4 indices.
+///
+/// # Safety
+/// They must be readable.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn four(column: *const f32, indices: u64) -> __m128 {
+    // SAFETY: by the caller. Instructions that insert a lane from memory take 4 bytes.
+    unsafe {
+        let at = |i: u32| column.add((indices >> (16 * i)) as usize & 0xffff);
+        let lane = |i: u32| _mm_castsi128_ps(_mm_cvtsi32_si128((*at(i)).to_bits() as i32));
+        let x = _mm_load_ss(at(0));
+        let x = _mm_insert_ps::<0x10>(x, lane(1));
+        let x = _mm_insert_ps::<0x20>(x, lane(2));
+        _mm_insert_ps::<0x30>(x, lane(3))
+    }
+}
+
+impl<const GATHER: bool> Avx2<GATHER> {
+    /// A block of rows times `R` columns.
+    ///
+    /// # Safety
+    /// As [`Multiply::multiply`].
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn rows<const R: usize>(&self, block: usize, columns: [*const f32; R], sums: &mut Sums) {
+        let indices = self.0.indices().as_ptr();
+        let values = self.0.values().as_ptr();
+        for (steps, rows) in self.0.groups(block) {
+            let mut totals = [[_mm256_setzero_ps(); CHAINS]; R];
+            let mut one = |step: usize, chain: usize| {
+                // SAFETY: the matrix holds 8 indices and values a step; indices are at most `k`, where a zero lies.
+                unsafe {
+                    let weights = _mm256_load_ps(values.add(step * 8));
+                    let index = indices.add(step * 2);
+                    for (totals, column) in totals.iter_mut().zip(columns) {
+                        let x = if GATHER {
+                            let index = _mm256_cvtepu16_epi32(_mm_loadu_si128(index.cast()));
+                            _mm256_i32gather_ps::<4>(column, index)
+                        } else {
+                            let low = _mm256_castps128_ps256(four(column, *index));
+                            _mm256_insertf128_ps::<1>(low, four(column, *index.add(1)))
+                        };
+                        totals[chain] = _mm256_fmadd_ps(weights, x, totals[chain]);
+                    }
+                }
+            };
+            let even = steps.end - steps.len() % CHAINS;
+            for step in (steps.start..even).step_by(CHAINS) {
+                for chain in 0..CHAINS {
+                    one(step + chain, chain);
+                }
+            }
+            for step in even..steps.end {
+                one(step, 0);
+            }
+            for (sums, [a, b]) in sums.0.iter_mut().zip(totals) {
+                let mut lanes = [0.0; 8];
+                // SAFETY: 8 lanes.
+                unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), _mm256_add_ps(a, b)) };
+                for (&row, lane) in rows.iter().zip(lanes) {
+                    sums[usize::from(row) % BLOCK] = lane;
+                }
+            }
+        }
+    }
+}
+
+impl Avx512 {
+    /// A block of rows times `R` columns.
+    ///
+    /// # Safety
+    /// As [`Multiply::multiply`].
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma,bmi1,bmi2")]
+    unsafe fn rows<const R: usize>(&self, block: usize, columns: [*const f32; R], sums: &mut Sums) {
+        let indices = self.0.indices().as_ptr();
+        let values = self.0.values().as_ptr();
+        for (steps, rows) in self.0.groups(block) {
+            let mut totals = [[_mm512_setzero_ps(); CHAINS]; R];
+            let mut one = |step: usize, chain: usize| {
+                // SAFETY: the matrix holds 16 indices and values a step; indices are at most `k`, where a zero lies.
+                unsafe {
+                    let weights = _mm512_load_ps(values.add(step * 16));
+                    let index = _mm512_cvtepu16_epi32(_mm256_load_si256(indices.add(step * 4).cast()));
+                    for (totals, column) in totals.iter_mut().zip(columns) {
+                        let x = _mm512_i32gather_ps::<4>(index, column);
+                        totals[chain] = _mm512_fmadd_ps(weights, x, totals[chain]);
+                    }
+                }
+            };
+            let even = steps.end - steps.len() % CHAINS;
+            for step in (steps.start..even).step_by(CHAINS) {
+                for chain in 0..CHAINS {
+                    one(step + chain, chain);
+                }
+            }
+            for step in even..steps.end {
+                one(step, 0);
+            }
+            for (sums, [a, b]) in sums.0.iter_mut().zip(totals) {
+                let mut lanes = [0.0; 16];
+                // SAFETY: 16 lanes.
+                unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), _mm512_add_ps(a, b)) };
+                for (&row, lane) in rows.iter().zip(lanes) {
+                    sums[usize::from(row) % BLOCK] = lane;
+                }
+            }
+        }
+    }
+}

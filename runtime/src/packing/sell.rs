@@ -1,0 +1,79 @@
+//! SELL-C-σ: `LANES` rows side by side, sorted by their number of weights within blocks of 64, so that a step multiplies one
+//! weight of each. Columns take 16 bits. Rows shorter than the longest of their group are padded with zeros in a column
+//! beyond the last.
+//!
+//! Kreutzer et al., "A unified sparse matrix data format for efficient general sparse matrix-vector multiplication on modern
+//! processors with wide SIMD units", SISC 2014, <https://arxiv.org/abs/1307.6209>.
+
+use poda_formats::sparse::CsrView;
+use poda_formats::storage::AlignedBytes;
+
+/// Rows that are sorted among themselves.
+pub(crate) const BLOCK: usize = 64;
+
+/// A matrix `[m, k]` in SELL, `k` less than 2¹⁶.
+#[derive(Debug)]
+pub(crate) struct Sell<const LANES: usize> {
+    pub(crate) m: usize,
+    pub(crate) k: usize,
+    /// Steps before each group of rows, and their number.
+    pub(crate) starts: Vec<u32>,
+    /// u16 `[steps][lane]`; `k` where there is no weight.
+    indices: AlignedBytes,
+    /// f32 `[steps][lane]`
+    values: AlignedBytes,
+    /// Rows in the order of lanes.
+    pub(crate) rows: Vec<u8>,
+}
+
+impl<const LANES: usize> Sell<LANES> {
+    /// Packs a matrix.
+    ///
+    /// # Panics
+    /// When there are 2¹⁶ columns or more.
+    pub(crate) fn pack(csr: CsrView<'_>) -> Self {
+        let (m, k) = (csr.matrix().rows(), csr.matrix().cols());
+        let none = u16::try_from(k).expect("fewer than 2¹⁶ columns");
+        let mut rows: Vec<usize> = (0..m).collect();
+        let (mut starts, mut steps) = (vec![0], 0);
+        for block in rows.chunks_mut(BLOCK) {
+            block.sort_by_key(|&row| csr.row(row).len());
+            for group in block.chunks(LANES) {
+                steps += group.last().map_or(0, |&row| csr.row(row).len());
+                starts.push(u32::try_from(steps).expect("fewer than 2³² steps"));
+            }
+        }
+        let mut indices = AlignedBytes::zeroed(steps * LANES * size_of::<u16>());
+        let mut values = AlignedBytes::zeroed(steps * LANES * size_of::<f32>());
+        let index: &mut [u16] = bytemuck::cast_slice_mut(&mut indices);
+        let value: &mut [f32] = bytemuck::cast_slice_mut(&mut values);
+        index.fill(none);
+        let groups = rows.chunks(BLOCK).flat_map(|block| block.chunks(LANES));
+        for (group, &start) in groups.zip(&starts) {
+            for (lane, &row) in group.iter().enumerate() {
+                for (step, (col, w)) in csr.row(row).enumerate() {
+                    let at = (start as usize + step) * LANES + lane;
+                    index[at] = col as u16;
+                    value[at] = w;
+                }
+            }
+        }
+        let rows = rows.iter().map(|row| (row % BLOCK) as u8).collect();
+        Self { m, k, starts, indices, values, rows }
+    }
+
+    /// `[steps][lane]`, 4 in each.
+    pub(crate) fn indices(&self) -> &[u64] {
+        bytemuck::cast_slice(&self.indices)
+    }
+
+    /// `[steps][lane]`
+    pub(crate) fn values(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.values)
+    }
+
+    /// Bytes of everything.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&self.starts[..]) + self.indices.len() + self.values.len() + self.rows.len()
+    }
+}

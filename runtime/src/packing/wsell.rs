@@ -1,0 +1,147 @@
+//! Windowed SELL: rows side by side in vector lanes, so that a step multiplies one weight of each of 16 rows, where the step's
+//! columns all lie in a short window of `X` that fits registers. A byte per weight says where in the window.
+//!
+//! Rows are taken 64 at a time, and sorted by their number of weights into 4 groups of 16. Steps come in bursts that share
+//! a window: it starts at the group's lowest column that is still to do (rounded down to a vector), and each row puts its
+//! next weights that lie in it into the burst. A row that runs ahead or has no more weights pads with [`PADDING`] and zero.
+//! On uniform masks at 50/80/90/95 % that makes 1.03/1.12/1.27/1.56 slots per weight with windows of 64 in bursts of 2, and
+//! 1.01/1.06/1.14/1.35 with windows of 128 in bursts of 4.
+//!
+//! Descends from SELL-C-σ: Kreutzer et al., SISC 2014, <https://arxiv.org/abs/1307.6209>.
+
+use poda_formats::sparse::CsrView;
+use poda_formats::storage::AlignedBytes;
+
+/// Rows in the lanes of a group.
+pub(crate) const LANES: usize = 16;
+/// Steps that share a vector of indices, one byte of each 32-bit lane a step.
+pub(crate) const STEPS: usize = 4;
+/// Rows that are sorted among themselves.
+pub(crate) const BLOCK: usize = 64;
+/// The index of a slot without a weight; indices of weights are less.
+pub(crate) const PADDING: u8 = 0x80;
+
+/// A matrix `[m, k]` in windowed SELL.
+#[derive(Debug)]
+pub(crate) struct WindowedSell {
+    pub(crate) m: usize,
+    pub(crate) k: usize,
+    /// Chunks before each group of 16 rows, and their number. A chunk is [`STEPS`] steps, whole bursts.
+    pub(crate) starts: Vec<u32>,
+    /// Where each burst's window begins, in vectors of 16 columns.
+    pub(crate) windows: Vec<u16>,
+    /// `[chunks][lane][step]`
+    pub(crate) indices: AlignedBytes,
+    /// f32 `[chunks][step][lane]`
+    values: AlignedBytes,
+    /// Of each row, rounded up to a block: its group and lane within the block, as `group · 16 + lane`.
+    pub(crate) order: Vec<u8>,
+}
+
+impl WindowedSell {
+    /// Packs a matrix for windows of `window` columns and bursts of `burst` steps.
+    ///
+    /// # Panics
+    /// When `burst` does not divide [`STEPS`], or there are more than 2²⁰ columns.
+    pub(crate) fn pack(csr: CsrView<'_>, window: usize, burst: usize) -> Self {
+        assert!(
+            STEPS.is_multiple_of(burst) && window <= PADDING.into(),
+            "bursts of {burst}, windows of {window}"
+        );
+        let (m, k) = (csr.matrix().rows(), csr.matrix().cols());
+        let (mut starts, mut windows, mut order) = (vec![0], Vec::new(), Vec::new());
+        let mut schedule = |slots: &mut dyn FnMut(usize, usize, Slot)| {
+            let mut chunks = 0;
+            (starts, windows, order) = (vec![0], Vec::new(), Vec::new());
+            for first in (0..m).step_by(BLOCK) {
+                let rows = sorted(csr, first..m.min(first + BLOCK));
+                let mut places = [0; BLOCK];
+                for (place, row) in rows.iter().enumerate() {
+                    places[row - first] = place as u8;
+                }
+                order.extend(places);
+                for group in rows.chunks(LANES) {
+                    let before = windows.len();
+                    bursts(csr, group, window, burst, |base, burst_index, slot| {
+                        if burst_index == windows.len() - before {
+                            windows.push(u16::try_from(base / LANES).expect("at most 2²⁰ columns"));
+                        }
+                        let step = burst_index * burst + slot.step;
+                        slots(chunks + step / STEPS, step % STEPS, slot);
+                    });
+                    // Whole chunks; bursts that only pad read the first window.
+                    while !((windows.len() - before) * burst).is_multiple_of(STEPS) {
+                        windows.push(0);
+                    }
+                    chunks += (windows.len() - before) * burst / STEPS;
+                    starts.push(u32::try_from(chunks).expect("fewer than 2³² chunks"));
+                }
+            }
+            chunks
+        };
+        // Once for the size, so that no buffer grows, once for the slots.
+        let chunks = schedule(&mut |_, _, _| {});
+        let mut indices = AlignedBytes::zeroed(chunks * STEPS * LANES);
+        let mut values = AlignedBytes::zeroed(chunks * STEPS * LANES * size_of::<f32>());
+        indices.fill(PADDING);
+        let value: &mut [f32] = bytemuck::cast_slice_mut(&mut values);
+        schedule(&mut |chunk, step, slot| {
+            indices[(chunk * LANES + slot.lane) * STEPS + step] = slot.index;
+            value[(chunk * STEPS + step) * LANES + slot.lane] = slot.value;
+        });
+        Self { m, k, starts, windows, indices, values, order }
+    }
+
+    /// `[chunks][step][lane]`
+    pub(crate) fn values(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.values)
+    }
+
+    /// Bytes of everything.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&self.starts[..])
+            + size_of_val(&self.windows[..])
+            + self.indices.len()
+            + self.values.len()
+            + self.order.len()
+    }
+}
+
+/// A weight and where it goes in its burst.
+struct Slot {
+    lane: usize,
+    step: usize,
+    index: u8,
+    value: f32,
+}
+
+/// Rows by their number of weights.
+fn sorted(csr: CsrView<'_>, rows: std::ops::Range<usize>) -> Vec<usize> {
+    let mut rows: Vec<usize> = rows.collect();
+    rows.sort_by_key(|&row| csr.row(row).len());
+    rows
+}
+
+/// Calls `slot` with the first column of the window, the number of the burst and every weight of up to 16 rows.
+fn bursts(
+    csr: CsrView<'_>,
+    rows: &[usize],
+    window: usize,
+    burst: usize,
+    mut slot: impl FnMut(usize, usize, Slot),
+) {
+    let mut lanes: Vec<_> = rows.iter().map(|&row| csr.row(row).peekable()).collect();
+    let mut number = 0;
+    while let Some(lowest) = lanes.iter_mut().filter_map(|lane| lane.peek().map(|&(col, _)| col)).min() {
+        let base = lowest as usize / LANES * LANES;
+        for (lane, weights) in lanes.iter_mut().enumerate() {
+            for step in 0..burst {
+                let Some((col, value)) = weights.next_if(|&(col, _)| (col as usize) < base + window) else {
+                    break;
+                };
+                slot(base, number, Slot { lane, step, index: (col as usize - base) as u8, value });
+            }
+        }
+        number += 1;
+    }
+}
