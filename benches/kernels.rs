@@ -1,16 +1,23 @@
 //! Every kernel that fits, over shapes and sparsities, against dense.
 //!
-//!     cargo bench -p poda-runtime --bench kernels -- product 3072x768x128   # a filter on the printed names
+//!     cargo bench -p poda-runtime --bench kernels                              # criterion, over all kernels
+//!     cargo bench -p poda-runtime --bench kernels -- product 3072x768x128 80,95 avx512
+//!     cargo bench -p poda-runtime --bench kernels -- pointwise avx512          # EfficientNet-Lite0's 1×1 layers
+//!     cargo bench -p poda-runtime --bench kernels -- depthwise                 # and its depthwise ones
+//!
+//! `THREADS=2` takes two threads, `ROUNDS=21` more turns, `PARAMS=4x128x768x2x1,…` tries measures of panels.
 //!
 //! Variants take turns in one process; each line gives the median, GFLOP/s of the *kept* weights, the fraction of the FMA roof
 //! measured in this process, and the speed-up over `rten-gemm` with a prepacked weight and over Poda's own dense kernel.
 
 use std::hint::black_box;
 
+use criterion::{Criterion, Throughput};
 use poda_formats::{CsrMatrix, Tensor};
 use poda_runtime::Threads;
 use poda_runtime::kernels::{
-    Activation, Depthwise, Epilogue, KERNELS, Layout, PackedWeight, Params, Problem, WeightMatrix, X,
+    Activation, Depthwise, Epilogue, KERNELS, Kernel, Layout, Level, PackedWeight, Params, Problem,
+    WeightMatrix, X,
 };
 use poda_runtime::packing::ConvGeometry;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
@@ -104,7 +111,7 @@ fn roof() -> f64 {
         let mut a = black_box([[1.0; 16]; 20]);
         let start = now();
         #[cfg(target_arch = "x86_64")]
-        if poda_runtime::kernels::Level::Avx512.available() {
+        if Level::Avx512.available() {
             // SAFETY: the CPU has AVX-512.
             unsafe { wide(&mut a, steps) };
             black_box(a);
@@ -199,8 +206,10 @@ fn product([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, roof: f64, o
             let tried = if kernel.name.contains("panel") { params() } else { vec![None] };
             for params in tried {
                 let packed = PackedWeight::with_params(&weight, &problem, kernel.name, params).unwrap();
-                let mut y = vec![0.0; m * n];
+                let mut y = vec![f32::NAN; m * n];
                 let input = X::Matrix { data: x, layout };
+                packed.run(n, input, &mut y, layout, &epilogue, threads);
+                verify(kernel.name, &w, [m, k, n], x, &y, &bias, layout);
                 let name = params.map_or(kernel.name.to_owned(), |p| {
                     format!("panel {}x{}x{} sets {} {}t", p.vectors, p.depth, p.rows, p.sets, p.parts)
                 });
@@ -227,6 +236,59 @@ fn product([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, roof: f64, o
             );
         }
     }
+}
+
+/// Compares some rows of a product with the reference loop.
+fn verify(name: &str, w: &[f32], [m, k, n]: [usize; 3], x: &[f32], y: &[f32], bias: &[f32], layout: Layout) {
+    for row in (0..m).step_by(m.div_ceil(16)) {
+        for col in 0..n {
+            // Distance of features in x, its first, and the element of y.
+            let (step, first, at) = match layout {
+                Layout::FeatureMajor => (n, col, row * n + col),
+                Layout::TokenMajor => (1, col * k, col * m + row),
+            };
+            let products = (0..k).map(|i| f64::from(w[row * k + i]) * f64::from(x[first + i * step]));
+            let expected = products.sum::<f64>() + f64::from(bias[row]);
+            let found = f64::from(y[at]);
+            assert!(
+                (found - expected).abs() < 1e-4 * (k as f64).sqrt(),
+                "{name}: {found}, expected {expected}"
+            );
+        }
+    }
+}
+
+/// All kernels of the widest vectors by criterion.
+fn by_criterion(threads: &Threads) {
+    let mut criterion = Criterion::default().configure_from_args();
+    for [m, k, n] in [[768, 768, 1], [768, 768, 16], [768, 768, 128], [3072, 768, 128]] {
+        for percent in [0, 50, 80, 90, 95] {
+            let mut random = Random(7);
+            let mut w = random.values(m * k);
+            for w in &mut w {
+                if f32::midpoint(random.next(), 1.0) < percent as f32 / 100.0 {
+                    *w = 0.0;
+                }
+            }
+            let weight = WeightMatrix::Csr(CsrMatrix::from_dense(m, k, &w));
+            let x = random.values(k * n);
+            let layout = Layout::TokenMajor;
+            let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None };
+            let mut group = criterion.benchmark_group(format!("{m}x{k}x{n} {percent}%"));
+            group.throughput(Throughput::Elements(2 * (weight.nnz() * n) as u64));
+            let best = |kernel: &&Kernel| kernel.level == Level::best() && kernel.takes(&weight, &problem);
+            for kernel in KERNELS.iter().filter(best) {
+                let packed = PackedWeight::with_kernel(&weight, &problem, kernel.name).unwrap();
+                let input = X::Matrix { data: &x, layout };
+                let mut y = vec![0.0; m * n];
+                let epilogue = Epilogue::default();
+                group.bench_function(kernel.name, |b| {
+                    b.iter(|| packed.run(n, input, &mut y, layout, &epilogue, threads));
+                });
+            }
+        }
+    }
+    criterion.final_summary();
 }
 
 /// Depthwise layers of EfficientNet-Lite0: channels, input side, kernel, stride.
@@ -317,6 +379,6 @@ fn main() {
                 product([shape[0], shape[1], shape[2]], sparsity / 100.0, &threads, roof, only);
             }
         }
-        other => println!("unknown bench {other}: depthwise, pointwise, product MxKxN SPARSITIES"),
+        _ => by_criterion(&threads),
     }
 }
