@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use poda_formats::op::{ConvAttributes, Padding};
 use poda_formats::{DataType, Op, Weight};
+use rayon::prelude::*;
 
 use super::draft::{Draft, DraftNode, Explanation, Kind};
 use super::weights::{Packed, Source, Weights};
@@ -271,45 +272,50 @@ impl PackedProduct {
     /// # Panics
     /// When a slice has not the length that the form gives it.
     pub(crate) fn run(&self, x: &[f32], residual: Option<&[f32]>, y: &mut [f32], threads: &Threads) {
-        let activation = self.activation;
-        let bias = self.bias.as_deref();
+        /// For parts that run beside each other.
+        static ALONE: Threads = Threads::single();
+        if y.is_empty() {
+            return;
+        }
+        let parts = match &self.form {
+            Form::Matrix { batch, .. } => *batch,
+            Form::Conv { images, groups, .. } => images * groups,
+            Form::Depthwise { images, .. } => *images,
+        };
+        let [x_len, y_len] = [x.len() / parts, y.len() / parts];
+        let part = |i: usize, y: &mut [f32], threads: &Threads| {
+            let residual = residual.map(|r| &r[i * y_len..][..y_len]);
+            self.part(i, &x[i * x_len..][..x_len], residual, y, threads);
+        };
+        // Several parts for each thread share no work and wait for each other once.
+        if threads.count() > 1 && parts >= 2 * threads.count() {
+            y.par_chunks_exact_mut(y_len).enumerate().for_each(|(i, y)| part(i, y, &ALONE));
+        } else {
+            y.chunks_exact_mut(y_len).enumerate().for_each(|(i, y)| part(i, y, threads));
+        }
+    }
+
+    /// One matrix of a batch, or one group of channels of one image.
+    fn part(&self, i: usize, data: &[f32], residual: Option<&[f32]>, y: &mut [f32], threads: &Threads) {
+        let epilogue = Epilogue { bias: self.bias.as_deref(), residual, activation: self.activation };
         match (&self.form, &*self.packed) {
-            (Form::Matrix { batch, n, x_layout, y_layout }, Packed::Product(weights)) => {
-                let [x_len, y_len] = [x.len() / (*batch).max(1), y.len() / (*batch).max(1)];
-                for i in 0..*batch {
-                    let x = X::Matrix { data: &x[i * x_len..][..x_len], layout: *x_layout };
-                    let residual = residual.map(|r| &r[i * y_len..][..y_len]);
-                    let epilogue = Epilogue { bias, residual, activation };
-                    weights[0].run(*n, x, &mut y[i * y_len..][..y_len], *y_layout, &epilogue, threads);
-                }
+            (Form::Matrix { n, x_layout, y_layout, .. }, Packed::Product(weights)) => {
+                let x = X::Matrix { data, layout: *x_layout };
+                weights[0].run(*n, x, y, *y_layout, &epilogue, threads);
             }
-            (Form::Conv { images, groups, geometry }, Packed::Product(weights)) => {
-                let parts = (images * groups).max(1);
-                let [x_len, y_len] = [x.len() / parts, y.len() / parts];
-                for i in 0..images * groups {
-                    let (weight, group) = (&weights[i % groups], i % groups);
-                    let data = &x[i * x_len..][..x_len];
-                    let x = if geometry.is_pointwise() {
-                        X::Matrix { data, layout: Layout::FeatureMajor }
-                    } else {
-                        X::Image { data, geometry }
-                    };
-                    let [m, _] = weight.shape();
-                    let bias = bias.map(|b| &b[group * m..][..m]);
-                    let residual = residual.map(|r| &r[i * y_len..][..y_len]);
-                    let epilogue = Epilogue { bias, residual, activation };
-                    let y = &mut y[i * y_len..][..y_len];
-                    weight.run(geometry.n(), x, y, Layout::FeatureMajor, &epilogue, threads);
-                }
+            (Form::Conv { groups, geometry, .. }, Packed::Product(weights)) => {
+                let (weight, group) = (&weights[i % groups], i % groups);
+                let x = if geometry.is_pointwise() {
+                    X::Matrix { data, layout: Layout::FeatureMajor }
+                } else {
+                    X::Image { data, geometry }
+                };
+                let [m, _] = weight.shape();
+                let epilogue = Epilogue { bias: epilogue.bias.map(|b| &b[group * m..][..m]), ..epilogue };
+                weight.run(geometry.n(), x, y, Layout::FeatureMajor, &epilogue, threads);
             }
-            (Form::Depthwise { images, geometry }, Packed::Depthwise(depthwise)) => {
-                let [x_len, y_len] = [x.len() / (*images).max(1), y.len() / (*images).max(1)];
-                for i in 0..*images {
-                    let residual = residual.map(|r| &r[i * y_len..][..y_len]);
-                    let epilogue = Epilogue { bias, residual, activation };
-                    let y = &mut y[i * y_len..][..y_len];
-                    depthwise.run(&x[i * x_len..][..x_len], geometry, y, &epilogue, threads);
-                }
+            (Form::Depthwise { geometry, .. }, Packed::Depthwise(depthwise)) => {
+                depthwise.run(data, geometry, y, &epilogue, threads);
             }
             (form, packed) => unreachable!("{form:?} is not packed as {packed:?}"),
         }
