@@ -8,9 +8,9 @@ use poda_formats::dtype::Boolean;
 use poda_formats::{DataType, Element, TensorView};
 use rayon::prelude::*;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
-use rten_simd::SimdOp;
+use rten_simd::{SimdOp, SimdUnaryOp};
 use rten_tensor::NdTensorView;
-use rten_vecmath::{LogSoftmax, Normalize, NormalizeOptions, Softmax, Sum, SumSquareSub};
+use rten_vecmath::{LogSoftmax, Normalize, NormalizeOptions, Sigmoid, Softmax, Sum, SumSquareSub, Tanh};
 
 use super::OpError;
 use crate::output::Output;
@@ -213,16 +213,23 @@ pub(crate) trait Real:
     fn normalize(y: &mut [Self], center: Self, factor: Self, scale: Option<&[Self]>, bias: Option<&[Self]>);
     /// `y = (y - center) · factor + shift`.
     fn affine(y: &mut [Self], center: Self, factor: Self, shift: Self);
+    /// Hyperbolic tangent of each element, in place.
+    fn tanh_all(values: &mut [Self]);
+    /// `1 / (1 + exp(-value))` of each element, in place.
+    fn sigmoid_all(values: &mut [Self]);
     /// Softmax of the elements, in place.
     fn softmax(y: &mut [Self]);
     /// Logarithm of the softmax of the elements, in place.
     fn log_softmax(y: &mut [Self]);
     fn sqrt(self) -> Self;
     fn tanh(self) -> Self;
+    fn exp(self) -> Self;
+    fn ln(self) -> Self;
     fn abs(self) -> Self;
     fn powf(self, exponent: Self) -> Self;
     fn powi(self, exponent: i32) -> Self;
     fn maximum(self, other: Self) -> Self;
+    fn minimum(self, other: Self) -> Self;
 }
 
 macro_rules! scalar_functions {
@@ -235,6 +242,14 @@ macro_rules! scalar_functions {
             self.tanh()
         }
 
+        fn exp(self) -> Self {
+            self.exp()
+        }
+
+        fn ln(self) -> Self {
+            self.ln()
+        }
+
         fn abs(self) -> Self {
             self.abs()
         }
@@ -245,6 +260,10 @@ macro_rules! scalar_functions {
 
         fn powi(self, exponent: i32) -> Self {
             self.powi(exponent)
+        }
+
+        fn minimum(self, other: Self) -> Self {
+            if self < other || self.is_nan() { self } else { other }
         }
 
         fn maximum(self, other: Self) -> Self {
@@ -272,6 +291,14 @@ impl Real for f64 {
 
     fn affine(y: &mut [Self], center: Self, factor: Self, shift: Self) {
         y.iter_mut().for_each(|v| *v = (*v - center) * factor + shift);
+    }
+
+    fn tanh_all(values: &mut [Self]) {
+        values.iter_mut().for_each(|v| *v = v.tanh());
+    }
+
+    fn sigmoid_all(values: &mut [Self]) {
+        values.iter_mut().for_each(|v| *v = 1.0 / (1.0 + (-*v).exp()));
     }
 
     fn softmax(y: &mut [Self]) {
@@ -319,6 +346,14 @@ impl Real for f32 {
             ..NormalizeOptions::default()
         };
         Normalize::new_mut(y, options).dispatch();
+    }
+
+    fn tanh_all(values: &mut [Self]) {
+        Tanh {}.map_mut(values);
+    }
+
+    fn sigmoid_all(values: &mut [Self]) {
+        Sigmoid {}.map_mut(values);
     }
 
     fn softmax(y: &mut [Self]) {
