@@ -86,6 +86,15 @@ pub fn analyze(graph: &Graph, input_shapes: &BTreeMap<String, Vec<usize>>) -> An
 
 /// As [`analyze`], with the shapes of inputs by a function.
 pub(crate) fn analyze_with(graph: &Graph, input_shape: &dyn Fn(ValueId) -> Option<Vec<usize>>) -> Analysis {
+    let info = |&id: &ValueId| {
+        let info = |dtype| Info { dtype, shape: input_shape(id), value: None };
+        graph.value(id).dtype.map(info)
+    };
+    analyze_from(graph, graph.inputs.iter().map(info).collect())
+}
+
+/// As [`analyze`], from facts about the inputs, in order.
+pub(crate) fn analyze_from(graph: &Graph, inputs: Vec<Option<Info>>) -> Analysis {
     let mut analysis = Analysis { infos: Vec::with_capacity(graph.values.len()), failures: Vec::new() };
     for value in &graph.values {
         analysis.infos.push(match &value.weight {
@@ -94,10 +103,8 @@ pub(crate) fn analyze_with(graph: &Graph, input_shape: &dyn Fn(ValueId) -> Optio
             None => None,
         });
     }
-    for &id in &graph.inputs {
-        let value = graph.value(id);
-        let shape = input_shape(id);
-        analysis.infos[id.index()] = value.dtype.map(|dtype| Info { dtype, shape, value: None });
+    for (&id, info) in graph.inputs.iter().zip(inputs) {
+        analysis.infos[id.index()] = info;
     }
     for (index, node) in graph.nodes.iter().enumerate() {
         match analysis.infer(node) {

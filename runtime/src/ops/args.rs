@@ -23,11 +23,6 @@ pub(super) fn one(dtype: DataType, shape: Option<Vec<usize>>) -> Vec<Info> {
     vec![Info { dtype, shape, value: None }]
 }
 
-/// The error of an operator that has no implementation.
-pub(super) fn not_implemented(op: &str) -> OpError {
-    OpError::Unsupported { op: op.to_owned(), reason: "the runtime does not implement it".to_owned() }
-}
-
 /// The error of an operator that is not defined, or not implemented, for a type.
 pub(super) fn unsupported_type(op: impl std::fmt::Debug, dtype: DataType) -> OpError {
     OpError::Unsupported { op: format!("{op:?}"), reason: format!("it is not defined for {dtype}") }

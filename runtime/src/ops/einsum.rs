@@ -1,16 +1,303 @@
-//! Einsum.
+//! Einsum: sums of products over named axes, two operands at a time as batched matrix products.
 
-use super::args::{Infos, not_implemented};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use poda_formats::TensorView;
+use rayon::prelude::*;
+
+use super::args::{Infos, one, required, strides};
+use super::facts::{Fact, bad_shape, known, same_type};
+use super::real::{Mat, Number, load, store, with_number};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
 
+/// Name of an axis: a letter, or [`ELLIPSIS`] plus the place, counted from the right, of an axis behind `...`.
+type Label = u32;
+
+/// Above all letters.
+const ELLIPSIS: Label = 0x0011_0000;
+
+/// The axes of each operand and of the result, and their sizes.
+struct Equation {
+    inputs: Vec<Vec<Label>>,
+    output: Vec<Label>,
+    sizes: BTreeMap<Label, usize>,
+}
+
+/// One side's term as labels, for a tensor of rank `rank` if it is known; `...` becomes one label for each axis left.
+fn term(
+    equation: &str,
+    text: &str,
+    ellipsis: impl FnOnce(usize) -> Option<usize>,
+) -> Result<Vec<Label>, OpError> {
+    let bad = || OpError::Invalid(format!("einsum equation {equation:?} is not well formed at {text:?}"));
+    let letters = |part: &str| {
+        let valid = part.chars().all(|c| c.is_ascii_alphabetic());
+        if valid { Ok(part.chars().map(u32::from).collect::<Vec<_>>()) } else { Err(bad()) }
+    };
+    let Some((before, after)) = text.split_once("...") else { return letters(text) };
+    let (mut labels, after) = (letters(before)?, letters(after)?);
+    let axes = ellipsis(labels.len() + after.len()).ok_or_else(bad)?;
+    labels.extend((0..axes).rev().map(|i| ELLIPSIS + i as u32));
+    labels.extend(after);
+    Ok(labels)
+}
+
+impl Equation {
+    fn new(equation: &str, shapes: &[&[usize]]) -> Result<Self, OpError> {
+        let text: String = equation.chars().filter(|c| !c.is_whitespace()).collect();
+        let (left, right) = text.split_once("->").map_or((&text[..], None), |(l, r)| (l, Some(r)));
+        let terms: Vec<&str> = left.split(',').collect();
+        if terms.len() != shapes.len() {
+            let (found, expected) = (shapes.len(), terms.len());
+            return Err(OpError::Invalid(format!(
+                "einsum {equation:?} takes {expected} inputs, found {found}"
+            )));
+        }
+        let mut sizes = BTreeMap::new();
+        let mut inputs = Vec::new();
+        for (index, (text, dims)) in terms.iter().zip(shapes).enumerate() {
+            let labels = term(equation, text, |named| dims.len().checked_sub(named))?;
+            if labels.len() != dims.len() {
+                return Err(bad_shape(
+                    index,
+                    dims,
+                    format!("its rank does not fit {text:?} of {equation:?}"),
+                ));
+            }
+            for (&label, &dim) in labels.iter().zip(*dims) {
+                let size = sizes.entry(label).or_insert(dim);
+                if *size == 1 {
+                    *size = dim;
+                }
+                if dim != *size && dim != 1 {
+                    return Err(bad_shape(
+                        index,
+                        dims,
+                        format!("an axis of {equation:?} has sizes {size} and {dim}"),
+                    ));
+                }
+            }
+            inputs.push(labels);
+        }
+        let hidden = sizes.keys().filter(|&&l| l >= ELLIPSIS).count();
+        let output = match right {
+            Some(text) => term(equation, text, |_| Some(hidden))?,
+            None => {
+                let count = |label| inputs.iter().flatten().filter(|&&l| l == label).count();
+                let once = sizes.keys().copied().filter(|&l| l < ELLIPSIS && count(l) == 1);
+                (0..hidden as u32).rev().map(|i| ELLIPSIS + i).chain(once).collect()
+            }
+        };
+        for (i, label) in output.iter().enumerate() {
+            if !sizes.contains_key(label) || output[..i].contains(label) {
+                return Err(OpError::Invalid(format!(
+                    "einsum {equation:?}: an axis of the result is unknown or twice"
+                )));
+            }
+        }
+        Ok(Self { inputs, output, sizes })
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        self.output.iter().map(|l| self.sizes[l]).collect()
+    }
+}
+
+fn infos<'a, F: Fact<'a>>(equation: &str, inputs: &[Option<F>]) -> Result<Vec<Info>, OpError> {
+    let dtype = required(inputs, 0)?.element_type();
+    same_type(inputs, 1..inputs.len(), dtype)?;
+    let mut shapes = Vec::new();
+    for index in 0..inputs.len() {
+        match required(inputs, index)?.dims() {
+            Some(dims) => shapes.push(dims),
+            None => return Ok(one(dtype, None)),
+        }
+    }
+    Ok(one(dtype, Some(Equation::new(equation, &shapes)?.shape())))
+}
+
 pub(super) fn infer_einsum(equation: &str, inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
-    let _ = (equation, inputs);
-    Err(not_implemented("Einsum"))
+    infos(equation, inputs)
 }
 
 pub(super) fn einsum(equation: &str, inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> Result<(), OpError> {
-    let _ = (equation, inputs, outputs);
-    Err(not_implemented("Einsum"))
+    let infos = infos(equation, inputs)?;
+    let views: Vec<TensorView<'_>> = inputs.iter().copied().flatten().collect();
+    let shapes: Vec<&[usize]> = views.iter().map(TensorView::shape).collect();
+    let plan = Equation::new(equation, &shapes)?;
+    with_number!(infos[0].dtype, "Einsum", T => store::<T>(&mut outputs[0], infos[0].dtype, known(&infos, 0), |y| {
+        y.copy_from_slice(&evaluate::<T>(&plan, &views));
+        Ok(())
+    }))
+}
+
+/// A tensor with named axes.
+struct Operand<'a, T: Clone> {
+    labels: Vec<Label>,
+    dims: Vec<usize>,
+    values: Cow<'a, [T]>,
+}
+
+impl<T: Number> Operand<'_, T> {
+    /// The axes `wanted`, in this order: others are summed over, and axes of one name give the diagonal.
+    fn arrange(self, wanted: &[Label]) -> Self {
+        if self.labels == wanted {
+            return self;
+        }
+        let steps = strides(&self.dims);
+        let mut axes: BTreeMap<Label, (usize, usize)> = BTreeMap::new();
+        for ((&label, &dim), step) in self.labels.iter().zip(&self.dims).zip(steps) {
+            let axis = axes.entry(label).or_insert((dim, 0));
+            axis.1 += step;
+        }
+        let kept: Vec<(usize, usize)> = wanted.iter().map(|label| axes[label]).collect();
+        let summed: Vec<(usize, usize)> =
+            axes.iter().filter(|(label, _)| !wanted.contains(label)).map(|(_, &axis)| axis).collect();
+        let inner = offsets(&summed);
+        let values = offsets(&kept)
+            .into_iter()
+            .map(|at| inner.iter().fold(T::default(), |sum, i| sum.plus(self.values[at + i])))
+            .collect();
+        Self { labels: wanted.to_vec(), dims: kept.iter().map(|a| a.0).collect(), values: Cow::Owned(values) }
+    }
+
+    /// Sum of products with `other` over the axes that are not in `keep`.
+    fn contract(self, other: Self, keep: &[Label]) -> Self {
+        let shared = |l: &&Label| self.labels.contains(l) && other.labels.contains(l);
+        let mut all: Vec<Label> = [&self.labels[..], &other.labels].concat();
+        all.sort_unstable();
+        all.dedup();
+        let pick = |f: &dyn Fn(&&Label) -> bool| all.iter().filter(f).copied().collect::<Vec<_>>();
+        let batch = pick(&|l| shared(l) && keep.contains(l));
+        let inner = pick(&|l| shared(l) && !keep.contains(l));
+        let left = pick(&|l| keep.contains(l) && !other.labels.contains(l));
+        let right = pick(&|l| keep.contains(l) && !self.labels.contains(l));
+        let a = self.arrange(&[&batch[..], &left, &inner].concat());
+        let b = other.arrange(&[&batch[..], &inner, &right].concat());
+        let size = |dims: &[usize]| dims.iter().product::<usize>();
+        let (batches, m) = (size(&a.dims[..batch.len()]), size(&a.dims[batch.len()..][..left.len()]));
+        let (k, n) =
+            (size(&b.dims[batch.len()..][..inner.len()]), size(&b.dims[batch.len() + inner.len()..]));
+        let mut values = vec![T::default(); batches * m * n];
+        let product = |(i, c): (usize, &mut [T])| {
+            T::product(
+                Mat::new(&a.values[i * m * k..][..m * k], m, k),
+                Mat::new(&b.values[i * k * n..][..k * n], k, n),
+                c,
+            );
+        };
+        match batches {
+            _ if m * n == 0 => {}
+            1 => product((0, &mut values)),
+            _ => values.par_chunks_exact_mut(m * n).enumerate().for_each(product),
+        }
+        let dims = [&a.dims[..batch.len() + left.len()], &b.dims[batch.len() + inner.len()..]].concat();
+        Operand { labels: [batch, left, right].concat(), dims, values: Cow::Owned(values) }
+    }
+}
+
+/// The offset of every place in axes of (size, stride), row-major.
+fn offsets(axes: &[(usize, usize)]) -> Vec<usize> {
+    let mut all = vec![0];
+    for &(dim, step) in axes {
+        all = all.iter().flat_map(|&base| (0..dim).map(move |i| base + i * step)).collect();
+    }
+    all
+}
+
+fn evaluate<T: Number>(plan: &Equation, views: &[TensorView<'_>]) -> Vec<T> {
+    let mut operands: Vec<Operand<'_, T>> = views
+        .iter()
+        .zip(&plan.inputs)
+        .map(|(view, labels)| {
+            // An axis of one element that repeats is no axis.
+            let real = |axis: &(&Label, &usize)| *axis.1 == plan.sizes[axis.0];
+            let (labels, dims) = labels.iter().zip(view.shape()).filter(real).map(|(&l, &d)| (l, d)).unzip();
+            Operand { labels, dims, values: load::<T>(*view) }
+        })
+        .collect();
+    operands.reverse();
+    let mut result = operands.pop().unwrap_or(Operand {
+        labels: vec![],
+        dims: vec![],
+        values: Cow::Owned(vec![T::default()]),
+    });
+    while let Some(next) = operands.pop() {
+        let keep: Vec<Label> =
+            plan.output.iter().chain(operands.iter().flat_map(|o| &o.labels)).copied().collect();
+        result = result.contract(next, &keep);
+    }
+    result.arrange(&plan.output).values.into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use poda_formats::op::Op;
+
+    use super::super::testing::{apply, assert_close, floats, input, noise};
+    use super::*;
+
+    #[test]
+    fn equations_are_sums_of_products() {
+        let cases: [(&str, &[&[usize]], &[usize]); 12] = [
+            ("ij,jk->ik", &[&[2, 3], &[3, 4]], &[2, 4]),
+            ("ij,jk", &[&[2, 3], &[3, 4]], &[2, 4]),
+            ("ij->ji", &[&[2, 3]], &[3, 2]),
+            ("ii->i", &[&[3, 3]], &[3]),
+            ("ii", &[&[3, 3]], &[]),
+            ("ij->", &[&[2, 3]], &[]),
+            ("i,j->ij", &[&[2], &[3]], &[2, 3]),
+            ("bhqd,bhkd->bhqk", &[&[2, 2, 3, 4], &[2, 2, 5, 4]], &[2, 2, 3, 5]),
+            ("...ij,...jk->...ik", &[&[5, 1, 2, 3], &[4, 3, 2]], &[5, 4, 2, 2]),
+            ("... i j , j -> ... i", &[&[2, 2, 3], &[3]], &[2, 2]),
+            ("ab,bc,cd->ad", &[&[2, 3], &[3, 4], &[4, 2]], &[2, 2]),
+            ("ij,jk->ik", &[&[2, 0], &[0, 4]], &[2, 4]),
+        ];
+        for (equation, shapes, expected) in cases {
+            let inputs: Vec<_> = shapes.iter().enumerate().map(|(i, s)| noise(s, i)).collect();
+            let op = Op::Einsum { equation: equation.to_owned() };
+            let result = apply(&op, &inputs, 1).unwrap();
+            assert_eq!(result[0].shape(), expected, "{equation}");
+            let tensors: Vec<_> = inputs.iter().flatten().collect();
+            let plan = Equation::new(equation, shapes).unwrap();
+            // Over all values of all labels.
+            let labels: Vec<Label> = plan.sizes.keys().copied().collect();
+            let total: usize = plan.sizes.values().product();
+            let mut sums = vec![0.0; expected.iter().product()];
+            for i in 0..total {
+                let mut rest = i;
+                let at: BTreeMap<Label, usize> = labels
+                    .iter()
+                    .map(|l| {
+                        let place = rest % plan.sizes[l];
+                        rest /= plan.sizes[l];
+                        (*l, place)
+                    })
+                    .collect();
+                let place = |labels: &[Label], dims: &[usize]| {
+                    labels.iter().zip(dims).fold(0, |p, (l, &d)| p * d + if d == 1 { 0 } else { at[l] })
+                };
+                let product: f32 =
+                    tensors.iter().zip(&plan.inputs).map(|(t, l)| floats(t)[place(l, t.shape())]).product();
+                sums[place(&plan.output, expected)] += product;
+            }
+            assert_close(floats(&result[0]), &sums, 1e-5);
+        }
+    }
+
+    #[test]
+    fn bad_equations_are_errors() {
+        let x = || noise(&[2, 3], 1);
+        for equation in
+            ["ij,jk->ik", "i->i", "ij->k", "ij->ii", "i1->i", "ij->i->j", "i...j...->i", "", "ijk"]
+        {
+            let op = Op::Einsum { equation: equation.to_owned() };
+            assert!(apply(&op, &[x()], 1).is_err(), "{equation}");
+        }
+        let op = Op::Einsum { equation: "ij,jk->ik".to_owned() };
+        assert!(apply(&op, &[x(), input(&[4, 1], &[1.0_f32; 4])], 1).is_err());
+    }
 }

@@ -1,28 +1,209 @@
 //! Products of quantised tensors: MatMulInteger, ConvInteger, QLinearMatMul, QLinearConv.
 
 use poda_formats::op::ConvAttributes;
+use poda_formats::{DataType, TensorView};
 
-use super::args::{Infos, not_implemented};
+use super::args::{Infos, one, optional, required};
+use super::conv::{convolve, output_info};
+use super::facts::{Fact, bad_shape, float_type, known, same_type, shape};
+use super::geometry::Convolution;
+use super::matmul::Batched;
+use super::real::load;
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
 
+/// Element type of input `index`, which must have 8 bits.
+fn byte_type<'a, F: Fact<'a>>(inputs: &[Option<F>], index: usize) -> Result<DataType, OpError> {
+    match required(inputs, index)?.element_type() {
+        found @ (DataType::I8 | DataType::U8) => Ok(found),
+        found => Err(OpError::InputType { index, expected: "i8 or u8", found }),
+    }
+}
+
+/// The elements of `view`, of at most 16 bits, as i32.
+fn widen(view: TensorView<'_>) -> Vec<i32> {
+    load::<f32>(view).iter().map(|&v| v as i32).collect()
+}
+
+/// A parameter with one value, or one for each row or column.
+struct PerLine<T> {
+    values: Vec<T>,
+}
+
+impl<T: Copy> PerLine<T> {
+    /// Input `index`, which has one value, `lines` values, or a multiple that fits all matrices of a batch.
+    fn new(index: usize, shape: &[usize], values: Vec<T>, lines: usize) -> Result<Self, OpError> {
+        if values.len() == 1 || (!values.is_empty() && lines > 1 && values.len().is_multiple_of(lines)) {
+            return Ok(Self { values });
+        }
+        Err(bad_shape(index, shape, format!("expected one value or {lines}")))
+    }
+
+    fn of(&self, line: usize) -> T {
+        self.values[line % self.values.len()]
+    }
+}
+
+/// Input `index` as zero points for `lines` lines; 0 when it is left out.
+fn zeros(inputs: &Inputs<'_>, index: usize, lines: usize) -> Result<PerLine<i32>, OpError> {
+    match optional(inputs, index) {
+        Some(view) => PerLine::new(index, view.shape(), widen(view), lines),
+        None => Ok(PerLine { values: vec![0] }),
+    }
+}
+
+/// Input `index` as scales for `lines` lines.
+fn scales(inputs: &Inputs<'_>, index: usize, lines: usize) -> Result<PerLine<f32>, OpError> {
+    let view = required(inputs, index)?;
+    PerLine::new(index, view.shape(), load::<f32>(view).into_owned(), lines)
+}
+
+/// Shape of the product of inputs `a` and `b`.
+fn product_infos<'a, F: Fact<'a>>(
+    dtype: DataType,
+    inputs: &[Option<F>],
+    [a, b]: [usize; 2],
+) -> Result<Vec<Info>, OpError> {
+    let (Some(a), Some(b)) = (shape(inputs, a)?, shape(inputs, b)?) else { return Ok(one(dtype, None)) };
+    Ok(one(dtype, Some(Batched::new(a, b)?.shape)))
+}
+
+/// The product of inputs `a` and `b` less their zero points; `zero` are the inputs that hold these.
+fn product(
+    inputs: &Inputs<'_>,
+    [a, b]: [usize; 2],
+    zero: [usize; 2],
+    y: &mut [i32],
+) -> Result<Batched, OpError> {
+    let (a, b) = (required(inputs, a)?, required(inputs, b)?);
+    let plan = Batched::new(a.shape(), b.shape())?;
+    let (rows, k, cols) = (rows(a), a.shape().last().copied().unwrap_or(0), cols(b));
+    let (mut left, mut right) = (widen(a), widen(b));
+    let zero_a = zeros(inputs, zero[0], rows)?;
+    for (i, row) in left.chunks_exact_mut(k.max(1)).enumerate() {
+        row.iter_mut().for_each(|v| *v -= zero_a.of(i));
+    }
+    let zero_b = zeros(inputs, zero[1], cols)?;
+    for (i, row) in right.chunks_exact_mut(cols.max(1)).enumerate() {
+        let matrix = i / k.max(1) * cols;
+        row.iter_mut().enumerate().for_each(|(j, v)| *v -= zero_b.of(matrix + j));
+    }
+    plan.run(&left, &right, y);
+    Ok(plan)
+}
+
+/// Rows of a matrix on the left.
+fn rows(a: TensorView<'_>) -> usize {
+    a.rank().checked_sub(2).map_or(1, |i| a.shape()[i])
+}
+
+/// Columns of a matrix on the right.
+fn cols(b: TensorView<'_>) -> usize {
+    if b.rank() < 2 { 1 } else { b.shape()[b.rank() - 1] }
+}
+
+fn matmul_infos<'a, F: Fact<'a>>(inputs: &[Option<F>]) -> Result<Vec<Info>, OpError> {
+    for (index, zero) in [(0, 2), (1, 3)] {
+        same_type(inputs, [zero], byte_type(inputs, index)?)?;
+    }
+    product_infos(DataType::I32, inputs, [0, 1])
+}
+
 pub(super) fn infer_matmul_integer(inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
-    let _ = inputs;
-    Err(not_implemented("MatMulInteger"))
+    matmul_infos(inputs)
 }
 
 pub(super) fn matmul_integer(inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> Result<(), OpError> {
-    let _ = (inputs, outputs);
-    Err(not_implemented("MatMulInteger"))
+    let infos = matmul_infos(inputs)?;
+    product(inputs, [0, 1], [2, 3], outputs[0].alloc(known(&infos, 0))?)?;
+    Ok(())
+}
+
+/// Writes `round(value · scale) + zero` in the type of input `zero`, where value and scale are functions of the index.
+fn requantize(
+    inputs: &Inputs<'_>,
+    zero: usize,
+    products: &[i32],
+    scale: impl Fn(usize) -> f32,
+    dims: &[usize],
+    output: &mut Output<'_>,
+) -> Result<(), OpError> {
+    let zero_point = zeros(inputs, zero, 1)?.of(0) as f32;
+    let value = |i: usize| (products[i] as f32 * scale(i)).round_ties_even() + zero_point;
+    if required(inputs, zero)?.dtype() == DataType::I8 {
+        output.alloc::<i8>(dims)?.iter_mut().enumerate().for_each(|(i, y)| *y = value(i) as i8);
+    } else {
+        output.alloc::<u8>(dims)?.iter_mut().enumerate().for_each(|(i, y)| *y = value(i) as u8);
+    }
+    Ok(())
+}
+
+fn qlinear_matmul_infos<'a, F: Fact<'a>>(inputs: &[Option<F>]) -> Result<Vec<Info>, OpError> {
+    same_type(inputs, [2], byte_type(inputs, 0)?)?;
+    same_type(inputs, [5], byte_type(inputs, 3)?)?;
+    for index in [1, 4, 6] {
+        float_type(inputs, index)?;
+    }
+    product_infos(byte_type(inputs, 7)?, inputs, [0, 3])
+}
+
+pub(super) fn infer_qlinear_matmul(inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
+    qlinear_matmul_infos(inputs)
+}
+
+pub(super) fn qlinear_matmul(inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> Result<(), OpError> {
+    let infos = qlinear_matmul_infos(inputs)?;
+    let dims = known(&infos, 0);
+    let mut products = vec![0_i32; dims.iter().product()];
+    product(inputs, [0, 3], [2, 5], &mut products)?;
+    let (m, n) = (rows(required(inputs, 0)?), cols(required(inputs, 3)?));
+    let (a, b, y) = (scales(inputs, 1, m)?, scales(inputs, 4, n)?, scales(inputs, 6, 1)?.of(0));
+    let scale = |i: usize| {
+        let row = i / n.max(1);
+        a.of(row) * b.of(row / m.max(1) * n + i % n.max(1)) / y
+    };
+    requantize(inputs, 7, &products, scale, dims, &mut outputs[0])
+}
+
+/// The convolution of inputs `x` and `w` less their zero points; `zero` are the inputs that hold these.
+fn convolution(
+    attributes: &ConvAttributes,
+    inputs: &Inputs<'_>,
+    [x, w]: [usize; 2],
+    zero: [usize; 2],
+    bias: Option<&[i32]>,
+    y: &mut [i32],
+) -> Result<Convolution, OpError> {
+    let (x, w) = (required(inputs, x)?, required(inputs, w)?);
+    let plan = Convolution::new(attributes, x.shape(), w.shape())?;
+    let zero_x = zeros(inputs, zero[0], 1)?.of(0);
+    let zero_w = zeros(inputs, zero[1], plan.filters)?;
+    let (mut image, mut weights) = (widen(x), widen(w));
+    image.iter_mut().for_each(|v| *v -= zero_x);
+    let filter = weights.len().checked_div(plan.filters).unwrap_or(0);
+    for (f, weights) in weights.chunks_exact_mut(filter.max(1)).enumerate() {
+        weights.iter_mut().for_each(|v| *v -= zero_w.of(f));
+    }
+    convolve(&plan, &image, &weights, bias, y);
+    Ok(plan)
+}
+
+fn conv_infos<'a, F: Fact<'a>>(
+    attributes: &ConvAttributes,
+    inputs: &[Option<F>],
+) -> Result<Vec<Info>, OpError> {
+    for (index, zero) in [(0, 2), (1, 3)] {
+        same_type(inputs, [zero], byte_type(inputs, index)?)?;
+    }
+    output_info(DataType::I32, attributes, inputs, [0, 1, 4])
 }
 
 pub(super) fn infer_conv_integer(
     attributes: &ConvAttributes,
     inputs: &Infos<'_>,
 ) -> Result<Vec<Info>, OpError> {
-    let _ = (attributes, inputs);
-    Err(not_implemented("ConvInteger"))
+    conv_infos(attributes, inputs)
 }
 
 pub(super) fn conv_integer(
@@ -30,26 +211,30 @@ pub(super) fn conv_integer(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let _ = (attributes, inputs, outputs);
-    Err(not_implemented("ConvInteger"))
+    let infos = conv_infos(attributes, inputs)?;
+    let y = outputs[0].alloc(known(&infos, 0))?;
+    convolution(attributes, inputs, [0, 1], [2, 3], None, y)?;
+    Ok(())
 }
 
-pub(super) fn infer_qlinear_matmul(inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
-    let _ = inputs;
-    Err(not_implemented("QLinearMatMul"))
-}
-
-pub(super) fn qlinear_matmul(inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> Result<(), OpError> {
-    let _ = (inputs, outputs);
-    Err(not_implemented("QLinearMatMul"))
+fn qlinear_conv_infos<'a, F: Fact<'a>>(
+    attributes: &ConvAttributes,
+    inputs: &[Option<F>],
+) -> Result<Vec<Info>, OpError> {
+    same_type(inputs, [2], byte_type(inputs, 0)?)?;
+    same_type(inputs, [5], byte_type(inputs, 3)?)?;
+    for index in [1, 4, 6] {
+        float_type(inputs, index)?;
+    }
+    same_type(inputs, [8], DataType::I32)?;
+    output_info(byte_type(inputs, 7)?, attributes, inputs, [0, 3, 8])
 }
 
 pub(super) fn infer_qlinear_conv(
     attributes: &ConvAttributes,
     inputs: &Infos<'_>,
 ) -> Result<Vec<Info>, OpError> {
-    let _ = (attributes, inputs);
-    Err(not_implemented("QLinearConv"))
+    qlinear_conv_infos(attributes, inputs)
 }
 
 pub(super) fn qlinear_conv(
@@ -57,6 +242,14 @@ pub(super) fn qlinear_conv(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let _ = (attributes, inputs, outputs);
-    Err(not_implemented("QLinearConv"))
+    let infos = qlinear_conv_infos(attributes, inputs)?;
+    let dims = known(&infos, 0);
+    let bias = optional(inputs, 8).map(|view| view.as_slice::<i32>()).transpose()?;
+    let mut products = vec![0_i32; dims.iter().product()];
+    let plan = convolution(attributes, inputs, [0, 3], [2, 5], bias, &mut products)?;
+    let (x, y) = (scales(inputs, 1, 1)?.of(0), scales(inputs, 6, 1)?.of(0));
+    let w = scales(inputs, 4, plan.filters)?;
+    let pixels = plan.windows.outputs().max(1);
+    let scale = |i: usize| x * w.of(i / pixels % plan.filters.max(1)) / y;
+    requantize(inputs, 7, &products, scale, dims, &mut outputs[0])
 }

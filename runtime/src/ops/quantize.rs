@@ -1,33 +1,169 @@
 //! QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear.
 
-use poda_formats::DataType;
+use poda_formats::{DataType, Element};
+use rayon::prelude::*;
 
-use super::args::{Infos, not_implemented};
+use super::args::{Infos, around, axis, one, optional, required, unsupported_type};
+use super::facts::{Fact, bad_shape, expect_shape, float_type, shape};
+use super::real::{Real, load, store};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
 
+/// Which scale belongs to an element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Granularity {
+    Tensor,
+    /// One for each place along an axis of `dim` places, each of `inner` elements.
+    Axis {
+        dim: usize,
+        inner: usize,
+    },
+    /// One for each `block` places along an axis.
+    Block {
+        dim: usize,
+        inner: usize,
+        block: usize,
+    },
+}
+
+impl Granularity {
+    /// That of `x` (input 0) with `scale` (input 1).
+    fn new(at: i64, block: usize, x: &[usize], scale: &[usize]) -> Result<Self, OpError> {
+        if block == 0 && scale.iter().product::<usize>() == 1 && scale.len() <= 1 {
+            return Ok(Self::Tensor);
+        }
+        let at = axis(at, x.len())?;
+        let [_, dim, inner] = around(x, at);
+        let mut expected = x.to_vec();
+        if block == 0 {
+            expected = vec![dim];
+        } else {
+            expected[at] = dim.div_ceil(block);
+        }
+        if scale != expected {
+            return Err(bad_shape(1, scale, format!("expected {expected:?}")));
+        }
+        Ok(if block == 0 { Self::Axis { dim, inner } } else { Self::Block { dim, inner, block } })
+    }
+
+    /// Index of the scale of element `i`.
+    #[inline]
+    fn index(self, i: usize) -> usize {
+        match self {
+            Self::Tensor => 0,
+            Self::Axis { dim, inner } => i / inner % dim,
+            Self::Block { dim, inner, block } => {
+                let (outer, place) = (i / (dim * inner), i / inner % dim);
+                (outer * dim.div_ceil(block) + place / block) * inner + i % inner
+            }
+        }
+    }
+}
+
+/// Sets each element to `value(index, index of its scale)`.
+fn fill<T: Send>(y: &mut [T], granularity: Granularity, value: impl Fn(usize, usize) -> T + Sync) {
+    y.par_iter_mut()
+        .with_min_len(16 * 1024)
+        .enumerate()
+        .for_each(|(i, y)| *y = value(i, granularity.index(i)));
+}
+
+/// Checks scale and zero point; gives the output like `x`.
+fn like_x<'a, F: Fact<'a>>(
+    dtype: DataType,
+    at: i64,
+    block: usize,
+    inputs: &[Option<F>],
+) -> Result<Vec<Info>, OpError> {
+    float_type(inputs, 1)?;
+    let (Some(x), Some(scale)) = (shape(inputs, 0)?, shape(inputs, 1)?) else {
+        return Ok(one(dtype, shape(inputs, 0)?.map(<[usize]>::to_vec)));
+    };
+    Granularity::new(at, block, x, scale)?;
+    expect_shape(inputs, 2, scale)?;
+    Ok(one(dtype, Some(x.to_vec())))
+}
+
+fn quantize_infos<'a, F: Fact<'a>>(
+    at: i64,
+    block: usize,
+    to: Option<DataType>,
+    inputs: &[Option<F>],
+) -> Result<Vec<Info>, OpError> {
+    let found = required(inputs, 0)?.element_type();
+    if !found.is_float() && found != DataType::I32 {
+        return Err(OpError::InputType { index: 0, expected: "a floating-point type or i32", found });
+    }
+    let dtype = optional(inputs, 2).map(Fact::element_type).or(to).unwrap_or(DataType::U8);
+    if !matches!(dtype, DataType::U8 | DataType::I8 | DataType::U16 | DataType::I16) {
+        return Err(unsupported_type("QuantizeLinear", dtype));
+    }
+    like_x(dtype, at, block, inputs)
+}
+
 pub(super) fn infer_quantize_linear(
     axis: i64,
     block_size: usize,
-    saturate: bool,
+    _saturate: bool,
     to: Option<DataType>,
     inputs: &Infos<'_>,
 ) -> Result<Vec<Info>, OpError> {
-    let _ = (axis, block_size, saturate, to, inputs);
-    Err(not_implemented("QuantizeLinear"))
+    quantize_infos(axis, block_size, to, inputs)
 }
 
 pub(super) fn quantize_linear(
     axis: i64,
     block_size: usize,
-    saturate: bool,
+    _saturate: bool,
     to: Option<DataType>,
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let _ = (axis, block_size, saturate, to, inputs, outputs);
-    Err(not_implemented("QuantizeLinear"))
+    let dtype = quantize_infos(axis, block_size, to, inputs)?[0].dtype;
+    match required(inputs, 0)?.dtype() {
+        // Not every i32 is an f32.
+        DataType::F64 | DataType::I32 => quantize::<f64>(dtype, axis, block_size, inputs, &mut outputs[0]),
+        _ => quantize::<f32>(dtype, axis, block_size, inputs, &mut outputs[0]),
+    }
+}
+
+fn quantize<R: Real>(
+    dtype: DataType,
+    axis: i64,
+    block_size: usize,
+    inputs: &Inputs<'_>,
+    output: &mut Output<'_>,
+) -> Result<(), OpError> {
+    let (x, scale) = (required(inputs, 0)?, required(inputs, 1)?);
+    let granularity = Granularity::new(axis, block_size, x.shape(), scale.shape())?;
+    let (values, scale, zero) = (load::<R>(x), load::<R>(scale), optional(inputs, 2).map(load::<R>));
+    let value = |i: usize, s: usize| {
+        let zero = zero.as_ref().map_or(0.0, |zero| zero[s].to_f64());
+        (values[i] / scale[s]).to_f64().round_ties_even() + zero
+    };
+    let dims = x.shape();
+    match dtype {
+        DataType::I8 => fill(output.alloc(dims)?, granularity, |i, s| value(i, s) as i8),
+        DataType::U16 => fill(output.alloc(dims)?, granularity, |i, s| value(i, s) as u16),
+        DataType::I16 => fill(output.alloc(dims)?, granularity, |i, s| value(i, s) as i16),
+        _ => fill(output.alloc(dims)?, granularity, |i, s| value(i, s) as u8),
+    }
+    Ok(())
+}
+
+fn dequantize_infos<'a, F: Fact<'a>>(
+    at: i64,
+    block: usize,
+    inputs: &[Option<F>],
+) -> Result<Vec<Info>, OpError> {
+    let found = required(inputs, 0)?.element_type();
+    let narrow = [DataType::U8, DataType::I8, DataType::U16, DataType::I16, DataType::I32];
+    if !narrow.contains(&found) {
+        return Err(OpError::InputType { index: 0, expected: "i8, u8, i16, u16 or i32", found });
+    }
+    super::facts::same_type(inputs, [2], found)?;
+    like_x(float_type(inputs, 1)?, at, block, inputs)
 }
 
 pub(super) fn infer_dequantize_linear(
@@ -35,8 +171,7 @@ pub(super) fn infer_dequantize_linear(
     block_size: usize,
     inputs: &Infos<'_>,
 ) -> Result<Vec<Info>, OpError> {
-    let _ = (axis, block_size, inputs);
-    Err(not_implemented("DequantizeLinear"))
+    dequantize_infos(axis, block_size, inputs)
 }
 
 pub(super) fn dequantize_linear(
@@ -45,19 +180,69 @@ pub(super) fn dequantize_linear(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let _ = (axis, block_size, inputs, outputs);
-    Err(not_implemented("DequantizeLinear"))
+    dequantize_infos(axis, block_size, inputs)?;
+    match (required(inputs, 0)?.dtype(), required(inputs, 1)?.dtype()) {
+        (DataType::I32, _) | (_, DataType::F64) => {
+            dequantize::<f64>(axis, block_size, inputs, &mut outputs[0])
+        }
+        _ => dequantize::<f32>(axis, block_size, inputs, &mut outputs[0]),
+    }
+}
+
+fn dequantize<R: Real>(
+    axis: i64,
+    block_size: usize,
+    inputs: &Inputs<'_>,
+    output: &mut Output<'_>,
+) -> Result<(), OpError> {
+    let (x, scale) = (required(inputs, 0)?, required(inputs, 1)?);
+    let granularity = Granularity::new(axis, block_size, x.shape(), scale.shape())?;
+    store::<R>(output, scale.dtype(), x.shape(), |y| {
+        let (values, scale, zero) = (load::<R>(x), load::<R>(scale), optional(inputs, 2).map(load::<R>));
+        fill(y, granularity, |i, s| {
+            (values[i] - zero.as_ref().map_or(R::default(), |zero| zero[s])) * scale[s]
+        });
+        Ok(())
+    })
 }
 
 pub(super) fn infer_dynamic_quantize_linear(inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
-    let _ = inputs;
-    Err(not_implemented("DynamicQuantizeLinear"))
+    dynamic_infos(inputs)
+}
+
+fn dynamic_infos<'a, F: Fact<'a>>(inputs: &[Option<F>]) -> Result<Vec<Info>, OpError> {
+    let found = required(inputs, 0)?.element_type();
+    if found != DataType::F32 {
+        return Err(OpError::InputType { index: 0, expected: "f32", found });
+    }
+    let y = Info { dtype: DataType::U8, shape: shape(inputs, 0)?.map(<[usize]>::to_vec), value: None };
+    Ok(vec![y, Info::new(DataType::F32, vec![]), Info::new(DataType::U8, vec![])])
 }
 
 pub(super) fn dynamic_quantize_linear(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let _ = (inputs, outputs);
-    Err(not_implemented("DynamicQuantizeLinear"))
+    dynamic_infos(inputs)?;
+    let x = required(inputs, 0)?;
+    let values = x.as_slice::<f32>()?;
+    // The range holds 0, so that it is represented exactly.
+    let (low, high) = values.iter().fold((0.0_f32, 0.0_f32), |(low, high), &v| (low.min(v), high.max(v)));
+    let scale = if low == high { 1.0 } else { (high - low) / 255.0 };
+    let zero = (-low / scale).round_ties_even() as u8;
+    if outputs[0].is_used() {
+        let y = outputs[0].alloc::<u8>(x.shape())?;
+        let quantized = |v: f32| ((v / scale).round_ties_even() + f32::from(zero)) as u8;
+        fill(y, Granularity::Tensor, |i, _| quantized(values[i]));
+    }
+    scalar(outputs, 1, scale)?;
+    scalar(outputs, 2, zero)
+}
+
+/// Writes output `index`, if it is used.
+fn scalar<T: Element>(outputs: &mut [Output<'_>], index: usize, value: T) -> Result<(), OpError> {
+    if let Some(output) = outputs.get_mut(index).filter(|o| o.is_used()) {
+        output.alloc::<T>(&[])?[0] = value;
+    }
+    Ok(())
 }

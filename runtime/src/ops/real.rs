@@ -68,40 +68,83 @@ pub(crate) trait Number: Element + Default + PartialOrd {
     /// # Panics
     /// When the shapes do not fit.
     fn product(a: Mat<'_, Self>, b: Mat<'_, Self>, c: &mut [Self]) {
-        assert!(
-            a.cols == b.rows && c.len() == a.rows * b.cols,
-            "[{}, {}] · [{}, {}]",
-            a.rows,
-            a.cols,
-            b.rows,
-            b.cols
-        );
-        if c.is_empty() {
-            return;
-        }
-        let row = |(i, row): (usize, &mut [Self])| {
-            row.fill(Self::default());
-            for k in 0..a.cols {
-                let x = a.data[i * a.row_stride + k * a.col_stride];
-                if b.col_stride == 1 {
-                    let values = &b.data[k * b.row_stride..][..row.len()];
-                    row.iter_mut().zip(values).for_each(|(y, &v)| *y = y.mul_add(x, v));
-                } else {
-                    let values = b.data[k * b.row_stride..].iter().step_by(b.col_stride);
-                    row.iter_mut().zip(values).for_each(|(y, &v)| *y = y.mul_add(x, v));
-                }
+        wrapping_product(a, b, c);
+    }
+}
+
+/// [`Number::product`], one element after the other.
+fn wrapping_product<T: Number>(a: Mat<'_, T>, b: Mat<'_, T>, c: &mut [T]) {
+    assert!(
+        a.cols == b.rows && c.len() == a.rows * b.cols,
+        "[{}, {}] · [{}, {}]",
+        a.rows,
+        a.cols,
+        b.rows,
+        b.cols
+    );
+    if c.is_empty() {
+        return;
+    }
+    let row = |(i, row): (usize, &mut [T])| {
+        row.fill(T::default());
+        for k in 0..a.cols {
+            let x = a.data[i * a.row_stride + k * a.col_stride];
+            if b.col_stride == 1 {
+                let values = &b.data[k * b.row_stride..][..row.len()];
+                row.iter_mut().zip(values).for_each(|(y, &v)| *y = y.mul_add(x, v));
+            } else {
+                let values = b.data[k * b.row_stride..].iter().step_by(b.col_stride);
+                row.iter_mut().zip(values).for_each(|(y, &v)| *y = y.mul_add(x, v));
             }
-        };
-        if c.len().saturating_mul(a.cols) < 1 << 16 {
-            c.chunks_exact_mut(b.cols).enumerate().for_each(row);
-        } else {
-            c.par_chunks_exact_mut(b.cols).enumerate().for_each(row);
         }
+    };
+    if c.len().saturating_mul(a.cols) < 1 << 16 {
+        c.chunks_exact_mut(b.cols).enumerate().for_each(row);
+    } else {
+        c.par_chunks_exact_mut(b.cols).enumerate().for_each(row);
+    }
+}
+
+/// [`Number::product`] of numbers below 2⁸ in size, as those of 8-bit tensors less their zero points, in f32: sums of 256
+/// products are below 2²⁴ and so exact. Gives false, having done nothing, when some number is larger.
+fn narrow_product(a: Mat<'_, i32>, b: Mat<'_, i32>, c: &mut [i32]) -> bool {
+    const DEPTH: usize = 256;
+    let (m, k, n) = (a.rows, a.cols, b.cols);
+    let narrow = |from: Mat<'_, i32>, to: &mut [f32]| {
+        to.chunks_exact_mut(from.cols).enumerate().all(|(i, row)| {
+            row.iter_mut().enumerate().all(|(j, v)| {
+                let value = from.data[i * from.row_stride + j * from.col_stride];
+                *v = value as f32;
+                value.unsigned_abs() < 256
+            })
+        })
+    };
+    f32::with_scratch(m * k + k * n + m * n, |scratch| {
+        let (left, rest) = scratch.split_at_mut(m * k);
+        let (right, sums) = rest.split_at_mut(k * n);
+        if !narrow(a, left) || !narrow(b, right) {
+            return false;
+        }
+        c.fill(0);
+        for start in (0..k).step_by(DEPTH) {
+            let depth = DEPTH.min(k - start);
+            let left = Mat { data: &left[start..], cols: depth, ..Mat::new(left, m, k) };
+            f32::product(left, Mat::new(&right[start * n..][..depth * n], depth, n), sums);
+            c.iter_mut().zip(&*sums).for_each(|(c, &sum)| *c = c.wrapping_add(sum as i32));
+        }
+        true
+    })
+}
+
+fn i32_product(a: Mat<'_, i32>, b: Mat<'_, i32>, c: &mut [i32]) {
+    let large = c.len().saturating_mul(a.cols) > 1 << 12;
+    if !(large && narrow_product(a, b, c)) {
+        wrapping_product(a, b, c);
     }
 }
 
 macro_rules! integers {
-    ($($type:ty),*) => {
+    ($($type:ty => $product:expr),* $(,)?) => {
         $(impl Number for $type {
             fn from_f64(value: f64) -> Self {
                 value as $type
@@ -121,11 +164,24 @@ macro_rules! integers {
             fn mul_add(self, a: Self, b: Self) -> Self {
                 self.wrapping_add(a.wrapping_mul(b))
             }
+
+            fn product(a: Mat<'_, Self>, b: Mat<'_, Self>, c: &mut [Self]) {
+                $product(a, b, c);
+            }
         })*
     };
 }
 
-integers!(i8, i16, i32, i64, u8, u16, u32, u64);
+integers! {
+    i8 => wrapping_product,
+    i16 => wrapping_product,
+    i32 => i32_product,
+    i64 => wrapping_product,
+    u8 => wrapping_product,
+    u16 => wrapping_product,
+    u32 => wrapping_product,
+    u64 => wrapping_product,
+}
 
 impl Number for f64 {
     fn from_f64(value: f64) -> Self {

@@ -1,15 +1,114 @@
-//! Resize.
+//! Resize: one pass for each axis whose size or place changes.
 
-use poda_formats::op::ResizeAttributes;
+mod taps;
 
-use super::args::{Infos, not_implemented};
+use poda_formats::op::{AspectRatioPolicy, CoordinateTransform, ResizeAttributes, ResizeMode};
+use poda_formats::{DataType, TensorView};
+use rayon::prelude::*;
+
+use super::args::{Infos, around, axes, integers, one, optional, required};
+use super::facts::bad_shape;
+use super::geometry::LIMIT;
+use super::real::{Real, load, store};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use taps::{Line, Taps, nearest, taps};
+
+/// The sizes that the result shall have, from the optional inputs; empty ones count as left out.
+enum Target {
+    Scales(Vec<f64>),
+    Sizes(Vec<i64>),
+}
+
+fn target(scales: Option<TensorView<'_>>, sizes: Option<TensorView<'_>>) -> Result<Target, OpError> {
+    match (scales.filter(|s| !s.is_empty()), sizes.filter(|s| !s.is_empty())) {
+        (Some(scales), None) if scales.dtype().is_float() => {
+            Ok(Target::Scales(load::<f64>(scales).into_owned()))
+        }
+        (Some(scales), None) => {
+            Err(OpError::InputType { index: 2, expected: "a floating-point type", found: scales.dtype() })
+        }
+        (None, Some(sizes)) => Ok(Target::Sizes(integers(sizes, 3)?)),
+        (None, None) => Err(OpError::MissingInput { index: 2 }),
+        (Some(_), Some(_)) => Err(OpError::Invalid("Resize has both scales and sizes".to_owned())),
+    }
+}
+
+/// How each axis of `x` is resized.
+fn lines(
+    attributes: &ResizeAttributes,
+    x: &[usize],
+    target: &Target,
+    roi: Option<&[f64]>,
+) -> Result<Vec<Line>, OpError> {
+    let chosen =
+        if attributes.axes.is_empty() { (0..x.len()).collect() } else { axes(&attributes.axes, x.len())? };
+    let count = match target {
+        Target::Scales(scales) => scales.len(),
+        Target::Sizes(sizes) => sizes.len(),
+    };
+    if count != chosen.len() {
+        return Err(OpError::Invalid(format!(
+            "Resize has {count} scales or sizes for {} axes",
+            chosen.len()
+        )));
+    }
+    let mut lines: Vec<Line> = x.iter().map(|&size| Line::unchanged(size)).collect();
+    let out_of_range =
+        |name, value: f64| OpError::OutOfRange { name, value: value as i64, bound: LIMIT as i64 };
+    // One scale for all axes when the aspect ratio is kept.
+    let common = match (target, attributes.keep_aspect_ratio) {
+        (Target::Scales(_), _) | (_, AspectRatioPolicy::Stretch) => None,
+        (Target::Sizes(sizes), policy) => {
+            let ratios = sizes.iter().zip(&chosen).map(|(&size, &a)| size as f64 / x[a].max(1) as f64);
+            let not_larger = policy == AspectRatioPolicy::NotLarger;
+            ratios.reduce(if not_larger { f64::min } else { f64::max })
+        }
+    };
+    for (i, &at) in chosen.iter().enumerate() {
+        let input = x[at] as f64;
+        let (scale, size) = match (target, common) {
+            (Target::Scales(scales), _) => (scales[i], (input * scales[i]).floor()),
+            (Target::Sizes(_), Some(scale)) => (scale, (input * scale + 0.5).floor()),
+            (Target::Sizes(sizes), None) => (sizes[i] as f64 / input.max(1.0), sizes[i] as f64),
+        };
+        if !(scale.is_finite() && scale >= 0.0 && (0.0..LIMIT as f64).contains(&size)) {
+            return Err(out_of_range("scaled size", size));
+        }
+        if x[at] == 0 && size > 0.0 {
+            return Err(bad_shape(0, x, "nothing cannot become something"));
+        }
+        let roi = roi.map_or([0.0, 1.0], |roi| [roi[i], roi[chosen.len() + i]]);
+        lines[at] = Line { input: x[at], output: size as usize, scale, roi };
+    }
+    Ok(lines)
+}
 
 pub(super) fn infer_resize(attributes: &ResizeAttributes, inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
-    let _ = (attributes, inputs);
-    Err(not_implemented("Resize"))
+    let x = required(inputs, 0)?;
+    check_type(attributes, x.dtype)?;
+    // An input that may turn out empty must be known too.
+    let mut given = [None, None];
+    for (given, index) in given.iter_mut().zip([2, 3]) {
+        let Some(info) = optional(inputs, index) else { continue };
+        match (&info.value, &info.shape) {
+            (Some(value), _) => *given = Some(value.view()),
+            (None, Some(shape)) if shape.contains(&0) => {}
+            _ => return Ok(one(x.dtype, None)),
+        }
+    }
+    let target = target(given[0], given[1])?;
+    let Some(dims) = &x.shape else { return Ok(one(x.dtype, None)) };
+    let lines = lines(attributes, dims, &target, None)?;
+    Ok(one(x.dtype, Some(lines.iter().map(|l| l.output).collect())))
+}
+
+fn check_type(attributes: &ResizeAttributes, dtype: DataType) -> Result<(), OpError> {
+    if attributes.mode != ResizeMode::Nearest && dtype == DataType::Bool {
+        return Err(super::args::unsupported_type(attributes.mode, dtype));
+    }
+    Ok(())
 }
 
 pub(super) fn resize(
@@ -17,6 +116,132 @@ pub(super) fn resize(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let _ = (attributes, inputs, outputs);
-    Err(not_implemented("Resize"))
+    let x = required(inputs, 0)?;
+    check_type(attributes, x.dtype())?;
+    let target = target(optional(inputs, 2), optional(inputs, 3))?;
+    let cropped = attributes.coordinates == CoordinateTransform::TfCropAndResize;
+    let roi = match optional(inputs, 1).filter(|_| cropped) {
+        None => None,
+        Some(view) => {
+            let axes = if attributes.axes.is_empty() { x.rank() } else { attributes.axes.len() };
+            if !view.dtype().is_float() || view.len() != 2 * axes {
+                return Err(bad_shape(1, view.shape(), format!("expected {} numbers", 2 * axes)));
+            }
+            Some(load::<f64>(view))
+        }
+    };
+    let lines = lines(attributes, x.shape(), &target, roi.as_deref())?;
+    let dims: Vec<usize> = lines.iter().map(|l| l.output).collect();
+    if !outputs[0].is_used() {
+        return Ok(());
+    }
+    if attributes.mode == ResizeMode::Nearest && !cropped {
+        let bytes = outputs[0].alloc_bytes(x.dtype(), &dims)?;
+        match x.dtype().size() {
+            1 => pick::<u8>(attributes, &lines, x, bytes),
+            2 => pick::<u16>(attributes, &lines, x, bytes),
+            4 => pick::<u32>(attributes, &lines, x, bytes),
+            _ => pick::<u64>(attributes, &lines, x, bytes),
+        }
+        return Ok(());
+    }
+    match x.dtype() {
+        DataType::F64 | DataType::I32 | DataType::I64 | DataType::U32 | DataType::U64 => {
+            interpolate::<f64>(attributes, &lines, x, &dims, &mut outputs[0])
+        }
+        _ => interpolate::<f32>(attributes, &lines, x, &dims, &mut outputs[0]),
+    }
 }
+
+/// Copies the nearest elements.
+fn pick<T: bytemuck::Pod + Send + Sync>(
+    attributes: &ResizeAttributes,
+    lines: &[Line],
+    x: TensorView<'_>,
+    y: &mut [u8],
+) {
+    let mut dims = x.shape().to_vec();
+    let mut values = std::borrow::Cow::Borrowed(bytemuck::cast_slice::<u8, T>(x.bytes()));
+    for (at, line) in lines.iter().enumerate() {
+        let places: Vec<usize> = (0..line.output).map(|i| nearest(attributes, line, i)).collect();
+        if places.iter().copied().eq(0..line.input) {
+            continue;
+        }
+        let [outer, input, inner] = around(&dims, at);
+        dims[at] = line.output;
+        let mut next = vec![T::zeroed(); outer * line.output * inner];
+        if !next.is_empty() {
+            next.par_chunks_exact_mut(line.output * inner)
+                .zip(values.par_chunks_exact(input * inner))
+                .for_each(|(to, from)| {
+                    if inner == 1 {
+                        to.iter_mut().zip(&places).for_each(|(y, &p)| *y = from[p]);
+                    } else {
+                        let rows = to.chunks_exact_mut(inner).zip(&places);
+                        rows.for_each(|(y, &p)| y.copy_from_slice(&from[p * inner..][..inner]));
+                    }
+                });
+        }
+        values = std::borrow::Cow::Owned(next);
+    }
+    y.copy_from_slice(bytemuck::cast_slice(&values));
+}
+
+fn interpolate<R: Real>(
+    attributes: &ResizeAttributes,
+    lines: &[Line],
+    x: TensorView<'_>,
+    shape: &[usize],
+    output: &mut Output<'_>,
+) -> Result<(), OpError> {
+    store::<R>(output, x.dtype(), shape, |y| {
+        let mut dims = x.shape().to_vec();
+        let mut values = load::<R>(x);
+        let mut outside: Vec<Vec<bool>> = Vec::new();
+        for (at, line) in lines.iter().enumerate() {
+            let taps: Vec<Taps> = (0..line.output).map(|i| taps(attributes, line, i)).collect();
+            outside.push(taps.iter().map(|t| t.outside).collect());
+            if taps.iter().enumerate().all(|(i, t)| t.is(i)) && line.input == line.output {
+                continue;
+            }
+            let [_, input, inner] = around(&dims, at);
+            dims[at] = line.output;
+            let mut next = vec![R::default(); dims.iter().product()];
+            if !next.is_empty() {
+                next.par_chunks_exact_mut(line.output * inner)
+                    .zip(values.par_chunks_exact(input * inner))
+                    .for_each(|(to, from)| pass(&taps, inner, from, to));
+            }
+            values = next.into();
+        }
+        y.copy_from_slice(&values);
+        if outside.iter().flatten().any(|&o| o) {
+            let steps = super::args::strides(&dims);
+            let value = R::from_f64(attributes.extrapolation_value.into());
+            for (i, y) in y.iter_mut().enumerate() {
+                if outside.iter().enumerate().any(|(a, o)| o[i / steps[a] % dims[a]]) {
+                    *y = value;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// `to[i] = Σ weight · from[place]` along one axis, for `inner` interleaved lines.
+fn pass<R: Real>(taps: &[Taps], inner: usize, from: &[R], to: &mut [R]) {
+    for (row, taps) in to.chunks_exact_mut(inner).zip(taps) {
+        for (n, &(place, weight)) in taps.weights.iter().enumerate() {
+            let weight = R::from_f64(weight);
+            let values = &from[place * inner..][..inner];
+            if n == 0 {
+                row.iter_mut().zip(values).for_each(|(y, &v)| *y = v * weight);
+            } else {
+                row.iter_mut().zip(values).for_each(|(y, &v)| *y += v * weight);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -86,7 +86,9 @@ impl<R: Real> Cell<'_, R> {
                 self.activate(0, until);
                 let (update, reset) = until.split_at_mut(self.hidden);
                 let share = &mut from_state[2 * self.hidden..];
-                if !linear_before_reset {
+                if linear_before_reset {
+                    multiply(share, reset);
+                } else {
                     // The reset gate acts on the state, before the product.
                     scratch.reset.copy_from_slice(state);
                     multiply(&mut scratch.reset, reset);
@@ -96,8 +98,6 @@ impl<R: Real> Cell<'_, R> {
                     if let Some(bias) = self.bias {
                         add(share, &bias[rows + 2 * self.hidden..]);
                     }
-                } else {
-                    multiply(share, reset);
                 }
                 add(hidden_gate, share);
                 self.activate(1, hidden_gate);
