@@ -58,7 +58,7 @@ impl Axis {
     /// From -1 … 1 to elements.
     fn place(&self, x: f64) -> f64 {
         let size = self.size as f64;
-        if self.align_corners { (x + 1.0) / 2.0 * (size - 1.0) } else { ((x + 1.0) * size - 1.0) / 2.0 }
+        if self.align_corners { f64::midpoint(x, 1.0) * (size - 1.0) } else { ((x + 1.0) * size - 1.0) / 2.0 }
     }
 
     /// A place moved inside, where the padding says how.

@@ -29,9 +29,8 @@ impl Line {
                 input / 2.0 * (1.0 - self.output as f64 / scaled) + half_pixel
             }
             CoordinateTransform::PytorchHalfPixel if self.output > 1 => half_pixel,
-            CoordinateTransform::PytorchHalfPixel => 0.0,
             CoordinateTransform::AlignCorners if self.output > 1 => x * (input - 1.0) / (scaled - 1.0),
-            CoordinateTransform::AlignCorners => 0.0,
+            CoordinateTransform::PytorchHalfPixel | CoordinateTransform::AlignCorners => 0.0,
             CoordinateTransform::Asymmetric => x / self.scale,
             CoordinateTransform::TfCropAndResize if self.output > 1 => {
                 let [start, end] = self.roi;
