@@ -97,8 +97,10 @@ fn axes(
                 Some(wanted) if wanted >= LIMIT => return Err(too_large()),
                 Some(wanted) => {
                     let total = full - wanted as isize;
+                    // What is missing is added at the end; what is too much is cut at both ends.
                     let (half, rest) = (total.max(0) / 2, total - total.max(0) / 2);
-                    if attributes.padding == Padding::SameLower { [rest, half] } else { [half, rest] }
+                    let more_at_end = total < 0 || attributes.padding == Padding::SameUpper;
+                    if more_at_end { [half, rest] } else { [rest, half] }
                 }
             };
             let output = usize::try_from(full - begin - end).map_err(|_| too_large())?;

@@ -6,6 +6,7 @@ use poda_formats::op::{ConvAttributes, Padding, PoolAttributes};
 
 use super::OpError;
 use super::facts::bad_shape;
+use crate::packing::ConvGeometry;
 
 /// How a window slides along one axis. All sizes fit `isize`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -224,6 +225,20 @@ impl Windows {
         let mut axes = [Axis::UNIT; 3];
         axes[first..].copy_from_slice(given);
         Ok(Self { axes, rank: given.len() })
+    }
+
+    /// The same as windows over an image `[channels, h, w]`, where one axis is an image of height 1; `None` for three axes,
+    /// negative pads, and sizes that packed kernels do not take.
+    pub(crate) fn image(&self, channels: usize) -> Option<ConvGeometry> {
+        let [_, h, w] = &self.axes;
+        let pads = [h.begin, w.begin, h.end, w.end].map(|pad| usize::try_from(pad).ok());
+        let [Some(top), Some(left), Some(bottom), Some(right)] = pads else { return None };
+        let both = |value: fn(&Axis) -> usize| [value(h), value(w)];
+        let (input, kernel) = (both(|a| a.input), both(|a| a.kernel));
+        let (strides, dilations) = (both(|a| a.stride), both(|a| a.dilation));
+        let geometry =
+            ConvGeometry::new(channels, input, kernel, strides, dilations, [top, left, bottom, right]);
+        geometry.ok().filter(|_| self.rank < 3)
     }
 
     /// Elements of one channel of the input.

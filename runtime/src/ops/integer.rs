@@ -253,3 +253,71 @@ pub(super) fn qlinear_conv(
     let scale = |i: usize| x * w.of(i / pixels % plan.filters.max(1)) / y;
     requantize(inputs, 7, &products, scale, dims, &mut outputs[0])
 }
+
+#[cfg(test)]
+mod tests {
+    use poda_formats::op::{Op, Padding};
+
+    use super::super::testing::{apply, input};
+    use super::*;
+
+    #[test]
+    fn zero_points_of_tensors_rows_and_columns() {
+        let (m, k, n) = (3, 700, 40);
+        let a: Vec<u8> = (0..m * k).map(|i| (i * 37 % 256) as u8).collect();
+        let b: Vec<i8> = (0..k * n).map(|i| (i * 91 % 256) as u8 as i8).collect();
+        let per_row = [3_u8, 128, 255];
+        let per_col: Vec<i8> = (0..n).map(|j| j as i8 - 20).collect();
+        let cases = [(vec![], vec![]), (vec![9], vec![-128]), (per_row.to_vec(), per_col)];
+        for (zero_a, zero_b) in cases {
+            let expected: Vec<i32> = (0..m * n)
+                .map(|at| {
+                    let (i, j) = (at / n, at % n);
+                    let [za, zb] = [
+                        zero_a.get(i).or(zero_a.first()).map_or(0, |&z| i32::from(z)),
+                        zero_b.get(j).or(zero_b.first()).map_or(0, |&z: &i8| i32::from(z)),
+                    ];
+                    (0..k).map(|l| (i32::from(a[i * k + l]) - za) * (i32::from(b[l * n + j]) - zb)).sum()
+                })
+                .collect();
+            let zero_a = (!zero_a.is_empty()).then(|| input(&[zero_a.len()], &zero_a)).flatten();
+            let zero_b = (!zero_b.is_empty()).then(|| input(&[zero_b.len()], &zero_b)).flatten();
+            let inputs = [input(&[m, k], &a), input(&[k, n], &b), zero_a, zero_b];
+            let result = apply(&Op::MatMulInteger, &inputs, 1).unwrap();
+            assert_eq!(result[0].as_slice::<i32>().unwrap(), expected);
+        }
+        let inputs = [input(&[1, 2], &[1_u8, 2]), input(&[2, 2], &[1_u8; 4]), input(&[2], &[1_u8; 2])];
+        assert!(apply(&Op::MatMulInteger, &inputs, 1).is_err());
+    }
+
+    #[test]
+    fn padding_is_the_zero_point() {
+        let attributes = ConvAttributes {
+            group: 1,
+            kernel: vec![],
+            strides: vec![],
+            dilations: vec![],
+            padding: Padding::Explicit(vec![1, 1]),
+        };
+        let (x, w) = (input(&[1, 1, 2], &[12_u8, 11]), input(&[1, 1, 3], &[1_u8, 2, 3]));
+        let zero = || input(&[], &[10_u8]);
+        let result = apply(&Op::ConvInteger(attributes.clone()), &[x.clone(), w.clone(), zero()], 1).unwrap();
+        assert_eq!(result[0].as_slice::<i32>().unwrap(), [7, 4]);
+        let scale = |v: f32| input(&[], &[v]);
+        let bias = input(&[1], &[1_i32]);
+        let inputs = [
+            x,
+            scale(0.5),
+            zero(),
+            w,
+            input(&[1], &[2.0_f32]),
+            input(&[1], &[0_u8]),
+            scale(2.0),
+            input(&[], &[100_i8]),
+            bias,
+        ];
+        let result = apply(&Op::QLinearConv(attributes), &inputs, 1).unwrap();
+        // (7 + 1) · 0.5 and (4 + 1) · 0.5, rounded to even, plus 100.
+        assert_eq!(result[0].as_slice::<i8>().unwrap(), [104, 102]);
+    }
+}

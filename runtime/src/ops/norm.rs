@@ -266,3 +266,87 @@ pub(super) fn rms_normalization(
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+    use poda_formats::op::Op;
+
+    use super::super::testing::{apply, assert_close, floats, input, noise};
+    use super::*;
+
+    /// Normalised by the mean and variance of each run of `len` elements.
+    fn reference(x: &[f32], len: usize, epsilon: f64) -> Vec<f32> {
+        x.chunks_exact(len)
+            .flat_map(|row| {
+                let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / len as f64;
+                let variance = row.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / len as f64;
+                row.iter().map(move |&v| ((f64::from(v) - mean) / (variance + epsilon).sqrt()) as f32)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn layers_groups_and_instances_are_normalised() {
+        let dims = [2, 4, 3, 7];
+        let x = noise(&dims, 1);
+        let values = floats(x.as_ref().unwrap()).to_vec();
+        let per_channel = |scale: &[f32], bias: &[f32], y: Vec<f32>| -> Vec<f32> {
+            y.iter().enumerate().map(|(i, v)| v * scale[i / 21 % 4] + bias[i / 21 % 4]).collect()
+        };
+        let (scale, bias) = (noise(&[4], 2), noise(&[4], 3));
+        let [s, b] = [&scale, &bias].map(|t| floats(t.as_ref().unwrap()).to_vec());
+        let inputs = [x.clone(), scale, bias];
+        let result = apply(&Op::InstanceNormalization { epsilon: 1e-3 }, &inputs, 1).unwrap();
+        assert_close(floats(&result[0]), &per_channel(&s, &b, reference(&values, 21, 1e-3)), 1e-4);
+        let result = apply(&Op::GroupNormalization { num_groups: 2, epsilon: 1e-3 }, &inputs, 1).unwrap();
+        assert_close(floats(&result[0]), &per_channel(&s, &b, reference(&values, 42, 1e-3)), 1e-4);
+        assert!(apply(&Op::GroupNormalization { num_groups: 3, epsilon: 1e-3 }, &inputs, 1).is_err());
+        assert!(apply(&Op::GroupNormalization { num_groups: 0, epsilon: 1e-3 }, &inputs, 1).is_err());
+
+        let scale = noise(&[3, 7], 4);
+        let s = floats(scale.as_ref().unwrap()).to_vec();
+        let op = Op::LayerNormalization { axis: -2, epsilon: 1e-3 };
+        let result = apply(&op, &[x.clone(), scale.clone(), None], 3).unwrap();
+        let expected: Vec<f32> =
+            reference(&values, 21, 1e-3).iter().enumerate().map(|(i, v)| v * s[i % 21]).collect();
+        assert_close(floats(&result[0]), &expected, 1e-4);
+        assert_eq!((result[1].shape(), result[2].shape()), (&[2, 4, 1, 1][..], &[2, 4, 1, 1][..]));
+        let mean: Vec<f32> = values.chunks_exact(21).map(|row| row.iter().sum::<f32>() / 21.0).collect();
+        assert_close(floats(&result[1]), &mean, 1e-5);
+        // A scale that broadcasts.
+        let result = apply(&op, &[x.clone(), input(&[1], &[2.0_f32])], 1).unwrap();
+        let twice: Vec<f32> = reference(&values, 21, 1e-3).iter().map(|v| v * 2.0).collect();
+        assert_close(floats(&result[0]), &twice, 1e-4);
+        assert!(apply(&op, &[x, noise(&[2, 7], 1)], 1).is_err());
+    }
+
+    #[test]
+    fn halves_are_computed_in_f32() {
+        let x: Vec<f16> = (0..8).map(|i| f16::from_f32(i as f32 * 100.0)).collect();
+        let ones = vec![f16::ONE; 8];
+        let op = Op::RmsNormalization { axis: -1, epsilon: 0.0 };
+        let result = apply(&op, &[input(&[1, 8], &x), input(&[8], &ones)], 1).unwrap();
+        // The squares are beyond f16.
+        let rms = (140.0_f32 / 8.0).sqrt() * 100.0;
+        for (y, x) in result[0].as_slice::<f16>().unwrap().iter().zip(&x) {
+            assert_close(&[y.to_f32()], &[x.to_f32() / rms], 1e-3);
+        }
+    }
+
+    #[test]
+    fn channels_are_scaled_and_empty_batches_pass() {
+        let parameters = || [input(&[2], &[2.0_f32, 1.0]), input(&[2], &[1.0_f32, 0.0])];
+        let statistics = || [input(&[2], &[1.0_f32, -1.0]), input(&[2], &[4.0_f32, 0.25])];
+        let op = Op::BatchNormalization { epsilon: 0.0 };
+        let run = |x: Option<poda_formats::Tensor>| {
+            apply(&op, &[&[x][..], &parameters()[..], &statistics()[..]].concat(), 1)
+        };
+        let result = run(input(&[1, 2, 2], &[3.0_f32, 5.0, 0.0, 1.0])).unwrap();
+        assert_close(floats(&result[0]), &[3.0, 5.0, 2.0, 4.0], 1e-6);
+        assert_eq!(run(noise(&[0, 2, 3], 1)).unwrap()[0].shape(), [0, 2, 3]);
+        assert_eq!(run(noise(&[2, 2, 0], 1)).unwrap()[0].shape(), [2, 2, 0]);
+        assert!(run(noise(&[1, 3, 3], 1)).is_err());
+        assert!(run(noise(&[2], 1)).is_err());
+    }
+}

@@ -320,3 +320,88 @@ fn reduce<R: Real>(kind: PoolKind, channel: &[R]) -> R {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use poda_formats::op::{Op, Padding};
+
+    use super::super::testing::{apply, assert_close, floats, input, noise};
+    use super::*;
+
+    fn attributes(kind: PoolKind, kernel: &[usize], strides: &[usize], pads: &[i64]) -> PoolAttributes {
+        PoolAttributes {
+            kind,
+            kernel: kernel.to_vec(),
+            strides: strides.to_vec(),
+            dilations: vec![],
+            padding: Padding::Explicit(pads.to_vec()),
+            ceil_mode: false,
+            count_include_pad: false,
+            column_major: false,
+        }
+    }
+
+    #[test]
+    fn windows_at_the_edges_count_what_they_cover() {
+        // ceil_mode, count_include_pad
+        let cases: [(bool, bool, &[f32]); 4] = [
+            (false, false, &[1.5, 3.0]),
+            (false, true, &[1.0, 3.0]),
+            (true, false, &[1.5, 3.0, 4.0]),
+            (true, true, &[1.0, 3.0, 2.0]),
+        ];
+        for (ceil_mode, count_include_pad, expected) in cases {
+            let base = attributes(PoolKind::Average, &[3], &[2], &[1, 1]);
+            let op = Op::Pool(PoolAttributes { ceil_mode, count_include_pad, ..base });
+            let result = apply(&op, &[input(&[1, 1, 4], &[1.0_f32, 2.0, 3.0, 4.0])], 1).unwrap();
+            assert_close(floats(&result[0]), expected, 1e-6);
+        }
+        let lp = Op::Pool(attributes(PoolKind::Lp { p: 2 }, &[2], &[2], &[]));
+        let result = apply(&lp, &[input(&[1, 1, 4], &[3.0_f32, -4.0, 0.0, 5.0])], 1).unwrap();
+        assert_close(floats(&result[0]), &[5.0, 5.0], 1e-6);
+    }
+
+    #[test]
+    fn indices_count_over_the_whole_tensor() {
+        let x = input(&[1, 2, 2, 3], &[1.0_f32, 5.0, 2.0, 4.0, 3.0, 6.0, f32::NAN, 0.0, 0.0, 0.0, 0.0, 7.0]);
+        for (column_major, expected) in [(false, [1, 5, 6, 11]), (true, [2, 5, 6, 11])] {
+            let base = attributes(PoolKind::Max, &[2, 2], &[1, 1], &[]);
+            let op = Op::Pool(PoolAttributes { column_major, ..base });
+            let result = apply(&op, std::slice::from_ref(&x), 2).unwrap();
+            assert_close(floats(&result[0]), &[5.0, 6.0, f32::NAN, 7.0], 0.0);
+            assert_eq!(result[1].as_slice::<i64>().unwrap(), expected);
+        }
+        let bytes = input(&[1, 1, 4], &[-3_i8, -1, -8, -9]);
+        let op = Op::Pool(attributes(PoolKind::Max, &[2], &[2], &[]));
+        assert_eq!(apply(&op, &[bytes], 1).unwrap()[0].as_slice::<i8>().unwrap(), [-1, -8]);
+    }
+
+    #[test]
+    fn odd_shapes_give_results_or_errors() {
+        let op = |kernel: &[usize], strides: &[usize]| {
+            Op::Pool(attributes(PoolKind::Average, kernel, strides, &[]))
+        };
+        assert_eq!(apply(&op(&[2], &[1]), &[noise(&[0, 3, 4], 0)], 1).unwrap()[0].shape(), [0, 3, 3]);
+        for (kernel, strides, x) in [
+            (&[2][..], &[0][..], &[1, 1, 4][..]),
+            (&[5], &[1], &[1, 1, 4]),
+            (&[2, 2], &[1], &[1, 1, 4]),
+            (&[], &[], &[1, 1, 4]),
+            (&[2], &[1], &[4]),
+            (&[1; 4], &[1; 4], &[1, 1, 2, 2, 2, 2]),
+        ] {
+            assert!(apply(&op(kernel, strides), &[noise(x, 0)], 1).is_err(), "{kernel:?} {strides:?} {x:?}");
+        }
+        for kind in [PoolKind::Average, PoolKind::Max, PoolKind::Lp { p: 1 }] {
+            let op = Op::GlobalPool { kind };
+            let result = apply(&op, &[input(&[1, 2, 2], &[1.0_f32, 3.0, 2.0, 2.0])], 1).unwrap();
+            let expected = match kind {
+                PoolKind::Average => [2.0, 2.0],
+                PoolKind::Max => [3.0, 2.0],
+                PoolKind::Lp { .. } => [4.0, 4.0],
+            };
+            assert_close(floats(&result[0]), &expected, 1e-6);
+            assert!(apply(&op, &[noise(&[3], 0)], 1).is_err());
+        }
+    }
+}

@@ -246,3 +246,55 @@ fn scalar<T: Element>(outputs: &mut [Output<'_>], index: usize, value: T) -> Res
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use poda_formats::op::Op;
+
+    use super::super::testing::{apply, assert_close, floats, input, noise};
+    use super::*;
+
+    fn quantize_op(axis: i64, block_size: usize) -> Op {
+        Op::QuantizeLinear { axis, block_size, saturate: true, to: None }
+    }
+
+    #[test]
+    fn values_round_to_even_and_saturate() {
+        let x = input(&[6], &[0.5_f32, 1.5, -3.0, 300.0, f32::INFINITY, f32::NEG_INFINITY]);
+        let run = |zero| apply(&quantize_op(1, 0), &[x.clone(), input(&[], &[1.0_f32]), zero], 1).unwrap();
+        assert_eq!(run(None)[0].as_slice::<u8>().unwrap(), [0, 2, 0, 255, 255, 0]);
+        let result = run(input(&[], &[-1_i8]));
+        assert_eq!(result[0].as_slice::<i8>().unwrap(), [-1, 1, -4, 127, 127, -128]);
+    }
+
+    #[test]
+    fn scales_belong_to_tensors_axes_or_blocks() {
+        let x = input(&[2, 3], &[10_i8, 20, 30, 40, 50, 60]);
+        let op = |axis, block_size| Op::DequantizeLinear { axis, block_size };
+        // axis, block size, scale's shape, expected
+        let cases: [(i64, usize, &[usize], &[f32]); 4] = [
+            (1, 0, &[], &[10.0, 20.0, 30.0, 40.0, 50.0, 60.0]),
+            (0, 0, &[2], &[10.0, 20.0, 30.0, 80.0, 100.0, 120.0]),
+            (-1, 0, &[3], &[10.0, 40.0, 90.0, 40.0, 100.0, 180.0]),
+            (1, 2, &[2, 2], &[10.0, 20.0, 60.0, 120.0, 150.0, 240.0]),
+        ];
+        for (axis, block, shape, expected) in cases {
+            let scale: Vec<f32> = (1..=shape.iter().product()).map(|i: usize| i as f32).collect();
+            let result = apply(&op(axis, block), &[x.clone(), input(shape, &scale)], 1).unwrap();
+            assert_close(floats(&result[0]), expected, 1e-6);
+        }
+        assert!(apply(&op(1, 0), &[x.clone(), noise(&[2], 1)], 1).is_err());
+        assert!(apply(&op(1, 2), &[x.clone(), noise(&[2, 3], 1)], 1).is_err());
+        assert!(apply(&op(5, 0), &[x, noise(&[2], 1)], 1).is_err());
+    }
+
+    #[test]
+    fn ranges_hold_zero() {
+        let run = |x: &[f32]| apply(&Op::DynamicQuantizeLinear, &[input(&[x.len()], x)], 3).unwrap();
+        let result = run(&[1.0, 255.0]);
+        assert_eq!(result[0].as_slice::<u8>().unwrap(), [1, 255]);
+        assert_eq!((floats(&result[1]), result[2].as_slice::<u8>().unwrap()), (&[1.0][..], &[0][..]));
+        assert_eq!(run(&[0.0])[0].as_slice::<u8>().unwrap(), [0]);
+        assert_eq!(run(&[])[0].shape(), [0]);
+    }
+}

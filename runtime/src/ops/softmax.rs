@@ -78,3 +78,49 @@ fn one_lane<R: Real>(kind: SoftmaxKind, lane: &mut [R]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use poda_formats::op::Op;
+
+    use super::super::testing::{apply, assert_close, floats, input, noise};
+    use super::*;
+
+    #[test]
+    fn lanes_along_any_axis() {
+        let dims = [3, 5, 40];
+        let x = noise(&dims, 1);
+        for (at, kind) in (-3..3).flat_map(|a| [(a, SoftmaxKind::Softmax), (a, SoftmaxKind::LogSoftmax)]) {
+            let result = apply(&Op::Softmax { kind, axis: at }, std::slice::from_ref(&x), 1).unwrap();
+            let [_, dim, inner] = around(&dims, axis(at, 3).unwrap());
+            let values = floats(x.as_ref().unwrap());
+            let expected: Vec<f32> = (0..values.len())
+                .map(|i| {
+                    let first = i / (dim * inner) * dim * inner + i % inner;
+                    let sum: f64 = (0..dim).map(|j| f64::from(values[first + j * inner]).exp()).sum();
+                    let share = f64::from(values[i]).exp() / sum;
+                    (if kind == SoftmaxKind::Softmax { share } else { share.ln() }) as f32
+                })
+                .collect();
+            assert_close(floats(&result[0]), &expected, 1e-5);
+        }
+    }
+
+    #[test]
+    fn extremes_and_empty_lanes() {
+        let run = |kind, x: &[f32]| {
+            let result = apply(&Op::Softmax { kind, axis: -1 }, &[input(&[x.len()], x)], 1).unwrap();
+            floats(&result[0]).to_vec()
+        };
+        assert_close(&run(SoftmaxKind::Softmax, &[1e30, -1e30, 1e30]), &[0.5, 0.0, 0.5], 1e-6);
+        assert_close(&run(SoftmaxKind::Softmax, &[f32::NEG_INFINITY, 0.0]), &[0.0, 1.0], 1e-6);
+        assert_close(&run(SoftmaxKind::Hardmax, &[1.0, 3.0, 3.0]), &[0.0, 1.0, 0.0], 0.0);
+        assert!(run(SoftmaxKind::Softmax, &[]).is_empty());
+        let scalar =
+            apply(&Op::Softmax { kind: SoftmaxKind::Softmax, axis: 0 }, &[input(&[], &[3.0_f32])], 1);
+        assert_close(floats(&scalar.unwrap()[0]), &[1.0], 1e-6);
+        assert!(
+            apply(&Op::Softmax { kind: SoftmaxKind::Softmax, axis: 2 }, &[noise(&[2, 2], 1)], 1).is_err()
+        );
+    }
+}

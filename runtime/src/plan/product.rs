@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use poda_formats::op::{ConvAttributes, Padding};
+use poda_formats::op::ConvAttributes;
 use poda_formats::{DataType, Op, Weight};
 use rayon::prelude::*;
 
@@ -10,6 +10,7 @@ use super::draft::{Draft, DraftNode, Explanation, Kind};
 use super::weights::{Packed, Source, Weights};
 use crate::kernels::{Activation, Epilogue, Layout, Problem, X};
 use crate::ops::OpError;
+use crate::ops::geometry::Convolution;
 use crate::packing::ConvGeometry;
 use crate::threads::Threads;
 
@@ -142,44 +143,24 @@ impl Product {
     ) -> Option<(Self, Vec<Option<poda_formats::ValueId>>)> {
         let (x, w) = (node.inputs[0]?, node.inputs[1]?);
         let (x_shape, w_shape) = (draft.shape(x)?, draft.shape(w)?);
-        let output = draft.shape(node.outputs[0]?)?;
-        let (&[images, channels, ref size @ ..], &[m, group_channels, ref kernel @ ..]) = (x_shape, w_shape)
-        else {
-            return None;
-        };
-        let groups = attributes.group.max(1);
-        if !draft.is_weight(w)
-            || channels != groups.checked_mul(group_channels)?
-            || !m.is_multiple_of(groups)
-            || output.is_empty()
-        {
+        if !draft.is_weight(w) {
             return None;
         }
-        // One spatial axis is an image of height 1; more than two stay with the general form.
-        let plane = |values: &[usize], missing: usize| match *values {
-            [] => Some([missing; 2]),
-            [w] => Some([missing, w]),
-            [h, w] => Some([h, w]),
-            _ => None,
-        };
-        let (input, kernel) = (plane(size, 1)?, plane(kernel, 1)?);
-        let (strides, dilations) = (plane(&attributes.strides, 1)?, plane(&attributes.dilations, 1)?);
-        let pads = pads(attributes, size.len(), input, kernel, strides, dilations)?;
+        // More than two spatial axes stay with the general form.
+        let convolution = Convolution::new(attributes, x_shape, w_shape).ok()?;
+        let Convolution { batch: images, channels, filters: m, groups, windows } = convolution;
+        let group_channels = channels / groups;
         let depthwise = group_channels == 1 && groups > 1;
-        let geometry = ConvGeometry::new(
-            if depthwise { channels } else { group_channels },
-            input,
-            kernel,
-            strides,
-            dilations,
-            pads,
-        )
-        .ok()?;
-        let k = group_channels * kernel[0] * kernel[1];
+        let geometry = windows.image(if depthwise { channels } else { group_channels })?;
+        let k = group_channels * windows.taps();
         let source = Source { value: w, m, k, transposed: false, scale: None };
         let form = if depthwise {
             Form::Depthwise { images, geometry }
-        } else if groups == 1 && geometry.n() == 1 && kernel == input && pads == [0; 4] {
+        } else if groups == 1
+            && geometry.n() == 1
+            && geometry.kernel() == geometry.input()
+            && geometry.pads() == [0; 4]
+        {
             // The window is the whole image: a product of vectors, one for each image.
             let layout = Layout::TokenMajor;
             Form::Matrix { batch: 1, n: images, x_layout: layout, y_layout: layout }
@@ -219,42 +200,6 @@ impl Product {
         };
         Ok(PackedProduct { form: self.form, bias: self.bias, activation: self.activation, packed })
     }
-}
-
-/// Pads as (top, left, bottom, right); `None` when some are negative.
-fn pads(
-    attributes: &ConvAttributes,
-    rank: usize,
-    input: [usize; 2],
-    kernel: [usize; 2],
-    strides: [usize; 2],
-    dilations: [usize; 2],
-) -> Option<[usize; 4]> {
-    let mut pads = [0; 4];
-    match &attributes.padding {
-        Padding::Valid => {}
-        Padding::Explicit(explicit) => {
-            let first = 2_usize.checked_sub(rank)?;
-            for (i, &pad) in explicit.iter().enumerate().take(2 * rank) {
-                // Per spatial axis all begins, then all ends.
-                pads[first + i % rank + 2 * (i / rank)] = usize::try_from(pad).ok()?;
-            }
-        }
-        Padding::SameUpper | Padding::SameLower => {
-            for axis in 0..2 {
-                let extent = dilations[axis].checked_mul(kernel[axis].checked_sub(1)?)?.checked_add(1)?;
-                let output = input[axis].div_ceil(strides[axis].max(1));
-                let covered = output.checked_sub(1)?.checked_mul(strides[axis])?.checked_add(extent)?;
-                let total = covered.saturating_sub(input[axis]);
-                let begin = match attributes.padding {
-                    Padding::SameLower => total.div_ceil(2),
-                    Padding::SameUpper | Padding::Valid | Padding::Explicit(_) => total / 2,
-                };
-                (pads[axis], pads[axis + 2]) = (begin, total - begin);
-            }
-        }
-    }
-    Some(pads)
 }
 
 /// A product whose weight is packed.
