@@ -45,15 +45,13 @@ impl Writer {
         let mut weights = Vec::new();
         for (index, value) in graph.values.iter().enumerate() {
             let Some(weight) = &value.weight else { continue };
-            let identity = (weight.bytes() >= SHARED_FROM && !outputs.contains(&ValueId(index as u32)))
-                .then(|| identity(weight));
-            match identity.and_then(|identity| shared.insert(identity, index)) {
-                Some(first) => {
-                    shared.insert(self::identity(weight), first);
-                    let (before, after) = names.split_at_mut(index);
-                    after[0].clone_from(&before[first]);
-                }
-                None => weights.push((names[index].clone(), weight)),
+            let own_name = weight.bytes() < SHARED_FROM || outputs.contains(&ValueId(index as u32));
+            let first = if own_name { index } else { *shared.entry(identity(weight)).or_insert(index) };
+            if first == index {
+                weights.push((names[index].clone(), weight));
+            } else {
+                let (before, after) = names.split_at_mut(index);
+                after[0].clone_from(&before[first]);
             }
         }
         let graph = self.graph(graph, &names, &graph.inputs)?;
