@@ -3,6 +3,7 @@
 //! Every test runs twice: node by node through the operators, where what `infer` promises is held against what `run`
 //! gives, and whole, as a user would run it. A test passes, fails, or is refused as unsupported; the refused ones are
 //! listed in `tests/data/onnx-unsupported.txt`. A failure breaks the build, and so does any change of that list.
+//! With a word as argument (`cargo test --test conformance -- gather`), only tests with that in their names run.
 
 mod compare;
 mod interpreter;
@@ -130,10 +131,9 @@ fn check(files: &BTreeMap<String, Vec<u8>>) -> Result<(), Outcome> {
     agree(&run_whole(&case)?, "whole")
 }
 
-#[test]
-fn onnx_tests() {
+fn main() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
-    let only = std::env::var("PODA_CONFORMANCE").unwrap_or_default();
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let tests = pack::read(&data.join("onnx-tests.tar.zst"));
     let (mut passed, mut failed) = (0, Vec::new());
     let mut unsupported = BTreeMap::new();

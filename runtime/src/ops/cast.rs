@@ -6,9 +6,9 @@
 use half::{bf16, f16};
 use num_traits::AsPrimitive;
 use poda_formats::{Boolean, DataType, Element, TensorView};
-use rayon::prelude::*;
 
-use super::args::{Infos, PARALLEL_ABOVE, one, required};
+use super::args::{Infos, one, required};
+use super::elementwise::broadcast::Broadcast;
 use super::number::{Number, with_number};
 use super::{Inputs, OpError};
 use crate::info::Info;
@@ -99,16 +99,12 @@ fn cast_from<T: Castable>(
 }
 
 fn convert<T: Element, R: Element>(from: &[T], to: &mut [R], function: impl Fn(T) -> R + Sync) {
-    let part = |(to, from): (&mut [R], &[T])| {
-        for (to, &from) in to.iter_mut().zip(from) {
+    let shape = [to.len()];
+    Broadcast::new(&shape, [&shape]).for_each(to, &|to, [range]| {
+        for (to, &from) in to.iter_mut().zip(&from[range]) {
             *to = function(from);
         }
-    };
-    if to.len() < PARALLEL_ABOVE || rayon::current_num_threads() == 1 {
-        return part((to, from));
-    }
-    let len = PARALLEL_ABOVE / 4;
-    to.par_chunks_mut(len).zip(from.par_chunks(len)).for_each(part);
+    });
 }
 
 /// The elements of `view`, converted.

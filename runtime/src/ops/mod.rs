@@ -43,6 +43,9 @@ mod softmax;
 pub(crate) mod testing;
 mod transpose;
 
+#[cfg(test)]
+mod tests;
+
 use poda_formats::op::{ForeignOp, Op};
 use poda_formats::{DataType, TensorView};
 

@@ -192,6 +192,23 @@ macro_rules! with_width {
 
 pub(super) use {with_number, with_type, with_width};
 
+/// For each element a number in the same order: equal ones for equal elements (so for both zeros), the largest for NaN.
+pub(super) fn order_keys(view: TensorView<'_>) -> Result<Vec<u64>, OpError> {
+    let float = |x: f64| {
+        // Adding 0 makes minus zero plus zero. Greater magnitudes have greater bits, which a minus sign turns round.
+        let bits = (x + 0.0).to_bits();
+        if x.is_nan() { u64::MAX } else { bits ^ if x < 0.0 { u64::MAX } else { 1 << 63 } }
+    };
+    Ok(match view.dtype() {
+        DataType::F64 => view.as_slice::<f64>()?.iter().map(|&x| float(x)).collect(),
+        dtype if dtype.is_float() => {
+            super::cast::converted::<f32>(view)?.into_iter().map(|x| float(f64::from(x))).collect()
+        }
+        DataType::U64 => view.as_slice::<u64>()?.to_vec(),
+        _ => super::cast::converted::<i64>(view)?.into_iter().map(|x| x as u64 ^ (1 << 63)).collect(),
+    })
+}
+
 /// Runs an operator on f32 copies of its f16 and bf16 inputs. When the first input is one of these, so are the outputs
 /// that come out as f32. Without such inputs it just runs.
 pub(super) fn by_way_of_f32(
@@ -261,6 +278,16 @@ mod tests {
         assert_eq!(i8::rem_floored(i8::MIN, -1), 0);
         assert_eq!(Number::div(i8::MIN, -1), i8::MIN);
         assert_eq!(u8::rem_floored(200, 7), 4);
+    }
+
+    #[test]
+    fn keys_are_in_the_order_of_elements() {
+        let floats = [f32::NEG_INFINITY, -2.0, -1.0, -1e-40, 0.0, 1e-40, 1.0, 2.0, f32::INFINITY, f32::NAN];
+        let keys = order_keys(TensorView::from_slice(&[10], &floats)).unwrap();
+        assert!(keys.is_sorted_by(|a, b| a < b));
+        assert_eq!(order_keys(TensorView::from_slice(&[1], &[-0.0f32])).unwrap(), keys[4..5]);
+        let keys = order_keys(TensorView::from_slice(&[4], &[i64::MIN, -1, 0, i64::MAX])).unwrap();
+        assert!(keys.is_sorted_by(|a, b| a < b));
     }
 
     #[test]

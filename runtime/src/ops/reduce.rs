@@ -3,6 +3,8 @@
 //! The input is read once, in order, in runs along its innermost axis (neighbouring axes that are reduced alike are
 //! joined): a run folds into one element of the output, or element by element into a run of it.
 
+use std::ops::Range;
+
 use poda_formats::op::ReduceKind;
 use poda_formats::{DataType, TensorView};
 use rayon::prelude::*;
@@ -143,32 +145,45 @@ impl Layout {
         if input.is_empty() {
             return;
         }
+        let bytes = bytemuck::cast_slice_mut(output);
+        self.for_each_bytes(input.len(), bytes, size_of::<T>(), &|output, range, place| {
+            run(bytemuck::cast_slice_mut(output), &input[range], place);
+        });
+    }
+
+    /// [`Layout::for_each`] on the bytes of elements of `size` bytes, so that it is compiled once; `len` is the number of
+    /// elements of the input, at least 1.
+    fn for_each_bytes(&self, len: usize, output: &mut [u8], size: usize, run: &Run<'_>) {
+        let threads = rayon::current_num_threads();
         match self.axes.split_first() {
-            Some((first, rest))
-                if !first.reduced && input.len() >= PARALLEL_ABOVE && rayon::current_num_threads() > 1 =>
-            {
-                let steps = first.dim.div_ceil(4 * rayon::current_num_threads());
-                let [input_part, output_part] =
-                    [input.len(), output.len()].map(|len| len / first.dim * steps);
-                let parts = input.par_chunks(input_part).zip(output.par_chunks_mut(output_part));
-                parts.enumerate().for_each(|(i, (input, output))| {
-                    let first = Axis { dim: steps.min(first.dim - i * steps), reduced: false };
-                    walk(&[&[first], rest].concat(), input, output, i * output_part, run);
+            Some((first, rest)) if !first.reduced && len >= PARALLEL_ABOVE && threads > 1 => {
+                let steps = first.dim.div_ceil(4 * threads);
+                let (input_step, output_step) = (len / first.dim, output.len() / first.dim);
+                let parts = output.par_chunks_mut(steps * output_step).enumerate();
+                parts.for_each(|(i, output)| {
+                    let first = Axis { dim: output.len() / output_step, reduced: false };
+                    let start = i * steps * input_step;
+                    let range = start..start + first.dim * input_step;
+                    walk(
+                        &[&[first], rest].concat(),
+                        range,
+                        output,
+                        size,
+                        i * steps * output_step / size,
+                        run,
+                    );
                 });
             }
-            _ => walk(&self.axes, input, output, 0, run),
+            _ => walk(&self.axes, 0..len, output, size, 0, run),
         }
     }
 }
 
-/// See [`Layout::for_each`]; `place` is the place of `output` in the whole output.
-fn walk<T>(
-    axes: &[Axis],
-    input: &[T],
-    output: &mut [T],
-    place: usize,
-    run: &(dyn Fn(&mut [T], &[T], usize) + Sync),
-) {
+/// What to do with one run: the bytes to fold into, where the run is in the input, and the place in the output.
+type Run<'a> = dyn Fn(&mut [u8], Range<usize>, usize) + Sync + 'a;
+
+/// See [`Layout::for_each_bytes`]; `place` is the place of `output` in the whole output.
+fn walk(axes: &[Axis], input: Range<usize>, output: &mut [u8], size: usize, place: usize, run: &Run<'_>) {
     let (inner, outer) = axes.split_last().map_or((Axis { dim: 1, reduced: false }, axes), |(i, o)| (*i, o));
     let width = if inner.reduced { 1 } else { inner.dim };
     let mut strides = vec![0; outer.len()];
@@ -181,8 +196,8 @@ fn walk<T>(
     }
     let mut index = vec![0; outer.len()];
     let mut at = 0;
-    for part in input.chunks_exact(inner.dim) {
-        run(&mut output[at..at + width], part, place + at);
+    for start in input.step_by(inner.dim) {
+        run(&mut output[at * size..(at + width) * size], start..start + inner.dim, place + at);
         for ((index, axis), stride) in index.iter_mut().zip(outer).zip(&strides).rev() {
             *index += 1;
             at += stride;

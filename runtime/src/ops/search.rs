@@ -1,14 +1,10 @@
 //! Searches and sorts along one axis: ArgMax, ArgMin, TopK.
 
-use std::cmp::Ordering;
-
 use poda_formats::DataType;
 use poda_formats::op::ArgKind;
 
-use super::args::{
-    self, Infos, Known, around, integers, known_integers, one, required, sizes, unsupported_type,
-};
-use super::number::{Number, by_way_of_f32, with_number};
+use super::args::{self, Infos, Known, around, integers, known_integers, one, required, sizes};
+use super::number::{order_keys, with_width};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
@@ -43,44 +39,36 @@ pub(super) fn arg_reduce(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    by_way_of_f32(inputs, outputs, |inputs, outputs| {
-        let data = required(inputs, 0)?;
-        let shape = without_axis(data.shape(), axis, keep_dims)?;
-        let around = around(data.shape(), args::axis(axis, data.rank())?);
-        let output = outputs[0].alloc::<i64>(&shape)?;
-        if around[1] == 0 && !output.is_empty() {
-            let reason = "the largest of nothing".to_owned();
-            return Err(OpError::InputShape { index: 0, shape: data.shape().to_vec(), reason });
-        }
-        with_number!(data.dtype(), T => {
-            let input = data.as_slice::<T>()?;
-            match (kind, select_last_index) {
-                (ArgKind::Max, false) => best(input, output, around, |new, old| new > old),
-                (ArgKind::Max, true) => best(input, output, around, |new, old| new >= old),
-                (ArgKind::Min, false) => best(input, output, around, |new, old| new < old),
-                (ArgKind::Min, true) => best(input, output, around, |new, old| new <= old),
-            }
-            Ok(())
-        }, else => Err(unsupported_type(kind, data.dtype())))
-    })
+    let data = required(inputs, 0)?;
+    let shape = without_axis(data.shape(), axis, keep_dims)?;
+    let around = around(data.shape(), args::axis(axis, data.rank())?);
+    let output = outputs[0].alloc::<i64>(&shape)?;
+    if around[1] == 0 && !output.is_empty() {
+        let reason = "the largest of nothing".to_owned();
+        return Err(OpError::InputShape { index: 0, shape: data.shape().to_vec(), reason });
+    }
+    let keys = order_keys(data)?;
+    match (kind, select_last_index) {
+        (ArgKind::Max, false) => best(&keys, output, around, |new, old| new > old),
+        (ArgKind::Max, true) => best(&keys, output, around, |new, old| new >= old),
+        (ArgKind::Min, false) => best(&keys, output, around, |new, old| new < old),
+        (ArgKind::Min, true) => best(&keys, output, around, |new, old| new <= old),
+    }
+    Ok(())
 }
 
-fn best<T: Number>(
-    input: &[T],
-    output: &mut [i64],
-    [_, dim, inner]: [usize; 3],
-    wins: impl Fn(T, T) -> bool,
-) {
-    if input.is_empty() {
+/// For each lane along the axis the index of the key that no later one wins against.
+fn best(keys: &[u64], output: &mut [i64], [_, dim, inner]: [usize; 3], wins: impl Fn(u64, u64) -> bool) {
+    if keys.is_empty() {
         return;
     }
-    for (block, output) in input.chunks_exact(dim * inner).zip(output.chunks_exact_mut(inner)) {
-        let mut values = block[..inner].to_vec();
+    for (block, output) in keys.chunks_exact(dim * inner).zip(output.chunks_exact_mut(inner)) {
+        let mut held = block[..inner].to_vec();
         output.fill(0);
         for (step, row) in block.chunks_exact(inner).enumerate().skip(1) {
-            for ((at, value), &x) in output.iter_mut().zip(&mut values).zip(row) {
-                if wins(x, *value) {
-                    (*at, *value) = (step as i64, x);
+            for ((at, held), &key) in output.iter_mut().zip(&mut held).zip(row) {
+                if wins(key, *held) {
+                    (*at, *held) = (step as i64, key);
                 }
             }
         }
@@ -118,50 +106,49 @@ pub(super) fn top_k(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    by_way_of_f32(inputs, outputs, |inputs, outputs| {
-        let data = required(inputs, 0)?;
-        let shape = top_shape(data.shape(), axis, &integers(required(inputs, 1)?, 1)?)?;
-        let axis = args::axis(axis, data.rank())?;
-        let k = shape[axis];
-        with_number!(data.dtype(), T => {
-            let found = top(data.as_slice::<T>()?, around(data.shape(), axis), k, largest);
-            let mut outputs = outputs.iter_mut();
-            if let Some(values) = outputs.next().filter(|o| o.is_used()) {
-                for (to, &(value, _)) in values.alloc::<T>(&shape)?.iter_mut().zip(&found) {
-                    *to = value;
-                }
+    let data = required(inputs, 0)?;
+    let shape = top_shape(data.shape(), axis, &integers(required(inputs, 1)?, 1)?)?;
+    let axis = args::axis(axis, data.rank())?;
+    let around = around(data.shape(), axis);
+    let found = top(&order_keys(data)?, around, shape[axis], largest);
+    let mut outputs = outputs.iter_mut();
+    if let Some(values) = outputs.next().filter(|o| o.is_used()) {
+        let bytes = values.alloc_bytes(data.dtype(), &shape)?;
+        with_width!(data.dtype(), T => {
+            let (from, [_, dim, inner]) = (bytemuck::cast_slice::<u8, T>(data.bytes()), around);
+            let lane = shape[axis] * inner;
+            for (i, to) in bytemuck::cast_slice_mut::<u8, T>(bytes).iter_mut().enumerate() {
+                *to = from[(i / lane * dim + found[i]) * inner + i % inner];
             }
-            if let Some(indices) = outputs.next().filter(|o| o.is_used()) {
-                for (to, &(_, index)) in indices.alloc::<i64>(&shape)?.iter_mut().zip(&found) {
-                    *to = index;
-                }
-            }
-            Ok(())
-        }, else => Err(unsupported_type("TopK", data.dtype())))
-    })
+        });
+    }
+    if let Some(indices) = outputs.next().filter(|o| o.is_used()) {
+        for (to, &index) in indices.alloc::<i64>(&shape)?.iter_mut().zip(&found) {
+            *to = index as i64;
+        }
+    }
+    Ok(())
 }
 
-fn top<T: Number>(input: &[T], [outer, dim, inner]: [usize; 3], k: usize, largest: bool) -> Vec<(T, i64)> {
-    let mut found = vec![(T::ZERO, 0); outer * k * inner];
+/// For each lane along the axis the indices of the best `k`, best first.
+fn top(keys: &[u64], [outer, dim, inner]: [usize; 3], k: usize, largest: bool) -> Vec<usize> {
+    let mut found = vec![0; outer * k * inner];
     if found.is_empty() {
         return found;
     }
-    let order = |a: T, b: T| a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()));
-    let better = |a: &(T, i64), b: &(T, i64)| -> Ordering {
-        let by_value = if largest { order(b.0, a.0) } else { order(a.0, b.0) };
-        by_value.then(a.1.cmp(&b.1))
-    };
-    let mut lane = Vec::with_capacity(dim);
-    for (block, found) in input.chunks_exact(dim * inner).zip(found.chunks_exact_mut(k * inner)) {
+    // The better key is the smaller pair.
+    let sign = if largest { u64::MAX } else { 0 };
+    let mut lane: Vec<(u64, usize)> = Vec::with_capacity(dim);
+    for (block, found) in keys.chunks_exact(dim * inner).zip(found.chunks_exact_mut(k * inner)) {
         for i in 0..inner {
             lane.clear();
-            lane.extend(block[i..].iter().step_by(inner).zip(0..).map(|(&x, at)| (x, at)));
+            lane.extend(block[i..].iter().step_by(inner).enumerate().map(|(at, &key)| (key ^ sign, at)));
             if k < dim {
-                lane.select_nth_unstable_by(k - 1, better);
+                lane.select_nth_unstable(k - 1);
             }
-            lane[..k].sort_unstable_by(better);
-            for (to, &from) in found[i..].iter_mut().step_by(inner).zip(&lane[..k]) {
-                *to = from;
+            lane[..k].sort_unstable();
+            for (to, &(_, at)) in found[i..].iter_mut().step_by(inner).zip(&lane[..k]) {
+                *to = at;
             }
         }
     }
@@ -174,24 +161,22 @@ mod tests {
 
     #[test]
     fn the_top_keeps_the_order_of_equals() {
-        let input = [3, 1, 3, 2, 1, 3];
-        assert_eq!(top(&input, [1, 6, 1], 4, true), [(3, 0), (3, 2), (3, 5), (2, 3)]);
-        assert_eq!(top(&input, [1, 6, 1], 3, false), [(1, 1), (1, 4), (2, 3)]);
-        assert_eq!(top(&input, [1, 3, 2], 1, true), [(3, 0), (3, 2)]);
-        assert_eq!(top(&input, [6, 1, 1], 0, true), []);
-        let found = top(&[1.0, f32::NAN, 2.0], [1, 3, 1], 2, true);
-        assert_eq!((found[0].1, found[1]), (1, (2.0, 2)));
+        let keys = [3, 1, 3, 2, 1, 3];
+        assert_eq!(top(&keys, [1, 6, 1], 4, true), [0, 2, 5, 3]);
+        assert_eq!(top(&keys, [1, 6, 1], 3, false), [1, 4, 3]);
+        assert_eq!(top(&keys, [1, 3, 2], 1, true), [0, 2]);
+        assert_eq!(top(&keys, [6, 1, 1], 0, true), [0; 0]);
     }
 
     #[test]
     fn the_first_or_the_last_of_equals_wins() {
-        let input = [1, 5, 5, 0, 5, 0];
+        let keys = [1, 5, 5, 0, 5, 0];
         let mut output = [-1; 2];
-        best(&input, &mut output, [2, 3, 1], |new, old| new > old);
+        best(&keys, &mut output, [2, 3, 1], |new, old| new > old);
         assert_eq!(output, [1, 1]);
-        best(&input, &mut output, [2, 3, 1], |new, old| new >= old);
+        best(&keys, &mut output, [2, 3, 1], |new, old| new >= old);
         assert_eq!(output, [2, 1]);
-        best(&input, &mut output, [1, 3, 2], |new, old| new < old);
+        best(&keys, &mut output, [1, 3, 2], |new, old| new < old);
         assert_eq!(output, [0, 1]);
     }
 }

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 use poda_formats::{Boolean, DataType};
 
-use super::args::{self, Infos, around, one, required, unsupported_type};
-use super::number::{Number, by_way_of_f32, with_number, with_width};
+use super::args::{self, Infos, around, one, required};
+use super::number::{order_keys, with_width};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
@@ -106,50 +106,36 @@ pub(super) fn unique(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    by_way_of_f32(inputs, outputs, |inputs, outputs| {
-        let data = required(inputs, 0)?;
-        let (mut shape, axis) = along(data.shape(), axis)?;
-        let around = around(&shape, axis);
-        let groups = match data.dtype() {
-            DataType::Bool => group(data.bytes(), around, sorted),
-            dtype => with_number!(dtype, T => group(data.as_slice::<T>()?, around, sorted), else => {
-                return Err(unsupported_type("Unique", dtype))
-            }),
-        };
-        let first: Vec<usize> = groups.iter().map(|group| group[0]).collect();
-        let mut outputs = outputs.iter_mut();
-        if let Some(values) = outputs.next().filter(|o| o.is_used()) {
-            shape[axis] = first.len();
-            let step = around[2] * data.dtype().size();
-            copy_steps(data.bytes(), values.alloc_bytes(data.dtype(), &shape)?, around[1], step, &first);
-        }
-        let mut inverse = vec![0; around[1]];
-        for (place, group) in groups.iter().enumerate() {
-            group.iter().for_each(|&i| inverse[i] = place);
-        }
-        let counts = groups.iter().map(Vec::len).collect();
-        for (output, numbers) in outputs.zip([first, inverse, counts]) {
-            if output.is_used() {
-                for (to, from) in output.alloc::<i64>(&[numbers.len()])?.iter_mut().zip(numbers) {
-                    *to = from as i64;
-                }
+    let data = required(inputs, 0)?;
+    let (mut shape, axis) = along(data.shape(), axis)?;
+    let around = around(&shape, axis);
+    let groups = group(&order_keys(data)?, around, sorted);
+    let first: Vec<usize> = groups.iter().map(|group| group[0]).collect();
+    let mut outputs = outputs.iter_mut();
+    if let Some(values) = outputs.next().filter(|o| o.is_used()) {
+        shape[axis] = first.len();
+        let step = around[2] * data.dtype().size();
+        copy_steps(data.bytes(), values.alloc_bytes(data.dtype(), &shape)?, around[1], step, &first);
+    }
+    let mut inverse = vec![0; around[1]];
+    for (place, group) in groups.iter().enumerate() {
+        group.iter().for_each(|&i| inverse[i] = place);
+    }
+    let counts = groups.iter().map(Vec::len).collect();
+    for (output, numbers) in outputs.zip([first, inverse, counts]) {
+        if output.is_used() {
+            for (to, from) in output.alloc::<i64>(&[numbers.len()])?.iter_mut().zip(numbers) {
+                *to = from as i64;
             }
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
 /// The indices of equal steps, ascending within a group; groups sorted by value or by first occurrence.
-fn group<T: Number>(data: &[T], [outer, dim, inner]: [usize; 3], sorted: bool) -> Vec<Vec<usize>> {
-    let compare = |a: usize, b: usize| -> Ordering {
-        let step = |outer: usize, at: usize| data[(outer * dim + at) * inner..][..inner].iter();
-        let order = |(a, b): (&T, &T)| a.partial_cmp(b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()));
-        (0..outer)
-            .flat_map(|o| step(o, a).zip(step(o, b)))
-            .map(order)
-            .find(|order| order.is_ne())
-            .unwrap_or(Ordering::Equal)
-    };
+fn group(keys: &[u64], [outer, dim, inner]: [usize; 3], sorted: bool) -> Vec<Vec<usize>> {
+    let step = |at: usize| (0..outer).flat_map(move |o| &keys[(o * dim + at) * inner..][..inner]);
+    let compare = |a: usize, b: usize| -> Ordering { step(a).cmp(step(b)) };
     let mut order: Vec<usize> = (0..dim).collect();
     order.sort_by(|&a, &b| compare(a, b));
     let mut groups: Vec<Vec<usize>> =
@@ -172,6 +158,6 @@ mod tests {
         // Columns of [[2, 1, 1], [3, 4, 3]] and of [[1, 0, 1], [3, 0, 3]].
         assert_eq!(group(&data, [2, 3, 1], true), [vec![2], vec![1], vec![0]]);
         assert_eq!(group(&[1, 0, 1, 3, 0, 3], [2, 3, 1], true), [vec![1], vec![0, 2]]);
-        assert_eq!(group::<i64>(&[], [1, 0, 1], true), [[0usize; 0]; 0]);
+        assert_eq!(group(&[], [1, 0, 1], true), [[0usize; 0]; 0]);
     }
 }

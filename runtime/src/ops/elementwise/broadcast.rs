@@ -7,10 +7,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use poda_formats::Element;
+
 use crate::ops::args::{PARALLEL_ABOVE, broadcast_strides};
 
 /// How `N` inputs repeat under a broadcast shape.
-pub(super) struct Broadcast<const N: usize> {
+pub(in crate::ops) struct Broadcast<const N: usize> {
     /// Joined axes, outermost first, without the innermost.
     outer: Vec<Axis<N>>,
     inner: Axis<N>,
@@ -23,12 +25,12 @@ struct Axis<const N: usize> {
     strides: [usize; N],
 }
 
-/// What to do with one run: the elements to write, and where each of `N` inputs has its own.
-type Run<'a, R, const N: usize> = dyn Fn(&mut [R], [Range<usize>; N]) + Sync + 'a;
+/// What to do with one run: the bytes to write, and where each of `N` inputs has its elements.
+type Run<'a, const N: usize> = dyn Fn(&mut [u8], [Range<usize>; N]) + Sync + 'a;
 
 impl<const N: usize> Broadcast<N> {
     /// For inputs of these shapes, which broadcast to `shape`.
-    pub(super) fn new(shape: &[usize], inputs: [&[usize]; N]) -> Self {
+    pub(in crate::ops) fn new(shape: &[usize], inputs: [&[usize]; N]) -> Self {
         let strides = inputs.map(|input| broadcast_strides(input, shape.len()));
         let mut axes: Vec<Axis<N>> = Vec::with_capacity(shape.len());
         for (i, &dim) in shape.iter().enumerate().filter(|&(_, &dim)| dim != 1) {
@@ -46,17 +48,29 @@ impl<const N: usize> Broadcast<N> {
 
     /// Calls `run` for each run: the part of `output` to write, and where each input has its elements (a range as long
     /// as the output, or of one element). Splits large outputs over the pool.
-    pub(super) fn for_each<R: Send>(&self, output: &mut [R], run: &Run<'_, R, N>) {
-        let threads = rayon::current_num_threads();
-        if output.len() < PARALLEL_ABOVE || threads == 1 {
-            return self.walk(0, output, run);
+    pub(in crate::ops) fn for_each<R: Element>(
+        &self,
+        output: &mut [R],
+        run: &(dyn Fn(&mut [R], [Range<usize>; N]) + Sync),
+    ) {
+        self.for_each_bytes(bytemuck::cast_slice_mut(output), size_of::<R>(), &|output, ranges| {
+            run(bytemuck::cast_slice_mut(output), ranges);
+        });
+    }
+
+    /// [`Broadcast::for_each`] on the bytes of elements of `size` bytes, so that it is compiled once.
+    fn for_each_bytes(&self, output: &mut [u8], size: usize, run: &Run<'_, N>) {
+        let (threads, len) = (rayon::current_num_threads(), output.len() / size);
+        if len < PARALLEL_ABOVE || threads == 1 {
+            return self.walk(0, output, size, run);
         }
-        let part = output.len().div_ceil(4 * threads).next_multiple_of(64).max(PARALLEL_ABOVE / 4);
-        output.par_chunks_mut(part).enumerate().for_each(|(i, output)| self.walk(i * part, output, run));
+        let part = len.div_ceil(4 * threads).next_multiple_of(64).max(PARALLEL_ABOVE / 4);
+        let parts = output.par_chunks_mut(part * size).enumerate();
+        parts.for_each(|(i, output)| self.walk(i * part, output, size, run));
     }
 
     /// The runs of the elements of the output from `start` on.
-    fn walk<R>(&self, start: usize, mut output: &mut [R], run: &Run<'_, R, N>) {
+    fn walk(&self, start: usize, mut output: &mut [u8], size: usize, run: &Run<'_, N>) {
         if output.is_empty() {
             return;
         }
@@ -72,8 +86,8 @@ impl<const N: usize> Broadcast<N> {
             }
         }
         while !output.is_empty() {
-            let len = output.len().min(self.inner.dim - within);
-            let (now, later) = output.split_at_mut(len);
+            let len = (output.len() / size).min(self.inner.dim - within);
+            let (now, later) = output.split_at_mut(len * size);
             let range = |i: usize| {
                 let (offset, stride) = (offsets[i], self.inner.strides[i]);
                 if stride == 0 { offset..offset + 1 } else { offset + within..offset + within + len }
@@ -118,7 +132,7 @@ mod tests {
     use super::*;
 
     /// Adds by the definition of broadcasting.
-    fn reference(shape: &[usize], a: &[usize], b: &[usize]) -> Vec<usize> {
+    fn reference(shape: &[usize], a: &[usize], b: &[usize]) -> Vec<u64> {
         let strides = [a, b].map(|input| broadcast_strides(input, shape.len()));
         let place = |mut at: usize, strides: &[usize]| {
             let mut place = 0;
@@ -128,7 +142,9 @@ mod tests {
             }
             place
         };
-        (0..shape.iter().product()).map(|i| place(i, &strides[0]) + 1000 * place(i, &strides[1])).collect()
+        (0..shape.iter().product())
+            .map(|i| (place(i, &strides[0]) + 1000 * place(i, &strides[1])) as u64)
+            .collect()
     }
 
     #[test]
@@ -146,8 +162,8 @@ mod tests {
             (&[3, 7, 9_000], &[7, 1], &[3, 1, 9_000]),
         ];
         for (shape, a, b) in cases {
-            let mut output = vec![usize::MAX; shape.iter().product()];
-            let inputs: Vec<usize> = (0..output.len().max(1)).collect();
+            let mut output = vec![u64::MAX; shape.iter().product()];
+            let inputs: Vec<u64> = (0..output.len().max(1) as u64).collect();
             Broadcast::new(shape, [a, b]).for_each(&mut output, &|output, [a, b]| {
                 combine(output, &inputs[a], &inputs[b], |a, b| a + 1000 * b);
             });

@@ -1,7 +1,7 @@
 //! Functions of single elements, with broadcasting between inputs.
 
 pub(super) mod binary;
-mod broadcast;
+pub(super) mod broadcast;
 pub(super) mod choose;
 mod power;
 pub(super) mod unary;
