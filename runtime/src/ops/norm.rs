@@ -273,7 +273,6 @@ mod tests {
     use poda_formats::op::Op;
 
     use super::super::testing::{apply, assert_close, floats, input, noise};
-    use super::*;
 
     /// Normalised by the mean and variance of each run of `len` elements.
     fn reference(x: &[f32], len: usize, epsilon: f64) -> Vec<f32> {

@@ -252,7 +252,6 @@ mod tests {
     use poda_formats::op::Op;
 
     use super::super::testing::{apply, assert_close, floats, input, noise};
-    use super::*;
 
     fn quantize_op(axis: i64, block_size: usize) -> Op {
         Op::QuantizeLinear { axis, block_size, saturate: true, to: None }
