@@ -47,8 +47,17 @@ pub(super) fn infer_if_else(
         let branch = if truth(value.view(), 0)? { then_branch } else { else_branch };
         return infer_body(branch, captures(), outputs);
     }
-    let (a, b) =
-        (infer_body(then_branch, captures(), outputs)?, infer_body(else_branch, captures(), outputs)?);
+    let branches =
+        (infer_body(then_branch, captures(), outputs), infer_body(else_branch, captures(), outputs));
+    let (a, b) = match branches {
+        (Ok(a), Ok(b)) => (a, b),
+        (Err(error @ OpError::Unsupported { .. }), _) | (_, Err(error @ OpError::Unsupported { .. })) => {
+            return Err(error);
+        }
+        // A branch that does not fit these shapes is one that will not be taken.
+        (Ok(only), Err(_)) | (Err(_), Ok(only)) => return Ok(only),
+        (Err(error), Err(_)) => return Err(error),
+    };
     a.into_iter()
         .zip(b)
         .map(|(a, b)| {

@@ -44,6 +44,21 @@ fn the_condition_chooses_the_branch() {
 }
 
 #[test]
+fn a_branch_that_does_not_fit_is_not_taken() {
+    let mut squeeze = Graph::default();
+    let x = squeeze.add_input("x", DataType::F32, vec![]);
+    let axes = squeeze.add_weight("axes", Tensor::from_slice(&[1], &[1_i64]));
+    let y = squeeze.add_node(Op::Squeeze, &[x, axes], "y");
+    squeeze.outputs.push(y);
+    let op = Op::If { then_branch: Box::new(squeeze), else_branch: Box::new(branch(Unary::Abs)) };
+    let run = |condition| {
+        apply(&op, &[input(&[], &[Boolean::from(condition)]), input(&[1, 2], &[-1.0_f32, 2.0])], 1)
+    };
+    assert_eq!(floats(&run(false).unwrap()[0]), [1.0, 2.0]);
+    assert!(run(true).is_err());
+}
+
+#[test]
 fn a_loop_carries_scans_and_stops() {
     let op = |limit| Op::Loop { body: Box::new(counting(limit)), carried: 1 };
     let run = |op: &Op, trips: Option<i64>, go: bool, step: f32| {
