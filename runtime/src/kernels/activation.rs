@@ -90,8 +90,8 @@ fn clamp(xs: &mut [f32], min: f32, max: f32) {
 }
 
 /// Clamps and lets a NaN through, unlike `f32::max`.
-#[inline(always)]
-pub(crate) fn clamped(x: f32, min: f32, max: f32) -> f32 {
+#[inline]
+fn clamped(x: f32, min: f32, max: f32) -> f32 {
     let x = if x < min { min } else { x };
     if x > max { max } else { x }
 }

@@ -107,16 +107,14 @@ const fn spmv_sell(
     few(name, level, spmv::sell::fits, cost, prepare)
 }
 
+/// Windows of `16 · T` columns, bursts of `B` steps.
 #[cfg(target_arch = "x86_64")]
-const fn spmv_wsell(
-    name: &'static str,
-    prepare: fn(&WeightMatrix, &Problem, Level, Params) -> Box<dyn Packed>,
-) -> Kernel {
+const fn spmv_wsell<const T: usize, const B: usize>(name: &'static str) -> Kernel {
     let cost = |weight: &WeightMatrix, problem: &Problem| {
         0.1 * (weight.nnz() * (problem.n + 1)) as f64
             + vectors(weight.shape().unwrap_or_default()[1], problem.n)
     };
-    few(name, Level::Avx512, spmv::wsell::fits, cost, prepare)
+    few(name, Level::Avx512, spmv::wsell::fits::<T, B>, cost, spmv::wsell::prepare::<T, B>)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -159,9 +157,9 @@ pub static KERNELS: &[Kernel] = &[
     #[cfg(target_arch = "x86_64")]
     spmv_bitmap("spmv_f32_bitmap_avx512"),
     #[cfg(target_arch = "x86_64")]
-    spmv_wsell("spmv_f32_wsell128x4_avx512", spmv::wsell::prepare::<8, 4>),
+    spmv_wsell::<8, 4>("spmv_f32_wsell128x4_avx512"),
     #[cfg(target_arch = "x86_64")]
-    spmv_wsell("spmv_f32_wsell64x2_avx512", spmv::wsell::prepare::<4, 2>),
+    spmv_wsell::<4, 2>("spmv_f32_wsell64x2_avx512"),
     #[cfg(target_arch = "x86_64")]
-    spmv_wsell("spmv_f32_wsell64x4_avx512", spmv::wsell::prepare::<4, 4>),
+    spmv_wsell::<4, 4>("spmv_f32_wsell64x4_avx512"),
 ];

@@ -92,6 +92,31 @@ impl WindowedSell {
         Self { m, k, starts, windows, indices, values, order }
     }
 
+    /// Bytes that the matrix would take, judged by at most 8 blocks of rows.
+    pub(crate) fn bytes_of(csr: CsrView<'_>, window: usize, burst: usize) -> usize {
+        const SAMPLES: usize = 8;
+        let (m, nnz) = (csr.matrix().rows(), csr.matrix().nnz());
+        let blocks = m.div_ceil(BLOCK);
+        let (mut weights, mut chunks) = (0_usize, 0);
+        for sample in 0..blocks.min(SAMPLES) {
+            let first = sample * blocks / blocks.min(SAMPLES) * BLOCK;
+            for group in sorted(csr, first..m.min(first + BLOCK)).chunks(LANES) {
+                let mut steps = 0;
+                bursts(csr, group, window, burst, |_, number, _| {
+                    steps = (number + 1) * burst;
+                    weights += 1;
+                });
+                chunks += steps.div_ceil(STEPS);
+            }
+        }
+        let chunk = STEPS * LANES * (1 + size_of::<f32>()) + STEPS / burst * size_of::<u16>();
+        let sampled = (chunks * chunk) as f64;
+        // An empty sample says nothing of weights elsewhere.
+        let all =
+            if weights == 0 { 16 * chunk * nnz } else { (sampled * nnz as f64 / weights as f64) as usize };
+        all + 2 * m
+    }
+
     /// `[chunks][step][lane]`
     pub(crate) fn values(&self) -> &[f32] {
         bytemuck::cast_slice(&self.values)

@@ -17,8 +17,9 @@ pub(super) mod wsell;
 
 use std::ops::Range;
 
-use super::activation::clamped;
-use super::simd::{Level, Simd, Vectorized};
+use rten_simd::ops::{BitOps, NumOps};
+
+use super::simd::{Level, Simd, Vectorized, clamp, splat};
 use super::{Call, Epilogue, Layout, Packed, X};
 use crate::packing::im2col;
 use crate::packing::scratch::Scratch;
@@ -201,6 +202,61 @@ struct Job<'a, M> {
     epilogue: &'a Epilogue<'a>,
 }
 
+impl<M: Multiply> Job<'_, M> {
+    /// Applies the epilogue to the sums of a block of rows in a column, and writes them.
+    ///
+    /// # Safety
+    /// `y` must be `[m, n]` in its layout, and nobody else may touch these rows.
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(&self, simd: S, rows: Range<usize>, column: usize, sums: &mut [f32; BLOCK]) {
+        let ([m, _], n) = (self.matrix.shape(), self.n);
+        let Epilogue { bias, residual, activation } = *self.epilogue;
+        let len = rows.len();
+        if self.y_layout == Layout::FeatureMajor && n > 1 {
+            let at = |row: usize| (rows.start + row) * n + column;
+            for (row, sum) in sums[..len].iter_mut().enumerate() {
+                *sum += bias.map_or(0.0, |bias| bias[rows.start + row]);
+                *sum += residual.map_or(0.0, |residual| residual[at(row)]);
+            }
+            activation.apply(&mut sums[..len]);
+            for (row, &sum) in sums[..len].iter().enumerate() {
+                // SAFETY: by the caller.
+                unsafe { *self.y.0.add(at(row)) = sum };
+            }
+            return;
+        }
+        // A single column is the same in both layouts.
+        let at = column * m + rows.start;
+        let (bias, residual) =
+            (bias.map(|bias| &bias[rows]), residual.map(|residual| &residual[at..][..len]));
+        let bounds = activation.bounds();
+        let (min, max) = bounds.unwrap_or_default();
+        let range = [splat(simd, min), splat(simd, max)];
+        let ops = simd.f32();
+        for i in (0..len).step_by(S::LANES) {
+            let count = S::LANES.min(len - i);
+            // SAFETY: `count` elements are left of each, and a vector of the block's sums.
+            unsafe {
+                let mut sum = ops.load_ptr(sums.as_ptr().add(i));
+                if let Some(bias) = bias {
+                    sum = ops.add(sum, simd.load_first(bias.as_ptr().add(i), count));
+                }
+                if let Some(residual) = residual {
+                    sum = ops.add(sum, simd.load_first(residual.as_ptr().add(i), count));
+                }
+                if bounds.is_some() {
+                    sum = clamp(simd, sum, range);
+                }
+                simd.store_first(sum, self.y.0.add(at + i), count);
+            }
+        }
+        if bounds.is_none() {
+            // SAFETY: written above.
+            activation.apply(unsafe { std::slice::from_raw_parts_mut(self.y.0.add(at), len) });
+        }
+    }
+}
+
 /// Some blocks of rows.
 struct Part<'a, M> {
     job: &'a Job<'a, M>,
@@ -212,9 +268,8 @@ impl<M: Multiply> Vectorized for Part<'_, M> {
 
     #[inline(always)]
     fn eval<S: Simd>(self, simd: S) {
-        let Job { matrix, x, y, n, y_layout, epilogue } = *self.job;
+        let Job { matrix, x, n, .. } = *self.job;
         let [m, _] = matrix.shape();
-        let Epilogue { bias, residual, activation } = *epilogue;
         let mut sums = Sums([[0.0; BLOCK]; COLUMNS]);
         for block in self.blocks {
             let rows = block * BLOCK..m.min((block + 1) * BLOCK);
@@ -223,46 +278,8 @@ impl<M: Multiply> Vectorized for Part<'_, M> {
                 // SAFETY: this runs on the level given to `Spmv::new`; `x` was made for this matrix.
                 unsafe { matrix.multiply(simd, block, x, columns.clone(), &mut sums) };
                 for (column, sums) in columns.zip(&mut sums.0) {
-                    let sums = &mut sums[..rows.len()];
-                    // A single column is the same in both layouts.
-                    let [at, step] = match y_layout {
-                        Layout::TokenMajor => [column * m + rows.start, 1],
-                        Layout::FeatureMajor => [rows.start * n + column, n],
-                    };
-                    if let Some(bias) = bias {
-                        for (sum, bias) in sums.iter_mut().zip(&bias[rows.clone()]) {
-                            *sum += bias;
-                        }
-                    }
-                    if let Some(residual) = residual {
-                        if step == 1 {
-                            for (sum, residual) in sums.iter_mut().zip(&residual[at..]) {
-                                *sum += residual;
-                            }
-                        } else {
-                            for (sum, residual) in sums.iter_mut().zip(residual[at..].iter().step_by(step)) {
-                                *sum += residual;
-                            }
-                        }
-                    }
-                    if let Some((min, max)) = activation.bounds() {
-                        for sum in sums.iter_mut() {
-                            *sum = clamped(*sum, min, max);
-                        }
-                    } else {
-                        activation.apply(sums);
-                    }
-                    // SAFETY: `y` is `[m, n]` in this layout, checked by `PackedWeight::run`; these rows are this part's.
-                    unsafe {
-                        let y = y.0.add(at);
-                        if step == 1 {
-                            y.copy_from_nonoverlapping(sums.as_ptr(), sums.len());
-                        } else {
-                            for (i, &sum) in sums.iter().enumerate() {
-                                *y.add(i * step) = sum;
-                            }
-                        }
-                    }
+                    // SAFETY: `y` is `[m, n]`, checked by `PackedWeight::run`; these rows are this part's.
+                    unsafe { self.job.finish(simd, rows.clone(), column, sums) };
                 }
             }
         }

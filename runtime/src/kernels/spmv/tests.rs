@@ -3,7 +3,9 @@
 use poda_formats::CsrMatrix;
 use proptest::prelude::*;
 
-use crate::kernels::{Activation, Epilogue, KERNELS, Kernel, Layout, PackedWeight, Problem, WeightMatrix, X};
+use crate::kernels::{
+    Activation, Call, Epilogue, KERNELS, Kernel, Layout, Level, Params, Problem, WeightMatrix, X,
+};
 use crate::threads::Threads;
 
 /// Which weights are kept.
@@ -62,10 +64,13 @@ fn problem(n: usize, layout: Layout) -> Problem {
     Problem { n, x_layout: layout, y_layout: layout, conv: None }
 }
 
-/// The kernels that are for few columns.
+/// The kernels that are for few columns, also where so much padding makes windowed SELL stay out of the race.
 fn kernels(weight: &WeightMatrix) -> impl Iterator<Item = &'static Kernel> {
     let problem = problem(1, Layout::TokenMajor);
-    KERNELS.iter().filter(move |kernel| kernel.name.starts_with("spmv") && kernel.takes(weight, &problem))
+    KERNELS.iter().filter(move |kernel| {
+        let forced = kernel.name.contains("wsell") && kernel.level.available();
+        kernel.name.starts_with("spmv") && (forced || kernel.takes(weight, &problem))
+    })
 }
 
 /// `max(Σ over kept k of w[row, k] · x[col, k] + bias[row] + residual, 0)` in f64, `[n, m]`.
@@ -95,7 +100,7 @@ fn check_values([m, k]: [usize; 2], n: usize, w: &[f32], x: &[f32], threads: &Th
     let weight = WeightMatrix::Csr(CsrMatrix::from_dense(m, k, w));
     for kernel in kernels(&weight) {
         for layout in [Layout::TokenMajor, Layout::FeatureMajor] {
-            let packed = PackedWeight::with_kernel(&weight, &problem(1, layout), kernel.name).unwrap();
+            let packed = (kernel.prepare)(&weight, &problem(1, layout), kernel.level, Params::default());
             let (x, residual) = match layout {
                 Layout::TokenMajor => (x.to_vec(), residual.clone()),
                 Layout::FeatureMajor => (transposed(x, [n, k]), transposed(&residual, [n, m])),
@@ -103,7 +108,10 @@ fn check_values([m, k]: [usize; 2], n: usize, w: &[f32], x: &[f32], threads: &Th
             let epilogue =
                 Epilogue { bias: Some(&bias), residual: Some(&residual), activation: Activation::Relu };
             let mut y = vec![f32::NAN; m * n];
-            packed.run(n, X::Matrix { data: &x, layout }, &mut y, layout, &epilogue, threads);
+            if m * n > 0 {
+                let x = X::Matrix { data: &x, layout };
+                packed.run(Call { n, x, y: &mut y, y_layout: layout, epilogue: &epilogue, threads });
+            }
             let y = if layout == Layout::TokenMajor { y } else { transposed(&y, [m, n]) };
             for (i, (&y, &expected)) in y.iter().zip(&expected).enumerate() {
                 let same = y.is_nan() && expected.is_nan() || y == expected;
@@ -180,6 +188,30 @@ fn nan_and_infinity_reach_exactly_the_rows_that_keep_their_column() {
             }
         }
     }
+}
+
+#[test]
+fn windows_take_at_most_so_many_bytes() {
+    let smallest = |csr: &CsrMatrix| csr.bytes().min(csr.rows() * csr.cols() / 8 + csr.nnz() * 4) as f64;
+    let best = |mask| {
+        let csr = CsrMatrix::from_dense(512, 768, &weights([512, 768], mask));
+        let bytes = smallest(&csr);
+        let weight = WeightMatrix::Csr(csr);
+        let wsell = kernels(&weight).filter(|kernel| kernel.name.contains("wsell"));
+        let wsell = wsell.filter(|kernel| kernel.takes(&weight, &problem(1, Layout::TokenMajor)));
+        let packed = wsell.map(|kernel| {
+            (kernel.prepare)(&weight, &problem(1, Layout::TokenMajor), kernel.level, Params::default())
+        });
+        packed.map(|packed| (packed.bytes() - 4096) as f64 / bytes).collect::<Vec<_>>()
+    };
+    if !Level::Avx512.available() {
+        return;
+    }
+    for kept in [500, 300, 200, 100, 50] {
+        let ratios = best(Mask::Uniform(kept));
+        assert!(!ratios.is_empty() && ratios.iter().all(|&ratio| ratio < 1.65), "{kept} ‰: {ratios:?}");
+    }
+    assert!(best(Mask::Uniform(3)).is_empty());
 }
 
 proptest! {

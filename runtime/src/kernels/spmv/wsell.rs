@@ -14,7 +14,7 @@ use core::arch::x86_64::{
 };
 use std::ops::Range;
 
-use super::{BLOCK, Columns, Multiply, Spmv, Sums, by_columns};
+use super::{BLOCK, COLUMNS, Columns, Multiply, Spmv, Sums, by_columns};
 use crate::kernels::simd::{Level, Simd};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::wsell::{LANES, PADDING, STEPS, WindowedSell};
@@ -23,9 +23,17 @@ use crate::packing::wsell::{LANES, PADDING, STEPS, WindowedSell};
 /// lost in L2.
 const AHEAD: usize = 1536;
 
-/// Whether it can be packed.
-pub(in crate::kernels) fn fits(weight: &WeightMatrix, problem: &Problem) -> bool {
-    matches!(weight, WeightMatrix::Csr(csr) if csr.cols() <= 1 << 20) && problem.n <= 8
+/// Whether it can be packed, and in at most 1.6 times the bytes of its smallest lossless layout: rows whose weights lie far
+/// from one another's, or very few weights, make much padding. A page more makes no difference.
+pub(in crate::kernels) fn fits<const T: usize, const B: usize>(
+    weight: &WeightMatrix,
+    problem: &Problem,
+) -> bool {
+    let WeightMatrix::Csr(csr) = weight else { return false };
+    let smallest = csr.bytes().min(csr.rows() * csr.cols() / 8 + csr.nnz() * size_of::<f32>());
+    csr.cols() <= 1 << 20
+        && problem.n <= 2 * COLUMNS
+        && csr.view().is_ok_and(|csr| WindowedSell::bytes_of(csr, T * LANES, B) <= smallest * 8 / 5 + 4096)
 }
 
 /// Packs a weight for windows of `16 · T` columns and bursts of `B` steps.
