@@ -60,11 +60,13 @@ fn layer() -> impl Strategy<Value = Layer> {
         1 => (1_usize..4).prop_map(|groups| Layer::GroupNorm { groups }),
         1 => Just(Layer::InstanceNorm),
         1 => Just(Layer::ResponseNorm),
+        1 => (1_usize..4, 1_usize..5).prop_map(|(groups, each)| Layer::Deconvolution { groups, each }),
+        1 => Just(Layer::Resize),
     ]
 }
 
 fn block() -> impl Strategy<Value = Block> {
-    let attention = (1_usize..4, 1_usize..3, 1_usize..4, 0_usize..3, any::<bool>());
+    let attention = (1_usize..4, 1_usize..3, 1_usize..4, 0_usize..4, any::<bool>());
     prop_oneof![
         3 => attention.prop_map(|(kv_heads, repeat, half_head, fused, rotary)| Block::Attention {
             kv_heads,
@@ -76,6 +78,10 @@ fn block() -> impl Strategy<Value = Block> {
         3 => (1_usize..12, any::<bool>()).prop_map(|(hidden, gated)| Block::FeedForward { hidden, gated }),
         2 => any::<bool>().prop_map(|mean| Block::Norm { mean }),
         1 => Just(Block::MixTokens),
+        1 => Just(Block::RootMeanSquare),
+        1 => (0_usize..3, 1_usize..6, any::<bool>())
+            .prop_map(|(kind, hidden, both)| Block::Recurrent { kind, hidden, both }),
+        1 => (1_usize..6).prop_map(|hidden| Block::Einsum { hidden }),
     ]
 }
 

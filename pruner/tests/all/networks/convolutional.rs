@@ -1,6 +1,9 @@
 //! Convolutional networks over images `[batch, channels, 6, 6]`.
 
-use poda_formats::op::{Binary, ConvAttributes, Padding, PoolAttributes, PoolKind, ReduceKind, Unary};
+use poda_formats::op::{
+    AspectRatioPolicy, Binary, ConvAttributes, CoordinateTransform, NearestRounding, Padding, PoolAttributes,
+    PoolKind, ReduceKind, ResizeAttributes, ResizeMode, Unary,
+};
 use poda_formats::{DataType, Dim, Graph, Op, ValueId};
 
 use super::Builder;
@@ -24,6 +27,8 @@ pub(crate) enum Layer {
     GroupNorm { groups: usize },
     InstanceNorm,
     ResponseNorm,
+    Deconvolution { groups: usize, each: usize },
+    Resize,
 }
 
 const SIDE: usize = 6;
@@ -179,6 +184,43 @@ fn add(
             let inputs = [x, b.weight(&[c]), b.weight(&[c])];
             (b.node(Op::InstanceNormalization { epsilon: 1e-3 }, &inputs), c)
         }
+        Layer::Deconvolution { groups, each } if c.is_multiple_of(groups) => {
+            let inputs = [x, b.weight(&[c, each, 3, 3]), b.weight(&[groups * each])];
+            let conv = attributes(groups, 3);
+            let op = Op::ConvTranspose { conv, output_padding: Vec::new(), output_shape: Vec::new() };
+            (b.node(op, &inputs), groups * each)
+        }
+        // Up by a list of all sizes, and down again by pooling.
+        Layer::Resize => {
+            let batch = b.node(Op::Shape { start: 0, end: Some(1) }, &[x]);
+            let rest = b.integers(&[c as i64, 2 * SIDE as i64, 2 * SIDE as i64]);
+            let sizes = b.node(Op::Concat { axis: 0 }, &[batch, rest]);
+            let attributes = ResizeAttributes {
+                mode: ResizeMode::Nearest,
+                coordinates: CoordinateTransform::Asymmetric,
+                nearest: NearestRounding::Floor,
+                antialias: false,
+                axes: Vec::new(),
+                cubic_coeff_a: -0.75,
+                exclude_outside: false,
+                extrapolation_value: 0.0,
+                keep_aspect_ratio: AspectRatioPolicy::Stretch,
+            };
+            let up = b.node(Op::Resize(attributes), &[x, sizes]);
+            let node = b.graph.nodes.last_mut().expect("just added");
+            node.inputs = vec![Some(x), None, None, Some(sizes)];
+            let pool = PoolAttributes {
+                kind: PoolKind::Max,
+                kernel: vec![2, 2],
+                strides: vec![2, 2],
+                dilations: Vec::new(),
+                padding: Padding::Valid,
+                ceil_mode: false,
+                count_include_pad: false,
+                column_major: false,
+            };
+            (b.node(Op::Pool(pool), &[up]), c)
+        }
         // Global response normalisation: a mean over channels.
         Layer::ResponseNorm => {
             let (space, channels) = (b.integers(&[2, 3]), b.integers(&[1]));
@@ -191,6 +233,7 @@ fn add(
             (b.binary(Binary::Mul, x, scale), c)
         }
         Layer::Grouped { .. }
+        | Layer::Deconvolution { .. }
         | Layer::Concat
         | Layer::Split { .. }
         | Layer::Slice { .. }

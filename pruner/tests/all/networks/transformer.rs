@@ -1,6 +1,9 @@
 //! Transformers over `[batch, 5, width]`, with batch known at run time only.
 
-use poda_formats::op::{Binary, ReduceKind, SoftmaxKind, Unary};
+use poda_formats::op::{
+    AttentionAttributes, Binary, Direction, RecurrentAttributes, RecurrentKind, ReduceKind, SoftmaxKind,
+    Unary,
+};
 use poda_formats::{DataType, Dim, Graph, Op, ValueId};
 
 use super::Builder;
@@ -8,7 +11,8 @@ use super::Builder;
 /// A residual branch, or a norm.
 #[derive(Debug, Clone)]
 pub(crate) enum Block {
-    /// `fused`: 0 for three products, 1 for one that is split, 2 for one that is stacked as `[3, heads, size]`.
+    /// `fused`: 0 for three products, 1 for one that is split, 2 for one that is stacked as `[3, heads, size]`, 3 for three
+    /// products and the operator Attention.
     Attention {
         kv_heads: usize,
         repeat: usize,
@@ -23,6 +27,18 @@ pub(crate) enum Block {
     /// With a mean (layer normalisation) or without (root mean square), spelled out.
     Norm {
         mean: bool,
+    },
+    /// The operator.
+    RootMeanSquare,
+    /// 0 for LSTM, 1 for GRU, 2 for a plain recurrent layer.
+    Recurrent {
+        kind: usize,
+        hidden: usize,
+        both: bool,
+    },
+    /// A feed-forward layer by Einsum.
+    Einsum {
+        hidden: usize,
     },
     MixTokens,
 }
@@ -77,6 +93,22 @@ pub(crate) fn transformer(blocks: &[Block], width: usize, seed: u64) -> Graph {
                 let y = linear(&mut b, h, hidden, width);
                 b.binary(Binary::Add, x, y)
             }
+            Block::RootMeanSquare => {
+                let scale = b.weight(&[width]);
+                b.node(Op::RmsNormalization { axis: -1, epsilon: 1e-2 }, &[x, scale])
+            }
+            Block::Recurrent { kind, hidden, both } => {
+                let y = recurrent(&mut b, x, width, kind, hidden, both);
+                b.binary(Binary::Add, x, y)
+            }
+            Block::Einsum { hidden } => {
+                let w = b.weight(&[hidden, width]);
+                let h = b.node(Op::Einsum { equation: "bsd,hd->bhs".into() }, &[x, w]);
+                let h = b.unary(Unary::Relu, h);
+                let w = b.weight(&[hidden, width]);
+                let y = b.node(Op::Einsum { equation: "bhs,hd->bsd".into() }, &[h, w]);
+                b.binary(Binary::Add, x, y)
+            }
             Block::MixTokens => {
                 let turned = b.node(Op::Transpose { perm: vec![0, 2, 1] }, &[x]);
                 let h = linear(&mut b, turned, TOKENS, 6);
@@ -111,6 +143,30 @@ fn attention(
 ) -> ValueId {
     let heads = kv_heads * repeat;
     let (n, d, tokens) = (heads * head, head as i64, TOKENS as i64);
+    if fused == 3 {
+        let (mut q, mut k) = (linear(b, x, width, n), linear(b, x, width, kv_heads * head));
+        let v = linear(b, x, width, kv_heads * head);
+        if rotary {
+            let (cos, sin) = (b.weight(&[1, TOKENS, head / 2]), b.weight(&[1, TOKENS, head / 2]));
+            let turn = |num_heads| Op::RotaryEmbedding {
+                interleaved: kv_heads == 1,
+                num_heads,
+                rotary_embedding_dim: 0,
+            };
+            q = b.node(turn(heads), &[q, cos, sin]);
+            k = b.node(turn(kv_heads), &[k, cos, sin]);
+        }
+        let op = Op::Attention(AttentionAttributes {
+            is_causal: repeat > 1,
+            q_num_heads: heads,
+            kv_num_heads: kv_heads,
+            scale: None,
+            softcap: 0.0,
+            qk_matmul_output_mode: 0,
+        });
+        let mixed = b.node(op, &[q, k, v]);
+        return linear(b, mixed, n, width);
+    }
     let turn = |b: &mut Builder, x: ValueId, heads: usize| {
         let shaped = b.reshape(x, &[0, 0, heads as i64, d]);
         b.node(Op::Transpose { perm: vec![0, 2, 1, 3] }, &[shaped])
@@ -185,4 +241,36 @@ fn repeated(b: &mut Builder, x: ValueId, heads: usize, repeat: usize, d: i64) ->
     let whole = b.integers(&[(heads * repeat) as i64, TOKENS as i64, d]);
     let shape = b.node(Op::Concat { axis: 0 }, &[batch, whole]);
     b.node(Op::Reshape { allow_zero: false }, &[expanded, shape])
+}
+
+/// A recurrent layer over the tokens, and a product back to `width`.
+fn recurrent(b: &mut Builder, x: ValueId, width: usize, kind: usize, hidden: usize, both: bool) -> ValueId {
+    let (kind, gates) = match kind {
+        0 => (RecurrentKind::Lstm { input_forget: false }, 4),
+        1 => (RecurrentKind::Gru { linear_before_reset: true }, 3),
+        _ => (RecurrentKind::Rnn, 1),
+    };
+    let directions = if both { 2 } else { 1 };
+    let turned = b.node(Op::Transpose { perm: vec![1, 0, 2] }, &[x]);
+    let inputs = [
+        turned,
+        b.weight(&[directions, gates * hidden, width]),
+        b.weight(&[directions, gates * hidden, hidden]),
+        b.weight(&[directions, 2 * gates * hidden]),
+    ];
+    let op = Op::Recurrent(RecurrentAttributes {
+        kind,
+        hidden_size: hidden,
+        direction: if both { Direction::Bidirectional } else { Direction::Forward },
+        activations: Vec::new(),
+        activation_alpha: Vec::new(),
+        activation_beta: Vec::new(),
+        clip: None,
+        batch_first: false,
+    });
+    let y = b.node(op, &inputs);
+    // [sequence, directions, batch, hidden] to [batch, sequence, directions · hidden].
+    let y = b.node(Op::Transpose { perm: vec![2, 0, 1, 3] }, &[y]);
+    let y = b.reshape(y, &[0, 0, -1]);
+    linear(b, y, directions * hidden, width)
 }
