@@ -1,7 +1,7 @@
 //! Dead units: removed at no cost, because the model computes the same without them.
 //!
 //! A unit is dead when, wherever it is summed, its weights there are (near) zero, below the rounding of the largest in
-//! the same sum, or when its value is constant ([`range`]);
+//! the layer, or when its value is constant ([`range`]);
 //! constants are folded into the bias that follows. What dies only once others are gone is found in the next round.
 
 mod bounds;
@@ -170,18 +170,14 @@ fn look(
 }
 
 /// For each index along a dimension whether some weight there is not (near) zero: smaller than [`TINY`], or than the
-/// rounding of the largest weight in the same sum.
+/// rounding of the largest weight of the layer. What that does to the outputs is checked in the end.
 fn weighing(values: &[f32], shape: &[usize], dim: usize) -> Vec<bool> {
     let inner: usize = shape[dim + 1..].iter().product::<usize>().max(1);
-    let sum_of = |at: usize| at / (inner * shape[dim]) * inner + at % inner;
-    let mut least = vec![TINY; values.len() / shape[dim].max(1)];
-    for (at, w) in values.iter().enumerate() {
-        let least = &mut least[sum_of(at)];
-        *least = least.max(w.abs() * f32::EPSILON);
-    }
+    let largest = values.iter().fold(0.0_f32, |largest, w| largest.max(w.abs()));
+    let least = TINY.max(largest * f32::EPSILON);
     let mut weighs = vec![false; shape[dim]];
-    for (at, w) in values.iter().enumerate() {
-        weighs[at / inner % shape[dim]] |= w.abs() >= least[sum_of(at)] || w.is_nan();
+    for (row, values) in values.chunks_exact(inner).enumerate() {
+        weighs[row % shape[dim]] |= values.iter().any(|w| w.abs() >= least || w.is_nan());
     }
     weighs
 }
