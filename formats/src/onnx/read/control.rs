@@ -1,13 +1,14 @@
 //! Control flow: bodies become graphs of their own, and what they capture becomes inputs.
 
 use super::builder::Builder;
+use super::scan::Scan;
 use super::{OnnxError, Reader};
 use crate::graph::{Graph, Node, ValueId};
 use crate::onnx::proto::NodeProto;
 use crate::op::Op;
 
 impl<'m> Reader<'m> {
-    /// Reads a node `If` or `Loop`.
+    /// Reads a node `If`, `Loop` or `Scan`.
     pub(super) fn control(
         &mut self,
         node: &'m NodeProto,
@@ -21,6 +22,16 @@ impl<'m> Reader<'m> {
             Err(OnnxError::Body { node, op_type, graph, what, expected, found })
         };
         let version = self.opset("").unwrap_or_default();
+        if node.op_type == "Scan" {
+            let scan = Scan::of(&attributes, version, inputs.len(), outputs.len());
+            return match scan.and_then(|s| attributes.finish().map(|()| s)) {
+                Ok(scan) => {
+                    let body = self.graph(scan.body)?;
+                    self.scan(node, &scan, body, &inputs, outputs)
+                }
+                Err(reason) => self.foreign(node, version, &reason, inputs, outputs),
+            };
+        }
         let op = if node.op_type == "If" {
             if inputs.len() != 1 {
                 return wrong("the node", "inputs", 1, inputs.len());
@@ -70,7 +81,7 @@ impl<'m> Reader<'m> {
     }
 
     /// Gives each body the captures of all of them as its last inputs; these are the values to feed there.
-    fn captures_to_inputs(&mut self, bodies: &mut [Builder]) -> Vec<Option<ValueId>> {
+    pub(super) fn captures_to_inputs(&mut self, bodies: &mut [Builder]) -> Vec<Option<ValueId>> {
         let mut captured: Vec<ValueId> = Vec::new();
         let mut seen = std::collections::HashSet::new();
         for (outer, _) in bodies.iter().flat_map(|body| &body.captures) {

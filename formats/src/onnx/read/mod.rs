@@ -17,6 +17,7 @@ mod foreign;
 mod function;
 mod node;
 mod ops;
+mod scan;
 mod scope;
 mod tensor;
 #[cfg(test)]

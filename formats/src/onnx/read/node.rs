@@ -44,7 +44,7 @@ impl<'m> Reader<'m> {
         while inputs.last() == Some(&None) {
             inputs.pop();
         }
-        if domain.is_empty() && matches!(node.op_type.as_str(), "If" | "Loop") {
+        if domain.is_empty() && matches!(node.op_type.as_str(), "If" | "Loop" | "Scan") {
             return self.control(node, inputs, outputs);
         }
 
@@ -71,6 +71,7 @@ impl<'m> Reader<'m> {
                 Err(reason) => Err(reason),
             },
             "com.microsoft" => ops::microsoft(&mut call),
+            "ai.onnx.ml" => ops::ml(&mut call),
             _ => Err(Unsupported::Operator),
         };
         match op.and_then(|op| call.attributes.finish().map(|()| op)) {

@@ -14,6 +14,7 @@ pub(in crate::onnx::read) fn read(call: &mut Call) -> Result<Op, Unsupported> {
         "BiasGelu" => add_then_gelu(call, false),
         "QuickGelu" => Ok(Op::Unary(Unary::Swish { alpha: call.attributes.float("alpha", 1.702)? })),
         "FusedMatMul" => fused_matmul(call),
+        "FusedConv" => fused_conv(call),
         "SkipLayerNormalization" => skip_normalization(call, false),
         "SkipSimplifiedLayerNormalization" => skip_normalization(call, true),
         "DequantizeLinear" | "QuantizeLinear" => super::standard(call),
@@ -63,6 +64,41 @@ fn fused_matmul(call: &mut Call) -> Result<Op, Unsupported> {
     let alpha = call.scalar_like("alpha", alpha, product);
     call.inputs = vec![Some(product), Some(alpha)];
     Ok(Op::Binary(Binary::Mul))
+}
+
+/// A convolution, plus a fourth input if there is one, then an activation.
+fn fused_conv(call: &mut Call) -> Result<Op, Unsupported> {
+    let parameters = call.attributes.floats("activation_params")?;
+    let parameter = |index: usize, default: f32| parameters.get(index).copied().unwrap_or(default);
+    let activation = match call.attributes.optional_string("activation")? {
+        None | Some("") => Op::Identity,
+        Some("Relu") => Op::Unary(Unary::Relu),
+        Some("Sigmoid") => Op::Unary(Unary::Sigmoid),
+        Some("Tanh") => Op::Unary(Unary::Tanh),
+        Some("LeakyRelu") => Op::Unary(Unary::LeakyRelu { alpha: parameter(0, 0.01) }),
+        Some("HardSigmoid") => {
+            Op::Unary(Unary::HardSigmoid { alpha: parameter(0, 0.2), beta: parameter(1, 0.5) })
+        }
+        Some("Clip") => Op::Clip,
+        Some(other) => {
+            return Err(Unsupported::AttributeValue { name: "activation", value: format!("{other:?}") });
+        }
+    };
+    call.at_most_inputs(4)?;
+    let inputs: Vec<_> = (0..3).map(|index| call.input(index)).collect();
+    let sum = call.input(3);
+    let conv = Op::Conv(super::convolution::conv(call)?);
+    let present = if inputs[2].is_some() { 3 } else { 2 };
+    let mut y = call.emit(conv, &inputs[..present], "conv");
+    if sum.is_some() {
+        y = add(call, Some(y), sum, "sum");
+    }
+    call.inputs = vec![Some(y)];
+    if let (Op::Clip, [min, max]) = (&activation, parameters) {
+        let (min, max) = (call.scalar_like("min", *min, y), call.scalar_like("max", *max, y));
+        call.inputs.extend([Some(min), Some(max)]);
+    }
+    Ok(activation)
 }
 
 /// Inputs: x, skip, gamma, beta? (not when simplified), bias?. Outputs: y, mean, deviation, sum.

@@ -4,6 +4,7 @@ mod convolution;
 mod elementwise;
 mod generate;
 mod microsoft;
+mod ml;
 mod movement;
 mod normalization;
 mod reduction;
@@ -36,4 +37,5 @@ pub(super) fn standard(call: &mut Call) -> Result<Op, Unsupported> {
 }
 
 pub(super) use microsoft::read as microsoft;
+pub(super) use ml::read as ml;
 pub(super) use sequence::{Sequence, read as sequence};

@@ -39,7 +39,9 @@ fn read(model: &ModelProto) -> Result<Graph, OnnxError> {
 fn model(opset: i64, graph: GraphProto) -> ModelProto {
     ModelProto {
         ir_version: Some(8),
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: opset }],
+        opset_import: [("", opset), ("ai.onnx.ml", 3)]
+            .map(|(domain, version)| OperatorSetIdProto { domain: domain.to_owned(), version })
+            .to_vec(),
         graph: Some(graph),
         ..ModelProto::default()
     }

@@ -61,8 +61,13 @@ fn declared_shapes_and_metadata_are_kept() {
     let symbol = |name: &str| Dim::Symbol(name.to_owned());
     assert_eq!(graph.value(graph.inputs[0]).shape, Some(vec![symbol("batch"), Dim::Fixed(3), symbol("")]));
     let metadata: Vec<_> = graph.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let expected =
-        [("onnx.ir_version", "8"), ("onnx.opset", "13"), ("onnx.producer_name", "pytorch"), ("task", "ocr")];
+    let expected = [
+        ("onnx.ir_version", "8"),
+        ("onnx.opset", "13"),
+        ("onnx.opset.ai.onnx.ml", "3"),
+        ("onnx.producer_name", "pytorch"),
+        ("task", "ocr"),
+    ];
     assert_eq!(metadata, expected);
 }
 
@@ -123,6 +128,31 @@ fn loops_carry_values() {
     let graph = read(&model(13, graph(&["n", "x"], None, vec![repeat], &["last", "all"]))).unwrap();
     let Op::Loop { body, carried: 1 } = &graph.nodes[0].op else { panic!("{:?}", graph.nodes) };
     assert_eq!((body.inputs.len(), body.outputs.len(), graph.nodes[0].inputs.len()), (4, 3, 4));
+}
+
+#[test]
+fn a_scan_is_a_loop_that_gathers() {
+    let scan = |attributes: Vec<AttributeProto>| {
+        let nodes = vec![node("Add", &["s", "e"], &["s2"], vec![]), relu("s2", "r")];
+        let mut all =
+            vec![body("body", graph(&["s", "e"], None, nodes, &["s2", "r"])), int("num_scan_inputs", 1)];
+        all.extend(attributes);
+        let scan = node("Scan", &["start", "x"], &["last", "all"], all);
+        read(&model(13, graph(&["start", "x"], None, vec![scan], &["last", "all"]))).unwrap()
+    };
+    let forward = scan(vec![ints("scan_input_axes", &[-1])]);
+    assert_eq!(show(&forward)[0], "Shape { start: -1, end: None }(x) -> Scan_length");
+    let looped = forward.nodes.last().unwrap();
+    let Op::Loop { body, carried: 1 } = &looped.op else { panic!("{:?}", forward.nodes) };
+    let names: Vec<_> = body.inputs.iter().map(|&id| body.value(id).name.as_str()).collect();
+    assert_eq!(names, ["step", "condition", "s", "x"]);
+    assert!(show(body).contains(&"Gather { axis: -1 }(x, step) -> e".to_owned()), "{:?}", show(body));
+    let backward = scan(vec![ints("scan_input_directions", &[1])]);
+    let Op::Loop { body, .. } = &backward.nodes.last().unwrap().op else { panic!("{:?}", backward.nodes) };
+    assert!(show(body).contains(&"Gather { axis: 0 }(x, backwards) -> e".to_owned()), "{:?}", show(body));
+    let other = scan(vec![ints("scan_output_axes", &[1])]);
+    let Op::Foreign(foreign) = &other.nodes[0].op else { panic!("{:?}", other.nodes) };
+    assert_eq!(foreign.reason, "[1] for attribute \"scan_output_axes\" is not supported");
 }
 
 #[test]
@@ -209,7 +239,7 @@ fn wrong_models_give_errors() {
 #[test]
 fn foreign_operators_keep_what_their_bodies_capture() {
     let step = graph(&["in"], None, vec![node("Add", &["in", "hidden"], &["out"], vec![])], &["out"]);
-    let scan = node("Scan", &["x"], &["y"], vec![int("num_scan_inputs", 1), body("body", step)]);
+    let scan = node("SequenceMap", &["x"], &["y"], vec![int("other", 1), body("body", step)]);
     let mut graph = read(&model(13, graph(&["x"], None, vec![relu("x", "hidden"), scan], &["y"]))).unwrap();
     graph.remove_unused();
     let Op::Foreign(foreign) = &graph.nodes[1].op else { panic!("{:?}", graph.nodes) };

@@ -280,6 +280,37 @@ fn contributed_operators() {
 }
 
 #[test]
+fn operators_around_a_classifier() {
+    let picked = node("ai.onnx.ml::ArrayFeatureExtractor", &["x", "i"], &["y"], vec![]);
+    let scaled = x("ai.onnx.ml::Scaler", vec![floats("offset", &[1.0, 2.0]), floats("scale", &[3.0])]);
+    check(vec![
+        case(17, picked, &["Gather { axis: -1 }(x, i) -> y"]),
+        case(17, scaled, &["Binary(Sub)(x, [1.0, 2.0]) -> y_centred", "Binary(Mul)(y_centred, [3.0]) -> y"]),
+        case(
+            17,
+            x("ai.onnx.ml::TreeEnsemble", vec![]),
+            &["Foreign TreeEnsemble: the operator is not implemented(x) -> y"],
+        ),
+    ]);
+}
+
+#[test]
+fn fused_convolution() {
+    let node = |inputs: &[&str]| {
+        let attributes = vec![string("activation", "Clip"), floats("activation_params", &[0.0, 6.0])];
+        node("com.microsoft::FusedConv", inputs, &["y"], attributes)
+    };
+    let read = |inputs: &[&str]| {
+        show(&read(&model(17, graph(inputs, Some(4), vec![node(inputs)], &["y"]))).unwrap())
+    };
+    let lines = read(&["x", "w"]);
+    assert!(lines[0].ends_with("(x, w) -> y_conv"), "{lines:?}");
+    assert_eq!(lines[1], "Clip(y_conv, [0.0], [6.0]) -> y");
+    let lines = read(&["x", "w", "b", "z"]);
+    assert_eq!(lines[1..], ["Binary(Add)(y_conv, z) -> y_sum", "Clip(y_sum, [0.0], [6.0]) -> y"]);
+}
+
+#[test]
 fn sequences_taken_apart_again() {
     let split = |attributes| node("SplitToSequence", &["x", "n"], &["s"], attributes);
     let read = |nodes: Vec<NodeProto>, n: TensorProto, at: i64| {
