@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, Write};
+use std::panic;
 use std::path::{Path, PathBuf};
 
 use npyz::WriterBuilder;
@@ -36,6 +37,8 @@ pub struct ArraysError {
 pub enum ArraysProblem {
     #[error("neither an .npy nor an .npz file")]
     Format,
+    #[error("the header of the array makes no sense")]
+    Header,
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
@@ -113,7 +116,9 @@ fn read_zip(reader: impl Read + Seek) -> Result<BTreeMap<String, Tensor>, Arrays
 
 /// One `.npy` stream of `available` bytes.
 fn read_array(mut reader: impl Read, available: u64) -> Result<Tensor, ArraysProblem> {
-    let header = NpyHeader::from_reader(&mut reader)?;
+    // The parser multiplies the dimensions before anyone can look at them.
+    let header = panic::catch_unwind(panic::AssertUnwindSafe(|| NpyHeader::from_reader(&mut reader)))
+        .map_err(|_| ArraysProblem::Header)??;
     let (dtype, swap) = data_type(&header.dtype())?;
     let elements = header.shape().iter().try_fold(1_u128, |product, &dim| product.checked_mul(dim.into()));
     let needed = elements.unwrap_or(u128::MAX).saturating_mul(dtype.size() as u128);

@@ -46,7 +46,7 @@ fn bytes_are_picked_and_sizes_kept_in_ratio() {
     let x = input(&[1, 2, 2], &[1_u8, 2, 3, 4]);
     let scales = input(&[3], &[1.0_f32, 1.5, 2.0]);
     let result = apply(&op, &[x.clone(), None, scales, None], 1).unwrap();
-    assert_eq!(result[0].as_slice::<u8>().unwrap(), [1, 1, 2, 2, 1, 1, 2, 2, 3, 3, 4, 4]);
+    assert_eq!(result[0].as_slice::<u8>().unwrap(), [1, 1, 2, 2, 3, 3, 4, 4, 3, 3, 4, 4]);
     let op = Op::Resize(ResizeAttributes {
         keep_aspect_ratio: AspectRatioPolicy::NotLarger,
         axes: vec![1, 2],
