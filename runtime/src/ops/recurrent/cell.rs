@@ -135,13 +135,14 @@ impl<R: Real> Cell<'_, R> {
         peep(output_gate, 1, memory);
         self.activate(0, output_gate);
         output.copy_from_slice(memory);
-        self.activate(2, output);
+        // Unlike the gates, it is not clipped, as in ONNX Runtime.
+        self.activations[2].apply(output);
         for ((h, &o), &c) in state.iter_mut().zip(&*output_gate).zip(&*output) {
             *h = o * c;
         }
     }
 
-    /// Clips and applies function `index`.
+    /// Clips gates and applies function `index`.
     fn activate(&self, index: usize, values: &mut [R]) {
         if let Some(clip) = self.clip {
             values.iter_mut().for_each(|v| *v = v.maximum(-clip).minimum(clip));

@@ -120,7 +120,7 @@ fn an_lstm_step_is_its_equations() {
     let f = sigmoid(clipped(gate(2) + p[2] * c0));
     let c = f * c0 + i * clipped(gate(3)).tanh();
     let o = sigmoid(clipped(gate(1) + p[1] * c));
-    let h = o * clipped(c).tanh();
+    let h = o * c.tanh();
     let op = Op::Recurrent(RecurrentAttributes {
         hidden_size: 1,
         clip: Some(clip),
