@@ -1,7 +1,6 @@
-//! What a model takes: resident memory of this process, from the kernel's own count, and bytes on disk.
+//! Resident memory of this process, from the kernel's own count.
 
-use std::path::Path;
-use std::{fs, io};
+use std::fs;
 
 /// Resident bytes, now and at most so far; zeros where the system does not tell.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,15 +20,4 @@ pub(crate) fn resident() -> Resident {
         Some(kib << 10)
     };
     Resident { now: field("VmRSS").unwrap_or(0), peak: field("VmHWM").unwrap_or(0) }
-}
-
-/// Bytes of a model on disk: the file, and the file of weights beside it (`NAME.data`) where there is one.
-///
-/// # Errors
-/// When the file is not there.
-pub(crate) fn file_bytes(path: &Path) -> io::Result<u64> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".data");
-    let weights = fs::metadata(beside).map_or(0, |metadata| metadata.len());
-    Ok(fs::metadata(path)?.len() + weights)
 }

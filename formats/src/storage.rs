@@ -205,6 +205,16 @@ impl Storage {
     }
 }
 
+/// Asks the allocator to return freed memory to the system. What has been freed often stays with the process otherwise,
+/// and counts as resident. Does nothing where the C library has no such call.
+pub fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `malloc_trim` may be called at any time from any thread; it takes no pointer.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Refuses what is not a regular file: a folder, a pipe, a device.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use poda_formats::storage::AlignedBytes;
+use poda_formats::storage::{AlignedBytes, give_back};
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::{
@@ -205,7 +205,9 @@ impl Tuner {
                     micros: Some((best.as_secs_f64() * 1e9).round() / 1e3),
                     bytes: Some(packed.bytes()),
                 };
-                timed.push((kernel, candidate, packed));
+                // One packing at a time, so that choosing takes little more memory than the largest.
+                drop(packed);
+                timed.push((kernel, candidate));
             }
         }
         let micros = |candidate: &Candidate| candidate.micros.expect("timed above");
@@ -218,8 +220,10 @@ impl Tuner {
                 Prefer::Memory => a.1.bytes.cmp(&b.1.bytes).then(time),
             }
         });
-        let candidates: Vec<Candidate> = timed.iter().map(|(_, candidate, _)| candidate.clone()).collect();
-        let (kernel, winner, packed) = timed.swap_remove(0);
+        let candidates: Vec<Candidate> = timed.iter().map(|(_, candidate)| candidate.clone()).collect();
+        let (kernel, winner) = timed.swap_remove(0);
+        give_back();
+        let packed = (kernel.prepare)(weight, problem, kernel.level, winner.params);
         let dense =
             candidates.iter().find(|c| KERNELS.iter().any(|kernel| kernel.dense && kernel.name == c.kernel));
         let sparse =

@@ -104,7 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             speedup_quartiles: timing.spread,
             load_ms: footprint.load_ms,
             rss_mb: Rss { loaded: mib(footprint.loaded), peak: mib(footprint.peak) },
-            file_bytes: memory::file_bytes(path)?,
+            file_bytes: poda_formats::file_bytes(path)?,
         })
     });
     let bench = Bench {

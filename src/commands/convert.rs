@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::memory;
 use crate::table::{self, print, print_json};
 
 /// Convert between ONNX and Poda's artifact; weights that are mostly zero are stored sparse
@@ -38,8 +37,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         graph.store_sparse();
     }
     poda_formats::write(&graph, &args.output, &poda_formats::WriteOptions::default())?;
-    let before = memory::file_bytes(&args.model)?;
-    let after = memory::file_bytes(&args.output)?;
+    let before = poda_formats::file_bytes(&args.model)?;
+    let after = poda_formats::file_bytes(&args.output)?;
     let sparse =
         graph.values.iter().filter(|v| matches!(v.weight, Some(poda_formats::Weight::Csr(_)))).count();
     if args.json {

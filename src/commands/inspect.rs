@@ -9,7 +9,6 @@ use poda_runtime::analysis::{self, Analysis};
 use serde::Serialize;
 
 use crate::feeds::ShapeArgs;
-use crate::memory;
 use crate::table::{self, print, print_json};
 
 /// Show a model: inputs, outputs, operators, weights, parameters, MACs, sparsity
@@ -155,7 +154,7 @@ fn inspect(args: &Args, graph: &Graph, analysis: Option<&Analysis>) -> Result<In
     });
     Ok(Inspection {
         path: args.model.clone(),
-        file_bytes: memory::file_bytes(&args.model)?,
+        file_bytes: poda_formats::file_bytes(&args.model)?,
         inputs: ports(&graph.inputs),
         outputs: ports(&graph.outputs),
         supported_fraction: 1.0 - unsupported.len() as f64 / graph.nodes.len().max(1) as f64,

@@ -16,7 +16,6 @@ use poda_runtime::{Model, Options};
 
 use crate::dataset::Dataset;
 use crate::feeds::{self, NamedShape};
-use crate::memory;
 use crate::progress;
 use crate::table::{self, count, percent, print, print_json};
 
@@ -186,7 +185,7 @@ fn show(args: &Args, output: &Path, report: &Report) -> Result<()> {
     }
     print(format!("{rows}\n"))?;
     let Totals { nnz, nonzero_macs, .. } = report.before;
-    let (was, is) = (memory::file_bytes(&args.model)?, memory::file_bytes(output)?);
+    let (was, is) = (poda_formats::file_bytes(&args.model)?, poda_formats::file_bytes(output)?);
     print(format!("parameters that are not zero  {} -> {}", count(nnz), count(report.after.nnz)))?;
     print(format!(
         "MACs on them                  {} -> {}",

@@ -14,7 +14,6 @@ use serde::Serialize;
 use crate::commands::bench::cpu_name;
 use crate::dataset::Dataset;
 use crate::feeds;
-use crate::memory;
 use crate::progress;
 use crate::table::{self, count, percent, print, print_json};
 use crate::timing::{self, Contestant, Footprint, Latency};
@@ -127,7 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             file: model.path.display().to_string(),
             parameters: model.parameters,
             accuracy,
-            file_bytes: memory::file_bytes(&model.path)?,
+            file_bytes: poda_formats::file_bytes(&model.path)?,
             load_ms: footprint.load_ms,
             resident_bytes: footprint.loaded,
             latency_ms: timing.latency,
