@@ -155,7 +155,7 @@ fn main() -> Result<()> {
     let mut optimizer = AdamW::new(vars, params)?;
     let mut order: Vec<usize> = (0..labels.len()).collect();
     let steps = labels.len() / BATCH * EPOCHS;
-    let mut step = 0;
+    let mut step = 0_usize;
     for epoch in 0..EPOCHS {
         order.shuffle(&mut rng);
         let mut total = 0.0;

@@ -1,6 +1,6 @@
 //! Poda's pruner: importance, dependency graph, removal.
 //!
-//! [`prune`] follows a [`Recipe`] through the textbook's loop: *evaluate importance → rank → remove the least important →
+//! [`prune()`] follows a [`Recipe`] through the textbook's loop: *evaluate importance → rank → remove the least important →
 //! ask the termination condition*.
 //!
 //! ```

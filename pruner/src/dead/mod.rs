@@ -1,7 +1,7 @@
 //! Dead units: removed at no cost, because the model computes the same without them.
 //!
 //! A unit is dead when, wherever it is summed, its weights there are (near) zero, below the rounding of the largest in
-//! the layer, or when its value is constant ([`range`]);
+//! the layer, or when its value is constant (module `range`);
 //! constants are folded into the bias that follows. What dies only once others are gone is found in the next round.
 
 mod bounds;
