@@ -25,7 +25,8 @@ impl<'m> Reader<'m> {
             Some(Err(problem)) => return Err(OnnxError::Tensor { name: name.clone(), problem }),
             None => return Err(OnnxError::NoValue { node: node.name.clone() }),
         };
-        if self.in_function() {
+        let shared = matches!(&weight, Weight::Dense(tensor) if tensor.storage().is_mapped());
+        if self.in_function() && !shared {
             self.expand(weight.bytes())?;
         }
         if let Some(&Binding::Value(Some(id))) = self.scope().names.get(name.as_str()) {

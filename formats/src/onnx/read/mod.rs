@@ -52,8 +52,8 @@ const DEPTH_LIMIT: usize = 64;
 /// The highest rank of a tensor.
 const RANK_LIMIT: usize = 64;
 
-/// How much memory the nodes and weights of inlined functions may take, in bytes, roughly.
-const EXPANSION_LIMIT: usize = 1 << 29;
+/// How much memory the nodes and weights of inlined functions may take, in bytes, roughly: some 200,000 nodes.
+const EXPANSION_LIMIT: usize = 1 << 27;
 
 /// Reads the model at `path`, with external data from its folder.
 ///
