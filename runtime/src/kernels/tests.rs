@@ -202,6 +202,12 @@ fn images_of_every_geometry() {
         geometry([9, 11], [5, 3], [1, 2], [2, 1], [4, 0, 3, 2]),
         geometry([1, 100], [1, 5], [1, 3], [1, 4], [0, 20, 0, 7]),
         geometry([2, 2], [2, 2], [1, 1], [1, 1], [3; 4]),
+        // Lines much shorter than a tile, of one pixel, of a vector, and with pads wider than the image.
+        geometry([14, 14], [3, 3], [1, 1], [1, 1], [1; 4]),
+        geometry([7, 5], [3, 3], [1, 1], [2, 2], [2, 1, 2, 3]),
+        geometry([40, 1], [3, 1], [1, 1], [1, 1], [1, 0, 0, 0]),
+        geometry([5, 16], [2, 3], [2, 1], [1, 1], [0, 1, 1, 1]),
+        geometry([3, 2], [3, 5], [1, 1], [1, 1], [0, 6, 2, 9]),
     ];
     for conv in geometries {
         for y_layout in [Layout::FeatureMajor, Layout::TokenMajor] {

@@ -30,7 +30,8 @@ impl Axis {
     }
 
     /// Where an axis that is not there slides: one element, one window.
-    const UNIT: Self = Self { input: 1, kernel: 1, stride: 1, dilation: 1, begin: 0, end: 0, output: 1 };
+    pub(super) const UNIT: Self =
+        Self { input: 1, kernel: 1, stride: 1, dilation: 1, begin: 0, end: 0, output: 1 };
 
     /// The outputs for which tap `tap` reads inside the input.
     pub(crate) fn valid(&self, tap: usize) -> Range<usize> {

@@ -162,8 +162,28 @@ fn each_line<T: Number>(
     }
     let (from, pad) = (w.begin.min(0).unsigned_abs(), w.begin.max(0) as usize);
     let inside = w.input.saturating_sub(from).min(covered.saturating_sub(pad));
+    // The commonest windows, 2×2 without padding, need no line in between (a quarter of the time on short lines).
+    let halves =
+        |a: &Axis| (a.kernel, a.stride, a.dilation, a.begin) == (2, 2, 1, 0) && 2 * a.output <= a.input;
+    let quarters = *d == Axis::UNIT && halves(h) && halves(w);
     let channel = |(i, y): (usize, &mut [T])| {
         let x = &x[i * windows.inputs()..][..windows.inputs()];
+        if quarters {
+            return widest(
+                #[inline(always)]
+                || {
+                    let lines = x.chunks_exact(2 * w.input);
+                    for (oy, (y, x)) in y.chunks_exact_mut(w.output).zip(lines).enumerate() {
+                        let (upper, lower) = x.split_at(w.input);
+                        let pairs = upper.chunks_exact(2).zip(lower.chunks_exact(2));
+                        for (y, (a, b)) in y.iter_mut().zip(pairs) {
+                            *y = fold(fold(a[0], b[0]), fold(a[1], b[1]));
+                        }
+                        finish([0, oy], y);
+                    }
+                },
+            );
+        }
         T::with_scratch(covered, |line| {
             widest(
                 #[inline(always)]
@@ -374,6 +394,30 @@ mod tests {
         let bytes = input(&[1, 1, 4], &[-3_i8, -1, -8, -9]);
         let op = Op::Pool(attributes(PoolKind::Max, &[2], &[2], &[]));
         assert_eq!(apply(&op, &[bytes], 1).unwrap()[0].as_slice::<i8>().unwrap(), [-1, -8]);
+    }
+
+    #[test]
+    fn windows_of_two_by_two_match_the_definition() {
+        for [channels, height, width] in [[1, 2, 2], [3, 5, 7], [2, 14, 14], [2, 6, 33], [1, 8, 70]] {
+            let x = noise(&[1, channels, height, width], 7);
+            let values = floats(x.as_ref().unwrap());
+            for kind in [PoolKind::Max, PoolKind::Average] {
+                let op = Op::Pool(attributes(kind, &[2, 2], &[2, 2], &[]));
+                let mut expected = Vec::new();
+                for c in 0..channels {
+                    for (oy, ox) in (0..height / 2).flat_map(|oy| (0..width / 2).map(move |ox| (oy, ox))) {
+                        let at = (c * height + 2 * oy) * width + 2 * ox;
+                        let window = [at, at + 1, at + width, at + width + 1].map(|at| values[at]);
+                        expected.push(match kind {
+                            PoolKind::Max => window.into_iter().fold(f32::NEG_INFINITY, f32::max),
+                            _ => window.iter().sum::<f32>() / 4.0,
+                        });
+                    }
+                }
+                let result = apply(&op, std::slice::from_ref(&x), 1).unwrap();
+                assert_close(floats(&result[0]), &expected, 1e-6);
+            }
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::ConvGeometry;
+use super::scratch::Scratch;
 use super::transpose::transpose;
 use crate::kernels::simd::{Simd, splat};
 use crate::kernels::{Layout, X};
@@ -79,69 +80,98 @@ pub(crate) unsafe fn pack_tile<S: Simd>(
                     }
                 }
             }
-            X::Image { data, geometry } => {
-                for i in 0..rows.len() {
-                    let dst = dst.add(i * width);
-                    image_row(simd, data, geometry, rows.get(i), cols.clone(), dst);
-                    fill(simd, 0.0, dst.add(len), width - len);
+            X::Image { data, geometry } => pack_image(simd, data, geometry, rows, cols, width, dst),
+        }
+    }
+}
+
+/// [`pack_tile`] of the im2col matrix of `image`.
+///
+/// Rows of the same kernel tap read the same pixels of their channels, so where each tap reads is worked out once: divisions
+/// and clipping for each row cost more than the copies where lines are short.
+///
+/// # Safety
+/// As [`pack_tile`]; `rows` ascend.
+#[inline(always)]
+unsafe fn pack_image<S: Simd>(
+    simd: S,
+    image: &[f32],
+    geometry: &ConvGeometry,
+    rows: Rows<'_>,
+    cols: Range<usize>,
+    width: usize,
+    dst: *mut f32,
+) {
+    if rows.len() == 0 || cols.is_empty() {
+        return;
+    }
+    let taps = geometry.kernel()[0] * geometry.kernel()[1];
+    let pixels = geometry.input()[0] * geometry.input()[1];
+    let step = geometry.stride()[1];
+    let ow = geometry.output()[1];
+    let lines = (cols.end - 1) / ow - cols.start / ow + 1;
+    let entry = 1 + 3 * lines;
+    let mut table = Scratch::new(taps * entry);
+    let table: &mut [u32] = bytemuck::cast_slice_mut(&mut table);
+    tap_runs(geometry, cols, lines, table);
+    let mut channel = rows.get(0) / taps;
+    for i in 0..rows.len() {
+        let row = rows.get(i);
+        while row >= (channel + 1) * taps {
+            channel += 1;
+        }
+        let entry = &table[(row - channel * taps) * entry..][..entry];
+        // SAFETY: runs lie within a channel and within the tile's columns, both by `tap_runs`; a row of `dst` holds `width`.
+        unsafe {
+            let src = image.as_ptr().add(channel * pixels);
+            let dst = dst.add(i * width);
+            if (entry[0] as usize) < width {
+                fill(simd, 0.0, dst, width);
+            }
+            for run in entry[1..].chunks_exact(3) {
+                let (len, src, dst) = (run[1] as usize, src.add(run[2] as usize), dst.add(run[0] as usize));
+                if step == 1 {
+                    copy_padded(simd, src, len, dst, len);
+                } else {
+                    for i in 0..len {
+                        *dst.add(i) = *src.add(i * step);
+                    }
                 }
             }
         }
     }
 }
 
-/// Columns `cols` of row `k` of the im2col matrix of `image`.
-///
-/// # Safety
-/// `image` must be as long as the geometry says, `k` and `cols` lie within the matrix, and `dst` hold `cols.len()`.
-#[inline(always)]
-unsafe fn image_row<S: Simd>(
-    simd: S,
-    image: &[f32],
-    geometry: &ConvGeometry,
-    k: usize,
-    cols: Range<usize>,
-    mut dst: *mut f32,
-) {
+/// For each kernel tap, how many of the columns `cols` read inside the image, then three numbers for each of the `lines`
+/// output lines that `cols` touch: the first such column (counted from the start of `cols`), how many there are, and the
+/// pixel of the channel that the first one reads.
+fn tap_runs(geometry: &ConvGeometry, cols: Range<usize>, lines: usize, table: &mut [u32]) {
     let [height, width] = geometry.input();
-    let [kh, kw] = geometry.kernel();
+    let kw = geometry.kernel()[1];
     let ow = geometry.output()[1];
     let ([sy, sx], [dy, dx]) = (geometry.stride(), geometry.dilation());
     let [top, left, ..] = geometry.pads();
-    let (channel, ky, kx) = (k / (kh * kw), k / kw % kh, k % kw);
-    // Output columns `inside` read column `ox · sx + shift - left` of the image; the others read pads.
-    let shift = kx * dx;
-    let first = left.saturating_sub(shift).div_ceil(sx);
-    let inside = first..(width + left).saturating_sub(shift).div_ceil(sx).max(first);
-    let mut at = cols.start;
-    while at < cols.end {
-        let (oy, start) = (at / ow, at % ow);
-        let end = ow.min(start + cols.end - at);
-        let y = (oy * sy + ky * dy).wrapping_sub(top);
-        let (from, to) = if y < height {
-            (inside.start.clamp(start, end), inside.end.clamp(start, end))
-        } else {
-            (end, end)
-        };
-        // SAFETY: `start <= from <= to <= end`, and `end - start` elements of `dst` are this row's. The source lies in row
-        // `y` of the channel, because `from..to` lies in `inside`.
-        unsafe {
-            fill(simd, 0.0, dst, from - start);
-            if from < to {
-                let src = image.as_ptr().add((channel * height + y) * width + from * sx + shift - left);
-                let dst = dst.add(from - start);
-                if sx == 1 {
-                    copy_padded(simd, src, to - from, dst, to - from);
-                } else {
-                    for i in 0..to - from {
-                        *dst.add(i) = *src.add(i * sx);
-                    }
-                }
-            }
-            fill(simd, 0.0, dst.add(to - start), end - to);
-            dst = dst.add(end - start);
+    let first_line = cols.start / ow;
+    for (tap, entry) in table.chunks_exact_mut(1 + 3 * lines).enumerate() {
+        let (ky, shift) = (tap / kw, tap % kw * dx);
+        // Output columns `inside` of a line read column `ox · sx + shift - left` of the image; the others read pads.
+        let first = left.saturating_sub(shift).div_ceil(sx);
+        let inside = first..(width + left).saturating_sub(shift).div_ceil(sx).max(first);
+        let mut covered = 0;
+        for (line, run) in (first_line..).zip(entry[1..].chunks_exact_mut(3)) {
+            let y = (line * sy + ky * dy).wrapping_sub(top);
+            let from = cols.start.max(line * ow + inside.start);
+            let to = cols.end.min(line * ow + inside.end.min(ow));
+            let numbers = if y < height && from < to {
+                [from - cols.start, to - from, y * width + (from - line * ow) * sx + shift - left]
+            } else {
+                [0; 3]
+            };
+            covered += numbers[1];
+            // (A geometry's sizes fit 32 bits.)
+            run.copy_from_slice(&numbers.map(|v| v as u32));
         }
-        at += end - start;
+        entry[0] = covered as u32;
     }
 }
 
