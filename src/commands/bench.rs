@@ -73,7 +73,7 @@ struct Rss {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.threads != Some(0), "--threads must be at least 1");
-    ensure!(args.seconds.is_finite() && args.seconds >= 0.0, "--seconds must be 0 or more");
+    ensure!((0.0..=86_400.0).contains(&args.seconds), "--seconds must be from 0 to 86400");
     if args.footprint {
         return print_json(&measure_footprint(args)?);
     }

@@ -109,7 +109,7 @@ macro_rules! integers {
             fn div(self, other: Self) -> Self { self.wrapping_div(other) }
             #[inline(always)]
             fn rem_truncated(self, other: Self) -> Self { self.wrapping_rem(other) }
-            #[allow(unused_comparisons)]
+            #[allow(unused_comparisons, reason = "one body for signed and unsigned types")]
             #[inline(always)]
             fn rem_floored(self, other: Self) -> Self {
                 let rem = self.wrapping_rem(other);
