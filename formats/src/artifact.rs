@@ -18,7 +18,7 @@ use crate::atomic::{self, AtomicFile};
 use crate::dtype::DataType;
 use crate::graph::{Dim, Graph, GraphError, Value, ValueId};
 use crate::safetensors::{self, SafeTensors, SafeTensorsError};
-use crate::sparse::{CsrError, UncheckedCsr};
+use crate::sparse::{SparseError, UncheckedCsr};
 use crate::tensor::Tensor;
 use crate::weight::{CsrShapeError, CsrWeight, Weight};
 
@@ -73,7 +73,7 @@ pub enum ArtifactError {
     #[error("weight {weight:?} is stored as {kind:?} over {tensors} tensors, which this Poda does not know")]
     Kind { weight: String, kind: String, tensors: usize },
     #[error("weight {weight:?}: {error}")]
-    Csr { weight: String, error: CsrError },
+    Csr { weight: String, error: SparseError },
     #[error("weight {weight:?}: {error}")]
     CsrShape { weight: String, error: CsrShapeError },
     #[error("weight {weight:?} is declared as {declared}, stored as {stored}")]

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::dtype::DataType;
-use crate::sparse::{CsrError, CsrMatrix, UncheckedCsr};
+use crate::sparse::{SparseError, CsrMatrix, UncheckedCsr};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
 
@@ -32,7 +32,7 @@ pub struct CsrWeight {
 #[derive(Debug)]
 struct Inner {
     arrays: UncheckedCsr,
-    matrix: OnceLock<Result<CsrMatrix, CsrError>>,
+    matrix: OnceLock<Result<CsrMatrix, SparseError>>,
 }
 
 /// Why a CSR matrix does not stand for a tensor of some shape.
@@ -100,7 +100,7 @@ impl CsrWeight {
     ///
     /// # Errors
     /// When they do not form a matrix.
-    pub fn matrix(&self) -> Result<&CsrMatrix, CsrError> {
+    pub fn matrix(&self) -> Result<&CsrMatrix, SparseError> {
         let Inner { arrays, matrix } = &*self.inner;
         matrix.get_or_init(|| arrays.clone().check()).as_ref().map_err(Clone::clone)
     }
@@ -109,7 +109,7 @@ impl CsrWeight {
     ///
     /// # Errors
     /// When the arrays do not form a matrix.
-    pub fn to_dense(&self) -> Result<Tensor, CsrError> {
+    pub fn to_dense(&self) -> Result<Tensor, SparseError> {
         let matrix = self.matrix()?;
         let dtype = matrix.values().dtype();
         let (size, cols) = (dtype.size(), matrix.cols());
@@ -195,7 +195,7 @@ impl Weight {
     ///
     /// # Errors
     /// When a sparse weight's arrays do not form a matrix.
-    pub fn to_dense(&self) -> Result<Tensor, CsrError> {
+    pub fn to_dense(&self) -> Result<Tensor, SparseError> {
         match self {
             Self::Dense(tensor) => Ok(tensor.clone()),
             Self::Csr(csr) => csr.to_dense(),
@@ -241,7 +241,7 @@ mod tests {
             Tensor::from_slice(&[1], &[1.0_f32]),
         );
         let weight = CsrWeight::new(vec![1, 2], false, arrays.unwrap()).unwrap();
-        let error = CsrError::Column { row: 0, col: 7, cols: 2 };
+        let error = SparseError::Column { row: 0, col: 7, cols: 2 };
         assert_eq!(weight.matrix(), Err(error.clone()));
         assert_eq!(Weight::from(weight).to_dense(), Err(error));
     }

@@ -1,7 +1,7 @@
 //! The masked model: as large as the dense one, with zeros where units are removed.
 
 use poda_formats::op::Binary;
-use poda_formats::sparse::CsrError;
+use poda_formats::sparse::SparseError;
 use poda_formats::{Graph, Op, ValueId, Weight};
 
 use crate::dependency::{DependencyGraph, Removal};
@@ -12,7 +12,7 @@ use crate::slice::{fill_dims, one};
 ///
 /// # Errors
 /// When a sparse weight's values are not f32.
-pub fn masked(graph: &Graph, dependencies: &DependencyGraph, removal: &Removal) -> Result<Graph, CsrError> {
+pub fn masked(graph: &Graph, dependencies: &DependencyGraph, removal: &Removal) -> Result<Graph, SparseError> {
     let mut masked = graph.clone();
     let mut divides = vec![false; graph.values.len()];
     for node in &graph.nodes {

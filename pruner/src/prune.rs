@@ -1,6 +1,6 @@
 //! The loop: evaluate importance → rank → remove the least important → ask the termination conditions.
 
-use poda_formats::sparse::CsrError;
+use poda_formats::sparse::SparseError;
 use poda_formats::{Graph, GraphError, Op, ValueId};
 use poda_runtime::analysis::{Analysis, analyze};
 
@@ -48,7 +48,7 @@ pub enum PruneError {
     #[error(transparent)]
     Compact(#[from] CompactError),
     #[error("a sparse weight cannot be read: {0}")]
-    Weight(#[from] CsrError),
+    Weight(#[from] SparseError),
     #[error("validation failed: {0}")]
     Validation(Box<dyn std::error::Error + Send + Sync>),
     #[error(

@@ -1,7 +1,7 @@
 //! Single weights become zero.
 
 use half::{bf16, f16};
-use poda_formats::sparse::CsrError;
+use poda_formats::sparse::SparseError;
 use poda_formats::storage::{AlignedBytes, Storage};
 use poda_formats::{DataType, Graph, Node, Op, Tensor, ValueId, Weight};
 
@@ -90,7 +90,7 @@ pub fn zero_weights(
     seed: u64,
     scope: Scope,
     sparsity: f64,
-) -> Result<Graph, CsrError> {
+) -> Result<Graph, SparseError> {
     let scores = |id: &ValueId| {
         let mut scores = weight_scores(graph, *id, criterion, seed).unwrap_or_default();
         // Zeros first, whatever the criterion says of them.

@@ -135,7 +135,7 @@ fn damaged_indices_are_found_before_use_and_never_written() {
     bytes[at] = 9;
     let graph = parse_bytes(&bytes).unwrap();
     let weight = graph.weight(graph.find("w").unwrap()).unwrap();
-    assert!(matches!(weight.to_dense(), Err(CsrError::Column { col: 9, .. })));
+    assert!(matches!(weight.to_dense(), Err(SparseError::Column { col: 9, .. })));
     assert!(matches!(write(&mut Vec::new(), &graph), Err(ArtifactError::Csr { .. })));
 }
 

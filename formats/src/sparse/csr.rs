@@ -3,11 +3,11 @@
 use crate::dtype::{DataType, Element};
 use crate::tensor::{Tensor, TensorError};
 
-/// Why three arrays do not form a valid CSR matrix.
+/// Why arrays do not form a valid sparse matrix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs)]
-pub enum CsrError {
+pub enum SparseError {
     #[error("indptr has {found} entries, expected rows + 1 = {expected}")]
     IndptrLength { expected: usize, found: usize },
     #[error("indptr must start at 0 and end at nnz = {nnz}, found {first} and {last}")]
@@ -49,20 +49,20 @@ impl UncheckedCsr {
         indptr: Tensor,
         indices: Tensor,
         values: Tensor,
-    ) -> Result<Self, CsrError> {
+    ) -> Result<Self, SparseError> {
         let nnz = values.len();
         if [rows, cols, nnz].into_iter().any(|n| u32::try_from(n).is_err()) {
-            return Err(CsrError::TooLarge { rows, cols, nnz });
+            return Err(SparseError::TooLarge { rows, cols, nnz });
         }
         if indices.len() != nnz {
-            return Err(CsrError::Lengths { indices: indices.len(), values: nnz });
+            return Err(SparseError::Lengths { indices: indices.len(), values: nnz });
         }
         if indptr.as_slice::<u32>()?.len() != rows + 1 {
-            return Err(CsrError::IndptrLength { expected: rows + 1, found: indptr.len() });
+            return Err(SparseError::IndptrLength { expected: rows + 1, found: indptr.len() });
         }
         match indices.dtype() {
             DataType::U16 | DataType::U32 => Ok(Self { rows, cols, indptr, indices, values }),
-            found => Err(CsrError::IndexType { found }),
+            found => Err(SparseError::IndexType { found }),
         }
     }
 
@@ -100,16 +100,16 @@ impl UncheckedCsr {
     ///
     /// # Errors
     /// The first violation found.
-    pub fn check(self) -> Result<CsrMatrix, CsrError> {
+    pub fn check(self) -> Result<CsrMatrix, SparseError> {
         let Self { rows, cols, indptr, indices, values } = self;
         let nnz = values.len();
         let ptr = indptr.as_slice::<u32>()?;
         let (first, last) = (ptr[0] as usize, ptr[rows] as usize);
         if first != 0 || last != nnz {
-            return Err(CsrError::IndptrEnds { first, last, nnz });
+            return Err(SparseError::IndptrEnds { first, last, nnz });
         }
         if let Some(row) = ptr.windows(2).position(|pair| pair[0] > pair[1]) {
-            return Err(CsrError::IndptrOrder { row });
+            return Err(SparseError::IndptrOrder { row });
         }
         match indices.dtype() {
             DataType::U16 => check_columns(ptr, indices.as_slice::<u16>()?, cols)?,
@@ -140,14 +140,14 @@ impl CsrMatrix {
     /// Checks the three arrays and takes them: `indptr` u32 `[rows + 1]`, `indices` u16 or u32 `[nnz]`, `values` `[nnz]`.
     ///
     /// # Errors
-    /// The first violation found; see [`CsrError`].
+    /// The first violation found; see [`SparseError`].
     pub fn new(
         rows: usize,
         cols: usize,
         indptr: Tensor,
         indices: Tensor,
         values: Tensor,
-    ) -> Result<Self, CsrError> {
+    ) -> Result<Self, SparseError> {
         UncheckedCsr::new(rows, cols, indptr, indices, values)?.check()
     }
 
@@ -326,13 +326,13 @@ fn narrow(cols: usize, indices: &[u32]) -> Tensor {
     }
 }
 
-fn check_columns<I: Element + Into<u32>>(indptr: &[u32], indices: &[I], cols: usize) -> Result<(), CsrError> {
+fn check_columns<I: Element + Into<u32>>(indptr: &[u32], indices: &[I], cols: usize) -> Result<(), SparseError> {
     for (row, pair) in indptr.windows(2).enumerate() {
         let mut above = None;
         for &index in &indices[pair[0] as usize..pair[1] as usize] {
             let col: u32 = index.into();
             if col as usize >= cols || above.is_some_and(|last| last >= col) {
-                return Err(CsrError::Column { row, col, cols });
+                return Err(SparseError::Column { row, col, cols });
             }
             above = Some(col);
         }
@@ -350,10 +350,10 @@ impl From<CsrView<'_>> for sprs::CsMatI<f32, u32> {
 }
 
 impl TryFrom<&sprs::CsMatI<f32, u32>> for CsrMatrix {
-    type Error = CsrError;
+    type Error = SparseError;
 
     /// Takes CSR and CSC matrices; a CSC one is converted first.
-    fn try_from(matrix: &sprs::CsMatI<f32, u32>) -> Result<Self, CsrError> {
+    fn try_from(matrix: &sprs::CsMatI<f32, u32>) -> Result<Self, SparseError> {
         let matrix = matrix.to_csr();
         let (rows, cols) = matrix.shape();
         let indptr = matrix.indptr().to_proper().to_vec();
@@ -371,7 +371,7 @@ impl TryFrom<&sprs::CsMatI<f32, u32>> for CsrMatrix {
 mod tests {
     use super::*;
 
-    fn csr(rows: usize, cols: usize, indptr: &[u32], indices: &[u32]) -> Result<CsrMatrix, CsrError> {
+    fn csr(rows: usize, cols: usize, indptr: &[u32], indices: &[u32]) -> Result<CsrMatrix, SparseError> {
         CsrMatrix::new(
             rows,
             cols,
@@ -384,12 +384,12 @@ mod tests {
     #[test]
     fn invalid_arrays_are_refused() {
         assert!(csr(2, 3, &[0, 1, 2], &[2, 0]).is_ok());
-        assert!(matches!(csr(2, 3, &[0, 2], &[0, 1]), Err(CsrError::IndptrLength { .. })));
-        assert!(matches!(csr(2, 3, &[1, 1, 2], &[0, 1]), Err(CsrError::IndptrEnds { .. })));
-        assert!(matches!(csr(3, 3, &[0, 2, 1, 2], &[0, 1]), Err(CsrError::IndptrOrder { row: 1 })));
-        assert!(matches!(csr(1, 3, &[0, 2], &[1, 1]), Err(CsrError::Column { .. })));
-        assert!(matches!(csr(1, 3, &[0, 2], &[2, 1]), Err(CsrError::Column { .. })));
-        assert!(matches!(csr(1, 3, &[0, 1], &[3]), Err(CsrError::Column { row: 0, col: 3, cols: 3 })));
+        assert!(matches!(csr(2, 3, &[0, 2], &[0, 1]), Err(SparseError::IndptrLength { .. })));
+        assert!(matches!(csr(2, 3, &[1, 1, 2], &[0, 1]), Err(SparseError::IndptrEnds { .. })));
+        assert!(matches!(csr(3, 3, &[0, 2, 1, 2], &[0, 1]), Err(SparseError::IndptrOrder { row: 1 })));
+        assert!(matches!(csr(1, 3, &[0, 2], &[1, 1]), Err(SparseError::Column { .. })));
+        assert!(matches!(csr(1, 3, &[0, 2], &[2, 1]), Err(SparseError::Column { .. })));
+        assert!(matches!(csr(1, 3, &[0, 1], &[3]), Err(SparseError::Column { row: 0, col: 3, cols: 3 })));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 mod fixes;
 mod rewrite;
 
-use poda_formats::sparse::CsrError;
+use poda_formats::sparse::SparseError;
 use poda_formats::{DataType, Dim, Graph, GraphError, Tensor, Weight};
 
 use crate::dependency::{DependencyGraph, Facts, Removal};
@@ -21,7 +21,7 @@ use rewrite::Rewrite;
 #[allow(missing_docs)]
 pub enum CompactError {
     #[error("weight {name:?}: {source}")]
-    Weight { name: String, source: CsrError },
+    Weight { name: String, source: SparseError },
     #[error("nothing would be left of dimension {dim} of {name:?}")]
     Empty { name: String, dim: usize },
     #[error("node {node:?}: a mean of {dtype} cannot be rescaled")]

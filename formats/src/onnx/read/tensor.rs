@@ -7,7 +7,7 @@ use super::RANK_LIMIT;
 use super::external::{ExternalData, ExternalError};
 use crate::dtype::{Boolean, DataType, Element};
 use crate::onnx::proto::{DataLocation, SparseTensorProto, TensorProto, data_type};
-use crate::sparse::{CsrError, CsrMatrix};
+use crate::sparse::{SparseError, CsrMatrix};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
 use crate::weight::{CsrShapeError, CsrWeight, Weight};
@@ -44,7 +44,7 @@ pub enum TensorProblem {
     #[error(transparent)]
     Tensor(#[from] TensorError),
     #[error(transparent)]
-    Csr(#[from] CsrError),
+    Csr(#[from] SparseError),
     #[error(transparent)]
     CsrShape(#[from] CsrShapeError),
 }
@@ -213,7 +213,7 @@ fn linear_indices(indices: &Tensor, shape: &[usize], nnz: usize) -> Result<Vec<u
 }
 
 fn csr(rows: usize, cols: usize, positions: &[usize], values: Tensor) -> Result<CsrMatrix, TensorProblem> {
-    let too_large = || CsrError::TooLarge { rows, cols, nnz: positions.len() };
+    let too_large = || SparseError::TooLarge { rows, cols, nnz: positions.len() };
     if u32::try_from(positions.len()).is_err() || u32::try_from(cols).is_err() {
         return Err(too_large().into());
     }

@@ -23,7 +23,7 @@ use super::METADATA_PREFIX;
 use super::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
 use crate::atomic::{self, AtomicFile};
 use crate::graph::{Graph, GraphError};
-use crate::sparse::CsrError;
+use crate::sparse::SparseError;
 
 /// The operator set that a model imports when nothing in it needs a newer one.
 const BASE_OPSET: i64 = 18;
@@ -60,7 +60,7 @@ pub enum WriteError {
     #[error(transparent)]
     Graph(#[from] GraphError),
     #[error("weight {weight:?}: {error}")]
-    Weight { weight: String, error: CsrError },
+    Weight { weight: String, error: SparseError },
     #[error(
         "input {name:?} has no element type (strings, sequences and other types than tensors are not kept)"
     )]

@@ -16,7 +16,7 @@ use crate::dtype::DataType;
 use crate::onnx::proto::{
     DataLocation, ModelProto, SparseTensorProto, StringStringEntryProto, TensorProto, data_type_code,
 };
-use crate::sparse::CsrError;
+use crate::sparse::SparseError;
 use crate::weight::{CsrWeight, Weight};
 
 const MODEL_GRAPH: u32 = 7;
@@ -169,7 +169,7 @@ fn dense_bytes(weight: &Weight) -> usize {
 }
 
 /// Values with the positions of their elements in the dense tensor, ascending.
-fn sparse(name: &str, csr: &CsrWeight) -> Result<SparseTensorProto, CsrError> {
+fn sparse(name: &str, csr: &CsrWeight) -> Result<SparseTensorProto, SparseError> {
     let matrix = csr.matrix()?;
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let mut elements: Vec<(usize, &[u8])> = (0..rows)
