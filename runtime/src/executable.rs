@@ -24,8 +24,6 @@ pub struct Executable {
     graph: Arc<Graph>,
     options: Options,
     threads: Threads,
-    /// For one thread, large models run here, so that no operator finds more threads than asked for.
-    solo: Option<rayon::ThreadPool>,
     weights: Weights,
     /// The most recently used last.
     plans: Mutex<Vec<(Request, Arc<Plan>)>>,
@@ -46,7 +44,7 @@ pub enum RunError {
     Tensor(#[from] TensorError),
 }
 
-/// Below this much work a run stays on the thread that calls it: a hop into the pool and back costs about 10 µs.
+/// Below this much work waking another thread does not pay.
 const SMALL_WORK: u64 = 200_000;
 
 /// Size that symbols not named like a batch are given where operators are checked before any run.
@@ -55,16 +53,12 @@ const PROBE: usize = 16;
 impl Executable {
     pub(crate) fn new(graph: Arc<Graph>, options: Options) -> Result<Self, PrepareError> {
         let threads = Threads::new(options.threads.unwrap_or(0))?;
-        let solo = match threads.count() {
-            1 => rayon::ThreadPoolBuilder::new().num_threads(1).build().ok(),
-            _ => None,
-        };
         // Constants that hold for any shapes of the inputs: their packed form serves every plan.
         let free = analysis::analyze_with(&graph, &|_| None);
         let stable = free.infos.iter().map(|info| info.as_ref().is_some_and(|i| i.value.is_some()));
         let tuner = TuneOptions { timing: options.tune, prefer: options.prefer, ..TuneOptions::default() };
         let weights = Weights::new(Tuner::new(tuner), stable.collect());
-        let executable = Self { graph, options, threads, solo, weights, plans: Mutex::new(Vec::new()) };
+        let executable = Self { graph, options, threads, weights, plans: Mutex::new(Vec::new()) };
         executable.plan_ahead()?;
         Ok(executable)
     }
@@ -174,7 +168,7 @@ impl Executable {
         let results = if plan.work < SMALL_WORK {
             plan.run(feeds, &CALLER, times)
         } else {
-            self.install(|| plan.run(feeds, &self.threads, times))
+            self.threads.install(|| plan.run(feeds, &self.threads, times))
         };
         let results = results.map_err(|e| match plan.steps.get(e.step) {
             Some(step) => PlanError::Node { node: step.name.clone(), op: step.op.clone(), source: e.source },
@@ -182,13 +176,6 @@ impl Executable {
         })?;
         let names = plan.outputs.iter().map(|wanted| self.graph.value(wanted.id).name.clone());
         Ok(names.zip(results).collect())
-    }
-
-    fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        match &self.solo {
-            Some(solo) => solo.install(f),
-            None => self.threads.install(f),
-        }
     }
 
     /// The plan for a request, made now or kept from before.
@@ -208,8 +195,8 @@ impl Executable {
             limit,
             fuse: self.options.fuse,
         };
-        // In the pool, where kernels are timed as they will run, and where folding finds no more threads than asked for.
-        let plan = Arc::new(self.install(|| plan::build(&context, &request))?);
+        // With the threads awake, as kernels that are timed here will run.
+        let plan = Arc::new(self.threads.install(|| plan::build(&context, &request))?);
         let mut plans = lock();
         if plans.len() >= self.options.plans.max(1) {
             plans.remove(0);

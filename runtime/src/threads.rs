@@ -1,17 +1,30 @@
-//! The thread pool that kernels run in: exactly as many threads as asked for, asleep between runs.
+//! The threads that kernels and operators share: exactly as many as asked for, asleep between runs.
 //!
-//! Work is split by recursive `join`, which allocates nothing. Call kernels from inside [`Threads::install`] (one hop per
-//! inference): from outside, every parallel kernel pays for waking a worker and being woken again.
+//! Inside [`Threads::install`] (one for each inference) the caller works itself, and the other threads stay awake: dealing out
+//! work then costs a fraction of a microsecond, where waking a thread costs several. A part that no other thread has begun
+//! is done by the caller, so a thread that comes late, or is busy with another run, holds nobody up. Each thread begins with
+//! the parts it had the time before, whose weights its cache still holds.
 
+use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
 use std::fs;
 use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// A pool of a fixed number of threads. One thread means that work runs on the caller.
+/// Times that a waiting thread looks for work before it offers its CPU to others each time.
+const SPINS: u32 = 2000;
+/// Parts that are dealt out at once, one bit each; more are dealt out in groups.
+const MOST: usize = u64::BITS as usize;
+
+/// The caller and a pool of further threads.
 #[derive(Debug)]
 pub struct Threads {
     count: usize,
+    /// `count - 1` threads.
     pool: Option<ThreadPool>,
 }
 
@@ -24,7 +37,7 @@ pub struct ThreadsError {
 }
 
 impl Threads {
-    /// A pool of `count` threads; 0 means [`Threads::available`].
+    /// The caller and `count - 1` further threads; 0 means [`Threads::available`].
     ///
     /// # Errors
     /// When the system refuses to start them.
@@ -34,8 +47,8 @@ impl Threads {
             return Ok(Self::single());
         }
         let pool = ThreadPoolBuilder::new()
-            .num_threads(count)
-            .thread_name(|i| format!("poda-{i}"))
+            .num_threads(count - 1)
+            .thread_name(|i| format!("poda-{}", i + 1))
             .build()
             .map_err(|source| ThreadsError { count, source })?;
         Ok(Self { count, pool: Some(pool) })
@@ -57,39 +70,245 @@ impl Threads {
         self.count
     }
 
-    /// Runs `f` on a thread of the pool, so that parallel work inside it need not change threads.
-    /// With one thread it runs on the caller.
-    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+    /// Runs `f` on the caller, with the other threads awake to share what [`for_each`] is given meanwhile.
+    pub fn install<R>(&self, f: impl FnOnce() -> R) -> R {
         match &self.pool {
-            Some(pool) => pool.install(f),
-            None => f(),
+            Some(pool) if matches!(PLACE.get(), Place::Outside) => {
+                let session = Arc::new(Session::new(self.count));
+                for _ in 1..self.count {
+                    let session = Arc::clone(&session);
+                    pool.spawn(move || session.help(rayon::current_thread_index().unwrap_or(0) + 1));
+                }
+                let _entered = Entered::new(&session);
+                f()
+            }
+            _ => f(),
         }
     }
 
     /// Calls `f` with each of `0..parts`, in parallel, and returns when all are done.
+    ///
+    /// # Panics
+    /// When `f` panics, after all parts are done.
     pub fn for_each(&self, parts: usize, f: impl Fn(usize) + Sync) {
-        match &self.pool {
-            Some(pool) if parts > 1 => pool.install(|| split(0, parts, &f)),
-            _ => (0..parts).for_each(f),
+        if parts > 1 && self.count > 1 {
+            self.install(|| for_each(parts, 1, f));
+        } else {
+            (0..parts).for_each(f);
         }
     }
 }
 
-/// A pointer into memory of which threads use disjoint parts.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SyncPtr(pub(crate) *mut f32);
+/// Threads that [`for_each`] would use here: 1 outside of [`Threads::install`], and within a part.
+pub(crate) fn current() -> usize {
+    session().map_or(1, |session| session.count)
+}
 
-impl SyncPtr {
+/// Calls `f` with each of `0..parts` on the threads that are installed, at least `grain` of them in a row on each, and
+/// returns when all are done. Within a part, and where no threads are installed, everything runs on the caller.
+///
+/// # Panics
+/// When `f` panics, after all parts are done.
+pub(crate) fn for_each(parts: usize, grain: usize, f: impl Fn(usize) + Sync) {
+    let groups = (parts / grain.max(1)).min(MOST);
+    match session() {
+        Some(session) if groups > 1 => {
+            let split = Split::even(parts, groups);
+            session.run(groups, &|group| split.part(group).for_each(&f));
+        }
+        _ => (0..parts).for_each(f),
+    }
+}
+
+/// Calls `f` with the index and the elements of each chunk of `len` elements (the last may be shorter), as [`for_each`] does.
+///
+/// # Panics
+/// When `len` is 0 (and there are elements), or `f` panics.
+pub(crate) fn for_each_chunk<T: Send>(
+    values: &mut [T],
+    len: usize,
+    grain: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
+    if values.is_empty() {
+        return;
+    }
+    let (start, total) = (SyncPtr(values.as_mut_ptr()), values.len());
+    for_each(total.div_ceil(len), grain, |i| {
+        // SAFETY: chunks lie within `values` and are disjoint, each is given to one call of `f`, and `values` stays borrowed
+        // until all are done.
+        let chunk =
+            unsafe { std::slice::from_raw_parts_mut(start.get().add(i * len), len.min(total - i * len)) };
+        f(i, chunk);
+    });
+}
+
+/// Where the code that runs now stands.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Outside of [`Threads::install`].
+    Outside,
+    /// Inside of it, between parallel sections.
+    Installed(*const Session),
+    /// Inside a part.
+    Part,
+}
+
+thread_local! {
+    static PLACE: Cell<Place> = const { Cell::new(Place::Outside) };
+}
+
+/// The session that the caller may deal out work in.
+fn session<'a>() -> Option<&'a Session> {
+    match PLACE.get() {
+        // SAFETY: `Entered` keeps the session for as long as the place says so, and the caller's frames lie within its life.
+        Place::Installed(session) => Some(unsafe { &*session }),
+        Place::Outside | Place::Part => None,
+    }
+}
+
+/// Marks the thread as one that deals out work in a session; ends the session when dropped.
+struct Entered<'a>(&'a Session);
+
+impl<'a> Entered<'a> {
+    fn new(session: &'a Session) -> Self {
+        PLACE.set(Place::Installed(session));
+        Self(session)
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        PLACE.set(Place::Outside);
+        self.0.ended.store(true, Ordering::Release);
+    }
+}
+
+type Job = dyn Fn(usize) + Sync;
+
+/// One [`Threads::install`], from the first look of the other threads to the last.
+struct Session {
+    count: usize,
+    /// A bit for each part that nobody has begun.
+    open: AtomicU64,
+    /// Parts that are done.
+    done: AtomicUsize,
+    /// What a part calls; valid while a part is open or not done.
+    job: UnsafeCell<*const Job>,
+    ended: AtomicBool,
+    /// The first panic of a part.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+// SAFETY: `job` is written by the thread that deals out work, only while no part is open or running, and read by threads that
+// have claimed a part; claiming acquires what opening the parts released.
+unsafe impl Sync for Session {}
+// SAFETY: as above; nothing in it belongs to a thread.
+unsafe impl Send for Session {}
+
+impl Session {
+    fn new(count: usize) -> Self {
+        fn nothing(_: usize) {}
+        Self {
+            count,
+            open: AtomicU64::new(0),
+            done: AtomicUsize::new(0),
+            job: UnsafeCell::new(&nothing as &Job),
+            ended: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        }
+    }
+
+    /// Has all threads call `job` with each of `0..parts`, at most [`MOST`].
+    fn run<'a>(&self, parts: usize, job: &'a (dyn Fn(usize) + Sync + 'a)) {
+        // SAFETY: only the lifetime changes. Nobody calls `job` after this function has returned: it waits for all parts.
+        let job = unsafe { std::mem::transmute::<&'a (dyn Fn(usize) + Sync + 'a), &'static Job>(job) };
+        // SAFETY: no part is open or running, so no other thread reads.
+        unsafe { *self.job.get() = job };
+        self.done.store(0, Ordering::Relaxed);
+        self.open.store(u64::MAX >> (MOST - parts), Ordering::Release);
+        while self.take(0, parts) {}
+        let mut spins = 0;
+        while self.done.load(Ordering::Acquire) < parts {
+            wait(&mut spins);
+        }
+        if let Some(panic) = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Takes parts until the session ends.
+    fn help(&self, thread: usize) {
+        let mut spins = 0;
+        while !self.ended.load(Ordering::Acquire) {
+            if self.take(thread, 0) {
+                spins = 0;
+            } else {
+                wait(&mut spins);
+            }
+        }
+    }
+
+    /// Does one part that nobody has begun, if there is one. `parts` is their number, or 0 where it is not known.
+    fn take(&self, thread: usize, parts: usize) -> bool {
+        let open = self.open.load(Ordering::Relaxed);
+        if open == 0 {
+            return false;
+        }
+        // The thread's own share first.
+        let parts = if parts == 0 { (MOST as u32 - open.leading_zeros()) as usize } else { parts };
+        let own = (thread * parts / self.count).min(MOST - 1) as u32;
+        let part = (own + open.rotate_right(own).trailing_zeros()) % MOST as u32;
+        let claimed =
+            self.open.compare_exchange(open, open & !(1 << part), Ordering::Acquire, Ordering::Relaxed);
+        if claimed.is_err() {
+            return true;
+        }
+        // SAFETY: the claimed part is not done, so `run` has not returned and the job is there.
+        let job = unsafe { &**self.job.get() };
+        let place = PLACE.replace(Place::Part);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(part as usize))) {
+            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+        }
+        PLACE.set(place);
+        self.done.fetch_add(1, Ordering::Release);
+        true
+    }
+}
+
+/// One look in vain.
+fn wait(spins: &mut u32) {
+    if *spins < SPINS {
+        *spins += 1;
+        std::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
+}
+
+/// A pointer into memory of which threads use disjoint parts.
+#[derive(Debug)]
+pub(crate) struct SyncPtr<T = f32>(pub(crate) *mut T);
+
+impl<T> SyncPtr<T> {
     /// The pointer. (Closures that name the field would capture the bare pointer, which is not `Sync`.)
-    pub(crate) fn get(self) -> *mut f32 {
+    pub(crate) fn get(self) -> *mut T {
         self.0
     }
 }
 
-// SAFETY: the pointer alone does nothing; whoever dereferences it answers for disjoint use.
-unsafe impl Send for SyncPtr {}
+impl<T> Clone for SyncPtr<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for SyncPtr<T> {}
+
+// SAFETY: the pointer alone does nothing; whoever dereferences it answers for disjoint use. Elements go to other threads.
+unsafe impl<T: Send> Send for SyncPtr<T> {}
 // SAFETY: as above.
-unsafe impl Sync for SyncPtr {}
+unsafe impl<T: Send> Sync for SyncPtr<T> {}
 
 /// A range cut into parts of nearly equal length, none empty.
 #[derive(Debug, Clone, Copy)]
@@ -113,15 +332,6 @@ impl Split {
     pub(crate) fn part(&self, i: usize) -> std::ops::Range<usize> {
         i * self.len / self.parts..(i + 1) * self.len / self.parts
     }
-}
-
-/// Halves `start..end` until single parts are left.
-fn split(start: usize, end: usize, f: &(impl Fn(usize) + Sync)) {
-    if end - start == 1 {
-        return f(start);
-    }
-    let middle = usize::midpoint(start, end);
-    rayon::join(|| split(start, middle, f), || split(middle, end, f));
 }
 
 /// CPUs that the cgroup's quota allows, rounded up; `None` without a quota.

@@ -58,7 +58,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let executable = model.prepare(options).with_context(at)?;
     let outputs = executable.run(&feeds::views(&feeds)).with_context(at)?;
     let profile = if args.profile {
-        Some(executable.profile(&feeds::views(&feeds), 10).with_context(at)?)
+        // About half a second, and at least ten runs: medians of a few short runs are of cold caches.
+        let once = executable.profile(&feeds::views(&feeds), 1).with_context(at)?.total_ms();
+        let runs = (500.0 / once.max(0.01)).clamp(10.0, 5000.0) as usize;
+        Some(executable.profile(&feeds::views(&feeds), runs).with_context(at)?)
     } else {
         None
     };

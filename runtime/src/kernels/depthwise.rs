@@ -18,7 +18,7 @@ use crate::packing::transpose::transpose;
 use crate::threads::{Split, SyncPtr, Threads};
 
 /// Multiply-adds below which another thread does not pay.
-const PARALLEL: usize = 1 << 17;
+const PARALLEL: usize = 1 << 15;
 /// Output pixels at a time.
 const PIXELS: usize = 8;
 /// Bytes of a band of the input: a part of L2.

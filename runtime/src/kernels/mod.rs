@@ -14,7 +14,6 @@ pub mod activation;
 mod csr;
 pub mod depthwise;
 mod gemm;
-mod gemm_tile;
 pub mod simd;
 mod spmm;
 mod spmv;
@@ -31,6 +30,7 @@ use crate::tune::{Candidate, Choice, Tuner};
 
 pub use activation::Activation;
 pub use depthwise::Depthwise;
+pub(crate) use gemm::{Mat, matmul};
 pub use simd::Level;
 pub use table::{KERNELS, Kernel, Params};
 

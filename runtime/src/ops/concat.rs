@@ -1,13 +1,12 @@
 //! Concat and Split: whole runs are copied.
 
-use rayon::prelude::*;
-
 use super::args::{
     self, Infos, Known, PARALLEL_ABOVE, around, known_integers, one, optional_integers, required, sizes,
 };
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 fn concatenated(shapes: &[&[usize]], axis: i64) -> Result<Vec<usize>, OpError> {
     let mut shape = shapes[0].to_vec();
@@ -45,7 +44,7 @@ pub(super) fn concat(axis: i64, inputs: &Inputs<'_>, outputs: &mut [Output<'_>])
     }
     let runs: Vec<usize> =
         shapes.iter().map(|s| s[axis..].iter().product::<usize>() * dtype.size()).collect();
-    let join = |(outer, row): (usize, &mut [u8])| {
+    let join = |outer: usize, row: &mut [u8]| {
         let mut rest = row;
         for (view, &run) in inputs.iter().zip(&runs) {
             let (to, after) = rest.split_at_mut(run);
@@ -53,12 +52,8 @@ pub(super) fn concat(axis: i64, inputs: &Inputs<'_>, outputs: &mut [Output<'_>])
             rest = after;
         }
     };
-    let (row, large) = (runs.iter().sum(), output.len() > 4 * PARALLEL_ABOVE);
-    if large && rayon::current_num_threads() > 1 {
-        output.par_chunks_exact_mut(row).enumerate().for_each(join);
-    } else {
-        output.chunks_exact_mut(row).enumerate().for_each(join);
-    }
+    let row: usize = runs.iter().sum();
+    threads::for_each_chunk(output, row, 2 * PARALLEL_ABOVE / row, join);
     Ok(())
 }
 

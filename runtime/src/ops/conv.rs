@@ -2,7 +2,6 @@
 
 use poda_formats::DataType;
 use poda_formats::op::ConvAttributes;
-use rayon::prelude::*;
 
 use super::args::{Infos, PARALLEL_ABOVE, one, optional, required};
 use super::facts::{Fact, expect_shape, float_type, known, same_type, shape};
@@ -11,6 +10,7 @@ use super::real::{Mat, Number, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 /// Elements of an im2col matrix that are worked on at a time, unless one column is larger.
 const TILE: usize = 1 << 20;
@@ -60,7 +60,7 @@ pub(super) fn convolve<T: Number>(plan: &Convolution, x: &[T], w: &[T], bias: Op
     let (inputs, outputs) = (plan.windows.inputs(), plan.windows.outputs());
     let (channels, filters) = (plan.channels / plan.groups, plan.filters / plan.groups);
     let k = channels * plan.windows.taps();
-    let group = |(i, y): (usize, &mut [T])| {
+    threads::for_each_chunk(y, filters * outputs, 1, |i, y| {
         let g = i % plan.groups;
         let weights = Mat::new(&w[g * filters * k..][..filters * k], filters, k);
         one_group(&plan.windows, &x[i * channels * inputs..][..channels * inputs], weights, y);
@@ -70,12 +70,7 @@ pub(super) fn convolve<T: Number>(plan: &Convolution, x: &[T], w: &[T], bias: Op
                 *v = v.plus(bias);
             }
         }
-    };
-    if plan.batch * plan.groups == 1 {
-        group((0, y));
-    } else {
-        y.par_chunks_exact_mut(filters * outputs).enumerate().for_each(group);
-    }
+    });
 }
 
 /// The product of `weights` `[filters, k]` with the im2col matrix of `image` `[channels, spatial…]`.
@@ -107,7 +102,7 @@ fn one_group<T: Number>(windows: &Windows, image: &[T], weights: Mat<'_, T>, y: 
 /// Writes `width` columns of the im2col matrix `[channels · taps, outputs]`, from column `start` on; pads are zero.
 fn im2col<T: Number>(windows: &Windows, image: &[T], start: usize, width: usize, out: &mut [T]) {
     let (taps, pixels) = (windows.taps(), windows.inputs());
-    let row = |(k, row): (usize, &mut [T])| {
+    threads::for_each_chunk(out, width, PARALLEL_ABOVE / 4 / width.max(1), |k, row| {
         row.fill(T::default());
         let channel = &image[k / taps * pixels..][..pixels];
         windows.runs(k % taps, start..start + width, |column, count, at, step| {
@@ -118,12 +113,7 @@ fn im2col<T: Number>(windows: &Windows, image: &[T], start: usize, width: usize,
                 out.iter_mut().zip(channel[at..].iter().step_by(step)).for_each(|(y, &x)| *y = x);
             }
         });
-    };
-    if out.len() < PARALLEL_ABOVE {
-        out.chunks_exact_mut(width).enumerate().for_each(row);
-    } else {
-        out.par_chunks_exact_mut(width).enumerate().for_each(row);
-    }
+    });
 }
 
 #[cfg(test)]

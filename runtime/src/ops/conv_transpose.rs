@@ -2,7 +2,6 @@
 //! convolution that would lead back.
 
 use poda_formats::op::{ConvAttributes, Padding};
-use rayon::prelude::*;
 
 use super::args::{Infos, one, optional, required};
 use super::facts::{Fact, bad_shape, expect_shape, float_type, known, same_type, shape};
@@ -11,6 +10,7 @@ use super::real::{Mat, Number, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 /// Elements of the product that are worked on at a time, unless one column is larger.
 const TILE: usize = 1 << 20;
@@ -159,7 +159,7 @@ pub(super) fn conv_transpose(
         if y.is_empty() {
             return Ok(());
         }
-        y.par_chunks_exact_mut(filters * outputs).enumerate().for_each(|(i, y)| {
+        threads::for_each_chunk(y, filters * outputs, 1, |i, y| {
             let g = i % plan.groups;
             for (f, channel) in y.chunks_exact_mut(outputs).enumerate() {
                 channel.fill(bias.as_ref().map_or(R::default(), |b| b[g * filters + f]));

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use poda_formats::TensorView;
-use rayon::prelude::*;
 
 use super::args::{Infos, one, required, strides};
 use super::facts::{Fact, bad_shape, known, same_type};
@@ -12,6 +11,7 @@ use super::real::{Mat, Number, load, store, with_number};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 /// Name of an axis: a letter, or [`ELLIPSIS`] plus the place, counted from the right, of an axis behind `...`.
 type Label = u32;
@@ -182,17 +182,15 @@ impl<T: Number> Operand<'_, T> {
         let (k, n) =
             (size(&b.dims[batch.len()..][..inner.len()]), size(&b.dims[batch.len() + inner.len()..]));
         let mut values = vec![T::default(); batches * m * n];
-        let product = |(i, c): (usize, &mut [T])| {
+        let product = |i: usize, c: &mut [T]| {
             T::product(
                 Mat::new(&a.values[i * m * k..][..m * k], m, k),
                 Mat::new(&b.values[i * k * n..][..k * n], k, n),
                 c,
             );
         };
-        match batches {
-            _ if m * n == 0 => {}
-            1 => product((0, &mut values)),
-            _ => values.par_chunks_exact_mut(m * n).enumerate().for_each(product),
+        if m * n > 0 {
+            threads::for_each_chunk(&mut values, m * n, 1, product);
         }
         let dims = [&a.dims[..batch.len() + left.len()], &b.dims[batch.len() + inner.len()..]].concat();
         Operand { labels: [batch, left, right].concat(), dims, values: Cow::Owned(values) }

@@ -1,12 +1,11 @@
 //! Reading at computed places: Gather, GatherElements, GatherND.
 
-use rayon::prelude::*;
-
 use super::args::{self, Infos, PARALLEL_ABOVE, around, integers, one, required, strides};
 use super::number::with_width;
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 /// An index counted from the front.
 pub(super) fn index(value: i64, dim: usize) -> Result<usize, OpError> {
@@ -64,15 +63,11 @@ pub(super) fn gather(axis: i64, inputs: &Inputs<'_>, outputs: &mut [Output<'_>])
     }
     let run = inner * data.dtype().size();
     let data = data.bytes();
-    let read = |(i, to): (usize, &mut [u8])| {
+    let read = |i: usize, to: &mut [u8]| {
         let (outer, at) = (i / indices.len(), indices[i % indices.len()]);
         to.copy_from_slice(&data[(outer * dim + at) * run..][..run]);
     };
-    if bytes.len() > 4 * PARALLEL_ABOVE && rayon::current_num_threads() > 1 {
-        bytes.par_chunks_exact_mut(run).enumerate().for_each(read);
-    } else {
-        bytes.chunks_exact_mut(run).enumerate().for_each(read);
-    }
+    threads::for_each_chunk(bytes, run, 2 * PARALLEL_ABOVE / run.max(1), read);
     Ok(())
 }
 

@@ -1,13 +1,12 @@
 //! Matrix products: MatMul and Gemm.
 
-use rayon::prelude::*;
-
 use super::args::{Infos, broadcast, broadcast_strides, one, optional, required};
 use super::facts::{Fact, bad_shape, known, same_type, shape};
 use super::real::{Mat, Number, load, store, with_number};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 /// A product `[…, m, k] · […, k, n]` whose leading dimensions broadcast.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,13 +68,10 @@ impl Batched {
         if c.is_empty() {
             return;
         }
-        let product = |(c, &[i, j]): (&mut [T], &[usize; 2])| {
+        threads::for_each_chunk(c, m * n, 1, |pair, c| {
+            let [i, j] = self.pairs[pair];
             T::product(Mat::new(&a[i * m * k..][..m * k], m, k), Mat::new(&b[j * k * n..][..k * n], k, n), c);
-        };
-        match &self.pairs[..] {
-            [pair] => product((c, pair)),
-            pairs => c.par_chunks_exact_mut(m * n).zip(pairs).for_each(product),
-        }
+        });
     }
 }
 

@@ -199,7 +199,7 @@ pub fn infer(op: &Op, inputs: &[Option<&Info>], outputs: usize) -> Result<Vec<In
     }
 }
 
-/// Computes the outputs of `op`. Heavy operators split their work over the rayon pool that the caller is in.
+/// Computes the outputs of `op`. Heavy operators split their work over the threads that are installed.
 ///
 /// # Errors
 /// When the operator is not supported or its inputs do not fit.

@@ -1,8 +1,7 @@
 //! Copies of elements from one layout to another: what Transpose, Slice, Expand, Tile and their kin are made of.
 
-use rayon::prelude::*;
-
 use super::args::PARALLEL_ABOVE;
+use crate::threads;
 
 /// One axis of a copy: how many steps, and how far each goes in the input, in elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,14 +21,14 @@ pub(super) fn copy<T: Copy + Send + Sync>(output: &mut [T], axes: &[Axis], input
     }
     let axes = merge(axes);
     let start = start as isize;
-    if output.len() < PARALLEL_ABOVE || rayon::current_num_threads() == 1 || axes.is_empty() {
+    if output.len() < PARALLEL_ABOVE || threads::current() == 1 || axes.is_empty() {
         return copy_part(output, &axes, input, start);
     }
     // Blocks of whole steps of the outermost axis, several for each thread.
     let (first, rest) = (axes[0], &axes[1..]);
-    let steps = first.dim.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(TILE);
+    let steps = first.dim.div_ceil(4 * threads::current()).next_multiple_of(TILE);
     let step_len: usize = rest.iter().map(|a| a.dim).product();
-    output.par_chunks_mut(steps * step_len).enumerate().for_each(|(i, part)| {
+    threads::for_each_chunk(output, steps * step_len, 1, |i, part| {
         let mut axes = axes.clone();
         axes[0].dim = part.len() / step_len;
         copy_part(part, &axes, input, start + (i * steps) as isize * first.stride);

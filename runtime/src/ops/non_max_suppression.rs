@@ -1,7 +1,6 @@
 //! Non-maximum suppression: of boxes that overlap much, only the one with the highest score stays.
 
 use poda_formats::DataType;
-use rayon::prelude::*;
 
 use super::args::{Infos, optional, required};
 use super::facts::{Fact, bad_shape, same_type, shape};
@@ -9,6 +8,7 @@ use super::real::load;
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 fn infos<'a, F: Fact<'a>>(inputs: &[Option<F>]) -> Result<Vec<Info>, OpError> {
     required(inputs, 0)?;
@@ -100,7 +100,8 @@ pub(super) fn non_max_suppression(
         }
         kept.into_iter().flat_map(|b| [image as i64, class as i64, b as i64]).collect::<Vec<_>>()
     };
-    let selected: Vec<Vec<i64>> = (0..batch * classes).into_par_iter().map(select).collect();
+    let mut selected: Vec<Vec<i64>> = vec![Vec::new(); batch * classes];
+    threads::for_each_chunk(&mut selected, 1, 1, |i, selected| selected[0] = select(i));
     let selected = selected.concat();
     if outputs[0].is_used() {
         outputs[0].alloc(&[selected.len() / 3, 3])?.copy_from_slice(&selected);

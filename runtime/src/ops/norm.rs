@@ -10,7 +10,6 @@ pub(super) use across::{
 use std::borrow::Cow;
 
 use poda_formats::{DataType, TensorView};
-use rayon::prelude::*;
 
 use super::args::{
     Infos, PARALLEL_ABOVE, axis, broadcast, broadcast_strides, one, optional, required, strides,
@@ -20,23 +19,17 @@ use super::real::{Number, Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 /// Copies each row of `len` elements of `x` to `y` and has `change(index, row)` change it; in parallel when it is much.
 fn each_row<R: Real>(x: &[R], y: &mut [R], len: usize, change: impl Fn(usize, &mut [R]) + Sync) {
     if y.is_empty() {
         return;
     }
-    let row = |(i, (y, x)): (usize, (&mut [R], &[R]))| {
-        y.copy_from_slice(x);
+    threads::for_each_chunk(y, len, PARALLEL_ABOVE / 16 / len, |i, y| {
+        y.copy_from_slice(&x[i * len..][..len]);
         change(i, y);
-    };
-    if x.len() < PARALLEL_ABOVE {
-        y.chunks_exact_mut(len).zip(x.chunks_exact(len)).enumerate().for_each(row);
-    } else {
-        let at_once = (4096 / len).max(1);
-        let rows = y.par_chunks_exact_mut(len).zip(x.par_chunks_exact(len)).enumerate();
-        rows.with_min_len(at_once).for_each(row);
-    }
+    });
 }
 
 /// Mean and inverse standard deviation.

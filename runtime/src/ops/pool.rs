@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use poda_formats::DataType;
 use poda_formats::op::{PoolAttributes, PoolKind};
-use rayon::prelude::*;
 
 use super::args::{Infos, PARALLEL_ABOVE, required, unsupported_type};
 use super::elementwise::wide::widest;
@@ -14,6 +13,7 @@ use super::real::{Number, Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 fn infos<'a, F: Fact<'a>>(
     attributes: &PoolAttributes,
@@ -119,7 +119,7 @@ fn each_window<T: Number, U: Send>(
         return;
     }
     let [d, h, w] = &windows.axes;
-    let channel = |(i, y): (usize, &mut [U])| {
+    let channel = |i: usize, y: &mut [U]| {
         let x = &x[i * windows.inputs()..][..windows.inputs()];
         for (line, y) in y.chunks_exact_mut(w.output).enumerate() {
             let (oz, oy) = (line / h.output, line % h.output);
@@ -131,11 +131,8 @@ fn each_window<T: Number, U: Send>(
             }
         }
     };
-    if y.len().saturating_mul(windows.taps()) < PARALLEL_ABOVE {
-        y.chunks_exact_mut(windows.outputs()).enumerate().for_each(channel);
-    } else {
-        y.par_chunks_exact_mut(windows.outputs()).enumerate().for_each(channel);
-    }
+    let grain = PARALLEL_ABOVE / 4 / windows.outputs().saturating_mul(windows.taps()).max(1);
+    threads::for_each_chunk(y, windows.outputs(), grain, channel);
 }
 
 /// Padding beyond twice a line that is still worked with; more is a mistake in the model, and would take memory.
@@ -166,7 +163,7 @@ fn each_line<T: Number>(
     let halves =
         |a: &Axis| (a.kernel, a.stride, a.dilation, a.begin) == (2, 2, 1, 0) && 2 * a.output <= a.input;
     let quarters = *d == Axis::UNIT && halves(h) && halves(w);
-    let channel = |(i, y): (usize, &mut [T])| {
+    let channel = |i: usize, y: &mut [T]| {
         let x = &x[i * windows.inputs()..][..windows.inputs()];
         if quarters {
             return widest(
@@ -221,11 +218,8 @@ fn each_line<T: Number>(
             );
         });
     };
-    if y.len().saturating_mul(windows.taps()) < PARALLEL_ABOVE {
-        y.chunks_exact_mut(windows.outputs()).enumerate().for_each(channel);
-    } else {
-        y.par_chunks_exact_mut(windows.outputs()).enumerate().for_each(channel);
-    }
+    let grain = PARALLEL_ABOVE / 4 / windows.outputs().saturating_mul(windows.taps()).max(1);
+    threads::for_each_chunk(y, windows.outputs(), grain, channel);
     Ok(())
 }
 
@@ -319,12 +313,8 @@ pub(super) fn global_pool(
     let x = required(inputs, 0)?;
     with_real!(x.dtype(), R => store::<R>(&mut outputs[0], x.dtype(), known(&infos, 0), |y| {
         let (x, pixels) = (load::<R>(x), x.shape()[2..].iter().product::<usize>());
-        let channel = |(i, y): (usize, &mut R)| *y = reduce(kind, &x[i * pixels..][..pixels]);
-        if x.len() < PARALLEL_ABOVE {
-            y.iter_mut().enumerate().for_each(channel);
-        } else {
-            y.par_iter_mut().with_min_len(16).enumerate().for_each(channel);
-        }
+        let channel = |i: usize, y: &mut [R]| y[0] = reduce(kind, &x[i * pixels..][..pixels]);
+        threads::for_each_chunk(y, 1, PARALLEL_ABOVE / 4 / pixels.max(1), channel);
         Ok(())
     }))
 }

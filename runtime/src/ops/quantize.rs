@@ -1,7 +1,6 @@
 //! QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear.
 
 use poda_formats::{DataType, Element};
-use rayon::prelude::*;
 
 use super::args::{Infos, around, axis, one, optional, required, unsupported_type};
 use super::facts::{Fact, bad_shape, expect_shape, float_type, shape};
@@ -9,6 +8,7 @@ use super::real::{Real, load, store};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 /// Which scale belongs to an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,10 +63,11 @@ impl Granularity {
 
 /// Sets each element to `value(index, index of its scale)`.
 fn fill<T: Send>(y: &mut [T], granularity: Granularity, value: impl Fn(usize, usize) -> T + Sync) {
-    y.par_iter_mut()
-        .with_min_len(16 * 1024)
-        .enumerate()
-        .for_each(|(i, y)| *y = value(i, granularity.index(i)));
+    threads::for_each_chunk(y, 16 * 1024, 1, |chunk, y| {
+        for (i, y) in (chunk * 16 * 1024..).zip(y) {
+            *y = value(i, granularity.index(i));
+        }
+    });
 }
 
 /// Checks scale and zero point; gives the output like `x`.

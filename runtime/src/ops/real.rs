@@ -3,15 +3,16 @@
 mod convert;
 mod product;
 
+pub(crate) use crate::kernels::Mat;
+use crate::kernels::matmul;
 pub(crate) use convert::{load, store};
-pub(crate) use product::Mat;
 
 use poda_formats::Element;
 use rten_simd::{SimdOp, SimdUnaryOp};
 use rten_vecmath::{LogSoftmax, Normalize, NormalizeOptions, Sigmoid, Softmax, Sum, SumSquareSub, Tanh};
 
 use crate::packing::scratch::Scratch;
-use product::{f32_product, i32_product, wrapping_product};
+use product::{i32_product, wrapping_product};
 
 /// A number with the arithmetic of products. Integers wrap.
 pub(crate) trait Number: Element + Default + PartialOrd {
@@ -125,7 +126,7 @@ impl Number for f32 {
     }
 
     fn product(a: Mat<'_, Self>, b: Mat<'_, Self>, c: &mut [Self]) {
-        f32_product(a, b, c);
+        matmul(a, b, c);
     }
 }
 

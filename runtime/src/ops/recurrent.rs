@@ -4,7 +4,6 @@ mod activation;
 mod cell;
 
 use poda_formats::op::{Direction, RecurrentAttributes, RecurrentKind};
-use rayon::prelude::*;
 
 use super::args::{Infos, integers, optional, required};
 use super::facts::{Fact, bad_shape, expect_shape, float_type, known, same_type, shape};
@@ -12,6 +11,7 @@ use super::real::{Mat, Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 use activation::{Activation, activations};
 use cell::Cell;
 
@@ -194,7 +194,9 @@ fn compute<R: Real>(
         let reverse = attributes.direction == Direction::Reverse || d == 1;
         run_direction(&cell, &x, [state(0), state(1)], [steps, width], lengths, reverse)
     };
-    Ok((0..directions).into_par_iter().map(direction).collect())
+    let mut states: Vec<Option<States<R>>> = (0..directions).map(|_| None).collect();
+    threads::for_each_chunk(&mut states, 1, 1, |d, state| state[0] = Some(direction(d)));
+    Ok(states.into_iter().flatten().collect())
 }
 
 /// Swaps the two outer axes of `[a, b, inner]`.

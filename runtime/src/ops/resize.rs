@@ -4,7 +4,6 @@ mod taps;
 
 use poda_formats::op::{AspectRatioPolicy, CoordinateTransform, ResizeAttributes, ResizeMode};
 use poda_formats::{DataType, TensorView};
-use rayon::prelude::*;
 
 use super::args::{Infos, around, axes, integers, one, optional, required};
 use super::facts::bad_shape;
@@ -13,6 +12,7 @@ use super::real::{Real, load, store};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 use taps::{Line, Taps, nearest, taps};
 
 /// The sizes that the result shall have, from the optional inputs; empty ones count as left out.
@@ -171,16 +171,15 @@ fn pick<T: bytemuck::Pod + Send + Sync>(
         dims[at] = line.output;
         let mut next = vec![T::zeroed(); outer * line.output * inner];
         if !next.is_empty() {
-            next.par_chunks_exact_mut(line.output * inner)
-                .zip(values.par_chunks_exact(input * inner))
-                .for_each(|(to, from)| {
-                    if inner == 1 {
-                        to.iter_mut().zip(&places).for_each(|(y, &p)| *y = from[p]);
-                    } else {
-                        let rows = to.chunks_exact_mut(inner).zip(&places);
-                        rows.for_each(|(y, &p)| y.copy_from_slice(&from[p * inner..][..inner]));
-                    }
-                });
+            threads::for_each_chunk(&mut next, line.output * inner, 1, |i, to| {
+                let from = &values[i * input * inner..][..input * inner];
+                if inner == 1 {
+                    to.iter_mut().zip(&places).for_each(|(y, &p)| *y = from[p]);
+                } else {
+                    let rows = to.chunks_exact_mut(inner).zip(&places);
+                    rows.for_each(|(y, &p)| y.copy_from_slice(&from[p * inner..][..inner]));
+                }
+            });
         }
         values = std::borrow::Cow::Owned(next);
     }
@@ -208,9 +207,9 @@ fn interpolate<R: Real>(
             dims[at] = line.output;
             let mut next = vec![R::default(); dims.iter().product()];
             if !next.is_empty() {
-                next.par_chunks_exact_mut(line.output * inner)
-                    .zip(values.par_chunks_exact(input * inner))
-                    .for_each(|(to, from)| pass(&taps, inner, from, to));
+                threads::for_each_chunk(&mut next, line.output * inner, 1, |i, to| {
+                    pass(&taps, inner, &values[i * input * inner..][..input * inner], to);
+                });
             }
             values = next.into();
         }

@@ -5,7 +5,6 @@ mod roi_align;
 pub(super) use roi_align::{infer_roi_align, roi_align};
 
 use poda_formats::op::{GridSampleMode, GridSamplePadding};
-use rayon::prelude::*;
 
 use super::args::{Infos, one, required, strides};
 use super::facts::{Fact, bad_shape, float_type, known, shape};
@@ -13,6 +12,7 @@ use super::real::{Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 fn infos<'a, F: Fact<'a>>(mode: GridSampleMode, inputs: &[Option<F>]) -> Result<Vec<Info>, OpError> {
     let dtype = float_type(inputs, 0)?;
@@ -145,7 +145,7 @@ pub(super) fn grid_sample(
         if y.is_empty() {
             return Ok(());
         }
-        y.par_chunks_exact_mut(channels * places).enumerate().for_each(|(n, y)| {
+        threads::for_each_chunk(y, channels * places, 1, |n, y| {
             let image = &x[n * channels * pixels..][..channels * pixels];
             for place in 0..places {
                 let at = &grid[(n * places + place) * axes.len()..][..axes.len()];

@@ -1,7 +1,6 @@
 //! Softmax, `LogSoftmax` and Hardmax along one axis.
 
 use poda_formats::op::SoftmaxKind;
-use rayon::prelude::*;
 
 use super::args::{Infos, PARALLEL_ABOVE, around, axis, one, required};
 use super::facts::{Fact, float_type, shape};
@@ -9,6 +8,7 @@ use super::real::{Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 fn infos<'a, F: Fact<'a>>(at: i64, inputs: &[Option<F>]) -> Result<Vec<Info>, OpError> {
     let dtype = float_type(inputs, 0)?;
@@ -37,17 +37,11 @@ pub(super) fn softmax(
         if y.is_empty() {
             return Ok(());
         }
-        let parallel = y.len() >= PARALLEL_ABOVE;
-        if inner == 1 && parallel {
-            let rows = y.par_chunks_exact_mut(dim).with_min_len((4096 / dim).max(1));
-            rows.for_each(|lane| one_lane(kind, lane));
-        } else if inner == 1 {
-            y.chunks_exact_mut(dim).for_each(|lane| one_lane(kind, lane));
-        } else if parallel {
-            y.par_chunks_exact_mut(dim * inner).for_each(|block| strided(kind, block, inner));
-        } else {
-            y.chunks_exact_mut(dim * inner).for_each(|block| strided(kind, block, inner));
-        }
+        let grain = PARALLEL_ABOVE / 16 / (dim * inner);
+        threads::for_each_chunk(y, dim * inner, grain, |_, block| match inner {
+            1 => one_lane(kind, block),
+            _ => strided(kind, block, inner),
+        });
         Ok(())
     }))
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use poda_formats::op::ConvAttributes;
 use poda_formats::{DataType, Op, Weight};
-use rayon::prelude::*;
 
 use super::draft::{Draft, DraftNode, Explanation, Kind};
 use super::weights::{Packed, Source, Weights};
@@ -12,7 +11,7 @@ use crate::kernels::{Activation, Epilogue, Layout, Problem, X};
 use crate::ops::OpError;
 use crate::ops::geometry::Convolution;
 use crate::packing::ConvGeometry;
-use crate::threads::Threads;
+use crate::threads::{self, Threads};
 
 /// `activation(W · x + bias + residual)` with a constant `W` `[m, k]`. Inputs: x, and the residual if there is one.
 #[derive(Debug, Clone)]
@@ -234,7 +233,7 @@ impl PackedProduct {
         };
         // Several parts for each thread share no work and wait for each other once.
         if threads.count() > 1 && parts >= 2 * threads.count() {
-            y.par_chunks_exact_mut(y_len).enumerate().for_each(|(i, y)| part(i, y, &ALONE));
+            threads::for_each_chunk(y, y_len, 1, |i, y| part(i, y, &ALONE));
         } else {
             y.chunks_exact_mut(y_len).enumerate().for_each(|(i, y)| part(i, y, threads));
         }

@@ -31,7 +31,7 @@ pub(super) const BLOCK: usize = 64;
 /// Columns that a kernel multiplies at a time.
 pub(super) const COLUMNS: usize = 4;
 /// Stored slots times columns below which another thread does not pay.
-const PARALLEL: usize = 1 << 17;
+const PARALLEL: usize = 1 << 14;
 
 /// Sums of a block of rows, one line a column.
 #[repr(align(64))]

@@ -1,9 +1,9 @@
 //! Scaled dot-product attention that never holds more than a block of queries' scores.
 
 use poda_formats::dtype::Boolean;
-use rayon::prelude::*;
 
 use crate::ops::real::{Mat, Real};
+use crate::threads::{self, SyncPtr};
 
 /// Scores, in elements, that a block of queries may have: what stays in the second-level cache with keys and values.
 const BLOCK: usize = 1 << 16;
@@ -222,15 +222,19 @@ impl<R: Real> Attention<'_, R> {
         let order = if queries == 1 { Order::HeadMajor } else { order };
         let units = if order == Order::HeadMajor { batch * heads } else { batch };
         // Small enough blocks, and enough of them for every thread.
-        let spread = queries.div_ceil(rayon::current_num_threads().div_ceil(units)).max(8);
+        let spread = queries.div_ceil(threads::current().div_ceil(units)).max(8);
         let block = (BLOCK / keys.max(1)).clamp(8, spread).min(queries);
         let row = if order == Order::HeadMajor { value_size } else { heads * value_size };
-        y.par_chunks_exact_mut(queries * row)
-            .enumerate()
-            .flat_map(|(unit, y)| {
-                y.par_chunks_mut(block * row).enumerate().map(move |(i, y)| (unit, i * block, y))
-            })
-            .for_each(|(unit, start, y)| match order {
+        let blocks = queries.div_ceil(block);
+        let y_all = SyncPtr(y.as_mut_ptr());
+        threads::for_each(units * blocks, 1, |i| {
+            let (unit, start) = (i / blocks, i % blocks * block);
+            // SAFETY: rows `start..` of a unit lie within `y`, and no other part writes them.
+            let y = unsafe {
+                let len = block.min(queries - start) * row;
+                std::slice::from_raw_parts_mut(y_all.get().add((unit * queries + start) * row), len)
+            };
+            match order {
                 Order::HeadMajor => self.block([unit / heads, unit % heads, start], y),
                 Order::TokenMajor => R::with_scratch(y.len() / heads, |part| {
                     for head in 0..heads {
@@ -240,7 +244,8 @@ impl<R: Real> Attention<'_, R> {
                         }
                     }
                 }),
-            });
+            }
+        });
     }
 
     /// Computes some rows `[rows, value size]` of one head, from `start` on.
@@ -264,7 +269,7 @@ impl<R: Real> Attention<'_, R> {
         if out.is_empty() {
             return;
         }
-        out.par_chunks_exact_mut(queries * keys).enumerate().for_each(|(i, out)| {
+        threads::for_each_chunk(out, queries * keys, 1, |i, out| {
             let at = [i / heads, i % heads, 0];
             R::with_scratch(queries * size, |scaled| self.scores(at, keys, stage, scaled, out));
         });

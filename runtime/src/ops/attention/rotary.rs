@@ -2,7 +2,6 @@
 //! Su et al., 2021, <https://arxiv.org/abs/2104.09864>.
 
 use poda_formats::DataType;
-use rayon::prelude::*;
 
 use super::super::args::{Infos, one, optional, required};
 use super::super::facts::{Fact, bad_shape, float_type, same_type, shape};
@@ -11,6 +10,7 @@ use super::super::{Inputs, OpError};
 use super::heads_of;
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 /// `[batch, heads, sequence, size]` and how many features of each head turn.
 fn sizes(x: &[usize], num_heads: usize, rotary: usize) -> Result<([usize; 4], usize), OpError> {
@@ -93,7 +93,7 @@ pub(in super::super) fn rotary_embedding(
     let shared = ids.is_none() && positions == 1;
     with_real!(x.dtype(), R => store::<R>(&mut outputs[0], x.dtype(), x.shape(), |y| {
         let (x, cos, sin) = (load::<R>(x), load::<R>(cos), load::<R>(sin));
-        y.par_chunks_exact_mut(size.max(1)).with_min_len(64).enumerate().for_each(|(i, y)| {
+        threads::for_each_chunk(y, size.max(1), 64, |i, y| {
             let token = if token_major { i / heads } else { i / (heads * sequence) * sequence + i % sequence };
             let token = if shared { token % sequence } else { token };
             let at = ids.map_or(token, |ids| ids[token] as usize) * half;

@@ -5,11 +5,10 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use poda_formats::Element;
 
 use crate::ops::args::{PARALLEL_ABOVE, broadcast_strides};
+use crate::threads;
 
 /// How `N` inputs repeat under a broadcast shape.
 pub(in crate::ops) struct Broadcast<const N: usize> {
@@ -60,13 +59,12 @@ impl<const N: usize> Broadcast<N> {
 
     /// [`Broadcast::for_each`] on the bytes of elements of `size` bytes, so that it is compiled once.
     fn for_each_bytes(&self, output: &mut [u8], size: usize, run: &Run<'_, N>) {
-        let (threads, len) = (rayon::current_num_threads(), output.len() / size);
+        let (threads, len) = (threads::current(), output.len() / size);
         if len < PARALLEL_ABOVE || threads == 1 {
             return self.walk(0, output, size, run);
         }
         let part = len.div_ceil(4 * threads).next_multiple_of(64).max(PARALLEL_ABOVE / 4);
-        let parts = output.par_chunks_mut(part * size).enumerate();
-        parts.for_each(|(i, output)| self.walk(i * part, output, size, run));
+        threads::for_each_chunk(output, part * size, 1, |i, output| self.walk(i * part, output, size, run));
     }
 
     /// The runs of the elements of the output from `start` on.

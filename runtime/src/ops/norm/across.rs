@@ -1,13 +1,12 @@
 //! Normalisations across chosen axes: LpNormalization, MeanVarianceNormalization, LRN.
 
-use rayon::prelude::*;
-
 use super::super::args::{Infos, around, axes, axis, one, required, strides};
 use super::super::facts::{Fact, bad_shape, float_type, shape};
 use super::super::real::{Number, load, store, with_real};
 use super::super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 /// The output is like `x`, whose shape `check` accepts.
 fn like_x<'a, F: Fact<'a>>(
@@ -141,7 +140,7 @@ pub(in super::super) fn lrn(
     let [_, channels, pixels] = around(x.shape(), 1);
     with_real!(x.dtype(), R => store::<R>(&mut outputs[0], x.dtype(), x.shape(), |y| {
         let values = load::<R>(x);
-        y.par_chunks_exact_mut(pixels.max(1)).enumerate().for_each(|(i, y)| {
+        threads::for_each_chunk(y, pixels.max(1), 1, |i, y| {
             let c = i % channels;
             let first = c.saturating_sub((size - 1) / 2);
             let last = c.saturating_add(size / 2).min(channels - 1);

@@ -1,38 +1,8 @@
 //! Products of matrices.
 
-use rayon::prelude::*;
-use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
-use rten_tensor::NdTensorView;
-
 use super::Number;
-
-/// A matrix `[rows, cols]` with any strides, in elements.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Mat<'a, T> {
-    pub(crate) data: &'a [T],
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    pub(crate) row_stride: usize,
-    pub(crate) col_stride: usize,
-}
-
-impl<'a, T> Mat<'a, T> {
-    /// A row-major matrix.
-    pub(crate) fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
-        Self { data, rows, cols, row_stride: cols, col_stride: 1 }
-    }
-
-    /// The transpose, over the same elements.
-    pub(crate) fn t(self) -> Self {
-        Self {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
-    }
-}
+use crate::kernels::Mat;
+use crate::threads;
 
 /// [`Number::product`], one element after the other.
 pub(super) fn wrapping_product<T: Number>(a: Mat<'_, T>, b: Mat<'_, T>, c: &mut [T]) {
@@ -47,7 +17,7 @@ pub(super) fn wrapping_product<T: Number>(a: Mat<'_, T>, b: Mat<'_, T>, c: &mut 
     if c.is_empty() {
         return;
     }
-    let row = |(i, row): (usize, &mut [T])| {
+    let row = |i: usize, row: &mut [T]| {
         row.fill(T::default());
         for k in 0..a.cols {
             let x = a.data[i * a.row_stride + k * a.col_stride];
@@ -60,11 +30,7 @@ pub(super) fn wrapping_product<T: Number>(a: Mat<'_, T>, b: Mat<'_, T>, c: &mut 
             }
         }
     };
-    if c.len().saturating_mul(a.cols) < 1 << 16 {
-        c.chunks_exact_mut(b.cols).enumerate().for_each(row);
-    } else {
-        c.par_chunks_exact_mut(b.cols).enumerate().for_each(row);
-    }
+    threads::for_each_chunk(c, b.cols, (1 << 14) / (a.cols * b.cols).max(1), row);
 }
 
 /// [`Number::product`] of numbers below 2⁸ in size, as those of 8-bit tensors less their zero points, in f32: sums of 256
@@ -104,32 +70,4 @@ pub(super) fn i32_product(a: Mat<'_, i32>, b: Mat<'_, i32>, c: &mut [i32]) {
     if !(large && narrow_product(a, b, c)) {
         wrapping_product(a, b, c);
     }
-}
-
-thread_local! {
-    /// Chosen for the CPU once.
-    static GEMM: GemmExecutor = GemmExecutor::new();
-}
-
-/// [`Number::product`] of f32.
-pub(super) fn f32_product(a: Mat<'_, f32>, b: Mat<'_, f32>, c: &mut [f32]) {
-    let view = |m: Mat<'_, f32>| {
-        // Strides of axes with one element are free; rten refuses those that look like overlap.
-        let rows = if m.rows == 1 { m.cols.max(1) * m.col_stride.max(1) } else { m.row_stride };
-        let cols = if m.cols == 1 { 1 } else { m.col_stride };
-        (rows, cols)
-    };
-    if c.is_empty() {
-        return;
-    }
-    if a.cols == 0 {
-        c.fill(0.0);
-        return;
-    }
-    let (ar, ac) = view(a);
-    let (br, bc) = view(b);
-    let a = NdTensorView::from_data_with_strides([a.rows, a.cols], a.data, [ar, ac]).expect("a matrix");
-    let b = NdTensorView::from_data_with_strides([b.rows, b.cols], b.data, [br, bc]).expect("a matrix");
-    let (a, b) = (GemmInputA::Unpacked(a), GemmInputB::Unpacked(b));
-    GEMM.with(|gemm| gemm.gemm(c, a, b, GemmOptions::default())).expect("shapes that fit");
 }

@@ -2,7 +2,6 @@
 
 use poda_formats::DataType;
 use poda_formats::op::RoiAlignAttributes;
-use rayon::prelude::*;
 
 use super::super::args::{Infos, one, required};
 use super::super::facts::{Fact, bad_shape, expect_shape, float_type, known, same_type, shape};
@@ -10,6 +9,7 @@ use super::super::real::{Real, load, store, with_real};
 use super::super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads;
 
 /// Samples along one axis of one bin that are taken at most; regions are a file's or a stranger's.
 const MOST_SAMPLES: f64 = 1024.0;
@@ -95,7 +95,7 @@ pub(in super::super) fn roi_align(
         if y.is_empty() {
             return Ok(());
         }
-        y.par_chunks_exact_mut(height * width).enumerate().for_each(|(i, y)| {
+        threads::for_each_chunk(y, height * width, 1, |i, y| {
             let (region, c) = (i / channels, i % channels);
             let image = &x[(batches[region] as usize * channels + c) * h * w..][..h * w];
             let (rows, cols) = &regions[region];

@@ -1,0 +1,229 @@
+//! Dense product, one or many columns, with the weight packed once.
+//!
+//! The contiguous side of the output runs along the vector lanes. Token-major outputs have their features there, so the
+//! weight is packed as vectors, and elements of `X` are broadcast ([`Lanes::Features`]); this also serves few columns, down
+//! to a matrix × vector product that streams the weight once. Feature-major outputs with many columns have those along the
+//! lanes: vectors of `X`, broadcast weights ([`Lanes::Columns`]).
+//!
+//! Blocking: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", TOMS 2008, with sums in registers
+//! for up to [`DEPTH`] steps.
+
+mod matmul;
+mod part;
+mod tile;
+
+use poda_formats::storage::AlignedBytes;
+
+use super::simd::{Level, Simd, Vectorized};
+use super::{Call, Epilogue, Layout, Packed, Params, Problem, WeightMatrix, X};
+use crate::packing::im2col;
+use crate::packing::scratch::Scratch;
+use crate::packing::transpose::{transpose, transpose_matrix};
+use crate::threads::{self, Split, SyncPtr};
+pub(crate) use matmul::{Mat, matmul};
+use part::{Job, Part};
+
+/// Multiply-adds below which another thread does not pay: half a microsecond, of which dealing out takes 0.2.
+const PARALLEL: usize = 1 << 16;
+/// Columns that take as long as reading a weight that is not in L1.
+const READING: usize = 3;
+
+/// What runs along the vector lanes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Lanes {
+    Features,
+    Columns,
+}
+
+/// A dense weight `[m, k]` that was packed for all runs.
+struct Gemm {
+    m: usize,
+    k: usize,
+    level: Level,
+    lanes: Lanes,
+    panels: AlignedBytes,
+    starts: Vec<usize>,
+}
+
+/// The left matrix `[m, k]` of a product, packed.
+#[derive(Clone, Copy)]
+struct Left<'a> {
+    m: usize,
+    k: usize,
+    level: Level,
+    lanes: Lanes,
+    /// `Features`: panels of a tile's width, each `[k][width]`, zeros beyond `m`.
+    /// `Columns`: panels of up to a tile's rows, each `[k][rows]`.
+    panels: &'a [f32],
+    /// First row of each panel, and `m`.
+    starts: &'a [usize],
+}
+
+/// Packs a weight for `level`.
+pub(super) fn prepare(weight: &WeightMatrix, problem: &Problem, level: Level, _: Params) -> Box<dyn Packed> {
+    struct Pack<'a>(&'a [f32], [usize; 2], Lanes, Level);
+    impl Vectorized for Pack<'_> {
+        type Output = Gemm;
+
+        #[inline(always)]
+        fn eval<S: Simd>(self, simd: S) -> Gemm {
+            let Self(weight, shape, lanes, level) = self;
+            Gemm::pack(simd, weight, shape, lanes, level)
+        }
+    }
+    let shape = weight.shape().expect("checked by PackedWeight");
+    let few = problem.n < 4 * level.lanes();
+    let lanes =
+        if problem.y_layout == Layout::FeatureMajor && !few { Lanes::Columns } else { Lanes::Features };
+    Box::new(match weight {
+        WeightMatrix::Dense(tensor) => {
+            level.run(Pack(tensor.as_slice().expect("checked by PackedWeight"), shape, lanes, level))
+        }
+        WeightMatrix::Csr(csr) => {
+            level.run(Pack(&csr.to_dense().expect("checked by PackedWeight"), shape, lanes, level))
+        }
+    })
+}
+
+impl Gemm {
+    #[inline(always)]
+    fn pack<S: Simd>(simd: S, weight: &[f32], [m, k]: [usize; 2], lanes: Lanes, level: Level) -> Self {
+        let width = S::TILE_VECTORS * S::LANES;
+        let starts: Vec<usize> = match lanes {
+            Lanes::Features => (0..m).step_by(width).chain([m]).collect(),
+            Lanes::Columns => even(m, S::TILE_ROWS),
+        };
+        let len = match lanes {
+            Lanes::Features => m.next_multiple_of(width) * k,
+            Lanes::Columns => m * k,
+        };
+        let mut panels = AlignedBytes::zeroed(len * size_of::<f32>());
+        let out: &mut [f32] = bytemuck::cast_slice_mut(&mut panels);
+        for range in starts.windows(2) {
+            let (start, rows) = (range[0], range[1] - range[0]);
+            let stride = if lanes == Lanes::Features { width } else { rows };
+            let (src, dst) = (&weight[start * k..][..rows * k], &mut out[start * k..][..stride * k]);
+            // SAFETY: `src` holds `rows` rows of `k`, `dst` `k` rows of `stride >= rows`.
+            unsafe { transpose(simd, src.as_ptr(), k, [rows, k], dst.as_mut_ptr(), stride) };
+        }
+        Self { m, k, level, lanes, panels, starts }
+    }
+
+    fn left(&self) -> Left<'_> {
+        let Self { m, k, level, lanes, ref panels, ref starts } = *self;
+        Left { m, k, level, lanes, panels: bytemuck::cast_slice(panels), starts }
+    }
+}
+
+/// `0..len` in as few parts of at most `most` as possible, of nearly equal length: where they start, and `len`.
+fn even(len: usize, most: usize) -> Vec<usize> {
+    let parts = len.div_ceil(most).max(1);
+    (0..=parts).map(|i| i * len / parts).collect()
+}
+
+impl Packed for Gemm {
+    fn run(&self, call: Call<'_>) {
+        let transposed = match (self.lanes, call.y_layout) {
+            (Lanes::Features, Layout::TokenMajor) | (Lanes::Columns, Layout::FeatureMajor) => false,
+            // A single row or column is the same in both layouts.
+            _ => call.n > 1 && self.m > 1,
+        };
+        if transposed {
+            return self.run_transposed(call);
+        }
+        match (call.x, self.lanes) {
+            (X::Image { data, geometry }, Lanes::Features) if !geometry.is_pointwise() => {
+                let mut matrix = Scratch::new(geometry.k() * geometry.n());
+                im2col(data, geometry, &mut matrix);
+                let x = X::Matrix { data: &matrix, layout: Layout::FeatureMajor };
+                self.multiply(Call { x, ..call });
+            }
+            (X::Image { data, geometry }, _) if geometry.is_pointwise() => {
+                self.multiply(Call { x: X::Matrix { data, layout: Layout::FeatureMajor }, ..call });
+            }
+            _ => self.multiply(call),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.panels.len()
+    }
+}
+
+impl Gemm {
+    fn multiply(&self, call: Call<'_>) {
+        let Call { n, x, y, epilogue, threads, .. } = call;
+        let left = self.left();
+        match left.parts(n, threads.count()) {
+            1 => left.multiply(n, x, y, epilogue, 1),
+            parts => threads.install(|| left.multiply(n, x, y, epilogue, parts)),
+        }
+    }
+
+    /// Into scratch in the layout that this packing writes, then over to the one asked for.
+    fn run_transposed(&self, call: Call<'_>) {
+        let Call { n, x, y: out, y_layout, epilogue, threads } = call;
+        let (natural, shape) = match y_layout {
+            Layout::FeatureMajor => (Layout::TokenMajor, [n, self.m]),
+            Layout::TokenMajor => (Layout::FeatureMajor, [self.m, n]),
+        };
+        let Epilogue { bias, residual, activation } = *epilogue;
+        let fused = if residual.is_some() { Epilogue { bias, ..Epilogue::default() } } else { *epilogue };
+        let mut y = Scratch::new(out.len());
+        self.run(Call {
+            n,
+            x,
+            y: &mut y,
+            y_layout: natural,
+            epilogue: &Epilogue { residual: None, ..fused },
+            threads,
+        });
+        transpose_matrix(&y, shape, out);
+        if let Some(residual) = residual {
+            for (y, r) in out.iter_mut().zip(residual) {
+                *y += r;
+            }
+            activation.apply(out);
+        }
+    }
+}
+
+impl Left<'_> {
+    /// Elements of panel `i`, from step `depth` on.
+    fn panel(&self, i: usize, depth: usize, stride: usize) -> *const f32 {
+        self.panels[self.starts[i] * self.k + depth * stride..].as_ptr()
+    }
+
+    /// Threads that pay for `n` columns, of `threads`.
+    fn parts(&self, n: usize, threads: usize) -> usize {
+        threads.min(self.m * self.k * (n + READING) / PARALLEL).max(1)
+    }
+
+    /// The product with `n` columns, split in `parts` over the threads that are installed.
+    fn multiply(&self, n: usize, x: X<'_>, y: &mut [f32], epilogue: &Epilogue<'_>, parts: usize) {
+        let lanes = self.level.lanes();
+        let (panels, columns) = (
+            self.starts.len() - 1,
+            match self.lanes {
+                Lanes::Features => n,
+                Lanes::Columns => n.div_ceil(lanes),
+            },
+        );
+        // Parts either share the weight or share X: the weight when there are columns enough for all.
+        let by_columns = match self.lanes {
+            Lanes::Features => panels < 2 * parts,
+            Lanes::Columns => columns >= 6 * parts || panels < 2 * parts,
+        };
+        let split = if by_columns { Split::even(columns, parts) } else { Split::even(panels, parts) };
+        let job = Job { left: *self, n, x, y: SyncPtr(y.as_mut_ptr()), epilogue };
+        threads::for_each(split.parts(), 1, |i| {
+            let (panels, columns) =
+                if by_columns { (0..panels, split.part(i)) } else { (split.part(i), 0..columns) };
+            let columns = match self.lanes {
+                Lanes::Features => columns,
+                Lanes::Columns => columns.start * lanes..n.min(columns.end * lanes),
+            };
+            self.level.run(Part { job: &job, panels, columns });
+        });
+    }
+}
