@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::dtype::DataType;
-use crate::sparse::{SparseError, CsrMatrix, UncheckedCsr};
+use crate::sparse::{CsrMatrix, SparseError, UncheckedCsr};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
 

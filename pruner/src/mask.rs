@@ -12,7 +12,11 @@ use crate::slice::{fill_dims, one};
 ///
 /// # Errors
 /// When a sparse weight's values are not f32.
-pub fn masked(graph: &Graph, dependencies: &DependencyGraph, removal: &Removal) -> Result<Graph, SparseError> {
+pub fn masked(
+    graph: &Graph,
+    dependencies: &DependencyGraph,
+    removal: &Removal,
+) -> Result<Graph, SparseError> {
     let mut masked = graph.clone();
     let mut divides = vec![false; graph.values.len()];
     for node in &graph.nodes {

@@ -326,7 +326,11 @@ fn narrow(cols: usize, indices: &[u32]) -> Tensor {
     }
 }
 
-fn check_columns<I: Element + Into<u32>>(indptr: &[u32], indices: &[I], cols: usize) -> Result<(), SparseError> {
+fn check_columns<I: Element + Into<u32>>(
+    indptr: &[u32],
+    indices: &[I],
+    cols: usize,
+) -> Result<(), SparseError> {
     for (row, pair) in indptr.windows(2).enumerate() {
         let mut above = None;
         for &index in &indices[pair[0] as usize..pair[1] as usize] {

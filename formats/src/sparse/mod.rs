@@ -3,4 +3,4 @@
 mod csr;
 mod store;
 
-pub use csr::{SparseError, CsrMatrix, CsrView, UncheckedCsr};
+pub use csr::{CsrMatrix, CsrView, SparseError, UncheckedCsr};

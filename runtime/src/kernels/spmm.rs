@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use rten_simd::ops::{BitOps, NumOps};
 
-use super::simd::{Entry, Level, Simd, Vectorized, clamp, splat};
+use super::simd::{Level, Simd, Vectorized, clamp, splat};
 use super::{Call, Epilogue, Layout, Packed, Params, Problem, WeightMatrix, X};
 use crate::packing::panels::{PanelShape, Panels};
 use crate::packing::scratch::Scratch;
@@ -76,7 +76,7 @@ pub(super) fn prepare(
 impl Packed for Spmm {
     fn run(&self, call: Call<'_>) {
         let lanes = self.level.lanes();
-        let macs = self.panels.entries.len() * call.n;
+        let macs = self.panels.weights.len() * call.n;
         let parts = call.threads.count().min(macs / PARALLEL).max(1);
         // Vectors are dealt out evenly: 65 columns are tiles of 3 and 2 vectors, not of 4 and 1.
         let vectors = call.n.div_ceil(lanes);
@@ -133,7 +133,7 @@ impl Spmm {
     /// First block of each part, and the number of blocks: parts of about equal numbers of weights.
     fn split_blocks(&self, parts: usize) -> Vec<usize> {
         let blocks = self.panels.blocks.len() - 1;
-        let work = |block: usize| self.panels.segments[block * self.panels.across].entry;
+        let work = |block: usize| self.panels.segments[block * self.panels.across].weight;
         let mut starts: Vec<usize> = (0..parts)
             .map(|i| (0..blocks).take_while(|&b| work(b) * parts < i * work(blocks)).count())
             .collect();
@@ -256,7 +256,8 @@ unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
     // SAFETY: `Panels` counts the rows and entries of each group, and the caller answers for `x` and `y`.
     unsafe {
         let mut row = panels.rows.as_ptr().add(here.row);
-        let mut entry = panels.entries.as_ptr().add(here.entry);
+        let mut weight = panels.weights.as_ptr().add(here.weight);
+        let mut offset = panels.offsets.as_ptr().add(here.offset);
         let load = |at: *const f32| -> [S::F32; N] {
             let mut v = [ops.zero(); N];
             for i in 0..N {
@@ -275,8 +276,11 @@ unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
                 let ys: [*mut f32; 2] = [y.add(*row as usize).cast(), y.add(*row.add(1) as usize).cast()];
                 row = row.add(2);
                 // The stream of weights, a little ahead.
-                for line in 0..(shared + single).div_ceil(4) {
-                    ops.prefetch(entry.wrapping_add(AHEAD + 8 * line).cast());
+                for line in 0..(shared + single).div_ceil(8) {
+                    ops.prefetch(weight.wrapping_add(AHEAD + 16 * line));
+                }
+                for line in 0..(shared + 2 * single).div_ceil(32) {
+                    ops.prefetch(offset.wrapping_add(AHEAD + 32 * line).cast());
                 }
                 let mut a = [[ops.zero(); N]; SETS];
                 let mut b = a;
@@ -284,28 +288,30 @@ unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
                 let mut left = shared;
                 while left >= SETS {
                     for s in 0..SETS {
-                        both(simd, entry.add(2 * s), x, &mut a[s], &mut b[s]);
+                        both(simd, weight.add(2 * s), x.add(*offset.add(s) as usize), &mut a[s], &mut b[s]);
                     }
-                    entry = entry.add(2 * SETS);
+                    weight = weight.add(2 * SETS);
+                    offset = offset.add(SETS);
                     left -= SETS;
                 }
                 for _ in 0..left {
-                    both(simd, entry, x, &mut a[0], &mut b[0]);
-                    entry = entry.add(2);
+                    both(simd, weight, x.add(*offset as usize), &mut a[0], &mut b[0]);
+                    weight = weight.add(2);
+                    offset = offset.add(1);
                 }
                 let mut left = single;
                 while left >= SETS {
                     for s in 0..SETS {
-                        one(simd, entry.add(2 * s), x, &mut a[s]);
-                        one(simd, entry.add(2 * s + 1), x, &mut b[s]);
+                        each(simd, weight.add(2 * s), x, offset.add(2 * s), &mut a[s], &mut b[s]);
                     }
-                    entry = entry.add(2 * SETS);
+                    weight = weight.add(2 * SETS);
+                    offset = offset.add(2 * SETS);
                     left -= SETS;
                 }
                 for _ in 0..left {
-                    one(simd, entry, x, &mut a[0]);
-                    one(simd, entry.add(1), x, &mut b[0]);
-                    entry = entry.add(2);
+                    each(simd, weight, x, offset, &mut a[0], &mut b[0]);
+                    weight = weight.add(2);
+                    offset = offset.add(2);
                 }
                 store(total(simd, a), ys[0]);
                 store(total(simd, b), ys[1]);
@@ -315,8 +321,9 @@ unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
                 row = row.add(1);
                 let mut a = load(y);
                 for _ in 0..single {
-                    one(simd, entry, x, &mut a);
-                    entry = entry.add(1);
+                    one(simd, splat(simd, *weight), x.add(*offset as usize), &mut a);
+                    weight = weight.add(1);
+                    offset = offset.add(1);
                 }
                 store(a, y);
             }
@@ -324,46 +331,63 @@ unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
     }
 }
 
-/// Entries by which the prefetch of weights runs ahead: 1.5 KiB.
-const AHEAD: usize = 192;
+/// Weights (and offsets) by which their prefetch runs ahead.
+const AHEAD: usize = 256;
 
-/// One weight times one row of `X`.
+/// One weight times a row of `X`.
 ///
 /// # Safety
-/// As [`segment`].
+/// As [`segment`], with `x` at the row.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
-unsafe fn one<S: Simd, const N: usize>(simd: S, entry: *const Entry, x: *const u8, a: &mut [S::F32; N]) {
-    let ops = simd.f32();
+unsafe fn one<S: Simd, const N: usize>(simd: S, weight: S::F32, x: *const u8, a: &mut [S::F32; N]) {
+    let (ops, x) = (simd.f32(), x.cast::<f32>());
     // SAFETY: by the caller.
     unsafe {
-        let (weight, offset) = simd.weight(entry);
-        let x: *const f32 = x.add(offset).cast();
         for i in 0..N {
             a[i] = ops.mul_add(weight, ops.load_ptr(x.add(i * S::LANES)), a[i]);
         }
     }
 }
 
-/// Two weights times the same row of `X`.
+/// A weight of each row of a pair, times its own row of `X`.
 ///
 /// # Safety
 /// As [`segment`].
 #[inline(always)]
+unsafe fn each<S: Simd, const N: usize>(
+    simd: S,
+    weights: *const f32,
+    x: *const u8,
+    offsets: *const u16,
+    a: &mut [S::F32; N],
+    b: &mut [S::F32; N],
+) {
+    // SAFETY: by the caller.
+    unsafe {
+        let [first, second] = simd.splat_pair(weights);
+        one(simd, first, x.add(*offsets as usize), a);
+        one(simd, second, x.add(*offsets.add(1) as usize), b);
+    }
+}
+
+/// A weight of each row of a pair, times the same row of `X`.
+///
+/// # Safety
+/// As [`segment`], with `x` at the row.
+#[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
 unsafe fn both<S: Simd, const N: usize>(
     simd: S,
-    entry: *const Entry,
+    weights: *const f32,
     x: *const u8,
     a: &mut [S::F32; N],
     b: &mut [S::F32; N],
 ) {
-    let ops = simd.f32();
+    let (ops, x) = (simd.f32(), x.cast::<f32>());
     // SAFETY: by the caller.
     unsafe {
-        let (first, offset) = simd.weight(entry);
-        let (second, _) = simd.weight(entry.add(1));
-        let x: *const f32 = x.add(offset).cast();
+        let [first, second] = simd.splat_pair(weights);
         for i in 0..N {
             let x = simd.keep(ops.load_ptr(x.add(i * S::LANES)));
             a[i] = ops.mul_add(first, x, a[i]);

@@ -4,13 +4,12 @@
 //! of weights there, so that the exit of the inner loop is predicted, and paired with a row of equal number that shares most
 //! columns: a shared column is loaded once for two multiply-adds. Pairs differ from panel to panel.
 //!
-//! Entries of a pair: for each shared column one entry of each row, then entries of the first and the second row in turn.
+//! Of a pair: for each shared column a weight of each row and one offset, then weights and offsets of the first and the second
+//! row in turn. At 4 bytes a weight and 2 an offset, what is shared takes 5 bytes a weight.
 
 use std::ops::Range;
 
 use poda_formats::{CsrMatrix, CsrView};
-
-use crate::kernels::simd::Entry;
 
 /// Measures of a packing; the tuner chooses among several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,7 +38,8 @@ pub(crate) struct Group {
 pub(crate) struct Segment {
     pub(crate) group: usize,
     pub(crate) row: usize,
-    pub(crate) entry: usize,
+    pub(crate) weight: usize,
+    pub(crate) offset: usize,
 }
 
 /// A sparse weight `[m, k]` in panels.
@@ -59,13 +59,18 @@ pub(crate) struct Panels {
     pub(crate) groups: Vec<Group>,
     /// Row within the block, as a byte offset into a tile of sums.
     pub(crate) rows: Vec<u32>,
-    /// Weight, and row within the panel as a byte offset into a tile of `X`.
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) weights: Vec<f32>,
+    /// Rows within the panel, as byte offsets into a tile of `X`.
+    pub(crate) offsets: Vec<u16>,
 }
 
 impl Panels {
     /// Packs a matrix in blocks of about equal numbers of weights, a multiple of `parts` of them where rows allow.
+    ///
+    /// # Panics
+    /// When a panel of `X` takes more than 64 KiB.
     pub(crate) fn new(weight: CsrView<'_>, shape: PanelShape, parts: usize, skip_unused: bool) -> Self {
+        assert!(shape.depth * shape.width * size_of::<f32>() <= 1 << 16, "{shape:?}");
         let matrix = weight.matrix();
         let (m, k) = (matrix.rows(), matrix.cols());
         let used = skip_unused.then(|| used_columns(matrix)).filter(|used| used.len() * 8 < k * 7);
@@ -94,7 +99,8 @@ impl Panels {
             segments: vec![Segment::default()],
             groups: Vec::new(),
             rows: Vec::new(),
-            entries: Vec::with_capacity(matrix.nnz()),
+            weights: Vec::with_capacity(matrix.nnz()),
+            offsets: Vec::with_capacity(matrix.nnz()),
         };
         for block in 0..packed.blocks.len() - 1 {
             let range = packed.blocks[block]..packed.blocks[block + 1];
@@ -104,16 +110,19 @@ impl Panels {
                 packed.segments.push(Segment {
                     group: packed.groups.len(),
                     row: packed.rows.len(),
-                    entry: packed.entries.len(),
+                    weight: packed.weights.len(),
+                    offset: packed.offsets.len(),
                 });
             }
         }
+        packed.offsets.shrink_to_fit();
         packed
     }
 
     /// Bytes of the weights.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&self.entries[..])
+        size_of_val(&self.weights[..])
+            + size_of_val(&self.offsets[..])
             + size_of_val(&self.rows[..])
             + size_of_val(&self.groups[..])
             + size_of_val(&self.segments[..])
@@ -165,9 +174,10 @@ impl Panels {
             if let [row] = left[..] {
                 self.groups.push(Group { shared: 0, single: len, pairs: 0 });
                 self.rows.push(self.row_offset(row));
-                let entries = inside[row].iter().map(|&weight| self.entry(weight, columns.start));
-                let entries: Vec<Entry> = entries.collect();
-                self.entries.extend(entries);
+                for &(column, weight) in inside[row] {
+                    self.weights.push(weight);
+                    self.offsets.push(offset(self.shape, column, columns.start));
+                }
             }
         }
     }
@@ -175,34 +185,40 @@ impl Panels {
     /// Appends a pair of rows that hold equally many weights.
     fn pair(&mut self, rows: [usize; 2], weights: [&[(u32, f32)]; 2], start: usize) {
         self.rows.extend(rows.map(|row| self.row_offset(row)));
-        let (mut both, mut alone) = (Vec::new(), [Vec::new(), Vec::new()]);
+        let mut alone = [Vec::new(), Vec::new()];
         let [mut a, mut b] = weights;
         while let Some(&(column, _)) = a.first().into_iter().chain(b.first()).min_by_key(|weight| weight.0) {
             let take = |weights: &mut &[(u32, f32)]| {
                 let (&first, rest) = weights.split_first().filter(|(first, _)| first.0 == column)?;
                 *weights = rest;
-                Some(self.entry(first, start))
+                Some(first)
             };
             match (take(&mut a), take(&mut b)) {
-                (Some(a), Some(b)) => both.extend([a, b]),
+                (Some(a), Some(b)) => {
+                    self.weights.extend([a.1, b.1]);
+                    self.offsets.push(offset(self.shape, column, start));
+                }
                 (a, b) => {
                     alone[0].extend(a);
                     alone[1].extend(b);
                 }
             }
         }
-        self.entries.extend(both);
-        self.entries.extend(alone[0].iter().zip(&alone[1]).flat_map(|(&a, &b)| [a, b]));
+        for &(column, weight) in alone[0].iter().zip(&alone[1]).flat_map(|(a, b)| [a, b]) {
+            self.weights.push(weight);
+            self.offsets.push(offset(self.shape, column, start));
+        }
     }
 
     fn row_offset(&self, row: usize) -> u32 {
         (row * self.shape.width * size_of::<f32>()) as u32
     }
+}
 
-    fn entry(&self, (column, weight): (u32, f32), start: usize) -> Entry {
-        let offset = (column as usize - start) * self.shape.width * size_of::<f32>();
-        u64::from(weight.to_bits()) | (offset as u64) << 32
-    }
+/// Where the row of `X` of a column lies in the tile of a panel that begins at `start`.
+fn offset(shape: PanelShape, column: u32, start: usize) -> u16 {
+    // (A panel takes at most 64 KiB.)
+    ((column as usize - start) * shape.width * size_of::<f32>()) as u16
 }
 
 /// Columns that hold any weight, ascending.
@@ -246,29 +262,32 @@ mod tests {
         let matrix = CsrMatrix::from_dense(m, k, &dense);
         let shape = PanelShape { width: 32, depth: 64, rows: 10 };
         let panels = Panels::new(matrix.view().unwrap(), shape, 2, false);
-        assert_eq!(panels.entries.len(), matrix.nnz());
+        assert_eq!(panels.weights.len(), matrix.nnz());
+        assert!(panels.offsets.len() < matrix.nnz(), "some columns are shared");
         assert!(panels.blocks.len() > 4);
         let mut found = vec![0.0; m * k];
         for (block, start) in panels.blocks[..panels.blocks.len() - 1].iter().enumerate() {
             for panel in 0..panels.across {
                 let [segment, next] = [0, 1].map(|i| panels.segments[block * panels.across + panel + i]);
-                let (mut row, mut entry) = (segment.row, segment.entry);
-                let mut put = |row: usize, entry: usize| {
-                    let column = panel * 64 + (panels.entries[entry] >> 32) as usize / 128;
+                let Segment { mut row, mut weight, mut offset, .. } = segment;
+                let mut put = |row: usize, weight: usize, offset: usize| {
+                    let column = panel * 64 + panels.offsets[offset] as usize / 128;
                     let row = start + panels.rows[row] as usize / 128;
-                    found[row * k + column] = f32::from_bits(panels.entries[entry] as u32);
+                    found[row * k + column] = panels.weights[weight];
                 };
                 for group in &panels.groups[segment.group..next.group] {
                     let rows = if group.pairs == 0 { 1 } else { 2 };
                     for _ in 0..group.pairs.max(1) {
-                        for _ in 0..group.shared + group.single {
-                            (0..rows).for_each(|i| put(row + i, entry + i));
-                            entry += rows;
+                        for step in 0..group.shared + group.single {
+                            let offsets = if step < group.shared { 1 } else { rows };
+                            (0..rows).for_each(|i| put(row + i, weight + i, offset + i % offsets));
+                            weight += rows;
+                            offset += offsets;
                         }
                         row += rows;
                     }
                 }
-                assert_eq!([row, entry], [next.row, next.entry]);
+                assert_eq!([row, weight, offset], [next.row, next.weight, next.offset]);
             }
         }
         assert!(found == dense);

@@ -7,7 +7,7 @@ use super::RANK_LIMIT;
 use super::external::{ExternalData, ExternalError};
 use crate::dtype::{Boolean, DataType, Element};
 use crate::onnx::proto::{DataLocation, SparseTensorProto, TensorProto, data_type};
-use crate::sparse::{SparseError, CsrMatrix};
+use crate::sparse::{CsrMatrix, SparseError};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
 use crate::weight::{CsrShapeError, CsrWeight, Weight};

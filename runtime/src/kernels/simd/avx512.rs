@@ -9,7 +9,7 @@ use core::arch::x86_64::{
 
 use rten_simd::isa::Avx512Isa;
 
-use super::{Entry, Simd};
+use super::Simd;
 
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
@@ -34,20 +34,19 @@ unsafe impl Simd for Avx512Isa {
         unsafe { _mm512_mask_storeu_ps(ptr, first(n), v.0) };
     }
 
-    /// Through a general register: one scalar load instead of a broadcast load and an offset load, which leaves the two
-    /// vector load ports to `X`.
+    /// Through a general register: one scalar load instead of two broadcast loads, which leaves the two vector load ports
+    /// to `X`.
     #[inline(always)]
-    unsafe fn weight(self, entry: *const Entry) -> (Self::F32, usize) {
+    unsafe fn splat_pair(self, weights: *const f32) -> [Self::F32; 2] {
         let bits: u64;
-        // SAFETY: the caller says that `entry` is readable; the instruction touches nothing else. Assembly keeps the
+        // SAFETY: the caller says that two weights are readable; the instruction touches nothing else. Assembly keeps the
         // compiler from turning it into two loads.
         unsafe {
-            asm!("mov {0}, qword ptr [{1}]", out(reg) bits, in(reg) entry,
+            asm!("mov {0}, qword ptr [{1}]", out(reg) bits, in(reg) weights,
                 options(pure, readonly, nostack, preserves_flags));
         }
         // SAFETY: the CPU has AVX-512, because `self` exists.
-        let weight = unsafe { _mm512_castsi512_ps(_mm512_set1_epi32(bits as i32)) };
-        (weight.into(), (bits >> 32) as usize)
+        [bits, bits >> 32].map(|bits| unsafe { _mm512_castsi512_ps(_mm512_set1_epi32(bits as i32)) }.into())
     }
 
     #[inline(always)]

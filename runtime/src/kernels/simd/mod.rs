@@ -1,5 +1,5 @@
-//! What the kernels need of a CPU beyond [`rten_simd::Isa`]: partial loads and stores, transposes, and a weight broadcast
-//! together with its offset. One implementation per instruction set, in a file of its own.
+//! What the kernels need of a CPU beyond [`rten_simd::Isa`]: partial loads and stores, transposes, and broadcasts of
+//! weights in pairs. One implementation per instruction set, in a file of its own.
 //!
 //! A kernel is written once as a `Vectorized` and run by `Level::run` inside a function that has the instructions enabled,
 //! into which everything below is inlined.
@@ -14,9 +14,6 @@ use rten_simd::Isa;
 use rten_simd::isa::GenericIsa;
 #[cfg(target_arch = "x86_64")]
 use rten_simd::isa::{Avx2Isa, Avx512Isa};
-
-/// A stored weight and where its row of `X` begins: value bits in the low half, byte offset in the high half.
-pub(crate) type Entry = u64;
 
 /// Vectors of f32 on one instruction set. Values of this type exist only where the CPU has the instructions.
 ///
@@ -42,15 +39,14 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
     /// `n` elements at `ptr` must be writable.
     unsafe fn store_first(self, v: Self::F32, ptr: *mut f32, n: usize);
 
-    /// The weight of an entry in every lane, and its byte offset.
+    /// Two neighbouring weights, each in every lane of a vector.
     ///
     /// # Safety
-    /// `entry` must be readable.
+    /// Two elements at `weights` must be readable.
     #[inline(always)]
-    unsafe fn weight(self, entry: *const Entry) -> (Self::F32, usize) {
+    unsafe fn splat_pair(self, weights: *const f32) -> [Self::F32; 2] {
         // SAFETY: by the caller.
-        let entry = unsafe { *entry };
-        (splat(self, f32::from_bits(entry as u32)), (entry >> 32) as usize)
+        unsafe { [splat(self, *weights), splat(self, *weights.add(1))] }
     }
 
     /// `v`, which the compiler then holds in a register rather than loading it again for a second use.
@@ -216,13 +212,14 @@ mod tests {
                     }
                 }
             }
-            let entry: Entry = u64::from(2.5_f32.to_bits()) | 192 << 32;
-            // SAFETY: `entry` is a local.
-            let (w, offset) = unsafe { simd.weight(&raw const entry) };
+            // SAFETY: `src` holds more than two elements, `dst` a vector.
+            let pair = unsafe { simd.splat_pair(src.as_ptr().add(1)) };
             let mut dst = vec![0.0; lanes];
-            // SAFETY: `dst` holds `lanes` elements.
-            unsafe { simd.store_first(w, dst.as_mut_ptr(), lanes) };
-            assert!(offset == 192 && dst.iter().all(|&v| v == 2.5));
+            for (i, v) in pair.into_iter().enumerate() {
+                // SAFETY: `dst` holds a vector.
+                unsafe { simd.store_first(v, dst.as_mut_ptr(), lanes) };
+                assert!(dst.iter().all(|&v| v == src[1 + i]));
+            }
         }
     }
 
