@@ -341,7 +341,8 @@ const AHEAD: usize = 256;
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
 unsafe fn one<S: Simd, const N: usize>(simd: S, weight: S::F32, x: *const u8, a: &mut [S::F32; N]) {
-    let (ops, x) = (simd.f32(), x.cast::<f32>());
+    let ops = simd.f32();
+    let x: *const f32 = x.cast();
     // SAFETY: by the caller.
     unsafe {
         for i in 0..N {
@@ -384,7 +385,8 @@ unsafe fn both<S: Simd, const N: usize>(
     a: &mut [S::F32; N],
     b: &mut [S::F32; N],
 ) {
-    let (ops, x) = (simd.f32(), x.cast::<f32>());
+    let ops = simd.f32();
+    let x: *const f32 = x.cast();
     // SAFETY: by the caller.
     unsafe {
         let [first, second] = simd.splat_pair(weights);
