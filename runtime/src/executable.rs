@@ -89,6 +89,11 @@ impl Executable {
         &self.graph
     }
 
+    /// What chooses the kernels; [`Tuner::cache_note`] says whether its file is used.
+    pub fn tuner(&self) -> &Tuner {
+        self.weights.tuner()
+    }
+
     /// Number of threads that a run uses.
     pub fn threads(&self) -> usize {
         self.threads.count()

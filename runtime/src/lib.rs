@@ -53,5 +53,5 @@ pub use info::Info;
 pub use model::{LoadError, Model, PrepareError};
 pub use options::{Options, Prefer};
 pub use output::Output;
-pub use profile::Profile;
+pub use profile::{NodeProfile, Profile, WeightProfile};
 pub use threads::Threads;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::plan::{Operand, Plan};
+use crate::tune::Candidate;
 
 /// Times of the steps of a run.
 #[derive(Debug, Clone, Serialize)]
@@ -40,6 +41,40 @@ pub struct NodeProfile {
     pub macs_nonzero: u64,
     /// Bytes read and written: activations, and weights as packed.
     pub bytes: usize,
+    /// The constant weight of a product (of the first group, where there are several).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<WeightProfile>,
+}
+
+/// A weight, and the kernels that were considered for it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WeightProfile {
+    /// Outputs, `m`.
+    pub rows: usize,
+    /// Inputs, `k`.
+    pub cols: usize,
+    /// Values that are not zero.
+    pub nnz: usize,
+    /// Matrices of this size that the layer has: the groups of a convolution.
+    pub groups: usize,
+    /// Resident bytes, as packed.
+    pub bytes: usize,
+    /// Bytes of the smallest lossless format: dense, a bitmap or CSR.
+    pub smallest_bytes: usize,
+    /// The winner first, then the others, the best before the worse.
+    pub candidates: Vec<Candidate>,
+}
+
+impl WeightProfile {
+    /// Time of the best dense kernel, in microseconds; `None` where it was not timed.
+    pub fn dense_micros(&self) -> Option<f64> {
+        self.candidates.iter().find(|c| c.is_dense()).and_then(|c| c.micros)
+    }
+
+    /// Fraction of zeros.
+    pub fn sparsity(&self) -> f64 {
+        1.0 - self.nnz as f64 / (self.rows * self.cols).max(1) as f64
+    }
 }
 
 impl Profile {
@@ -69,6 +104,7 @@ impl Profile {
                 macs: kernel.macs,
                 macs_nonzero: kernel.macs_nonzero,
                 bytes: bytes + kernel.weight_bytes,
+                weight: kernel.weight,
             }
         });
         Self { nodes: nodes.collect(), arena_bytes: plan.arena_bytes, runs: times.len() }

@@ -24,6 +24,12 @@ use cache::Cache;
 const BUDGET: Duration = Duration::from_millis(2);
 /// A sparse kernel must beat dense by this factor: less is noise.
 const MARGIN: f64 = 1.03;
+/// Kernels whose estimate is beyond this many times the least are not timed.
+const HOPELESS: f64 = 6.0;
+/// Bytes that every packing may take beside its weights.
+const OVERHEAD: usize = 4096;
+/// Most bytes of a sparse kernel, over those of the smallest lossless format, by what is preferred.
+const MOST_BYTES: [(Prefer, f64); 2] = [(Prefer::Latency, 1.6), (Prefer::Memory, 1.1)];
 
 /// What to prefer where the fastest kernel is not the smallest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -65,6 +71,13 @@ pub struct Candidate {
     pub bytes: Option<usize>,
 }
 
+impl Candidate {
+    /// Whether the kernel multiplies pruned weights too.
+    pub fn is_dense(&self) -> bool {
+        KERNELS.iter().any(|kernel| kernel.dense && kernel.name == self.kernel)
+    }
+}
+
 /// What was chosen, and why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
@@ -102,6 +115,11 @@ impl Tuner {
     /// Why the file of the cache is not used, if it is not.
     pub fn cache_note(&self) -> Option<String> {
         self.lock().note.clone()
+    }
+
+    /// The file that answers are kept in, if any.
+    pub fn cache_path(&self) -> Option<PathBuf> {
+        self.options.cache.clone()
     }
 
     /// Writes new answers to the file of the cache. Also done when the tuner is dropped.
@@ -143,6 +161,11 @@ impl Tuner {
             let params = Params { parts: threads.count(), ..params };
             let reason = "chosen by the cost model, not timed".to_owned();
             return Ok(pack(kernel, weight, problem, params, reason));
+        }
+        if self.options.prefer == Prefer::Latency {
+            let cost = |kernel: &&Kernel| (kernel.cost)(weight, problem);
+            let least = kernels.iter().map(cost).fold(f64::INFINITY, f64::min);
+            kernels.retain(|kernel| kernel.dense || cost(kernel) <= HOPELESS * least);
         }
         let key = key(weight, shape, problem, threads, self.options.prefer);
         let known = self.lock().get(&key);
@@ -213,24 +236,31 @@ impl Tuner {
         let micros = |candidate: &Candidate| candidate.micros.expect("timed above");
         // Dense wins at parity.
         let handicap = |kernel: &Kernel| if kernel.dense { 1.0 } else { MARGIN };
+        let bytes = |candidate: &Candidate| candidate.bytes.expect("packed above");
+        let limit = MOST_BYTES.iter().find(|(prefer, _)| *prefer == self.options.prefer).map_or(1.0, |l| l.1);
+        let limit = (weight.smallest_bytes() as f64 * limit) as usize + OVERHEAD;
+        // Those that take too many bytes come last. For memory dense is no exception, and the smallest is best where all do.
+        let excess = |kernel: &Kernel, candidate: &Candidate| match self.options.prefer {
+            Prefer::Latency if kernel.dense => 0,
+            _ => bytes(candidate).saturating_sub(limit),
+        };
         timed.sort_by(|a, b| {
             let time = (micros(&a.1) * handicap(a.0)).total_cmp(&(micros(&b.1) * handicap(b.0)));
-            match self.options.prefer {
-                Prefer::Latency => time,
-                Prefer::Memory => a.1.bytes.cmp(&b.1.bytes).then(time),
-            }
+            excess(a.0, &a.1).cmp(&excess(b.0, &b.1)).then(time)
         });
         let candidates: Vec<Candidate> = timed.iter().map(|(_, candidate)| candidate.clone()).collect();
         let (kernel, winner) = timed.swap_remove(0);
         give_back();
         let packed = (kernel.prepare)(weight, problem, kernel.level, winner.params);
-        let dense =
-            candidates.iter().find(|c| KERNELS.iter().any(|kernel| kernel.dense && kernel.name == c.kernel));
-        let sparse =
-            candidates.iter().find(|c| KERNELS.iter().any(|kernel| !kernel.dense && kernel.name == c.kernel));
+        let dense = candidates.iter().find(|c| c.is_dense());
+        let sparse = candidates.iter().find(|c| !c.is_dense());
         let density = weight.nnz() as f64 / (m * k).max(1) as f64;
         let reason = match (dense, sparse, self.options.prefer) {
-            (Some(_), _, Prefer::Memory) => format!("{} bytes is the least", winner.bytes.unwrap_or(0)),
+            (Some(dense), _, Prefer::Memory) => format!(
+                "{:.2}× the bytes of the smallest format, {:.2}× the speed of dense",
+                bytes(&winner) as f64 / weight.smallest_bytes().max(1) as f64,
+                micros(dense) / micros(&winner)
+            ),
             (Some(dense), Some(sparse), Prefer::Latency) if kernel.dense => {
                 // A sparse kernel takes time in proportion to what is kept.
                 let even = 1.0 - density * micros(dense) / micros(sparse);

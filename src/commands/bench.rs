@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use poda_runtime::{Executable, Model, Options};
+use poda_runtime::{Executable, Model};
 use serde::Serialize;
 
 use crate::feeds::{self, Feeds, ShapeArgs};
 use crate::memory;
 use crate::progress;
+use crate::runtime_args::RuntimeArgs;
 use crate::table::{self, print, print_json};
 use crate::timing::{self, Contestant, Footprint, Latency};
 
@@ -29,9 +30,8 @@ pub(crate) struct Args {
     models: Vec<PathBuf>,
     #[command(flatten)]
     shapes: ShapeArgs,
-    /// Threads; by default as many as this container may use
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
     /// Seconds for each model
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
@@ -72,7 +72,6 @@ struct Rss {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    ensure!(args.threads != Some(0), "--threads must be at least 1");
     ensure!((0.0..=86_400.0).contains(&args.seconds), "--seconds must be from 0 to 86400");
     if args.footprint {
         return print_json(&measure_footprint(args)?);
@@ -120,7 +119,7 @@ fn load(path: &Path, args: &Args) -> Result<(Executable, Feeds)> {
     let model = Model::open(path)?;
     let at = || path.display().to_string();
     let feeds = feeds::random(model.graph(), &args.shapes, 0).with_context(at)?;
-    let options = Options { threads: args.threads, ..Options::default() };
+    let options = args.runtime.options()?;
     Ok((model.prepare(options).with_context(at)?, feeds))
 }
 
@@ -128,7 +127,7 @@ fn measure_footprint(args: &Args) -> Result<Footprint> {
     let start = Instant::now();
     let path = &args.models[0];
     let model = Model::open(path)?;
-    let options = Options { threads: args.threads, ..Options::default() };
+    let options = args.runtime.options()?;
     let executable = model.prepare(options).with_context(|| path.display().to_string())?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     let feeds = feeds::random(model.graph(), &args.shapes, 0).with_context(|| path.display().to_string())?;
@@ -144,7 +143,7 @@ fn measure_footprint(args: &Args) -> Result<Footprint> {
 fn shape_flags(args: &Args) -> Vec<String> {
     let mut flags = vec![format!("--batch={}", args.shapes.batch)];
     flags.extend(args.shapes.shape.iter().map(|shape| format!("--shape={shape}")));
-    flags.extend(args.threads.map(|n| format!("--threads={n}")));
+    flags.extend(args.runtime.flags());
     flags
 }
 

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use poda_runtime::{Model, Options};
+use poda_runtime::Model;
 use serde_json::json;
 
 use crate::dataset::{self, Dataset};
 use crate::progress;
+use crate::runtime_args::RuntimeArgs;
 use crate::score::{DistanceSum, floats};
 use crate::table::{percent, print, print_json};
 
@@ -33,17 +34,15 @@ pub(crate) struct Args {
     /// Samples per run, where the model leaves the batch open
     #[arg(long, default_value_t = 64)]
     batch: usize,
-    /// Threads; by default as many as this container may use
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    ensure!(args.threads != Some(0), "--threads must be at least 1");
-    let options = || Options { threads: args.threads, ..Options::default() };
+    let options = args.runtime.options()?;
     let model = Model::open(&args.model)?;
     let data = Dataset::open(&args.data, model.graph())?;
     if data.labels().is_none() && args.reference.is_none() {
@@ -52,12 +51,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             args.data.display()
         );
     }
-    let executable = model.prepare(options()).with_context(|| args.model.display().to_string())?;
+    let executable = model.prepare(options.clone()).with_context(|| args.model.display().to_string())?;
     let accuracy = data.labels().is_some().then(|| data.accuracy(&executable, args.batch)).transpose()?;
     let mut distances = Vec::new();
     if let Some(path) = &args.reference {
         let reference = Model::open(path)?;
-        let theirs = reference.prepare(options()).with_context(|| path.display().to_string())?;
+        let theirs = reference.prepare(options).with_context(|| path.display().to_string())?;
         let batch = data.batch_size(executable.graph(), args.batch)?;
         ensure!(
             batch == data.batch_size(theirs.graph(), args.batch)?,

@@ -9,6 +9,8 @@ use poda_runtime::analysis::{self, Analysis};
 use serde::Serialize;
 
 use crate::feeds::ShapeArgs;
+use crate::kernels::{self, Choices};
+use crate::runtime_args::RuntimeArgs;
 use crate::table::{self, print, print_json};
 
 /// Show a model: inputs, outputs, operators, weights, parameters, MACs, sparsity
@@ -16,6 +18,7 @@ use crate::table::{self, print, print_json};
 /// Examples:
 ///   poda inspect model.onnx
 ///   poda inspect model.onnx --nodes --shape input_ids=1x128
+///   poda inspect pruned.safetensors --kernels --threads 1
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -26,6 +29,11 @@ pub(crate) struct Args {
     /// List every node, with shapes and MACs
     #[arg(long)]
     nodes: bool,
+    /// Show, for every weight, the kernels that were timed on this CPU, the winner first
+    #[arg(long)]
+    kernels: bool,
+    #[command(flatten, next_help_heading = "With --kernels")]
+    runtime: RuntimeArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -53,6 +61,8 @@ struct Inspection {
     weights: Vec<WeightRow>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     nodes: Vec<NodeRow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernels: Option<Choices>,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
 }
@@ -95,6 +105,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let mut inspection = inspect(args, &graph, analysis.as_ref())?;
     inspection.note = note;
+    if args.kernels {
+        inspection.kernels = Some(kernels::choose(&args.model, &args.shapes, &args.runtime)?);
+    }
     if args.json { print_json(&inspection) } else { show(&inspection) }
 }
 
@@ -169,6 +182,7 @@ fn inspect(args: &Args, graph: &Graph, analysis: Option<&Analysis>) -> Result<In
         weights,
         nodes: nodes.collect(),
         note: None,
+        kernels: None,
     })
 }
 
@@ -210,6 +224,9 @@ fn show(inspection: &Inspection) -> Result<()> {
     ))?;
     for unsupported in &inspection.unsupported {
         print(format!("not supported: {unsupported}"))?;
+    }
+    if let Some(kernels) = &inspection.kernels {
+        kernels.show(true)?;
     }
     if let Some(note) = &inspection.note {
         print(note)?;

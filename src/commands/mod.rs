@@ -10,6 +10,9 @@ mod eval;
 mod inspect;
 mod prune;
 mod run;
+mod tune;
+
+pub(crate) use bench::cpu_name;
 
 /// What to do.
 #[derive(Subcommand)]
@@ -20,6 +23,7 @@ pub(crate) enum Command {
     Run(run::Args),
     Eval(eval::Args),
     Bench(bench::Args),
+    Tune(tune::Args),
     Demo(demo::Args),
 }
 
@@ -33,6 +37,7 @@ impl Command {
             Self::Run(args) => run::run(&args),
             Self::Eval(args) => eval::run(&args),
             Self::Bench(args) => bench::run(&args),
+            Self::Tune(args) => tune::run(&args),
             Self::Demo(args) => demo::run(&args),
         }
     }

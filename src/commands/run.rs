@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use poda::arrays;
-use poda_runtime::{Model, Options};
+use poda_runtime::Model;
 use serde_json::json;
 
 use crate::feeds::{self, NamedFile, ShapeArgs};
 use crate::progress;
+use crate::runtime_args::RuntimeArgs;
 use crate::table::{self, print, print_json};
 
 /// Run a model once on given inputs and write its outputs
@@ -33,9 +34,8 @@ pub(crate) struct Args {
     output: Option<PathBuf>,
     #[command(flatten)]
     shapes: ShapeArgs,
-    /// Threads; by default as many as this container may use
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
     /// Print, for each node, the kernel, the time and the reason for the choice
     #[arg(long)]
     profile: bool,
@@ -52,8 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         feeds::from_files(model.graph(), &args.input)?
     };
-    ensure!(args.threads != Some(0), "--threads must be at least 1");
-    let options = Options { threads: args.threads, ..Options::default() };
+    let options = args.runtime.options()?;
     let at = || args.model.display().to_string();
     let executable = model.prepare(options).with_context(at)?;
     let outputs = executable.run(&feeds::views(&feeds)).with_context(at)?;

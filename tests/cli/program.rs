@@ -35,7 +35,7 @@ impl Dir {
     /// Runs `poda` here.
     pub(crate) fn poda(&self, args: &[&str]) -> Done {
         let mut command = Command::new(env!("CARGO_BIN_EXE_poda"));
-        command.args(args).current_dir(self.0.path()).env("PODA_CACHE_DIR", self.path("cache"));
+        command.args(args).current_dir(self.0.path()).env("XDG_CACHE_HOME", self.path("cache"));
         Done::of(command, self.0.path())
     }
 
@@ -43,7 +43,11 @@ impl Dir {
     pub(crate) fn poda_within(&self, kib: u64, args: &[&str]) -> Done {
         let mut command = Command::new("sh");
         let script = format!("ulimit -v {kib}; exec \"$0\" \"$@\"");
-        command.args(["-c", &script, env!("CARGO_BIN_EXE_poda")]).args(args).current_dir(self.0.path());
+        command
+            .args(["-c", &script, env!("CARGO_BIN_EXE_poda")])
+            .args(args)
+            .current_dir(self.0.path())
+            .env("XDG_CACHE_HOME", self.path("cache"));
         Done::of(command, self.0.path())
     }
 }

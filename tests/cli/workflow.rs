@@ -89,6 +89,54 @@ fn channels_are_removed_for_real() {
 }
 
 #[test]
+fn kernels_are_chosen_once_and_explained() {
+    let dir = Dir::new();
+    dir.mlp();
+    feed(&dir);
+    dir.poda(&["prune", "mlp.onnx", "-o", "sparse.safetensors", "--sparsity", "0.9"]).ok();
+    let dense = outputs(&dir, "sparse.safetensors");
+    std::fs::remove_dir_all(dir.path("cache")).ok();
+
+    let tuned = dir.poda(&["tune", "sparse.safetensors", "--batch", "3", "--json"]).json();
+    let layers = tuned["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 2);
+    let file = dir.path("cache").join("poda/kernels.json");
+    let kept = std::fs::read(&file).unwrap();
+    let candidates = |choices: &Value| -> Vec<Value> {
+        let layers = choices["layers"].as_array().unwrap();
+        layers.iter().map(|layer| layer["weight"]["candidates"].clone()).collect()
+    };
+    for (layer, candidates) in layers.iter().zip(candidates(&tuned)) {
+        let candidates = candidates.as_array().unwrap();
+        assert!(candidates.len() > 1 && candidates.iter().all(|c| c["micros"].as_f64().unwrap() > 0.0));
+        assert!(
+            candidates.iter().any(|c| c["kernel"].as_str().unwrap().starts_with("gemm")),
+            "dense is in the race"
+        );
+        assert!(!layer["reason"].as_str().unwrap().is_empty());
+    }
+
+    // A second start measures nothing, with the same answers; a damaged file is replaced, with a word.
+    let inspect = ["inspect", "sparse.safetensors", "--kernels", "--batch", "3"];
+    let again = dir.poda(&[&inspect[..], &["--json"]].concat()).json();
+    assert_eq!(candidates(&again["kernels"]), candidates(&tuned));
+    assert_eq!(std::fs::read(&file).unwrap(), kept);
+    assert!(dir.poda(&inspect).ok().contains("choices are kept in"));
+    std::fs::write(&file, "{").unwrap();
+    assert!(dir.poda(&["tune", "sparse.safetensors", "--batch", "3"]).ok().contains("kernels.json"));
+    assert!(std::fs::read(&file).unwrap().len() > 100);
+
+    // Other ways to choose give the same outputs.
+    let run = |flags: &[&str]| {
+        let args = ["run", "sparse.safetensors", "--input", "x.npz", "-o", "y.npz"];
+        dir.poda(&[&args[..], flags].concat()).ok();
+        arrays::read(dir.path("y.npz")).unwrap()["y"].as_slice::<f32>().unwrap().to_vec()
+    };
+    assert_close(&run(&["--no-tune"]), &dense);
+    assert_close(&run(&["--prefer", "memory", "--threads", "1"]), &dense);
+}
+
+#[test]
 fn bench_gives_the_figures_that_scripts_rely_on() {
     let dir = Dir::new();
     dir.mlp();

@@ -132,6 +132,15 @@ impl WeightMatrix {
             Self::Csr(csr) => csr.nnz(),
         }
     }
+
+    /// Bytes of the smallest lossless format for the values that are stored: dense, a bitmap with the values, or CSR.
+    pub fn smallest_bytes(&self) -> usize {
+        let [m, k] = self.shape().unwrap_or_default();
+        let values = self.nnz() * size_of::<f32>();
+        let index = if k <= 1 << 16 { size_of::<u16>() } else { size_of::<u32>() };
+        let csr = self.nnz() * index + (m + 1) * size_of::<u32>();
+        (m * k * size_of::<f32>()).min(values + csr.min((m * k).div_ceil(8)))
+    }
 }
 
 /// One product: checked by [`PackedWeight::run`], trusted by kernels.
@@ -159,6 +168,7 @@ pub struct PackedWeight {
     m: usize,
     k: usize,
     nnz: usize,
+    smallest_bytes: usize,
     kernel: &'static Kernel,
     choice: Choice,
     packed: Box<dyn Packed>,
@@ -183,7 +193,8 @@ impl PackedWeight {
     ) -> Result<Self, KernelError> {
         let [m, k] = weight.shape()?;
         let (kernel, choice, packed) = tuner.prepare(weight, problem, threads)?;
-        Ok(Self { m, k, nnz: weight.nnz(), kernel, choice, packed })
+        let (nnz, smallest_bytes) = (weight.nnz(), weight.smallest_bytes());
+        Ok(Self { m, k, nnz, smallest_bytes, kernel, choice, packed })
     }
 
     /// Packs a weight for the kernel of that name.
@@ -215,7 +226,8 @@ impl PackedWeight {
         let bytes = Some(packed.bytes());
         let candidate = Candidate { kernel: name.to_owned(), params, micros: None, bytes };
         let choice = Choice { candidates: vec![candidate], reason: "asked for by name".to_owned() };
-        Ok(Self { m, k, nnz: weight.nnz(), kernel, choice, packed })
+        let (nnz, smallest_bytes) = (weight.nnz(), weight.smallest_bytes());
+        Ok(Self { m, k, nnz, smallest_bytes, kernel, choice, packed })
     }
 
     /// `y = activation(W · x + bias + residual)` for `n` columns; writes every element of `y`.
@@ -278,5 +290,10 @@ impl PackedWeight {
     /// Bytes of the packed weight.
     pub fn bytes(&self) -> usize {
         self.packed.bytes()
+    }
+
+    /// Bytes of the smallest lossless format: dense, a bitmap or CSR.
+    pub fn smallest_bytes(&self) -> usize {
+        self.smallest_bytes
     }
 }

@@ -123,7 +123,9 @@ const fn spmv_bitmap(name: &'static str) -> Kernel {
         let [m, k] = weight.shape().unwrap_or_default();
         (m * k) as f64 * (0.11 + 0.03 * problem.n as f64)
     };
-    few(name, Level::Avx512, spmv::csr::fits, cost, spmv::bitmap::prepare)
+    // Also for many columns, where nothing else is as small.
+    let fits = |weight: &WeightMatrix, _: &Problem| matches!(weight, WeightMatrix::Csr(_));
+    few(name, Level::Avx512, fits, cost, spmv::bitmap::prepare)
 }
 
 /// Every kernel.

@@ -6,6 +6,7 @@ use super::attention::AttentionNode;
 use super::product::Product;
 use crate::analysis::Analysis;
 use crate::info::Info;
+use crate::profile::WeightProfile;
 
 /// What a node of a draft computes.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(crate) struct Explanation {
     pub(crate) macs_nonzero: u64,
     /// Bytes of the packed weight.
     pub(crate) weight_bytes: usize,
+    /// The weight of a product, with the kernels that were considered for it.
+    pub(crate) weight: Option<WeightProfile>,
 }
 
 /// A node of a [`Draft`].

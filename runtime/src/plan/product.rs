@@ -11,6 +11,7 @@ use crate::kernels::{Activation, Epilogue, Layout, Problem, X};
 use crate::ops::OpError;
 use crate::ops::geometry::Convolution;
 use crate::packing::ConvGeometry;
+use crate::profile::WeightProfile;
 use crate::threads::{self, Threads};
 
 /// `activation(W · x + bias + residual)` with a constant `W` `[m, k]`. Inputs: x, and the residual if there is one.
@@ -286,6 +287,16 @@ impl PackedProduct {
                 if let Some(weight) = weights.first() {
                     weight.kernel().clone_into(&mut name);
                     weight.reason().clone_into(&mut explanation.reason);
+                    let [rows, cols] = weight.shape();
+                    explanation.weight = Some(WeightProfile {
+                        rows,
+                        cols,
+                        nnz: weight.nnz(),
+                        groups: weights.len(),
+                        bytes: weight.bytes(),
+                        smallest_bytes: weight.smallest_bytes(),
+                        candidates: weight.choice().candidates.clone(),
+                    });
                 }
             }
             Packed::Depthwise(depthwise) => {

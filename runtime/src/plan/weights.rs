@@ -168,6 +168,11 @@ impl Weights {
         Self { tuner, stable, packed: Mutex::default() }
     }
 
+    /// What chooses the kernels.
+    pub(crate) fn tuner(&self) -> &Tuner {
+        &self.tuner
+    }
+
     /// The weight packed for a problem, split in `groups`.
     ///
     /// # Errors
