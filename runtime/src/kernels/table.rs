@@ -121,7 +121,8 @@ const fn spmv_wsell<const T: usize, const B: usize>(name: &'static str) -> Kerne
 const fn spmv_bitmap(name: &'static str) -> Kernel {
     let cost = |weight: &WeightMatrix, problem: &Problem| {
         let [m, k] = weight.shape().unwrap_or_default();
-        (m * k) as f64 * (0.11 + 0.03 * problem.n as f64)
+        // Bits are expanded anew for every four columns.
+        (m * k) as f64 * (0.11 * problem.n.div_ceil(4) as f64 + 0.03 * problem.n as f64)
     };
     // Also for many columns, where nothing else is as small.
     let fits = |weight: &WeightMatrix, _: &Problem| matches!(weight, WeightMatrix::Csr(_));
