@@ -44,9 +44,6 @@ pub enum RunError {
     Tensor(#[from] TensorError),
 }
 
-/// Below this much work waking another thread does not pay.
-const SMALL_WORK: u64 = 200_000;
-
 /// Size that symbols not named like a batch are given where operators are checked before any run.
 const PROBE: usize = 16;
 
@@ -169,12 +166,7 @@ impl Executable {
         feeds: &[TensorView<'_>],
         times: Option<&mut [Duration]>,
     ) -> Result<Vec<(String, Tensor)>, RunError> {
-        static CALLER: Threads = Threads::single();
-        let results = if plan.work < SMALL_WORK {
-            plan.run(feeds, &CALLER, times)
-        } else {
-            self.threads.install(|| plan.run(feeds, &self.threads, times))
-        };
+        let results = self.threads.run(plan.estimate, |threads| plan.run(feeds, threads, times));
         let results = results.map_err(|e| match plan.steps.get(e.step) {
             Some(step) => PlanError::Node { node: step.name.clone(), op: step.op.clone(), source: e.source },
             None => PlanError::Memory { limit: memory::limit() },

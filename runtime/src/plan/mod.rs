@@ -19,6 +19,7 @@ mod tests;
 mod weights;
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use poda_formats::dtype::DataType;
 use poda_formats::storage::AlignedBytes;
@@ -138,7 +139,7 @@ pub(crate) struct Plan {
     /// Number of values on the heap.
     pub(crate) heap: usize,
     pub(crate) arena_bytes: usize,
-    /// A rough count of scalar operations, for choosing where to run.
-    pub(crate) work: u64,
+    /// About the time of a run on one thread, for choosing where to run.
+    pub(crate) estimate: Duration,
     arenas: Mutex<Vec<AlignedBytes>>,
 }
