@@ -2,7 +2,7 @@
 """Times single linear layers, y = W·x + b, in every engine: benches/peers/run.sh layers.
 
 W [m, k] is uniform in -1..1 with a random part of it zero. A cell is a layer, a number of columns n and a sparsity; all
-contestants get the same weights and inputs and take turns. Results are kept in a JSON file; --keep goes on with it.
+contestants get the same weights and inputs and take turns. Results go to a JSON file; --keep goes on with what it has.
 Poda and the engines for models read an ONNX file with a Gemm, token-major ([n, k] to [n, m]), as a user's model has it;
 feature-major is a 1×1 convolution on [1, k, 1, n]; MKL and SciPy compute W·x alone, [k, n] to [m, n], without bias.
 """
@@ -13,8 +13,8 @@ import itertools
 import json
 import math
 import pathlib
-import shutil
 import statistics
+import tempfile
 
 import numpy
 import onnx
@@ -29,6 +29,8 @@ CONTESTANTS = [
     ("DeepSparse", "deepsparse", "token-major"),
     ("MKL", "mkl", "product"),
     ("SciPy", "scipy", "product"),
+    ("rten", "rten", "token-major"),
+    ("tract", "tract", "token-major"),
     ("Poda", "poda", "token-major"),
     ("Poda feature-major", "poda", "feature-major"),
     ("Poda dense", "poda", "dense"),
@@ -139,13 +141,18 @@ def write_forms(folder, pruned, dense, n):
 class Cell:
     """One place of the table."""
 
-    layer: str  # "768x768"
-    n: int
-    sparsity: int  # percent
     mask: str
+    n: int
+    layer: str  # "768x768"
+    sparsity: int  # percent
 
 
-def cells(args):
+def identity(measured):
+    """The cell that was measured."""
+    return Cell(**{field.name: measured[field.name] for field in dataclasses.fields(Cell)})
+
+
+def wanted(args):
     """The cells asked for."""
     if args.weight:
         m, k = read_weight(args.weight).shape
@@ -154,13 +161,11 @@ def cells(args):
         shapes = [(text.rpartition("x")[0], int(text.rpartition("x")[2])) for text in args.layers.split(",")]
         masks = args.masks.split(",")
     sparsities = map(int, args.sparsities.split(","))
-    return [Cell(*shape, s, mask) for mask, shape, s in itertools.product(masks, shapes, list(sparsities))]
+    return [Cell(mask, n, layer, s) for mask, (layer, n), s in itertools.product(masks, shapes, sparsities)]
 
 
-def measure(runner, cell, contestants, folder):
+def measure(runner, cell, contestants):
     """Times one cell."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     m, k = map(int, cell.layer.split("x"))
     if cell.mask in MASKS:
         random = numpy.random.default_rng(0)
@@ -169,73 +174,81 @@ def measure(runner, cell, contestants, folder):
     else:
         dense = read_weight(cell.mask)
         pruned = prune_smallest(dense, cell.sparsity / 100)
-    forms = write_forms(folder, pruned, dense, cell.n)
-    entries = {label: race.Entry(engine, *forms[form]) for label, engine, form in contestants}
-    results = runner.run(entries, folder)
-    shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(dir=environment.TARGET) as folder:
+        folder = pathlib.Path(folder)
+        forms = write_forms(folder, pruned, dense, cell.n)
+        entries = {label: race.Entry(engine, *forms[form]) for label, engine, form in contestants}
+        results = runner.run(entries, folder)
     return {**dataclasses.asdict(cell), "date": race.today(), "results": results}
 
 
-# --- the table
+# --- tables
 
 
 def best_peer(results):
-    """The label of the fastest peer."""
-    labels = race.succeeded(results, PEERS)
-    return min(labels, key=lambda label: race.median_ms(results[label])) if labels else None
+    """The label of the fastest peer, or None when none ran."""
+    labels = [label for label in PEERS if race.ran(results, label)]
+    return min(labels, key=lambda label: race.median_ms(results[label]), default=None)
 
 
-def lead(results, ours):
-    """How far one of our forms is ahead of the fastest peer."""
+def lead(results, ours=OURS[0]):
+    """How many times as fast one of our forms is as the fastest peer, or None."""
     best = best_peer(results)
-    if best is None or not race.succeeded(results, [ours]):
+    if best is None or not race.ran(results, ours):
         return None
-    return race.speedup(results[ours], results[best])[0]
+    return race.speedup(results[ours], results[best])[1]
 
 
-def number(value):
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+def gain(results, label):
+    """How many times as fast a contestant is as ONNX Runtime, in words."""
+    if not race.ran(results, label) or not race.ran(results, BASE):
+        return "fails" if label in results else "–"
+    return race.number(race.speedup(results[label], results[BASE])[1])
 
 
-def row(measured, labels):
-    """One line of the table: speed-ups over ONNX Runtime."""
-    results = measured["results"]
-    base = results.get(BASE, {})
-    best = best_peer(results)
-
-    def cell(label):
-        if "turns_ms" not in results.get(label, {}):
-            return "fails" if label in results else "–"
-        mark = "**" if label == best else ""
-        return mark + number(race.speedup(results[label], base)[0]) + mark
-
-    name = f"{measured['layer']}×{measured['n']}".replace("x", "×")
-    if measured["mask"] != "uniform":
-        name += f" {pathlib.Path(measured['mask']).name}"
-    ms = f"{race.median_ms(base):.3g}" if "turns_ms" in base else "fails"
-    leads = [lead(results, label) for label in OURS[:2]]
-    leads = [number(value) if value else "–" for value in leads]
-    return [name, f"{measured['sparsity']} %", ms, *map(cell, labels), *leads]
+def title(one):
+    """The layer and its mask."""
+    mask = "" if one["mask"] == "uniform" else " " + pathlib.Path(one["mask"]).name
+    return f"{one['layer'].replace('x', '×')}, n = {one['n']}{mask}"
 
 
-def print_table(measured):
-    """The table, its geometric means, what was lost, and what failed."""
-    present = set().union(*(one["results"] for one in measured))
-    labels = [label for label, _, _ in CONTESTANTS if label in present and label != BASE]
-    header = ["m×k×n", "zeros", f"{BASE}, ms", *labels, "lead", "feature-major"]
-    print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
+def print_rows(header, rows):
+    """A Markdown table."""
+    print("\n| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
+def print_tables(measured):
+    """Every contestant in every cell; Poda beside the best peer by layer and sparsity; the means, and what was lost."""
+    labels = [label for label, _, _ in CONTESTANTS if any(label in one["results"] for one in measured)]
+    rows = []
     for one in measured:
-        print("| " + " | ".join(row(one, labels)) + " |")
+        results, best = one["results"], best_peer(one["results"])
+        ms = f"{race.median_ms(results[BASE]):.3g} ms" if race.ran(results, BASE) else "fails"
+        gains = {label: ms if label == BASE else gain(results, label) for label in labels}
+        marked = [f"**{text}**" if label == best else text for label, text in gains.items()]
+        rows.append([title(one), f"{one['sparsity']} %", *marked])
+    print(f"\nSpeed-up over {BASE}; the best peer in bold.")
+    print_rows(["layer", "zeros", *labels], rows)
+
+    layers, sparsities = {}, sorted({one["sparsity"] for one in measured})
+    for one in measured:
+        words = f"{gain(one['results'], OURS[0])} / {gain(one['results'], best_peer(one['results']))}"
+        layers.setdefault(title(one), {})[one["sparsity"]] = words
+    print(f"\n{OURS[0]}, token-major with bias / the best peer: speed-up over {BASE}.")
+    rows = [[name, *(line.get(sparsity, "–") for sparsity in sparsities)] for name, line in layers.items()]
+    print_rows(["layer", *(f"{sparsity} %" for sparsity in sparsities)], rows)
+
     for ours in OURS[:2]:
-        leads = {json.dumps([one[key] for key in ("layer", "n", "sparsity", "mask")]): lead(one["results"], ours) for one in measured}
-        leads = {key: value for key, value in leads.items() if value}
+        leads = [(one, lead(one["results"], ours)) for one in measured]
+        leads = [(one, value) for one, value in leads if value is not None]
         if leads:
-            lost = [f"{layer}×{n} {sparsity} % {mask} ({value:.2f})" for key, value in leads.items() if value < 1 for layer, n, sparsity, mask in [json.loads(key)]]
-            mean = statistics.geometric_mean(leads.values())
-            print(f"\n{ours}: {mean:.2f} × the best peer (geometric mean of {len(leads)} cells); behind in {len(lost)}: {', '.join(lost) or 'none'}")
-    failures = {(label, result["error"]) for one in measured for label, result in one["results"].items() if "error" in result}
-    for label, reason in sorted(failures):
-        print(f"{label} failed: {reason}")
+            mean = statistics.geometric_mean(value for _, value in leads)
+            lost = [f"{title(one)}, {one['sparsity']} % ({value:.2f})" for one, value in leads if value < 1]
+            print(f"\n{ours}: {mean:.2f} × the best peer (geometric mean of {len(leads)} cells).", end=" ")
+            print(f"Behind in {len(lost)}: {'; '.join(lost)}." if lost else "Behind in none.")
+    race.print_failures(measured)
 
 
 def main():
@@ -243,33 +256,29 @@ def main():
     parser.add_argument("--layers", default=LAYERS, metavar="MxKxN,…")
     parser.add_argument("--sparsities", default="50,80,90,95", metavar="PERCENT,…")
     parser.add_argument("--masks", default="uniform", help=f"of {', '.join(MASKS)}")
-    parser.add_argument("--weight", metavar="FILE", help="a real weight, FILE.npy [m, k] or MODEL.onnx:NAME, pruned by magnitude")
+    parser.add_argument("--weight", help="a real weight pruned by magnitude: FILE.npy [m, k] or MODEL.onnx:NAME")
     parser.add_argument("--n", default="1,16,128", help="columns for --weight")
-    parser.add_argument("--engines", help="only these, such as onnxruntime,mkl,poda")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant")
-    parser.add_argument("--seconds", type=float, default=0.03, help="of one turn")
-    parser.add_argument("--json", type=pathlib.Path, default=environment.TARGET / "layers.json")
     parser.add_argument("--keep", action="store_true", help="keep what the JSON file has, measure what it lacks")
-    parser.add_argument("--table", action="store_true", help="only print the table of the JSON file")
+    parser.add_argument("--table", action="store_true", help="only print the tables of the JSON file")
+    race.add_arguments(parser, "layers.json")
     args = parser.parse_args()
 
-    kept = json.loads(args.json.read_text()) if args.keep or args.table else {"cells": []}
-    measured = kept["cells"]
-    known = {Cell(**{field.name: one[field.name] for field in dataclasses.fields(Cell)}) for one in measured}
-    wanted = [] if args.table else [cell for cell in cells(args) if cell not in known]
-    engines = args.engines.split(",") if args.engines else [engine for _, engine, _ in CONTESTANTS]
-    contestants = [one for one in CONTESTANTS if one[1] in engines]
-    runner = race.Race(args.threads, args.seconds, args.rounds)
-    for cell in wanted:
-        one = measure(runner, cell, contestants, environment.TARGET / "work")
-        print(" ".join(row(one, [label for label, _, _ in contestants if label != BASE])), flush=True)
-        measured.append(one)
-        kept = {**race.circumstances(runner), "cells": measured}
-        args.json.write_text(json.dumps(kept))
-    runner.close()
-    print_table(measured)
-    print(race.describe(kept))
+    contestants = race.chosen(CONTESTANTS, args)
+    result = json.loads(args.json.read_text()) if args.keep or args.table else {"cells": []}
+    known = {identity(one): one for one in result["cells"]}
+    with race.Race(args) as runner:
+        for cell in [] if args.table else wanted(args):
+            if cell in known:
+                continue
+            known[cell] = measure(runner, cell, contestants)
+            race.print_times(f"{title(known[cell])}, {cell.sparsity} %", known[cell]["results"])
+            # In the order of the table, whatever was measured first.
+            measured = sorted(known.values(), key=lambda one: dataclasses.astuple(identity(one)))
+            result = {**runner.circumstances(), "cells": measured}
+            args.json.write_text(json.dumps(result))
+    if result["cells"]:
+        print_tables(result["cells"])
+        print(race.describe(result))
 
 
 if __name__ == "__main__":

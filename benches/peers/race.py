@@ -12,6 +12,7 @@ import pathlib
 import re
 import statistics
 import subprocess
+import tempfile
 import time
 
 import numpy
@@ -29,21 +30,18 @@ class EngineError(Exception):
 class Engine:
     """The process of one engine; see `python_worker.py` for what is said."""
 
-    def __init__(self, name, threads):
+    def __init__(self, name, threads, cache):
         command = [str(word) for word in environment.command(name)]
-        log = environment.TARGET / "logs" / f"{name}.txt"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        cache = environment.TARGET / "cache" / str(os.getpid())
-        variables = dict(os.environ, XDG_CACHE_HOME=str(cache))
-        self.log = log
-        with log.open("w") as errors:
+        self.log = environment.TARGET / "logs" / f"{name}.txt"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("w") as errors:
             self.process = subprocess.Popen(
                 [*command, str(threads)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env=variables,
+                env=dict(os.environ, XDG_CACHE_HOME=cache),
             )
         self.version = self._reply()["version"]
 
@@ -65,6 +63,16 @@ class Engine:
         if "error" in reply:
             raise EngineError(reply["error"])
         return reply
+
+    def load(self, entry, output):
+        """Loads what `entry` says; gives the time it took and how far the output is from the reference."""
+        inputs = {name: str(path) for name, path in entry.inputs.items()}
+        load_ms = self.ask(load=str(entry.model), inputs=inputs, output=str(output))["load_ms"]
+        error = difference(numpy.load(output), entry.reference)
+        if not error <= entry.tolerance:
+            raise EngineError(f"its output is wrong by {error:.2g} of the largest element")
+        self.rest()
+        return {"load_ms": load_ms, "error_of_largest": error, "turns_ms": [], "min_ms": float("inf")}
 
     def cpu_seconds(self):
         """CPU time of the process so far."""
@@ -99,15 +107,29 @@ class Entry:
     engine: str
     model: pathlib.Path
     inputs: dict[str, pathlib.Path]
-    reference: numpy.ndarray | None
+    reference: numpy.ndarray
+    tolerance: float = TOLERANCE
 
 
 class Race:
-    """Engines by contestant's label; each is started when it is first needed and serves all races."""
+    """A process for each contestant, started when it is first needed; it serves all races.
 
-    def __init__(self, threads, seconds, rounds):
-        self.threads, self.seconds, self.rounds = threads, seconds, rounds
+    What engines learn about this machine (Poda times its kernels) lasts as long as the race.
+    """
+
+    def __init__(self, args):
+        self.threads, self.seconds, self.rounds = args.threads, args.seconds, args.rounds
         self.engines, self.unavailable, self.versions = {}, {}, {}
+
+    def __enter__(self):
+        environment.TARGET.mkdir(parents=True, exist_ok=True)
+        self.cache = tempfile.TemporaryDirectory(dir=environment.TARGET)
+        return self
+
+    def __exit__(self, *_):
+        for engine in self.engines.values():
+            engine.close()
+        self.cache.cleanup()
 
     def _engine(self, label, name):
         if name in self.unavailable:
@@ -115,7 +137,7 @@ class Race:
         engine = self.engines.get(label)
         if engine is None or engine.process.poll() is not None:
             try:
-                engine = self.engines[label] = Engine(name, self.threads)
+                engine = self.engines[label] = Engine(name, self.threads, self.cache.name)
             except (environment.Unavailable, EngineError) as reason:
                 self.unavailable[name] = str(reason)
                 raise EngineError(str(reason)) from None
@@ -128,39 +150,58 @@ class Race:
         for label, entry in entries.items():
             try:
                 engine = self._engine(label, entry.engine)
-                output = folder / "output.npy"
-                inputs = {name: str(path) for name, path in entry.inputs.items()}
-                reply = engine.ask(load=str(entry.model), inputs=inputs, output=str(output))
-                error = difference(numpy.load(output), entry.reference)
-                if not error <= TOLERANCE:
-                    raise EngineError(f"its output is wrong by {error:.2g} of the largest element")
-                engine.rest()
+                results[label] = engine.load(entry, folder / "output.npy")
                 ready[label] = engine
-                results[label] = {"load_ms": reply["load_ms"], "error_of_largest": error, "turns_ms": []}
             except EngineError as reason:
                 results[label] = {"error": str(reason)}
         for _ in range(self.rounds):
             for label, engine in list(ready.items()):
                 try:
-                    for _ in range(RETRIES):
-                        times, disturbed = engine.turn(self.seconds)
-                        rested = engine.rest()
-                        if not disturbed:
-                            break
+                    self._turn(engine, results[label])
                 except EngineError as reason:
                     results[label] = {"error": str(reason)}
                     del ready[label]
-                    continue
-                result = results[label]
-                result["turns_ms"].append(statistics.median(times))
-                result["min_ms"] = min(min(times), result.get("min_ms", times[0]))
-                result["disturbed_turns"] = result.get("disturbed_turns", 0) + disturbed
-                result["restless_turns"] = result.get("restless_turns", 0) + (not rested)
         return results
 
-    def close(self):
-        for engine in self.engines.values():
-            engine.close()
+    def _turn(self, engine, result):
+        for _ in range(RETRIES):
+            times, disturbed = engine.turn(self.seconds)
+            rested = engine.rest()
+            if not disturbed:
+                break
+        result["turns_ms"].append(statistics.median(times))
+        result["min_ms"] = min(result["min_ms"], *times)
+        result["disturbed_turns"] = result.get("disturbed_turns", 0) + disturbed
+        result["restless_turns"] = result.get("restless_turns", 0) + (not rested)
+
+    def circumstances(self):
+        """What a measurement depends on beside the code: machine, threads, versions."""
+        command = ["git", "describe", "--always", "--dirty"]
+        done = subprocess.run(command, cwd=environment.HERE, capture_output=True, text=True, check=False)
+        poda = f"{self.versions.get('poda')} ({done.stdout.strip() or 'no commit'})"
+        versions = self.versions | {"poda": poda}
+        return {"machine": machine(), "threads": self.threads, "versions": versions, "date": today()}
+
+
+def add_arguments(parser, name):
+    """Adds the options that all races have; results go to a file of this name."""
+    parser.add_argument("--engines", help="only these, such as onnxruntime,mkl,poda")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each contestant")
+    parser.add_argument("--seconds", type=float, default=0.02, help="of one turn, three runs at least")
+    parser.add_argument("--json", type=pathlib.Path, default=environment.TARGET / name, metavar="FILE")
+
+
+def chosen(contestants, args):
+    """The contestants whose engines were asked for."""
+    engines = args.engines.split(",") if args.engines else [engine for _, engine, _ in contestants]
+    unknown = set(engines) - {engine for _, engine, _ in contestants}
+    if unknown:
+        raise SystemExit(f"no engine is called {', '.join(sorted(unknown))}")
+    return [one for one in contestants if one[1] in engines]
+
+
+# --- what times say
 
 
 def busy_seconds():
@@ -178,21 +219,50 @@ def difference(output, reference):
     return error / float(numpy.abs(reference).max()) if error == error else float("inf")
 
 
+def ran(results, label):
+    """Whether a contestant has times."""
+    return "turns_ms" in results.get(label, {})
+
+
 def median_ms(result):
     """The median over turns of the turn's median."""
     return statistics.median(result["turns_ms"])
 
 
 def speedup(of, over):
-    """How many times as fast `of` is as `over`: median over rounds, and quartiles."""
+    """How many times as fast `of` is as `over`: quartiles over rounds, the median in the middle."""
     ratios = sorted(b / a for a, b in zip(of["turns_ms"], over["turns_ms"], strict=True))
-    low, middle, high = (ratios[round(q * (len(ratios) - 1))] for q in (0.25, 0.5, 0.75))
-    return middle, (low, high)
+    return [ratios[round(q * (len(ratios) - 1))] for q in (0.25, 0.5, 0.75)]
 
 
-def succeeded(results, labels):
-    """The labels among `labels` that have times."""
-    return [label for label in labels if "turns_ms" in results.get(label, {})]
+def number(value):
+    """A ratio, for people."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def print_times(heading, results):
+    """All of one race: median, quartiles over turns, and minimum."""
+    print(heading)
+    for label, result in results.items():
+        if ran(results, label):
+            low, _, high = statistics.quantiles(result["turns_ms"], n=4)
+            disturbed = result["disturbed_turns"] + result["restless_turns"]
+            note = f"  {disturbed} turns disturbed" if disturbed else ""
+            times = f"{median_ms(result):9.4f} ({low:.4f}–{high:.4f})  min {result['min_ms']:.4f}"
+            print(f"  {label:20} {times} ms  off by {result['error_of_largest']:.0e}{note}")
+        else:
+            print(f"  {label:20} failed: {result['error']}")
+
+
+def print_failures(measured):
+    """Once, why each contestant failed."""
+    failures = {}
+    for one in measured:
+        for label, result in one["results"].items():
+            if "error" in result:
+                failures.setdefault((label, result["error"]), []).append(one)
+    for (label, reason), where in sorted(failures.items(), key=lambda item: item[0]):
+        print(f"\n{label} failed in {len(where)} of {len(measured)}: {reason}")
 
 
 def machine():
@@ -205,18 +275,11 @@ def machine():
 
 
 def today():
+    """The date, as ISO 8601 writes it."""
     return datetime.date.today().isoformat()
-
-
-def circumstances(runner):
-    """What a measurement depends on beside the code: machine, threads, versions."""
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=environment.HERE, capture_output=True, text=True, check=False)
-    versions = runner.versions | {"poda": f"{runner.versions.get('poda')} ({done.stdout.strip() or 'no commit'})"}
-    return {"machine": machine(), "threads": runner.threads, "versions": versions, "date": today()}
 
 
 def describe(measured):
     """One line for below a table."""
     versions = ", ".join(f"{name} {version}" for name, version in sorted(measured["versions"].items()))
-    return f"{measured['machine']}; {measured['threads']} threads; {versions}; {measured['date']}"
+    return f"\n{measured['machine']}; {measured['threads']} threads; {versions}; {measured['date']}"

@@ -2,6 +2,7 @@
 # Times Poda beside other engines, taking turns, on the same weights and inputs.
 #
 #   benches/peers/run.sh layers [--layers 768x768x128,…] [--sparsities 50,90] …   single layers
+#   benches/peers/run.sh models [--models minilm,…] …                              whole networks
 #   benches/peers/run.sh layers --help
 #
 # Environments, builds and results go to target/peers. Every engine has a Python environment or a program of its own, made
@@ -11,8 +12,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 case "${1:-}" in
-    layers) ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    layers | models) ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' benches/peers/run.sh >&2; exit 2 ;;
 esac
 driver=target/peers/driver
 if ! cmp -s benches/peers/requirements.txt "$driver/requirements.txt"; then

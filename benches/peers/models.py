@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Times whole trained networks in every engine: benches/peers/run.sh models.
+
+Each network comes dense, dense in int8 (ONNX Runtime's static quantization, made on the same random inputs: its speed counts
+here, not its outputs) and with its smallest weights removed by `poda prune`. All contestants take turns. Networks are fetched
+as for the tests, unless PODA_TEST_MODELS names a folder that has them.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy
+import onnx
+import onnxruntime
+from onnxruntime import quantization
+
+import environment
+import race
+
+# File and the shapes of its inputs.
+MODELS = {
+    "mnist_cnn": {"input": [1, 1, 28, 28]},
+    "efficientnet_lite0": {"input": [1, 3, 224, 224]},
+    "minilm": {name: [1, 128] for name in ("input_ids", "attention_mask", "token_type_ids")},
+}
+
+# Label, engine, and which form of the network it gets.
+CONTESTANTS = [
+    ("ONNX Runtime", "onnxruntime", "dense"),
+    ("OpenVINO", "openvino", "dense"),
+    ("DeepSparse", "deepsparse", "dense"),
+    ("rten", "rten", "dense"),
+    ("tract", "tract", "dense"),
+    ("Poda", "poda", "dense"),
+    ("DeepSparse, pruned", "deepsparse", "pruned"),
+    ("Poda, pruned", "poda", "pruned"),
+    ("ONNX Runtime, int8", "onnxruntime", "int8"),
+    ("OpenVINO, int8", "openvino", "int8"),
+    ("DeepSparse, int8", "deepsparse", "int8"),
+]
+BASE = "ONNX Runtime"
+ROOT = environment.HERE.parents[1]
+
+
+def find_models(names):
+    """Paths of the networks, which are fetched when they are not there."""
+    folder = pathlib.Path(os.environ.get("PODA_TEST_MODELS", ROOT / "target" / "test-models"))
+    missing = [f"{name}.onnx" for name in names if not (folder / f"{name}.onnx").exists()]
+    if missing:
+        script = ROOT / "tests" / "models" / "fetch_models.py"
+        subprocess.run([sys.executable, script, folder, "--only", *missing], check=False)
+    return {name: folder / f"{name}.onnx" for name in names if (folder / f"{name}.onnx").exists()}
+
+
+def made_up(name, shape, dtype):
+    """A random input: floats in -1..1; token numbers below 1000, masks of ones, token types of zero."""
+    random = numpy.random.default_rng(0)
+    if dtype == "tensor(float)":
+        return random.uniform(-1, 1, shape).astype(numpy.float32)
+    if "mask" in name:
+        return numpy.ones(shape, numpy.int64)
+    return random.integers(0, 1 if "type" in name else 1000, shape)
+
+
+def with_fixed_shapes(source, path, shapes):
+    """Writes a copy of a network with the given input shapes, which some engines need."""
+    model = onnx.load(source)
+    for value in model.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
+            dim.dim_value = size
+    # What is declared of other values may name the old symbols.
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    onnx.save(onnx.shape_inference.infer_shapes(model), path)
+
+
+class Calibration(quantization.CalibrationDataReader):
+    """Hands out the inputs once."""
+
+    def __init__(self, feeds):
+        self.batches = iter([feeds])
+
+    def get_next(self):
+        return next(self.batches, None)
+
+
+def quantize(source, path, feeds):
+    """Static int8, a scale for each output channel, QuantizeLinear/DequantizeLinear around products."""
+    quantization.quantize_static(
+        str(source),
+        str(path),
+        Calibration(feeds),
+        quant_format=quantization.QuantFormat.QDQ,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        per_channel=True,
+        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+        extra_options={"MatMulConstBOnly": True},
+    )
+
+
+def reference(path, feeds):
+    """The first output, by ONNX Runtime in this process."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)[0]
+
+
+def write_forms(folder, source, shapes, poda, sparsity):
+    """Writes a network in each of its forms; gives for each the model, the inputs, the reference and the tolerance."""
+    dense, pruned, int8 = (folder / f"{form}.onnx" for form in ("dense", "pruned", "int8"))
+    with_fixed_shapes(source, dense, shapes)
+    environment.run([poda, "prune", dense, "-o", pruned, "--sparsity", str(sparsity / 100)])
+    session = onnxruntime.InferenceSession(str(dense), providers=["CPUExecutionProvider"])
+    feeds = {given.name: made_up(given.name, given.shape, given.type) for given in session.get_inputs()}
+    quantize(dense, int8, feeds)
+    inputs = {name: folder / f"{name}.npy" for name in feeds}
+    for name, array in feeds.items():
+        numpy.save(inputs[name], array)
+    forms = {"dense": (dense, race.TOLERANCE), "pruned": (pruned, race.TOLERANCE), "int8": (int8, float("inf"))}
+    return {form: (path, inputs, reference(path, feeds), at) for form, (path, at) in forms.items()}
+
+
+def cell(results, label):
+    if not race.ran(results, label):
+        return "fails"
+    ms = f"{race.median_ms(results[label]):.3g}"
+    if label == BASE or not race.ran(results, BASE):
+        return ms
+    return f"{ms} ({race.number(race.speedup(results[label], results[BASE])[1])})"
+
+
+def print_table(measured):
+    """Contestants down, networks across: milliseconds, and how many times as fast as the first."""
+    print("| median ms (× ONNX Runtime) | " + " | ".join(one["model"] for one in measured) + " |")
+    print("|---" * (len(measured) + 1) + "|")
+    for label in measured[0]["results"]:
+        print(f"| {label} | " + " | ".join(cell(one["results"], label) for one in measured) + " |")
+    race.print_failures(measured)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS), help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--sparsity", type=int, default=90, help="percent of the weights that are removed")
+    race.add_arguments(parser, "models.json")
+    args = parser.parse_args()
+
+    contestants = race.chosen(CONTESTANTS, args)
+    paths = find_models(args.models.split(","))
+    poda = ROOT / "target" / "release" / "poda"
+    environment.run(["cargo", "build", "--release", "--locked", "--quiet", f"--manifest-path={ROOT / 'Cargo.toml'}"])
+    measured = []
+    with race.Race(args) as runner, tempfile.TemporaryDirectory(dir=environment.TARGET) as folder:
+        for name, path in paths.items():
+            forms = write_forms(pathlib.Path(folder), path, MODELS[name], poda, args.sparsity)
+            entries = {label: race.Entry(engine, *forms[form]) for label, engine, form in contestants}
+            results = runner.run(entries, pathlib.Path(folder))
+            race.print_times(name, results)
+            measured.append({"model": name, "sparsity": args.sparsity, "date": race.today(), "results": results})
+            result = {**runner.circumstances(), "models": measured}
+            args.json.write_text(json.dumps(result))
+    if measured:
+        print_table(measured)
+        print(race.describe(result))
+
+
+if __name__ == "__main__":
+    main()
