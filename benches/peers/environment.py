@@ -66,7 +66,8 @@ def python_engine(name):
 def rust_engine(name):
     """The command of `worker/src/bin/NAME.rs`, after building it."""
     manifest, target = HERE / "worker" / "Cargo.toml", TARGET / "worker"
-    cargo = ["cargo", "build", "--release", "--locked", "--quiet", f"--manifest-path={manifest}"]
+    # Not --locked: the lock file need not follow each change of Poda's own dependencies.
+    cargo = ["cargo", "build", "--release", "--quiet", f"--manifest-path={manifest}"]
     run([*cargo, f"--target-dir={target}", f"--bin={name}", f"--features={name}"])
     return [target / "release" / name]
 

@@ -74,12 +74,6 @@ def clustered(random, m, k, sparsity):
 MASKS = {"uniform": uniform, "uneven": uneven, "clustered": clustered}
 
 
-def prune_smallest(weight, sparsity):
-    """A trained weight with its smallest elements set to zero."""
-    magnitude = numpy.abs(weight)
-    return weight * (magnitude > numpy.quantile(magnitude, sparsity))
-
-
 def read_weight(text):
     """`FILE.npy`, or `MODEL.onnx:NAME` of a MatMul's [k, m] or of a Gemm's or convolution's [m, k, …] weight; gives [m, k]."""
     path, _, name = text.partition(":")
@@ -173,7 +167,7 @@ def measure(runner, cell, contestants):
         pruned = dense * MASKS[cell.mask](random, m, k, cell.sparsity / 100)
     else:
         dense = read_weight(cell.mask)
-        pruned = prune_smallest(dense, cell.sparsity / 100)
+        pruned = race.prune_smallest(dense, cell.sparsity / 100)
     with tempfile.TemporaryDirectory(dir=environment.TARGET) as folder:
         folder = pathlib.Path(folder)
         forms = write_forms(folder, pruned, dense, cell.n)

@@ -2,8 +2,8 @@
 """Times whole trained networks in every engine: benches/peers/run.sh models.
 
 Each network comes dense, dense in int8 (ONNX Runtime's static quantization, made on the same random inputs: its speed counts
-here, not its outputs) and with its smallest weights removed by `poda prune`. All contestants take turns. Networks are fetched
-as for the tests, unless PODA_TEST_MODELS names a folder that has them.
+here, not its outputs) and with the smallest weights of each product removed, as `poda prune` does. All contestants take turns.
+Networks are fetched as for the tests, unless PODA_TEST_MODELS names a folder that has them.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import numpy
 import onnx
 import onnxruntime
 from onnxruntime import quantization
+from onnxruntime.quantization import shape_inference
 
 import environment
 import race
@@ -80,6 +81,20 @@ def with_fixed_shapes(source, path, shapes):
     onnx.save(onnx.shape_inference.infer_shapes(model), path)
 
 
+def prune(source, path, sparsity):
+    """Sets the smallest elements of each weight of a product to zero; those of depthwise convolutions stay."""
+    model = onnx.load(source)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or groups != 1 or node.input[1] not in weights:
+            continue
+        tensor = weights[node.input[1]]
+        kept = race.prune_smallest(onnx.numpy_helper.to_array(tensor), sparsity)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(kept, tensor.name))
+    onnx.save(model, path)
+
+
 class Calibration(quantization.CalibrationDataReader):
     """Hands out the inputs once."""
 
@@ -92,8 +107,13 @@ class Calibration(quantization.CalibrationDataReader):
 
 def quantize(source, path, feeds):
     """Static int8, a scale for each output channel, QuantizeLinear/DequantizeLinear around products."""
+    # Folds batch norm into convolutions, among others.
+    shape_inference.quant_pre_process(str(source), str(path), skip_symbolic_shape=True)
+    folded = onnx.load(path)
+    del folded.opset_import[1:]  # of no operator here, and refused by older engines
+    onnx.save(folded, path)
     quantization.quantize_static(
-        str(source),
+        str(path),
         str(path),
         Calibration(feeds),
         quant_format=quantization.QuantFormat.QDQ,
@@ -113,11 +133,11 @@ def reference(path, feeds):
     return session.run(None, feeds)[0]
 
 
-def write_forms(folder, source, shapes, poda, sparsity):
+def write_forms(folder, source, shapes, sparsity):
     """Writes a network in each of its forms; gives for each the model, the inputs, the reference and the tolerance."""
     dense, pruned, int8 = (folder / f"{form}.onnx" for form in ("dense", "pruned", "int8"))
     with_fixed_shapes(source, dense, shapes)
-    environment.run([poda, "prune", dense, "-o", pruned, "--sparsity", str(sparsity / 100)])
+    prune(dense, pruned, sparsity / 100)
     session = onnxruntime.InferenceSession(str(dense), providers=["CPUExecutionProvider"])
     feeds = {given.name: made_up(given.name, given.shape, given.type) for given in session.get_inputs()}
     quantize(dense, int8, feeds)
@@ -155,12 +175,10 @@ def main():
 
     contestants = race.chosen(CONTESTANTS, args)
     paths = find_models(args.models.split(","))
-    poda = ROOT / "target" / "release" / "poda"
-    environment.run(["cargo", "build", "--release", "--locked", "--quiet", f"--manifest-path={ROOT / 'Cargo.toml'}"])
     measured = []
     with race.Race(args) as runner, tempfile.TemporaryDirectory(dir=environment.TARGET) as folder:
         for name, path in paths.items():
-            forms = write_forms(pathlib.Path(folder), path, MODELS[name], poda, args.sparsity)
+            forms = write_forms(pathlib.Path(folder), path, MODELS[name], args.sparsity)
             entries = {label: race.Entry(engine, *forms[form]) for label, engine, form in contestants}
             results = runner.run(entries, pathlib.Path(folder))
             race.print_times(name, results)

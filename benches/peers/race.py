@@ -21,6 +21,8 @@ import environment
 
 TOLERANCE = 1e-3  # of the largest element of the reference
 RETRIES = 5  # of a turn in which other processes used the CPU
+# A contestant this many times slower than the fastest has had enough after a few turns.
+HOPELESS, ENOUGH = 5, 3
 
 
 class EngineError(Exception):
@@ -145,7 +147,10 @@ class Race:
         return engine
 
     def run(self, entries, folder):
-        """Times contestants, `{label: Entry}`, in turns; gives `{label: times or {"error": reason}}`."""
+        """Times contestants, `{label: Entry}`, in turns; gives `{label: times or {"error": reason}}`.
+
+        The first, which others are compared with, and those that are not hopelessly slow have all turns.
+        """
         ready, results = {}, {}
         for label, entry in entries.items():
             try:
@@ -154,7 +159,12 @@ class Race:
                 ready[label] = engine
             except EngineError as reason:
                 results[label] = {"error": str(reason)}
-        for _ in range(self.rounds):
+        for played in range(self.rounds):
+            if played == ENOUGH:
+                fastest = min((median_ms(results[label]) for label in ready), default=0)
+                slow = [label for label in ready if median_ms(results[label]) > HOPELESS * fastest]
+                for label in set(slow) - {next(iter(entries))}:
+                    del ready[label]
             for label, engine in list(ready.items()):
                 try:
                     self._turn(engine, results[label])
@@ -188,7 +198,7 @@ def add_arguments(parser, name):
     parser.add_argument("--engines", help="only these, such as onnxruntime,mkl,poda")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15, help="turns of each contestant")
-    parser.add_argument("--seconds", type=float, default=0.02, help="of one turn, three runs at least")
+    parser.add_argument("--seconds", type=float, default=0.02, help="of one turn, one run at least")
     parser.add_argument("--json", type=pathlib.Path, default=environment.TARGET / name, metavar="FILE")
 
 
@@ -199,6 +209,12 @@ def chosen(contestants, args):
     if unknown:
         raise SystemExit(f"no engine is called {', '.join(sorted(unknown))}")
     return [one for one in contestants if one[1] in engines]
+
+
+def prune_smallest(weight, sparsity):
+    """A trained weight with its smallest elements set to zero."""
+    magnitude = numpy.abs(weight)
+    return weight * (magnitude > numpy.quantile(magnitude, sparsity))
 
 
 # --- what times say
@@ -231,7 +247,8 @@ def median_ms(result):
 
 def speedup(of, over):
     """How many times as fast `of` is as `over`: quartiles over rounds, the median in the middle."""
-    ratios = sorted(b / a for a, b in zip(of["turns_ms"], over["turns_ms"], strict=True))
+    # One of them may have had fewer turns.
+    ratios = sorted(b / a for a, b in zip(of["turns_ms"], over["turns_ms"], strict=False))
     return [ratios[round(q * (len(ratios) - 1))] for q in (0.25, 0.5, 0.75)]
 
 

@@ -92,7 +92,7 @@ fn loaded_once<L: Loaded>(
     Ok((ready, load_ms))
 }
 
-/// Milliseconds of each run, after a quarter of the time to warm up, three runs at least.
+/// Milliseconds of each run, after a quarter of the time to warm up, one run at least.
 fn timed(model: &impl Loaded, seconds: Duration) -> Result<Vec<f64>> {
     let start = Instant::now();
     model.run()?;
@@ -101,7 +101,7 @@ fn timed(model: &impl Loaded, seconds: Duration) -> Result<Vec<f64>> {
     }
     let mut times = Vec::new();
     let start = Instant::now();
-    while times.len() < 3 || start.elapsed() < seconds {
+    while times.is_empty() || start.elapsed() < seconds {
         let before = Instant::now();
         model.run()?;
         times.push(before.elapsed().as_secs_f64() * 1e3);
