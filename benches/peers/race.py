@@ -188,8 +188,9 @@ class Race:
         """What a measurement depends on beside the code: machine, threads, versions."""
         command = ["git", "describe", "--always", "--dirty"]
         done = subprocess.run(command, cwd=environment.HERE, capture_output=True, text=True, check=False)
-        poda = f"{self.versions.get('poda')} ({done.stdout.strip() or 'no commit'})"
-        versions = self.versions | {"poda": poda}
+        versions = dict(self.versions)
+        if "poda" in versions:
+            versions["poda"] += f" ({done.stdout.strip() or 'no commit'})"
         return {"machine": machine(), "threads": self.threads, "versions": versions, "date": today()}
 
 
