@@ -15,6 +15,7 @@ mod runtime_args;
 mod score;
 mod table;
 mod timing;
+mod values;
 
 /// Prune neural networks, and run what is left with SIMD sparse kernels
 #[derive(Parser)]

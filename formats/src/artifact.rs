@@ -2,11 +2,13 @@
 //!
 //! The metadata hold the graph as JSON (`poda.graph`), a list of sections that says which tensors form which weight
 //! (`poda.weights`), and the version of both (`poda.version`). A dense weight is the tensor of its own name; a CSR
-//! weight is NAME.indptr, NAME.indices and NAME.values. Tensors start on multiples of 64 bytes, and one that several
+//! weight is NAME.indptr, NAME.indices and NAME.values. Values of either may be narrower than the f32 that they stand
+//! for: such a section says how far they are from it, and int8 ones have NAME.scales as well. Tensors start on multiples of 64 bytes, and one that several
 //! weights share is stored once.
 //!
 //! Opening reads headers only: sizes, types and references are checked there, the arrays of sparse weights when they
 //! are first used (see [`CsrWeight`]). A layout to come is a new `kind` of section, which older versions refuse by name.
+//! Narrower values came with version 2; a file without them is still written as version 1.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Write};
@@ -17,13 +19,17 @@ use serde::{Deserialize, Serialize};
 use crate::atomic::{self, AtomicFile};
 use crate::dtype::DataType;
 use crate::graph::{Dim, Graph, GraphError, Value, ValueId};
+use crate::narrow::{NarrowMatrix, NarrowWeight};
 use crate::safetensors::{self, SafeTensors, SafeTensorsError};
 use crate::sparse::{SparseError, UncheckedCsr};
 use crate::tensor::Tensor;
+use crate::values::{RoundingError, Values, ValuesError};
 use crate::weight::{CsrShapeError, CsrWeight, Weight};
 
-/// The version that this code writes, and the newest that it reads.
-pub const VERSION: u32 = 1;
+/// The newest version that this code reads and writes.
+pub const VERSION: u32 = 2;
+/// The version of files whose weights all store their values as the graph has them.
+const EXACT_VERSION: u32 = 1;
 
 const VERSION_KEY: &str = "poda.version";
 const GRAPH_KEY: &str = "poda.graph";
@@ -41,12 +47,15 @@ struct Section {
     kind: String,
     /// In an order that `kind` defines.
     tensors: Vec<String>,
-    /// CSR: shape of the tensor that the matrix stands for.
+    /// Of a matrix, CSR or of narrower values: shape of the tensor that it stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shape: Option<Vec<usize>>,
-    /// CSR: whether the matrix is the transpose.
+    /// Whether the matrix is the transpose.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     transposed: bool,
+    /// Of values that stand for f32: how far they are from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rounded: Option<RoundingError>,
 }
 
 /// Why a file is not an artifact, or a graph cannot become one.
@@ -74,6 +83,8 @@ pub enum ArtifactError {
     Kind { weight: String, kind: String, tensors: usize },
     #[error("weight {weight:?}: {error}")]
     Csr { weight: String, error: SparseError },
+    #[error("weight {weight:?}: {error}")]
+    Values { weight: String, error: ValuesError },
     #[error("weight {weight:?}: {error}")]
     CsrShape { weight: String, error: CsrShapeError },
     #[error("weight {weight:?} is declared as {declared}, stored as {stored}")]
@@ -147,16 +158,29 @@ fn attach(
         };
         parts.push(tensor);
     }
-    let stored = match (section.kind.as_str(), &parts[..], section.shape) {
+    let csr_error = |error| ArtifactError::Csr { weight: weight.clone(), error };
+    let shape_error = |error| ArtifactError::CsrShape { weight: weight.clone(), error };
+    let values_error = |error| ArtifactError::Values { weight: weight.clone(), error };
+    let shape = section.shape.unwrap_or_default();
+    let (rows, cols) = CsrWeight::matrix_shape(&shape, section.transposed).unwrap_or_default();
+    let values = |tensor: &Tensor, scales: &[Tensor]| match section.rounded {
+        Some(error) => {
+            Values::rounded(tensor.clone(), scales.first().cloned(), rows, error).map_err(values_error)
+        }
+        None => Ok(tensor.clone().into()),
+    };
+    let stored: Weight = match (section.kind.as_str(), &parts[..], section.rounded) {
         (DENSE, [tensor], None) => tensor.clone().into(),
-        (CSR, [indptr, indices, values], Some(shape)) => {
-            let error = |error| ArtifactError::Csr { weight: weight.clone(), error };
-            let size = CsrWeight::matrix_shape(&shape, section.transposed).unwrap_or_default();
-            let (indptr, indices, values) = (indptr.clone(), indices.clone(), values.clone());
-            let arrays = UncheckedCsr::new(size.0, size.1, indptr, indices, values).map_err(error)?;
-            CsrWeight::new(shape, section.transposed, arrays)
-                .map_err(|error| ArtifactError::CsrShape { weight: weight.clone(), error })?
-                .into()
+        (DENSE, [tensor, scales @ ..], Some(_)) if scales.len() < 2 => {
+            let matrix = NarrowMatrix::new(rows, cols, values(tensor, scales)?).map_err(values_error)?;
+            NarrowWeight::new(shape, section.transposed, matrix).map_err(shape_error)?.into()
+        }
+        (CSR, [indptr, indices, tensor, scales @ ..], rounded)
+            if scales.len() <= usize::from(rounded.is_some()) =>
+        {
+            let (indptr, indices) = (indptr.clone(), indices.clone());
+            let arrays = UncheckedCsr::new(rows, cols, indptr, indices, values(tensor, scales)?);
+            CsrWeight::new(shape, section.transposed, arrays.map_err(csr_error)?).map_err(shape_error)?.into()
         }
         (_, parts, _) => {
             return Err(ArtifactError::Kind { kind: section.kind, tensors: parts.len(), weight });
@@ -195,40 +219,50 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
     graph.normalize()?;
     let mut tensors = Tensors::default();
     let mut sections = Vec::new();
+    let mut version = EXACT_VERSION;
     for (number, graph) in graph.with_bodies().into_iter().enumerate() {
         for (index, value) in graph.values.iter().enumerate() {
             let Some(weight) = &value.weight else { continue };
             check_declared(value, weight)?;
-            let (kind, shape, transposed, parts) = match weight {
-                Weight::Dense(tensor) => (DENSE, None, false, vec![tensors.add(&value.name, tensor)]),
+            let (kind, transposed, arrays, values) = match weight {
+                Weight::Dense(tensor) => (DENSE, false, vec![("", tensor)], None),
                 Weight::Csr(csr) => {
                     let error = |error| ArtifactError::Csr { weight: value.name.clone(), error };
                     let matrix = csr.matrix().map_err(error)?;
-                    let parts = [
-                        ("indptr", matrix.indptr()),
-                        ("indices", matrix.indices()),
-                        ("values", matrix.values()),
+                    let values = matrix.values();
+                    let arrays = vec![
+                        (".indptr", matrix.indptr()),
+                        (".indices", matrix.indices()),
+                        (".values", values.tensor()),
                     ];
-                    let parts =
-                        parts.map(|(part, tensor)| tensors.add(&format!("{}.{part}", value.name), tensor));
-                    (CSR, Some(weight.shape().to_vec()), csr.is_transposed(), parts.into())
+                    (CSR, csr.is_transposed(), arrays, Some(values))
+                }
+                Weight::Narrow(narrow) => {
+                    let values = narrow.matrix().values();
+                    (DENSE, narrow.is_transposed(), vec![("", values.tensor())], Some(values))
                 }
             };
-            let value = ValueId(index as u32);
+            let scales = values.and_then(Values::scales_tensor).map(|scales| (".scales", scales));
+            let parts = arrays.into_iter().chain(scales);
+            let parts =
+                parts.map(|(part, tensor)| tensors.add(&format!("{}{part}", value.name), tensor)).collect();
+            let rounded = weight.rounding_error();
+            version = if rounded.is_some() { VERSION } else { version };
             sections.push(Section {
                 graph: number,
-                value,
+                value: ValueId(index as u32),
                 kind: kind.to_owned(),
                 tensors: parts,
-                shape,
+                shape: values.map(|_| weight.shape().to_vec()),
                 transposed,
+                rounded,
             });
         }
     }
     let json = |key| move |error| ArtifactError::Json { key, error };
     let metadata = BTreeMap::from([
         ("format".to_owned(), "poda".to_owned()),
-        (VERSION_KEY.to_owned(), VERSION.to_string()),
+        (VERSION_KEY.to_owned(), version.to_string()),
         (GRAPH_KEY.to_owned(), serde_json::to_string(&graph).map_err(json(GRAPH_KEY))?),
         (WEIGHTS_KEY.to_owned(), serde_json::to_string(&sections).map_err(json(WEIGHTS_KEY))?),
     ]);

@@ -3,9 +3,11 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::dtype::DataType;
+use crate::narrow::NarrowWeight;
 use crate::sparse::{CsrMatrix, SparseError, UncheckedCsr};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
+use crate::values::RoundingError;
 
 /// A constant tensor of a graph.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,8 +15,10 @@ use crate::tensor::{Tensor, TensorError, checked_bytes};
 pub enum Weight {
     /// Every element is stored.
     Dense(Tensor),
-    /// Elements that are not zero are stored.
+    /// Elements that are not zero are stored; the values may be narrower than f32.
     Csr(CsrWeight),
+    /// Every element is stored, narrower than f32.
+    Narrow(NarrowWeight),
 }
 
 /// A tensor of rank 2 or more stored as CSR.
@@ -112,11 +116,15 @@ impl CsrWeight {
     pub fn to_dense(&self) -> Result<Tensor, SparseError> {
         let matrix = self.matrix()?;
         let dtype = matrix.values().dtype();
+        let values = match matrix.values().rounding_error() {
+            Some(_) => matrix.values().widened(matrix.row_ends())?,
+            None => matrix.values().tensor().clone(),
+        };
         let (size, cols) = (dtype.size(), matrix.cols());
         let bytes = checked_bytes(dtype, &self.shape)
             .ok_or_else(|| TensorError::TooLarge { shape: self.shape.clone(), dtype })?;
         let mut dense = AlignedBytes::try_zeroed(bytes).ok_or(TensorError::Memory { bytes })?;
-        let mut values = matrix.values().bytes().chunks_exact(size);
+        let mut values = values.bytes().chunks_exact(size);
         for row in 0..matrix.rows() {
             for (col, value) in matrix.row_columns(row).zip(&mut values) {
                 let col = col as usize;
@@ -140,21 +148,41 @@ impl Weight {
         match self {
             Self::Dense(tensor) => tensor.shape(),
             Self::Csr(csr) => &csr.shape,
+            Self::Narrow(narrow) => narrow.shape(),
         }
     }
 
-    /// Element type.
+    /// Element type, to the graph.
     pub fn dtype(&self) -> DataType {
         match self {
             Self::Dense(tensor) => tensor.dtype(),
             Self::Csr(csr) => csr.arrays().values().dtype(),
+            Self::Narrow(narrow) => narrow.matrix().values().dtype(),
+        }
+    }
+
+    /// Type of the stored values: that of the elements, or a narrower one that stands for f32.
+    pub fn values_type(&self) -> DataType {
+        match self {
+            Self::Dense(tensor) => tensor.dtype(),
+            Self::Csr(csr) => csr.arrays().values().stored(),
+            Self::Narrow(narrow) => narrow.matrix().values().stored(),
+        }
+    }
+
+    /// How far narrower values are from the f32 that they were rounded from; `None` where none were.
+    pub fn rounding_error(&self) -> Option<RoundingError> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Csr(csr) => csr.arrays().values().rounding_error(),
+            Self::Narrow(narrow) => narrow.matrix().values().rounding_error(),
         }
     }
 
     /// Name of the layout.
     pub fn layout(&self) -> &'static str {
         match self {
-            Self::Dense(_) => "dense",
+            Self::Dense(_) | Self::Narrow(_) => "dense",
             Self::Csr(_) => "csr",
         }
     }
@@ -180,6 +208,7 @@ impl Weight {
                 }
             }
             Self::Csr(csr) => csr.arrays().values().len(),
+            Self::Narrow(narrow) => narrow.matrix().values().nonzeros(),
         }
     }
 
@@ -188,17 +217,19 @@ impl Weight {
         match self {
             Self::Dense(tensor) => tensor.bytes().len(),
             Self::Csr(csr) => csr.arrays().bytes(),
+            Self::Narrow(narrow) => narrow.matrix().values().bytes(),
         }
     }
 
-    /// The dense tensor, shared if it is dense already.
+    /// The dense tensor, shared if it is dense already; narrower values are widened.
     ///
     /// # Errors
-    /// When a sparse weight's arrays do not form a matrix.
+    /// When a sparse weight's arrays do not form a matrix, or memory does not hold it.
     pub fn to_dense(&self) -> Result<Tensor, SparseError> {
         match self {
             Self::Dense(tensor) => Ok(tensor.clone()),
             Self::Csr(csr) => csr.to_dense(),
+            Self::Narrow(narrow) => Ok(narrow.to_dense()?),
         }
     }
 }
@@ -206,6 +237,12 @@ impl Weight {
 impl From<Tensor> for Weight {
     fn from(tensor: Tensor) -> Self {
         Self::Dense(tensor)
+    }
+}
+
+impl From<NarrowWeight> for Weight {
+    fn from(narrow: NarrowWeight) -> Self {
+        Self::Narrow(narrow)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The loop: evaluate importance → rank → remove the least important → ask the termination conditions.
 
+use poda_formats::narrow::RoundWeightError;
 use poda_formats::sparse::SparseError;
 use poda_formats::{Graph, GraphError, Op, ValueId};
 use poda_runtime::analysis::{Analysis, analyze};
@@ -47,6 +48,8 @@ pub enum PruneError {
     Graph(#[from] GraphError),
     #[error(transparent)]
     Compact(#[from] CompactError),
+    #[error(transparent)]
+    Round(#[from] RoundWeightError),
     #[error("a sparse weight cannot be read: {0}")]
     Weight(#[from] SparseError),
     #[error("validation failed: {0}")]
@@ -122,6 +125,7 @@ pub fn plan(graph: &Graph, recipe: &Recipe, shapes: &Shapes) -> Result<Report, P
         groups: report::groups(graph, &structure.dependencies, &removal),
         refused: report::refused(graph, &structure.dependencies),
         dead: Vec::new(),
+        rounded: Vec::new(),
         check: None,
         notes: run.notes,
     })
@@ -252,7 +256,7 @@ impl Run<'_, '_> {
         let mut verdict = Verdict::Continue;
         for (step, &sparsity) in steps.iter().enumerate() {
             let taken = take(self, sparsity)?;
-            let drop = match (full, score_of(self.validation, graph(&taken))?) {
+            let drop = match (full, self.score_rounded(graph(&taken))?) {
                 (Some(full), Some(now)) => Some(full - now),
                 _ => None,
             };
@@ -271,6 +275,16 @@ impl Run<'_, '_> {
             self.notes.push("target_macs was not reached".to_owned());
         }
         Ok(())
+    }
+
+    /// The score of a graph once its values are stored as the recipe says.
+    fn score_rounded(&self, graph: &Graph) -> Result<Option<f64>, PruneError> {
+        let (Some(_), Some(values)) = (self.validation, self.recipe.values) else {
+            return score_of(self.validation, graph);
+        };
+        let mut rounded = graph.clone();
+        rounded.round_weights(values)?;
+        score_of(self.validation, &rounded)
     }
 
     /// The units to remove for a share; a larger one of the groups that may shrink if these hold few parameters.
@@ -320,7 +334,7 @@ impl Run<'_, '_> {
         mut self,
         dense: &Graph,
         dead: Vec<Dead>,
-        pruned: Pruned,
+        mut pruned: Pruned,
     ) -> Result<(Graph, Report), PruneError> {
         let settings = Settings::find(dense, self.shapes);
         let mut difference = None;
@@ -337,6 +351,9 @@ impl Run<'_, '_> {
                 Err(error) => self.notes.push(format!("the result was not checked: {error}")),
             }
         }
+        if let Some(values) = self.recipe.values {
+            pruned.graph.round_weights(values)?;
+        }
         let (before, after) = (settings.one_sample(dense), settings.one_sample(&pruned.graph));
         let report = Report {
             before: report::totals(dense, &before),
@@ -345,6 +362,7 @@ impl Run<'_, '_> {
             groups: pruned.groups,
             refused: pruned.refused,
             dead,
+            rounded: pruned.graph.rounded_weights(),
             check: difference,
             notes: self.notes,
         };

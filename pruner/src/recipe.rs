@@ -1,5 +1,6 @@
 //! What to prune, how much, and by what: a [`Recipe`], read from TOML or built from the command line.
 
+use poda_formats::ValueType;
 use serde::{Deserialize, Serialize};
 
 use crate::allocation::Scope;
@@ -50,6 +51,9 @@ pub struct Recipe {
     /// Channel granularity: when a share `sparsity` of the units that may go holds less than this part of it in
     /// parameters (embedding tables aside), take a larger share of them. 0 for never.
     pub least_parameters: f64,
+    /// Store the weights of products and convolutions as this in the end, such as `int8`; `None` keeps what is there. The
+    /// score on validation data counts it in.
+    pub values: Option<ValueType>,
     /// First remove units that are constant or that nobody listens to; the model computes the same function.
     pub remove_dead: bool,
     /// For whatever is random: the criterion, and the inputs of the final check.
@@ -72,6 +76,7 @@ impl Default for Recipe {
             exclude: Vec::new(),
             round_to: None,
             least_parameters: 0.6,
+            values: None,
             remove_dead: false,
             seed: 0,
             steps: 20,
@@ -190,11 +195,13 @@ mod tests {
 
     #[test]
     fn a_recipe_is_read_and_checked() {
-        let recipe =
-            Recipe::from_toml("granularity = \"channel\"\nsparsity = 0.3\nscope = \"global\"").unwrap();
+        let recipe = Recipe::from_toml(
+            "granularity = \"channel\"\nsparsity = 0.3\nscope = \"global\"\nvalues = \"int8\"",
+        )
+        .unwrap();
         assert_eq!(
-            (recipe.granularity, recipe.sparsity, recipe.scope),
-            (Granularity::Channel, Some(0.3), Scope::Global)
+            (recipe.granularity, recipe.sparsity, recipe.scope, recipe.values),
+            (Granularity::Channel, Some(0.3), Scope::Global, Some(ValueType::Int8))
         );
         for (text, message) in [
             ("sparsity = 1.5", "sparsity is 1.5, expected a number from 0 to less than 1"),

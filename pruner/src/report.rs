@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use poda_formats::{Graph, Op, ValueId, Weight};
+use poda_formats::{Graph, Op, RoundedWeight, ValueId, Weight};
 use poda_runtime::Analysis;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,9 @@ pub struct Report {
     pub refused: Vec<Refused>,
     /// Dead units that were removed first, by layer.
     pub dead: Vec<Dead>,
+    /// Weights whose values were stored narrower than f32 in the end, and how far they are from it.
+    #[serde(default)]
+    pub rounded: Vec<RoundedWeight>,
     /// Pruned against masked model; `None` when it was not asked for or the model does not run.
     pub check: Option<Difference>,
     /// What the caller should tell the user: targets missed, checks not made.

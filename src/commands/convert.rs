@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use poda_formats::{FileFormat, ValueType, Weight};
 use serde_json::json;
 
 use crate::table::{self, print, print_json};
+use crate::values;
 
 /// Convert between ONNX and Poda's artifact; weights that are mostly zero are stored sparse
 ///
@@ -15,6 +17,7 @@ use crate::table::{self, print, print_json};
 /// Examples:
 ///   poda convert pruned.onnx -o pruned.safetensors
 ///   poda convert pruned.safetensors -o back.onnx
+///   poda convert model.onnx -o small.safetensors --values int8
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -26,6 +29,10 @@ pub(crate) struct Args {
     /// Keep every weight dense in the artifact
     #[arg(long)]
     dense: bool,
+    /// Store the weights of products and convolutions in this type; what that loses is printed. An .onnx file
+    /// holds the rounded values as f32
+    #[arg(long, value_name = "TYPE", value_parser = values::parser())]
+    values: Option<ValueType>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -33,18 +40,22 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut graph = poda_formats::open(&args.model)?;
+    if let Some(values) = args.values {
+        graph.round_weights(values)?;
+    }
     if !args.dense {
         graph.store_sparse();
     }
     poda_formats::write(&graph, &args.output, &poda_formats::WriteOptions::default())?;
     let before = poda_formats::file_bytes(&args.model)?;
     let after = poda_formats::file_bytes(&args.output)?;
-    let sparse =
-        graph.values.iter().filter(|v| matches!(v.weight, Some(poda_formats::Weight::Csr(_)))).count();
+    let sparse = graph.values.iter().filter(|v| matches!(v.weight, Some(Weight::Csr(_)))).count();
+    let rounded = graph.rounded_weights();
     if args.json {
         return print_json(&json!({
             "input": {"path": args.model, "file_bytes": before},
             "output": {"path": args.output, "file_bytes": after, "sparse_weights": sparse},
+            "rounded": rounded,
         }));
     }
     print(format!(
@@ -53,5 +64,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         table::bytes(before),
         args.output.display(),
         table::bytes(after),
-    ))
+    ))?;
+    values::show(&rounded, FileFormat::of_name(&args.output))
 }

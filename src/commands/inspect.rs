@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use poda_formats::{Dim, Graph, Op, ValueId};
+use poda_formats::{Dim, Graph, Op, RoundingError, ValueId, ValueType};
 use poda_runtime::analysis::{self, Analysis};
 use serde::Serialize;
 
@@ -80,6 +80,11 @@ struct WeightRow {
     dtype: String,
     shape: Vec<usize>,
     layout: &'static str,
+    /// What the f32 elements are stored as, where that is narrower, and how far they are from what they were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    values: Option<ValueType>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rounding_error: Option<RoundingError>,
     nnz: u64,
     sparsity: f64,
     bytes: u64,
@@ -143,6 +148,8 @@ fn inspect(args: &Args, graph: &Graph, analysis: Option<&Analysis>) -> Result<In
             dtype: weight.dtype().to_string(),
             shape: weight.shape().to_vec(),
             layout: weight.layout(),
+            values: weight.rounding_error().and_then(|_| ValueType::of(weight.values_type())),
+            rounding_error: weight.rounding_error(),
             nnz: weight.nnz() as u64,
             sparsity: fraction_of_zeros(weight.nnz() as u64, weight.len() as u64),
             bytes: weight.bytes() as u64,
@@ -231,16 +238,25 @@ fn show(inspection: &Inspection) -> Result<()> {
     if let Some(note) = &inspection.note {
         print(note)?;
     }
-    let mut rows = table::table(&["weight", "shape", "type", "layout", "zero", "bytes"], 4);
+    let rounded = inspection.weights.iter().any(|w| w.rounding_error.is_some());
+    let header = ["weight", "shape", "type", "layout", "zero", "bytes", "max error", "relative RMS error"];
+    let mut rows = table::table(&header[..if rounded { 8 } else { 6 }], 4);
     for w in inspection.weights.iter().filter(|w| w.shape.len() > 1) {
-        rows.add_row([
-            w.name.clone(),
-            format!("{:?}", w.shape),
-            w.dtype.clone(),
-            w.layout.to_owned(),
-            table::percent(w.sparsity),
-            table::bytes(w.bytes),
-        ]);
+        let error = w.rounding_error.filter(|_| rounded);
+        rows.add_row(
+            [
+                w.name.clone(),
+                format!("{:?}", w.shape),
+                w.values.map_or_else(|| w.dtype.clone(), |values| values.to_string()),
+                w.layout.to_owned(),
+                table::percent(w.sparsity),
+                table::bytes(w.bytes),
+                error.map_or_else(String::new, |e| format!("{:.1e}", e.max)),
+                error.map_or_else(String::new, |e| format!("{:.1e}", e.relative_rms)),
+            ]
+            .into_iter()
+            .take(if rounded { 8 } else { 6 }),
+        );
     }
     print(format!("\n{rows}"))?;
     if !inspection.nodes.is_empty() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::builder::PossibleValuesParser;
-use poda_formats::{Graph, WriteOptions};
+use poda_formats::{FileFormat, Graph, ValueType, WriteOptions};
 use poda_pruner::allocation::Scope;
 use poda_pruner::criterion::CRITERIA;
 use poda_pruner::prune::Validation;
@@ -18,6 +18,7 @@ use crate::dataset::Dataset;
 use crate::feeds::{self, NamedShape};
 use crate::progress;
 use crate::table::{self, count, percent, print, print_json};
+use crate::values;
 
 /// Remove what matters least: weights, or whole channels with everything coupled to them
 ///
@@ -28,6 +29,7 @@ use crate::table::{self, count, percent, print, print_json};
 ///   poda prune model.onnx -o sparse.safetensors --sparsity 0.9
 ///   poda prune model.onnx -o small.onnx --granularity channel --sparsity 0.3
 ///   poda prune model.onnx -o alive.onnx --remove-dead
+///   poda prune model.onnx -o tiny.safetensors --sparsity 0.9 --values int8
 ///   poda prune model.onnx -o small.onnx --granularity channel --max-drop 0.01 --data test.npz
 ///   poda prune model.onnx --granularity channel --sparsity 0.5 --dry-run
 #[derive(clap::Args)]
@@ -65,6 +67,10 @@ pub(crate) struct Args {
     /// Keep widths at multiples of this; by default of this CPU's vector width
     #[arg(long, value_name = "N")]
     round_to: Option<usize>,
+    /// Store the weights of products and convolutions in this type; what that loses is printed. An .onnx file
+    /// holds the rounded values as f32
+    #[arg(long, value_name = "TYPE", value_parser = values::parser())]
+    values: Option<ValueType>,
     /// First remove units that are constant or that nothing uses, without changing the outputs
     #[arg(long)]
     remove_dead: bool,
@@ -139,6 +145,7 @@ fn recipe(args: &Args) -> Result<Recipe> {
     recipe.sparsity = args.sparsity.or(recipe.sparsity);
     recipe.target_macs = args.target_macs.or(recipe.target_macs);
     recipe.max_drop = args.max_drop.or(recipe.max_drop);
+    recipe.values = args.values.or(recipe.values);
     recipe.round_to = args.round_to.or(recipe.round_to);
     recipe.seed = args.seed.unwrap_or(recipe.seed);
     recipe.remove_dead |= args.remove_dead;
@@ -205,6 +212,7 @@ fn show(args: &Args, output: &Path, report: &Report) -> Result<()> {
         print(format!("agrees with the masked model to {:.1e} of the largest output", check.relative))?;
     }
     show_refused(report)?;
+    values::show(&report.rounded, FileFormat::of_name(output))?;
     report.notes.iter().try_for_each(|note| print(format!("note: {note}")))
 }
 

@@ -5,6 +5,7 @@ use crate::dtype::Boolean;
 use crate::op::{Binary, Op, Unary};
 use crate::sparse::CsrMatrix;
 use crate::storage::{ALIGNMENT, AlignedBytes, Storage};
+use crate::values::ValueType;
 
 /// Dense, sparse and shared weights, an If whose bodies have weights and a capture, odd names and attributes.
 fn sample() -> Graph {
@@ -68,14 +69,114 @@ fn a_graph_comes_back_equal_and_aligned() {
                 Weight::Dense(tensor) => vec![tensor],
                 Weight::Csr(csr) => {
                     let arrays = csr.arrays();
-                    vec![arrays.indptr().clone(), arrays.indices().clone(), arrays.values().clone()]
+                    let values = arrays.values().tensor();
+                    vec![arrays.indptr().clone(), arrays.indices().clone(), values.clone()]
                 }
+                Weight::Narrow(narrow) => vec![narrow.matrix().values().tensor().clone()],
             })
             .collect()
     };
+    assert!(version_of(&bytes) == "1", "older versions read what they know");
     for tensor in back.with_bodies().into_iter().flat_map(tensors) {
         assert!(tensor.is_empty() || (tensor.bytes().as_ptr() as usize).is_multiple_of(ALIGNMENT));
     }
+}
+
+fn version_of(bytes: &[u8]) -> String {
+    let file = SafeTensors::parse(Storage::owned(AlignedBytes::copy_of(bytes))).unwrap();
+    file.metadata()["poda.version"].clone()
+}
+
+/// A dense and a sparse weight with values of type `to`, and a bias.
+fn narrow_sample(to: ValueType) -> Graph {
+    let mut g = Graph { name: "narrow".into(), ..Graph::default() };
+    let x = g.add_input("x", DataType::F32, vec![Dim::Fixed(1), Dim::Fixed(4)]);
+    let full: Vec<f32> = (1..=160).map(|i| i as f32 / 7.0).collect();
+    let dense = g.add_weight("d", Tensor::from_slice(&[4, 40], &full));
+    let mut few = vec![0.0_f32; 40 * 5];
+    few.iter_mut().step_by(11).for_each(|w| *w = 0.3);
+    let sparse = g.add_weight("s", Tensor::from_slice(&[40, 5], &few));
+    let bias = g.add_weight("b", Tensor::from_slice(&[40], &[0.1_f32; 40]));
+    let y = g.add_node(Op::MatMul, &[x, dense], "y");
+    let y = g.add_node(Op::Binary(Binary::Add), &[y, bias], "sum");
+    let z = g.add_node(Op::MatMul, &[y, sparse], "z");
+    g.outputs.push(z);
+    assert_eq!(g.round_weights(to), Ok(2));
+    assert_eq!(g.store_sparse(), 1);
+    g
+}
+
+#[test]
+fn narrower_values_come_back_equal_and_need_version_2() {
+    for to in &ValueType::ALL[1..] {
+        let graph = narrow_sample(*to);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        save(&graph, &path).unwrap();
+        let back = read(&path).unwrap();
+        assert_eq!(back, graph);
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes_of(&back), bytes, "writing is deterministic");
+        assert_eq!(version_of(&bytes), "2", "older versions refuse what they would misread");
+        let Some(Weight::Narrow(narrow)) = back.weight(back.find("d").unwrap()) else { panic!() };
+        assert!(narrow.matrix().values().tensor().storage().is_mapped());
+        let file = SafeTensors::parse(Storage::owned(AlignedBytes::copy_of(&bytes))).unwrap();
+        assert_eq!(file.tensor("d").unwrap().shape(), [40, 4], "a row for each output");
+        assert_eq!(file.tensor("d").unwrap().dtype(), to.dtype());
+        assert_eq!(file.names().any(|name| name == "s.scales"), *to == ValueType::Int8);
+    }
+}
+
+#[test]
+fn damaged_narrow_weights_are_refused_by_name() {
+    let file = bytes_of(&narrow_sample(ValueType::Int8));
+    // (Of the header, so that lengths stay: one text by another of the same length.)
+    let cases = [
+        ("\\\"d.scales\\\"", "\\\"s.indptr\\\"", "weight \"d\": tensor holds u32, expected f32"),
+        ("\\\"d.scales\\\"", "\\\"s.scales\\\"", "weight \"d\": 5 scales for 40 rows"),
+        (
+            "\\\"s.values\\\",\\\"s.scales\\\"",
+            "\\\"s.values\\\",\\\"d.scales\\\"",
+            "weight \"s\": 40 scales for 5 rows",
+        ),
+        (
+            "\\\"tensors\\\":[\\\"d\\\",\\\"d.scales\\\"]",
+            "\\\"tensors\\\":[\\\"d\\\"]             ",
+            "weight \"d\": i8 values need scales",
+        ),
+        (
+            "\\\"tensors\\\":[\\\"d\\\",",
+            "\\\"tensors\\\":[\\\"b\\\",",
+            "weight \"d\": values rounded from f32 are bf16, f16 or i8, found f32",
+        ),
+        (
+            "\\\"shape\\\":[4,40],\\\"tr",
+            "\\\"shape\\\":[9,40],\\\"tr",
+            "shape [40, 9] of i8 needs 360 bytes, found 160",
+        ),
+        ("\\\"shape\\\":[4,40],\\\"tr", "\\\"shape\\\":[455,],\\\"tr", "trailing comma"),
+        ("\\\"rounded\\\":{\\\"max\\\":0", "\\\"rounded\\\":{\\\"max\\\":-", "invalid number"),
+        ("\\\"rounded\\\":", "\\\"rounder\\\":", "weight \"d\" is stored as \"dense\" over 2 tensors"),
+    ];
+    for (from, to, expected) in cases {
+        assert_eq!(from.len(), to.len(), "{from} {to}");
+        let mut bytes = file.clone();
+        let at = bytes.windows(from.len()).position(|w| w == from.as_bytes());
+        let at = at.unwrap_or_else(|| panic!("no {from} in {}", String::from_utf8_lossy(&file[8..4000])));
+        bytes[at..][..to.len()].copy_from_slice(to.as_bytes());
+        let Err(error) = parse_bytes(&bytes) else { panic!("{to} is accepted") };
+        let shown = error.to_string();
+        assert!(shown.contains(expected), "{shown} lacks {expected:?}");
+    }
+    let mut bytes = file.clone();
+    let Some(Weight::Narrow(narrow)) = narrow_sample(ValueType::Int8).weight(ValueId(1)).cloned() else {
+        panic!()
+    };
+    let scales = narrow.matrix().values().scales_tensor().unwrap().bytes();
+    let at = bytes.windows(scales.len()).rposition(|w| w == scales).unwrap();
+    bytes[at + 4..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let error = parse_bytes(&bytes).unwrap_err().to_string();
+    assert_eq!(error, "weight \"d\": scale NaN of row 1 is not finite");
 }
 
 #[test]
@@ -101,7 +202,7 @@ fn every_truncation_is_refused() {
 #[test]
 fn what_this_version_does_not_know_is_refused_by_name() {
     let cases = [
-        ("\"poda.version\":\"1\"", "\"poda.version\":\"2\"", "version \"2\""),
+        ("\"poda.version\":\"1\"", "\"poda.version\":\"3\"", "version \"3\""),
         ("\"poda.version\":\"1\"", "\"poda.version\":\"x\"", "version \"x\""),
         ("poda.graph", "poda.graqh", "metadata lack \"poda.graph\""),
         ("\\\"kind\\\":\\\"csr\\\"", "\\\"kind\\\":\\\"nm4\\\"", "\"w\" is stored as \"nm4\""),
@@ -176,8 +277,14 @@ fn a_failing_writer_gives_an_error() {
 
 proptest! {
     #[test]
-    fn mutations_never_panic(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
-        let mut bytes = bytes_of(&sample());
+    fn mutations_never_panic(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        narrow in 0..4_usize,
+    ) {
+        let mut bytes = match narrow {
+            0 => bytes_of(&sample()),
+            to => bytes_of(&narrow_sample(ValueType::ALL[to])),
+        };
         for (at, byte) in flips {
             let at = at.index(bytes.len());
             bytes[at] = byte;

@@ -1,7 +1,10 @@
 //! Compressed sparse rows: `indptr` `[rows + 1]`, `indices` and `values` `[nnz]`, columns ascending within a row.
 
+use bytemuck::Zeroable;
+
 use crate::dtype::{DataType, Element};
 use crate::tensor::{Tensor, TensorError};
+use crate::values::{Values, ValuesError};
 
 /// Why arrays do not form a valid sparse matrix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +26,8 @@ pub enum SparseError {
     #[error("{rows} rows or {cols} columns or {nnz} values are more than 32 bits count")]
     TooLarge { rows: usize, cols: usize, nnz: usize },
     #[error(transparent)]
+    Values(#[from] ValuesError),
+    #[error(transparent)]
     Tensor(#[from] TensorError),
 }
 
@@ -35,7 +40,7 @@ pub struct UncheckedCsr {
     cols: usize,
     indptr: Tensor,
     indices: Tensor,
-    values: Tensor,
+    values: Values,
 }
 
 impl UncheckedCsr {
@@ -48,11 +53,15 @@ impl UncheckedCsr {
         cols: usize,
         indptr: Tensor,
         indices: Tensor,
-        values: Tensor,
+        values: impl Into<Values>,
     ) -> Result<Self, SparseError> {
+        let values = values.into();
         let nnz = values.len();
         if [rows, cols, nnz].into_iter().any(|n| u32::try_from(n).is_err()) {
             return Err(SparseError::TooLarge { rows, cols, nnz });
+        }
+        if let Some(found) = values.scales().map(<[f32]>::len).filter(|&found| found != rows) {
+            return Err(ValuesError::ScaleCount { rows, found }.into());
         }
         if indices.len() != nnz {
             return Err(SparseError::Lengths { indices: indices.len(), values: nnz });
@@ -78,7 +87,7 @@ impl UncheckedCsr {
 
     /// Bytes of the three arrays.
     pub fn bytes(&self) -> usize {
-        self.indptr.bytes().len() + self.indices.bytes().len() + self.values.bytes().len()
+        self.indptr.bytes().len() + self.indices.bytes().len() + self.values.bytes()
     }
 
     /// `indptr`, u32 `[rows + 1]`.
@@ -92,7 +101,7 @@ impl UncheckedCsr {
     }
 
     /// `values`, `[nnz]`.
-    pub fn values(&self) -> &Tensor {
+    pub fn values(&self) -> &Values {
         &self.values
     }
 
@@ -133,7 +142,7 @@ pub struct CsrMatrix {
     cols: usize,
     indptr: Tensor,
     indices: Tensor,
-    values: Tensor,
+    values: Values,
 }
 
 impl CsrMatrix {
@@ -146,7 +155,7 @@ impl CsrMatrix {
         cols: usize,
         indptr: Tensor,
         indices: Tensor,
-        values: Tensor,
+        values: impl Into<Values>,
     ) -> Result<Self, SparseError> {
         UncheckedCsr::new(rows, cols, indptr, indices, values)?.check()
     }
@@ -157,15 +166,25 @@ impl CsrMatrix {
     /// # Panics
     /// When `dense` does not hold `rows * cols` elements, or 32 bits do not count them.
     pub fn from_dense(rows: usize, cols: usize, dense: &[f32]) -> Self {
+        Self::gather(rows, cols, dense, Values::from)
+    }
+
+    /// The same for elements of any type; `wrap` makes the values.
+    pub(crate) fn gather<T: Element + Zeroable>(
+        rows: usize,
+        cols: usize,
+        dense: &[T],
+        wrap: impl FnOnce(Tensor) -> Values,
+    ) -> Self {
         assert_eq!(dense.len(), rows * cols, "[{rows}, {cols}]");
-        let nnz = dense.iter().filter(|&&w| w != 0.0).count();
+        let nnz = dense.iter().filter(|&&w| w != T::zeroed()).count();
         let mut indptr = Vec::with_capacity(rows + 1);
         let mut indices = Vec::with_capacity(nnz);
         let mut values = Vec::with_capacity(nnz);
         indptr.push(0_u32);
         for row in 0..rows {
             for (col, &w) in dense[row * cols..][..cols].iter().enumerate() {
-                if w != 0.0 {
+                if w != T::zeroed() {
                     indices.push(col as u32);
                     values.push(w);
                 }
@@ -177,7 +196,7 @@ impl CsrMatrix {
             cols,
             indptr: Tensor::from_slice(&[rows + 1], &indptr),
             indices: narrow(cols, &indices),
-            values: Tensor::from_slice(&[nnz], &values),
+            values: wrap(Tensor::from_slice(&[nnz], &values)),
         }
     }
 
@@ -213,7 +232,7 @@ impl CsrMatrix {
             cols,
             indptr: Tensor::from_slice(&[rows + 1], &indptr),
             indices: narrow(cols, &indices),
-            values: Tensor::from_slice(&[nnz], &values),
+            values: Tensor::from_slice(&[nnz], &values).into(),
         }
     }
 
@@ -234,7 +253,7 @@ impl CsrMatrix {
 
     /// Bytes of the three arrays.
     pub fn bytes(&self) -> usize {
-        self.indptr.bytes().len() + self.indices.bytes().len() + self.values.bytes().len()
+        self.indptr.bytes().len() + self.indices.bytes().len() + self.values.bytes()
     }
 
     /// `indptr`, u32 `[rows + 1]`.
@@ -248,7 +267,7 @@ impl CsrMatrix {
     }
 
     /// `values`, `[nnz]`.
-    pub fn values(&self) -> &Tensor {
+    pub fn values(&self) -> &Values {
         &self.values
     }
 
@@ -267,20 +286,55 @@ impl CsrMatrix {
         range.map(move |i| if wide { full[i] } else { u32::from(narrow[i]) })
     }
 
-    /// A typed view, when values are `f32`.
+    /// A typed view, when values are stored as `f32`.
     ///
     /// # Errors
     /// When values are of another type.
     pub fn view(&self) -> Result<CsrView<'_>, TensorError> {
-        Ok(CsrView { matrix: self, values: self.values.as_slice()? })
+        self.stored()
     }
 
-    /// The dense row-major matrix `[rows, cols]`, when values are `f32`.
+    /// A view of the values as they are stored; scales are not applied.
+    ///
+    /// # Errors
+    /// When `T` is not the stored type.
+    pub fn stored<T: Element>(&self) -> Result<CsrView<'_, T>, TensorError> {
+        Ok(CsrView { matrix: self, values: self.values.tensor().as_slice()? })
+    }
+
+    /// Where each row ends in the values.
+    pub fn row_ends(&self) -> impl Iterator<Item = usize> + '_ {
+        self.row_offsets()[1..].iter().map(|&end| end as usize)
+    }
+
+    /// The same matrix with values stored as f32; shares everything else.
+    ///
+    /// # Errors
+    /// When values do not stand for f32, or memory does not hold them.
+    pub fn widened(&self) -> Result<Self, TensorError> {
+        Ok(self.with_values(self.values.widened(self.row_ends())?.into()))
+    }
+
+    /// The same matrix with row `i` multiplied by `factors[i]`.
+    ///
+    /// # Errors
+    /// When values do not stand for f32.
+    pub fn scaled(&self, factors: &[f32]) -> Result<Self, TensorError> {
+        Ok(self.with_values(self.values.scaled(factors, self.row_ends())?))
+    }
+
+    fn with_values(&self, values: Values) -> Self {
+        debug_assert_eq!(values.len(), self.nnz());
+        Self { indptr: self.indptr.clone(), indices: self.indices.clone(), values, ..*self }
+    }
+
+    /// The dense row-major matrix `[rows, cols]`, when values stand for `f32`.
     ///
     /// # Errors
     /// When values are of another type.
     pub fn to_dense(&self) -> Result<Vec<f32>, TensorError> {
-        let view = self.view()?;
+        let wide = self.widened()?;
+        let view = wide.view()?;
         let mut dense = vec![0.0; self.rows * self.cols];
         for row in 0..self.rows {
             for (col, w) in view.row(row) {
@@ -291,34 +345,39 @@ impl CsrMatrix {
     }
 }
 
-/// A CSR matrix whose values are known to be `f32`.
+/// A CSR matrix whose values are known to be stored as `T`.
 #[derive(Debug, Clone, Copy)]
-pub struct CsrView<'a> {
+pub struct CsrView<'a, T = f32> {
     matrix: &'a CsrMatrix,
-    values: &'a [f32],
+    values: &'a [T],
 }
 
-impl<'a> CsrView<'a> {
+impl<'a, T: Copy> CsrView<'a, T> {
     /// The matrix.
     pub fn matrix(&self) -> &'a CsrMatrix {
         self.matrix
     }
 
     /// All stored values, row by row.
-    pub fn values(&self) -> &'a [f32] {
+    pub fn values(&self) -> &'a [T] {
         self.values
     }
 
     /// Column and value of each stored element of a row.
-    pub fn row(&self, row: usize) -> impl ExactSizeIterator<Item = (u32, f32)> + 'a {
+    pub fn row(&self, row: usize) -> impl ExactSizeIterator<Item = (u32, T)> + 'a {
         let start = self.matrix.row_offsets()[row] as usize;
         let values = &self.values[start..];
         self.matrix.row_columns(row).enumerate().map(move |(i, col)| (col, values[i]))
     }
 }
 
+/// The type of indices for so many columns.
+pub(crate) fn index_type(cols: usize) -> DataType {
+    if cols <= 1 << 16 { DataType::U16 } else { DataType::U32 }
+}
+
 fn narrow(cols: usize, indices: &[u32]) -> Tensor {
-    if cols <= usize::from(u16::MAX) + 1 {
+    if index_type(cols) == DataType::U16 {
         let indices: Vec<u16> = indices.iter().map(|&i| i as u16).collect();
         Tensor::from_slice(&[indices.len()], &indices)
     } else {

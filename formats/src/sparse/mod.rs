@@ -3,4 +3,5 @@
 mod csr;
 mod store;
 
+pub(crate) use csr::index_type;
 pub use csr::{CsrMatrix, CsrView, SparseError, UncheckedCsr};

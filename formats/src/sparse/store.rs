@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::dtype::DataType;
 use crate::graph::{Graph, Node};
 use crate::op::Op;
-use crate::sparse::CsrMatrix;
+use crate::sparse::{CsrMatrix, index_type};
 use crate::tensor::Tensor;
 use crate::weight::{CsrWeight, Weight};
 
@@ -22,9 +21,8 @@ impl Weight {
         let (rows, cols) = CsrWeight::matrix_shape(tensor.shape(), transposed)?;
         // All counts of a CSR matrix take 32 bits.
         u32::try_from(rows.max(cols).max(values.len())).ok()?;
-        let index = if cols <= 1 << 16 { DataType::U16 } else { DataType::U32 };
         let nnz = values.iter().filter(|&&w| w != 0.0).count();
-        let bytes = (rows + 1) * size_of::<u32>() + nnz * (index.size() + size_of::<f32>());
+        let bytes = (rows + 1) * size_of::<u32>() + nnz * (index_type(cols).size() + size_of::<f32>());
         if bytes >= tensor.bytes().len() {
             return None;
         }
@@ -39,7 +37,7 @@ impl Weight {
 
 impl Graph {
     /// Stores the dense weights of products and convolutions sparse where that takes fewer bytes, bodies of control
-    /// flow included. Returns how many. The graph computes the same.
+    /// flow included; their values stay of the type that they are stored as. Returns how many. The graph computes the same.
     ///
     /// A row of each matrix is one output: the right-hand weights of MatMul, and of Gemm where it does not transpose
     /// them itself, are stored transposed. A weight that has any other use as well stays dense.
@@ -53,7 +51,34 @@ impl Graph {
     }
 
     fn store_own_sparse(&mut self) -> usize {
-        // For each value: used as a transposed matrix or not; `None` where uses disagree.
+        let uses = self.matrix_uses();
+        // Weights that share their bytes go on sharing.
+        let mut seen: HashMap<(*const u8, Vec<usize>, bool), Weight> = HashMap::new();
+        let mut stored = 0;
+        for (index, value) in self.values.iter_mut().enumerate() {
+            let (Some(weight), Some(Some(transposed))) = (&value.weight, uses.get(&index)) else { continue };
+            let place = match weight {
+                Weight::Dense(tensor) => tensor.bytes().as_ptr(),
+                Weight::Narrow(narrow) if narrow.is_transposed() == *transposed => {
+                    narrow.matrix().values().tensor().bytes().as_ptr()
+                }
+                Weight::Narrow(_) | Weight::Csr(_) => continue,
+            };
+            let key = (place, weight.shape().to_vec(), *transposed);
+            let weight = seen.entry(key).or_insert_with(|| match weight {
+                Weight::Dense(tensor) => Weight::smallest(tensor, *transposed),
+                Weight::Narrow(narrow) => Weight::smallest_narrow(narrow),
+                Weight::Csr(_) => unreachable!("left out above"),
+            });
+            stored += usize::from(matches!(weight, Weight::Csr(_)));
+            value.weight = Some(weight.clone());
+        }
+        stored
+    }
+
+    /// How each value is used: as a transposed matrix of a product or as it is; `None` where it is something else, or
+    /// where uses disagree.
+    pub(crate) fn matrix_uses(&self) -> HashMap<usize, Option<bool>> {
         let mut uses: HashMap<usize, Option<bool>> = HashMap::new();
         for node in &self.nodes {
             for (index, id) in node.inputs.iter().enumerate().filter_map(|(i, id)| Some((i, (*id)?))) {
@@ -67,20 +92,7 @@ impl Graph {
         for id in &self.outputs {
             uses.insert(id.index(), None);
         }
-        // Weights that share their bytes go on sharing.
-        let mut seen: HashMap<(*const u8, Vec<usize>, bool), Weight> = HashMap::new();
-        let mut stored = 0;
-        for (index, value) in self.values.iter_mut().enumerate() {
-            let (Some(Weight::Dense(tensor)), Some(Some(transposed))) = (&value.weight, uses.get(&index))
-            else {
-                continue;
-            };
-            let key = (tensor.bytes().as_ptr(), tensor.shape().to_vec(), *transposed);
-            let weight = seen.entry(key).or_insert_with(|| Weight::smallest(tensor, *transposed));
-            stored += usize::from(matches!(weight, Weight::Csr(_)));
-            value.weight = Some(weight.clone());
-        }
-        stored
+        uses
     }
 }
 
@@ -97,6 +109,7 @@ fn matrix_use(node: &Node, index: usize) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dtype::DataType;
     use crate::graph::Dim;
     use crate::op::{Binary, ConvAttributes, Padding};
 
@@ -179,7 +192,7 @@ mod tests {
         assert_eq!(found, [Some(true), none, Some(true), Some(false), none, none, Some(true), none, none]);
         assert_eq!(transposed("conv"), Some(false));
         let place = |id| match g.weight(id) {
-            Some(Weight::Csr(csr)) => csr.arrays().values().bytes().as_ptr(),
+            Some(Weight::Csr(csr)) => csr.arrays().values().tensor().bytes().as_ptr(),
             weight => panic!("{weight:?}"),
         };
         assert_eq!(place(right), place(twin));

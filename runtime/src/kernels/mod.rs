@@ -116,7 +116,7 @@ impl WeightMatrix {
     pub fn shape(&self) -> Result<[usize; 2], KernelError> {
         let (dtype, shape) = match self {
             Self::Dense(tensor) => (tensor.dtype(), tensor.shape().to_vec()),
-            Self::Csr(csr) => (csr.values().dtype(), vec![csr.rows(), csr.cols()]),
+            Self::Csr(csr) => (csr.values().stored(), vec![csr.rows(), csr.cols()]),
         };
         match shape[..] {
             _ if dtype != DataType::F32 => Err(KernelError::Values { found: dtype }),

@@ -42,8 +42,8 @@ impl Source {
             && csr.is_transposed() == self.transposed
             && groups == 1
         {
-            let matrix = csr.matrix().map_err(|e| OpError::Invalid(e.to_string()))?;
-            return Ok(vec![WeightMatrix::Csr(self.scaled(matrix, 0)?)]);
+            let matrix = csr.matrix().map_err(|e| OpError::Invalid(e.to_string()))?.widened()?;
+            return Ok(vec![WeightMatrix::Csr(self.scaled(&matrix)?)]);
         }
         let tensor = weight.to_dense().map_err(|e| OpError::Invalid(e.to_string()))?;
         let values = tensor.as_slice::<f32>()?;
@@ -52,7 +52,7 @@ impl Source {
         let rows = self.m / groups.max(1);
         if self.transposed && sparse {
             let matrix = CsrMatrix::from_dense_transposed(self.m, self.k, values);
-            return Ok(vec![WeightMatrix::Csr(self.scaled(&matrix, 0)?)]);
+            return Ok(vec![WeightMatrix::Csr(self.scaled(&matrix)?)]);
         }
         let tensor = match (&self.scale, self.transposed) {
             (None, false) => tensor.clone(),
@@ -97,22 +97,11 @@ impl Source {
         Tensor::from_slice(&[m, k], &out)
     }
 
-    fn scaled(&self, matrix: &CsrMatrix, first_row: usize) -> Result<CsrMatrix, OpError> {
-        let Some(scale) = &self.scale else { return Ok(matrix.clone()) };
-        let mut values = matrix.values().as_slice::<f32>()?.to_vec();
-        let offsets = matrix.row_offsets();
-        for (row, factor) in (0..matrix.rows()).zip(&scale[first_row..]) {
-            values[offsets[row] as usize..offsets[row + 1] as usize].iter_mut().for_each(|w| *w *= factor);
+    fn scaled(&self, matrix: &CsrMatrix) -> Result<CsrMatrix, OpError> {
+        match &self.scale {
+            Some(scale) => Ok(matrix.scaled(scale)?),
+            None => Ok(matrix.clone()),
         }
-        let values = Tensor::from_slice(&[values.len()], &values);
-        CsrMatrix::new(
-            matrix.rows(),
-            matrix.cols(),
-            matrix.indptr().clone(),
-            matrix.indices().clone(),
-            values,
-        )
-        .map_err(|e| OpError::Invalid(e.to_string()))
     }
 }
 
@@ -259,10 +248,11 @@ fn release(weight: &Weight) {
         Weight::Dense(tensor) => tensor.storage().release(),
         Weight::Csr(csr) => {
             let arrays = csr.arrays();
-            for tensor in [arrays.indptr(), arrays.indices(), arrays.values()] {
+            for tensor in [arrays.indptr(), arrays.indices(), arrays.values().tensor()] {
                 tensor.storage().release();
             }
         }
+        Weight::Narrow(narrow) => narrow.matrix().values().tensor().storage().release(),
         // Layouts to come are released once something packs them.
         #[allow(unreachable_patterns)]
         _ => {}

@@ -201,12 +201,16 @@ fn identity(weight: &Weight) -> (Vec<(*const u8, usize)>, DataType, &[usize], bo
     let place = |tensor: &Tensor| (tensor.bytes().as_ptr(), tensor.bytes().len());
     let (places, transposed) = match weight {
         Weight::Dense(tensor) => (vec![place(tensor)], false),
+        Weight::Narrow(narrow) => (vec![place(narrow.matrix().values().tensor())], narrow.is_transposed()),
         Weight::Csr(csr) => {
             let arrays = csr.arrays();
-            ([arrays.indptr(), arrays.indices(), arrays.values()].map(place).into(), csr.is_transposed())
+            (
+                [arrays.indptr(), arrays.indices(), arrays.values().tensor()].map(place).into(),
+                csr.is_transposed(),
+            )
         }
     };
-    (places, weight.dtype(), weight.shape(), transposed)
+    (places, weight.values_type(), weight.shape(), transposed)
 }
 
 /// The dense form of a weight.

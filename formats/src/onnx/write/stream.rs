@@ -55,7 +55,7 @@ impl<'g> Weights<'g> {
     pub(super) fn new(list: Vec<(String, &'g Weight)>, sparse: bool) -> Self {
         let place = |weight: &Weight| match weight {
             Weight::Csr(csr) if sparse && !csr.arrays().values().is_empty() => Place::Sparse,
-            Weight::Csr(_) | Weight::Dense(_) => Place::Inline,
+            Weight::Csr(_) | Weight::Dense(_) | Weight::Narrow(_) => Place::Inline,
         };
         Self { list: list.into_iter().map(|(name, weight)| (name, weight, place(weight))).collect() }
     }
@@ -170,12 +170,18 @@ fn dense_bytes(weight: &Weight) -> usize {
 
 /// Values with the positions of their elements in the dense tensor, ascending.
 fn sparse(name: &str, csr: &CsrWeight) -> Result<SparseTensorProto, SparseError> {
-    let matrix = csr.matrix()?;
+    // ONNX has no narrower values that stand for f32, so these are widened.
+    let matrix = if csr.arrays().values().rounding_error().is_some() {
+        &csr.matrix()?.widened()?
+    } else {
+        csr.matrix()?
+    };
+    let values = matrix.values().tensor();
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let mut elements: Vec<(usize, &[u8])> = (0..rows)
         .flat_map(|row| matrix.row_columns(row).map(move |col| (row, col as usize)))
         .map(|(row, col)| if csr.is_transposed() { col * rows + row } else { row * cols + col })
-        .zip(matrix.values().bytes().chunks_exact(matrix.values().dtype().size()))
+        .zip(values.bytes().chunks_exact(values.dtype().size()))
         .collect();
     elements.sort_unstable_by_key(|(at, _)| *at);
     let nnz = elements.len() as i64;
@@ -187,9 +193,9 @@ fn sparse(name: &str, csr: &CsrWeight) -> Result<SparseTensorProto, SparseError>
         ..TensorProto::default()
     };
     let indices = elements.iter().flat_map(|(at, _)| (*at as i64).to_le_bytes()).collect();
-    let values = elements.iter().flat_map(|(_, value)| *value).copied().collect();
+    let stored = elements.iter().flat_map(|(_, value)| *value).copied().collect();
     Ok(SparseTensorProto {
-        values: Some(tensor(name, matrix.values().dtype(), values)),
+        values: Some(tensor(name, values.dtype(), stored)),
         indices: Some(tensor("", DataType::I64, indices)),
         dims: csr.shape().iter().map(|&d| d as i64).collect(),
     })

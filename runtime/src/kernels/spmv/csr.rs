@@ -27,7 +27,7 @@ pub(in crate::kernels) fn prepare(
     _: Params,
 ) -> Box<dyn Packed> {
     let WeightMatrix::Csr(csr) = weight else { panic!("the CSR kernel takes CSR weights") };
-    assert_eq!(csr.values().dtype(), DataType::F32, "checked by PackedWeight");
+    assert_eq!(csr.values().stored(), DataType::F32, "checked by PackedWeight");
     // SAFETY: any level will do.
     Box::new(unsafe { Spmv::new(Csr(csr.clone()), level) })
 }
@@ -97,7 +97,7 @@ impl Csr {
         let add = |sum: f32, w: f32, x: f32| {
             if S::LANES > 4 || cfg!(target_arch = "aarch64") { w.mul_add(x, sum) } else { sum + w * x }
         };
-        let values: &[f32] = self.0.values().as_slice().expect("checked by PackedWeight");
+        let values: &[f32] = self.0.values().tensor().as_slice().expect("checked by PackedWeight");
         let offsets = &self.0.row_offsets()[block * BLOCK..];
         for (row, range) in offsets.windows(2).take(BLOCK).enumerate() {
             let range = range[0] as usize..range[1] as usize;
