@@ -5,7 +5,8 @@
 //!     cargo bench -p poda-runtime --bench kernels -- pointwise avx512          # EfficientNet-Lite0's 1×1 layers
 //!     cargo bench -p poda-runtime --bench kernels -- depthwise                 # and its depthwise ones
 //!
-//! `THREADS=2` takes two threads, `ROUNDS=21` more turns, `PARAMS=4x128x768x2x1,…` tries measures of panels.
+//! `THREADS=2` takes two threads, `ROUNDS=21` more turns, `PARAMS=4x128x768x2x1,…` tries measures of panels, and
+//! `VALUES=bf16,f16,int8` adds the kernels that read weights stored so.
 //!
 //! Variants take turns in one process; each line gives the median, GFLOP/s of the *kept* weights, the fraction of the FMA roof
 //! measured in this process, and the speed-up over `rten-gemm` with a prepacked weight and over Poda's own dense kernel.
@@ -13,7 +14,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use poda_formats::{CsrMatrix, Tensor};
+use poda_formats::{CsrMatrix, NarrowMatrix, Tensor, ValueType, Values};
 use poda_runtime::Threads;
 use poda_runtime::kernels::{
     Activation, Depthwise, Epilogue, KERNELS, Kernel, Layout, Level, PackedWeight, Params, Problem,
@@ -153,6 +154,29 @@ fn params() -> Vec<Option<Params>> {
     list.split(',').map(parse).collect()
 }
 
+/// A weight in every form that some kernel reads as it is stored, with the values that it stands for: f32, and the types
+/// in `VALUES`.
+fn forms([m, k]: [usize; 2], w: &[f32], sparse: bool) -> Vec<(WeightMatrix, Vec<f32>)> {
+    let first = if sparse {
+        WeightMatrix::Csr(CsrMatrix::from_dense(m, k, w))
+    } else {
+        WeightMatrix::Dense(Tensor::from_slice(&[m, k], w))
+    };
+    let mut forms = vec![(first, w.to_vec())];
+    let Ok(list) = std::env::var("VALUES") else { return forms };
+    for name in list.split(',') {
+        let to = ValueType::named(name).expect("VALUES are bf16, f16, int8");
+        let narrow = NarrowMatrix::new(m, k, Values::round(w, [m, k], to).expect("finite")).expect("[m, k]");
+        let wide = narrow.to_dense().expect("memory");
+        let wide = wide.as_slice::<f32>().expect("f32");
+        if sparse {
+            forms.push((WeightMatrix::Csr(narrow.to_csr().expect("32 bits")), wide.to_vec()));
+        }
+        forms.push((WeightMatrix::Narrow(narrow), wide.to_vec()));
+    }
+    forms
+}
+
 /// One shape at one sparsity: all kernels, both layouts.
 fn product([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, roof: f64, only: Option<&str>) {
     let mut random = Random(7);
@@ -165,12 +189,10 @@ fn product([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, roof: f64, o
     let x = aligned(&random.values(k * n));
     let x: &[f32] = x.as_slice().unwrap();
     let bias = random.values(m);
-    let weight = if sparsity > 0.0 {
-        WeightMatrix::Csr(CsrMatrix::from_dense(m, k, &w))
-    } else {
-        WeightMatrix::Dense(Tensor::from_slice(&[m, k], &w))
-    };
-    for layout in [Layout::FeatureMajor, Layout::TokenMajor] {
+    let forms = forms([m, k], &w, sparsity > 0.0);
+    // One column is the same in both layouts.
+    let layouts = [Layout::TokenMajor, Layout::FeatureMajor];
+    for layout in layouts.into_iter().take(if n == 1 { 1 } else { 2 }) {
         let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None };
         let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
         let gemm = GemmExecutor::<f32>::new();
@@ -199,20 +221,26 @@ fn product([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, roof: f64, o
                     .unwrap();
             }));
         }
-        for kernel in KERNELS.iter().filter(|kernel| kernel.takes(&weight, &problem)) {
+        let mut bytes = vec![m * k * size_of::<f32>()];
+        let reads = forms.iter().flat_map(|form| KERNELS.iter().map(move |kernel| (kernel, form)));
+        let reads = reads.filter(|(kernel, (weight, _))| {
+            kernel.values == weight.stored() && kernel.takes(weight, &problem)
+        });
+        for (kernel, (weight, exact)) in reads {
             if only.is_some_and(|only| !kernel.name.contains(only)) {
                 continue;
             }
             let tried = if kernel.name.contains("panel") { params() } else { vec![None] };
             for params in tried {
-                let packed = PackedWeight::with_params(&weight, &problem, kernel.name, params).unwrap();
+                let packed = PackedWeight::with_params(weight, &problem, kernel.name, params).unwrap();
                 let mut y = vec![f32::NAN; m * n];
                 let input = X::Matrix { data: x, layout };
                 packed.run(n, input, &mut y, layout, &epilogue, threads);
-                verify(kernel.name, &w, [m, k, n], x, &y, &bias, layout);
+                verify(kernel.name, exact, [m, k, n], x, &y, &bias, layout);
                 let name = params.map_or(kernel.name.to_owned(), |p| {
                     format!("panel {}x{}x{} sets {} {}t", p.vectors, p.depth, p.rows, p.sets, p.parts)
                 });
+                bytes.push(packed.bytes());
                 variants.push(Variant::new(name, move || {
                     packed.run(n, input, &mut y, layout, &epilogue, threads);
                 }));
@@ -221,16 +249,17 @@ fn product([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, roof: f64, o
         time(&mut variants);
         let base = variants[0].median();
         let dense =
-            variants.iter().filter(|v| v.name.starts_with("gemm")).map(Variant::median).reduce(f64::min);
-        for v in &variants {
+            variants.iter().filter(|v| v.name.starts_with("gemm_f32")).map(Variant::median).reduce(f64::min);
+        for (v, bytes) in variants.iter().zip(bytes) {
             let t = v.median();
-            let gflops = 2.0 * (weight.nnz() * n) as f64 / t * 1e-9;
+            let gflops = 2.0 * (forms[0].0.nnz() * n) as f64 / t * 1e-9;
             println!(
-                "{m}x{k}x{n} {:2.0}% {layout:?} {:<26} {:9.2} us {gflops:7.1} GFLOP/s {:3.0}% of roof  x{:.2} rten  x{:.2} dense",
+                "{m}x{k}x{n} {:2.0}% {layout:?} {:<26} {:9.2} us {gflops:7.1} GFLOP/s {:3.0}% of roof {:9.1} KiB  x{:.2} rten  x{:.2} dense",
                 sparsity * 100.0,
                 v.name,
                 t * 1e6,
                 gflops / roof * 100.0,
+                bytes as f64 / 1024.0,
                 base / t,
                 dense.unwrap_or(base) / t,
             );

@@ -45,10 +45,7 @@ impl NarrowMatrix {
             Some(scales) if scales.len() != rows => {
                 Err(ValuesError::ScaleCount { rows, found: scales.len() })
             }
-            _ => {
-                let tensor = values.tensor().reshaped(vec![rows, cols])?;
-                Ok(Self { rows, cols, values: values.with_tensor(tensor) })
-            }
+            _ => Ok(Self { rows, cols, values: values.reshaped(vec![rows, cols])? }),
         }
     }
 
@@ -239,7 +236,7 @@ impl Weight {
         }
         let dense = self.to_dense()?;
         let dense = if transpose { transposed(&dense)? } else { dense };
-        let values = Values::round(dense.as_slice()?, cols, to).map_err(Failure::Round)?;
+        let values = Values::round(dense.as_slice()?, [rows, cols], to).map_err(Failure::Round)?;
         let matrix = NarrowMatrix::new(rows, cols, values).expect("as many values and scales as rounded");
         let narrow = NarrowWeight { shape: self.shape().to_vec(), transposed: transpose, matrix };
         Ok(Some(match self {
@@ -423,7 +420,7 @@ mod tests {
 
     #[test]
     fn sizes_must_fit() {
-        let values = Values::round(&[1.0; 6], 3, ValueType::Int8).unwrap();
+        let values = Values::round(&[1.0; 6], [2, 3], ValueType::Int8).unwrap();
         assert!(NarrowMatrix::new(2, 3, values.clone()).is_ok());
         assert!(matches!(NarrowMatrix::new(3, 3, values.clone()), Err(ValuesError::Tensor(_))));
         assert!(matches!(
@@ -432,7 +429,8 @@ mod tests {
         ));
         let exact = Values::from(Tensor::from_slice(&[1], &[1.0_f32]));
         assert!(matches!(NarrowMatrix::new(1, 1, exact), Err(ValuesError::Type { .. })));
-        let matrix = NarrowMatrix::new(1, 2, Values::round(&[1.0; 2], 2, ValueType::Bf16).unwrap()).unwrap();
+        let matrix =
+            NarrowMatrix::new(1, 2, Values::round(&[1.0; 2], [1, 2], ValueType::Bf16).unwrap()).unwrap();
         assert!(NarrowWeight::new(vec![2, 1], false, matrix.clone()).is_err());
         assert!(NarrowWeight::new(vec![2, 1], true, matrix).is_ok());
     }

@@ -161,19 +161,24 @@ impl Values {
         Ok(Self { tensor, rounded: Some(Rounded { scales, error }) })
     }
 
-    /// Rounds f32 elements, of which `cols` make a row.
+    /// Rounds the f32 elements of a matrix `[rows, cols]`.
     ///
     /// A value that f16 cannot hold (65 520 and beyond) is refused, not saturated; so are NaN and infinities. A row of
     /// zeros has the int8 scale 0.
     ///
     /// # Errors
     /// At the first element that the type cannot hold.
-    pub fn round(exact: &[f32], cols: usize, to: ValueType) -> Result<Self, RoundError> {
+    ///
+    /// # Panics
+    /// When there are not `rows · cols` elements.
+    pub fn round(exact: &[f32], [rows, cols]: [usize; 2], to: ValueType) -> Result<Self, RoundError> {
+        assert_eq!(exact.len(), rows * cols, "[{rows}, {cols}]");
         if to == ValueType::F32 {
             return Ok(Tensor::from_slice(&[exact.len()], exact).into());
         }
-        let rows = || exact.chunks_exact(cols.max(1)).enumerate();
-        for (row, values) in rows() {
+        let row_of = |row: usize| row * cols..(row + 1) * cols;
+        for row in 0..rows {
+            let values = &exact[row_of(row)];
             if let Some(&value) = values.iter().find(|w| !w.is_finite()) {
                 return Err(RoundError::NotFinite { value, row, to });
             }
@@ -193,8 +198,9 @@ impl Values {
             ValueType::F32 | ValueType::Int8 => {
                 let mut bytes = AlignedBytes::zeroed(exact.len());
                 let out: &mut [i8] = bytemuck::cast_slice_mut(&mut bytes);
-                let mut scales = Vec::with_capacity(exact.len() / cols.max(1));
-                for ((_, exact), out) in rows().zip(out.chunks_exact_mut(cols.max(1))) {
+                let mut scales = Vec::with_capacity(rows);
+                for row in 0..rows {
+                    let (exact, out) = (&exact[row_of(row)], &mut out[row_of(row)]);
                     let scale = exact.iter().fold(0.0_f32, |max, w| max.max(w.abs())) / 127.0;
                     // Of the greatest floats, 127 steps must not be infinite.
                     let scale = if (127.0 * scale).is_finite() { scale } else { scale.next_down() };
@@ -257,6 +263,11 @@ impl Values {
     /// Bytes of elements and scales.
     pub fn bytes(&self) -> usize {
         self.tensor.bytes().len() + self.scales_tensor().map_or(0, |scales| scales.bytes().len())
+    }
+
+    /// The same elements in another shape.
+    pub(crate) fn reshaped(self, shape: Vec<usize>) -> Result<Self, TensorError> {
+        Ok(Self { tensor: self.tensor.reshaped(shape)?, ..self })
     }
 
     /// Other elements of the same type, rows and scales.
@@ -405,7 +416,7 @@ mod tests {
 
     /// Rounds, and gives what the values stand for.
     fn through(exact: &[f32], cols: usize, to: ValueType) -> (Values, Vec<f32>) {
-        let values = Values::round(exact, cols, to).unwrap();
+        let values = Values::round(exact, [exact.len() / cols, cols], to).unwrap();
         let ends = (1..=exact.len() / cols).map(|row| row * cols);
         let wide = values.widened(ends).unwrap().as_slice::<f32>().unwrap().to_vec();
         (values, wide)
@@ -444,14 +455,14 @@ mod tests {
     fn what_a_type_cannot_hold_is_refused() {
         for bad in [f32::NAN, f32::INFINITY] {
             for to in &ValueType::ALL[1..] {
-                let error = Values::round(&[0.0, 0.0, 1.0, bad], 2, *to).unwrap_err();
+                let error = Values::round(&[0.0, 0.0, 1.0, bad], [2, 2], *to).unwrap_err();
                 assert!(matches!(error, RoundError::NotFinite { row: 1, .. }), "{error}");
             }
         }
-        let error = Values::round(&[65_520.0], 1, ValueType::F16).unwrap_err();
+        let error = Values::round(&[65_520.0], [1, 1], ValueType::F16).unwrap_err();
         assert_eq!(error, RoundError::Overflow { value: 65_520.0, row: 0, to: ValueType::F16 });
         assert_eq!(through(&[65_519.0], 1, ValueType::F16).1, [65_504.0]);
-        assert!(Values::round(&[f32::MAX], 1, ValueType::Bf16).is_err());
+        assert!(Values::round(&[f32::MAX], [1, 1], ValueType::Bf16).is_err());
         let wide = through(&[f32::MAX], 1, ValueType::Int8).1[0];
         assert!(wide.is_finite() && wide > f32::MAX * 0.999_999);
     }

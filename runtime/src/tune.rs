@@ -10,11 +10,13 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use poda_formats::DataType;
 use poda_formats::storage::{AlignedBytes, give_back};
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::{
-    Call, Epilogue, KERNELS, Kernel, KernelError, Layout, Level, Packed, Params, Problem, WeightMatrix, X,
+    Call, Epilogue, KERNELS, Kernel, KernelError, Layout, Level, Packed, Params, Problem, Source,
+    WeightMatrix, X,
 };
 use crate::packing::ConvGeometry;
 use crate::threads::Threads;
@@ -143,16 +145,25 @@ impl Tuner {
         threads: &Threads,
     ) -> Result<(&'static Kernel, Choice, Box<dyn Packed>), KernelError> {
         let shape = weight.shape()?;
-        let mut kernels: Vec<&'static Kernel> = KERNELS
-            .iter()
-            .filter(|kernel| kernel.level == Level::best() && kernel.takes(weight, problem))
-            .collect();
+        let stored = weight.stored();
+        // Kernels for few columns run over any number, if slowly; what they read stays narrow.
+        let few = Problem { n: problem.n.min(1), ..problem.clone() };
+        let keeps = self.options.prefer == Prefer::Memory && stored != DataType::F32;
+        let takes = |kernel: &Kernel| {
+            kernel.takes(weight, problem) || keeps && kernel.values == stored && kernel.takes(weight, &few)
+        };
+        let mut kernels: Vec<&'static Kernel> =
+            KERNELS.iter().filter(|kernel| kernel.level == Level::best() && takes(kernel)).collect();
+        if keeps && kernels.iter().any(|kernel| kernel.values == stored) {
+            kernels.retain(|kernel| kernel.values == stored);
+        }
+        let source = Source::new(weight);
         if kernels.is_empty() {
             kernels.extend(KERNELS.iter().filter(|kernel| kernel.takes(weight, problem)));
         }
         if let [kernel] = kernels[..] {
-            let reason = "the only kernel for dense weights".to_owned();
-            return Ok(pack(kernel, weight, problem, Params::default(), reason));
+            let reason = "the only kernel for such weights".to_owned();
+            return pack(kernel, &source, problem, Params::default(), reason);
         }
         if !self.options.timing {
             let cost = |kernel: &&&Kernel| (kernel.cost)(weight, problem);
@@ -160,7 +171,7 @@ impl Tuner {
             let params = (kernel.variants)(weight, problem).first().copied().unwrap_or_default();
             let params = Params { parts: threads.count(), ..params };
             let reason = "chosen by the cost model, not timed".to_owned();
-            return Ok(pack(kernel, weight, problem, params, reason));
+            return pack(kernel, &source, problem, params, reason);
         }
         if self.options.prefer == Prefer::Latency {
             let cost = |kernel: &&Kernel| (kernel.cost)(weight, problem);
@@ -172,11 +183,11 @@ impl Tuner {
         if let Some(choice) = known {
             let winner = &choice.candidates[0];
             if let Some(kernel) = kernels.iter().find(|kernel| kernel.name == winner.kernel) {
-                let packed = (kernel.prepare)(weight, problem, kernel.level, winner.params);
+                let packed = kernel.pack(&source, problem, winner.params)?;
                 return Ok((kernel, choice, packed));
             }
         }
-        let (kernel, choice, packed) = self.time(&kernels, weight, shape, problem, threads);
+        let (kernel, choice, packed) = self.time(&kernels, weight, shape, problem, threads)?;
         self.lock().insert(key, choice.clone());
         Ok((kernel, choice, packed))
     }
@@ -189,7 +200,8 @@ impl Tuner {
         [m, k]: [usize; 2],
         problem: &Problem,
         threads: &Threads,
-    ) -> (&'static Kernel, Choice, Box<dyn Packed>) {
+    ) -> Result<(&'static Kernel, Choice, Box<dyn Packed>), KernelError> {
+        let source = Source::new(weight);
         let n = problem.n.max(1);
         // Written before they are read: untouched pages would all be one page of zeros.
         let x = written(problem.conv.as_ref().map_or(k * n, ConvGeometry::image_len), 1.0);
@@ -208,7 +220,7 @@ impl Tuner {
             }
             for params in variants {
                 let params = Params { parts: threads.count(), ..params };
-                let packed = (kernel.prepare)(weight, problem, kernel.level, params);
+                let packed = kernel.pack(&source, problem, params)?;
                 let epilogue = Epilogue::default();
                 let mut run = || {
                     let start = Instant::now();
@@ -238,7 +250,9 @@ impl Tuner {
         let handicap = |kernel: &Kernel| if kernel.dense { 1.0 } else { MARGIN };
         let bytes = |candidate: &Candidate| candidate.bytes.expect("packed above");
         let limit = MOST_BYTES.iter().find(|(prefer, _)| *prefer == self.options.prefer).map_or(1.0, |l| l.1);
-        let limit = (weight.smallest_bytes() as f64 * limit) as usize + OVERHEAD;
+        // For speed, narrow values may be widened.
+        let values = if self.options.prefer == Prefer::Latency { DataType::F32 } else { weight.stored() };
+        let limit = (weight.smallest_bytes_of(values) as f64 * limit) as usize + OVERHEAD;
         // Those that take too many bytes come last. For memory dense is no exception, and the smallest is best where all do.
         let excess = |kernel: &Kernel, candidate: &Candidate| match self.options.prefer {
             Prefer::Latency if kernel.dense => 0,
@@ -251,7 +265,7 @@ impl Tuner {
         let candidates: Vec<Candidate> = timed.iter().map(|(_, candidate)| candidate.clone()).collect();
         let (kernel, winner) = timed.swap_remove(0);
         give_back();
-        let packed = (kernel.prepare)(weight, problem, kernel.level, winner.params);
+        let packed = kernel.pack(&source, problem, winner.params)?;
         let dense = candidates.iter().find(|c| c.is_dense());
         let sparse = candidates.iter().find(|c| !c.is_dense());
         let density = weight.nnz() as f64 / (m * k).max(1) as f64;
@@ -273,9 +287,13 @@ impl Tuner {
             (Some(dense), _, Prefer::Latency) => {
                 format!("{:.2}× the speed of dense", micros(dense) / micros(&winner))
             }
+            (None, _, Prefer::Memory) => format!(
+                "{:.2}× the bytes of the smallest format",
+                bytes(&winner) as f64 / weight.smallest_bytes().max(1) as f64
+            ),
             (None, _, _) => "the fastest".to_owned(),
         };
-        (kernel, Choice { candidates, reason }, packed)
+        Ok((kernel, Choice { candidates, reason }, packed))
     }
 }
 
@@ -288,15 +306,15 @@ impl Drop for Tuner {
 /// A kernel that was chosen without timing.
 fn pack(
     kernel: &'static Kernel,
-    weight: &WeightMatrix,
+    source: &Source<'_>,
     problem: &Problem,
     params: Params,
     reason: String,
-) -> (&'static Kernel, Choice, Box<dyn Packed>) {
-    let packed = (kernel.prepare)(weight, problem, kernel.level, params);
+) -> Result<(&'static Kernel, Choice, Box<dyn Packed>), KernelError> {
+    let packed = kernel.pack(source, problem, params)?;
     let bytes = Some(packed.bytes());
     let candidate = Candidate { kernel: kernel.name.to_owned(), params, micros: None, bytes };
-    (kernel, Choice { candidates: vec![candidate], reason }, packed)
+    Ok((kernel, Choice { candidates: vec![candidate], reason }, packed))
 }
 
 /// A buffer whose pages are all written.
@@ -326,7 +344,8 @@ fn key(
         format!(" conv {:?} {:?} {:?} {:?} {:?}", g.input(), g.kernel(), g.stride(), g.dilation(), g.pads())
     });
     format!(
-        "{m}x{k}x{n} {kept}% {}{} {}t {prefer:?}{conv}",
+        "{m}x{k}x{n} {} {kept}% {}{} {}t {prefer:?}{conv}",
+        weight.stored(),
         layout(x_layout),
         layout(y_layout),
         threads.count()

@@ -1,10 +1,10 @@
 //! `poda convert`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use poda_formats::{FileFormat, ValueType, Weight};
-use serde_json::json;
+use poda_formats::{FileFormat, RoundedWeight, ValueType, Weight};
+use serde::Serialize;
 
 use crate::table::{self, print, print_json};
 use crate::values;
@@ -38,6 +38,26 @@ pub(crate) struct Args {
     json: bool,
 }
 
+#[derive(Serialize)]
+struct Converted<'a> {
+    input: File<'a>,
+    output: Output<'a>,
+    rounded: Vec<RoundedWeight>,
+}
+
+#[derive(Serialize)]
+struct Output<'a> {
+    #[serde(flatten)]
+    file: File<'a>,
+    sparse_weights: usize,
+}
+
+#[derive(Serialize)]
+struct File<'a> {
+    path: &'a Path,
+    file_bytes: u64,
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut graph = poda_formats::open(&args.model)?;
     if let Some(values) = args.values {
@@ -52,11 +72,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let sparse = graph.values.iter().filter(|v| matches!(v.weight, Some(Weight::Csr(_)))).count();
     let rounded = graph.rounded_weights();
     if args.json {
-        return print_json(&json!({
-            "input": {"path": args.model, "file_bytes": before},
-            "output": {"path": args.output, "file_bytes": after, "sparse_weights": sparse},
-            "rounded": rounded,
-        }));
+        let input = File { path: &args.model, file_bytes: before };
+        let file = File { path: &args.output, file_bytes: after };
+        let output = Output { file, sparse_weights: sparse };
+        return print_json(&Converted { input, output, rounded });
     }
     print(format!(
         "{} ({}) -> {} ({}), {sparse} weights stored sparse",

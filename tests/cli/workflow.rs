@@ -72,6 +72,72 @@ fn weights_are_pruned_exactly_and_stored_sparse() {
 }
 
 #[test]
+fn values_are_rounded_when_asked_and_what_that_loses_is_told() {
+    let dir = Dir::new();
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/src/commands/demo");
+    let [model, data] = ["fashion_mnist.onnx", "fashion_mnist_test.npz"].map(|file| format!("{demo}/{file}"));
+    let top1 = |model: &str| {
+        let scores = dir.poda(&["eval", model, "--data", &data, "--batch", "100", "--json"]).json();
+        scores["accuracy"]["top1"].as_f64().unwrap()
+    };
+    dir.poda(&["convert", &model, "-o", "f32.safetensors", "--values", "f32"]).ok();
+    let exact = top1("f32.safetensors");
+    let bytes = |model: &str| std::fs::metadata(dir.path(model)).unwrap().len() as f64;
+    for (values, size, loss) in [("bf16", 0.7, 0.01), ("f16", 0.7, 0.001), ("int8", 0.5, 0.02)] {
+        let out = format!("{values}.safetensors");
+        let told = dir.poda(&["convert", &model, "-o", &out, "--values", values, "--json"]).json();
+        let rounded = told["rounded"].as_array().unwrap();
+        assert_eq!(rounded.len(), 3, "{told}");
+        for weight in rounded {
+            assert_eq!(weight["values"], values);
+            let rms = weight["error"]["relative_rms"].as_f64().unwrap();
+            assert!(rms > loss / 100.0 && rms < loss, "{weight}");
+            assert!(weight["error"]["max"].as_f64().unwrap() > 0.0);
+        }
+        assert!(bytes(&out) < size * bytes("f32.safetensors"), "{values}: {}", bytes(&out));
+        assert!((top1(&out) - exact).abs() <= 0.01, "{values}: {} {exact}", top1(&out));
+        let inspected = dir.poda(&["inspect", &out, "--json"]).json();
+        let weights = inspected["weights"].as_array().unwrap();
+        let row = |name: &serde_json::Value| weights.iter().find(|w| &w["name"] == name).unwrap();
+        for weight in rounded {
+            let row = row(&weight["weight"]);
+            assert_eq!((&row["values"], &row["rounding_error"]), (&weight["values"], &weight["error"]));
+            assert_eq!(row["dtype"], "f32");
+        }
+        let shown = dir.poda(&["inspect", &out]).ok();
+        assert!(shown.contains(values) && shown.contains("relative RMS error"), "{shown}");
+    }
+    let told = dir.poda(&["convert", "int8.safetensors", "-o", "back.onnx"]).ok();
+    assert!(told.contains("holds the rounded values as f32"), "{told}");
+    assert!((top1("back.onnx") - top1("int8.safetensors")).abs() <= 0.001);
+    dir.poda(&["convert", "int8.safetensors", "-o", "wide.safetensors", "--values", "f32"]).ok();
+    assert!(!dir.poda(&["inspect", "wide.safetensors"]).ok().contains("int8"));
+}
+
+#[test]
+fn pruning_rounds_what_is_left() {
+    let dir = Dir::new();
+    dir.mlp();
+    feed(&dir);
+    let prune = |out: &str, more: &[&str]| {
+        let args = [&["prune", "mlp.onnx", "-o", out, "--sparsity", "0.75", "--json"], more].concat();
+        dir.poda(&args).json()
+    };
+    let exact = prune("f32.safetensors", &[]);
+    assert_eq!(exact["rounded"], serde_json::json!([]));
+    let report = prune("int8.safetensors", &["--values", "int8"]);
+    assert_eq!(report["rounded"].as_array().unwrap().len(), 2, "{report}");
+    let (exact, rounded) = (outputs(&dir, "f32.safetensors"), outputs(&dir, "int8.safetensors"));
+    let worst = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst > 0.0 && worst < 0.2, "{exact:?}\n{rounded:?}");
+    dir.write("recipe.toml", b"sparsity = 0.75\nvalues = \"int8\"");
+    let from_recipe =
+        dir.poda(&["prune", "mlp.onnx", "-o", "r.safetensors", "--recipe", "recipe.toml", "--json"]);
+    assert_eq!(from_recipe.json()["rounded"], report["rounded"]);
+    dir.poda(&["prune", "mlp.onnx", "-o", "x.onnx", "--sparsity", "0.5", "--values", "int4"]).exit(2);
+}
+
+#[test]
 fn channels_are_removed_for_real() {
     let dir = Dir::new();
     dir.mlp();

@@ -1,5 +1,7 @@
 //! Compressed sparse rows: `indptr` `[rows + 1]`, `indices` and `values` `[nnz]`, columns ascending within a row.
 
+use std::ops::Range;
+
 use bytemuck::Zeroable;
 
 use crate::dtype::{DataType, Element};
@@ -323,6 +325,28 @@ impl CsrMatrix {
         Ok(self.with_values(self.values.scaled(factors, self.row_ends())?))
     }
 
+    /// Some of the rows; shares indices and values.
+    ///
+    /// # Panics
+    /// When there are no such rows.
+    #[must_use]
+    pub fn row_range(&self, rows: Range<usize>) -> Self {
+        let offsets = &self.row_offsets()[rows.start..=rows.end];
+        let (first, last) = (offsets[0], offsets[rows.len()]);
+        let range = first as usize..last as usize;
+        let size = self.indices.dtype().size();
+        let storage = self.indices.storage().slice(range.start * size..range.end * size);
+        let storage = storage.expect("within the tensor");
+        let indptr: Vec<u32> = offsets.iter().map(|offset| offset - first).collect();
+        Self {
+            rows: rows.len(),
+            cols: self.cols,
+            indptr: Tensor::from_slice(&[indptr.len()], &indptr),
+            indices: Tensor::new(self.indices.dtype(), vec![range.len()], storage).expect("as many bytes"),
+            values: self.values.slice(range, rows),
+        }
+    }
+
     fn with_values(&self, values: Values) -> Self {
         debug_assert_eq!(values.len(), self.nnz());
         Self { indptr: self.indptr.clone(), indices: self.indices.clone(), values, ..*self }
@@ -453,6 +477,16 @@ mod tests {
         assert!(matches!(csr(1, 3, &[0, 2], &[1, 1]), Err(SparseError::Column { .. })));
         assert!(matches!(csr(1, 3, &[0, 2], &[2, 1]), Err(SparseError::Column { .. })));
         assert!(matches!(csr(1, 3, &[0, 1], &[3]), Err(SparseError::Column { row: 0, col: 3, cols: 3 })));
+    }
+
+    #[test]
+    fn rows_can_be_taken() {
+        let dense = [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0, -2.0, 4.0, 0.0, 0.0];
+        let matrix = CsrMatrix::from_dense(4, 3, &dense);
+        for rows in [0..4, 1..3, 2..4, 2..2] {
+            let part = matrix.row_range(rows.clone());
+            assert_eq!(part, CsrMatrix::from_dense(rows.len(), 3, &dense[rows.start * 3..rows.end * 3]));
+        }
     }
 
     #[test]

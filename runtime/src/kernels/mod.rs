@@ -22,7 +22,8 @@ mod table;
 mod tests;
 
 use poda_formats::dtype::DataType;
-use poda_formats::{CsrMatrix, Tensor};
+use poda_formats::tensor::TensorError;
+use poda_formats::{CsrMatrix, NarrowMatrix, Tensor};
 
 use crate::packing::ConvGeometry;
 use crate::threads::Threads;
@@ -32,6 +33,7 @@ pub use activation::Activation;
 pub use depthwise::Depthwise;
 pub(crate) use gemm::{Mat, matmul};
 pub use simd::Level;
+pub(crate) use table::Source;
 pub use table::{KERNELS, Kernel, Params};
 
 /// Order of an activation matrix with `features` rows in the mathematical product.
@@ -91,8 +93,10 @@ pub struct Problem {
 pub enum WeightMatrix {
     /// f32 `[m, k]`
     Dense(Tensor),
-    /// f32 values
+    /// f32 values, or narrower ones that stand for them
     Csr(CsrMatrix),
+    /// Every element, narrower than f32.
+    Narrow(NarrowMatrix),
 }
 
 /// Why a weight cannot be packed.
@@ -104,6 +108,8 @@ pub enum KernelError {
     Values { found: DataType },
     #[error("a weight must have 2 dimensions, found shape {shape:?}")]
     Rank { shape: Vec<usize> },
+    #[error(transparent)]
+    Widen(#[from] TensorError),
     #[error("no kernel named {name} takes this weight on this CPU")]
     NoSuchKernel { name: String },
 }
@@ -116,7 +122,8 @@ impl WeightMatrix {
     pub fn shape(&self) -> Result<[usize; 2], KernelError> {
         let (dtype, shape) = match self {
             Self::Dense(tensor) => (tensor.dtype(), tensor.shape().to_vec()),
-            Self::Csr(csr) => (csr.values().stored(), vec![csr.rows(), csr.cols()]),
+            Self::Csr(csr) => (csr.values().dtype(), vec![csr.rows(), csr.cols()]),
+            Self::Narrow(narrow) => (DataType::F32, vec![narrow.rows(), narrow.cols()]),
         };
         match shape[..] {
             _ if dtype != DataType::F32 => Err(KernelError::Values { found: dtype }),
@@ -130,16 +137,43 @@ impl WeightMatrix {
         match self {
             Self::Dense(tensor) => tensor.len(),
             Self::Csr(csr) => csr.nnz(),
+            Self::Narrow(narrow) => narrow.values().len(),
         }
     }
 
     /// Bytes of the smallest lossless format for the values that are stored: dense, a bitmap with the values, or CSR.
     pub fn smallest_bytes(&self) -> usize {
-        let [m, k] = self.shape().unwrap_or_default();
-        let values = self.nnz() * size_of::<f32>();
+        self.smallest_bytes_of(self.stored())
+    }
+
+    /// The same if they were stored as `values`.
+    pub(crate) fn smallest_bytes_of(&self, values: DataType) -> usize {
+        let ([m, k], size) = (self.shape().unwrap_or_default(), values.size());
+        let values = self.nnz() * size;
         let index = if k <= 1 << 16 { size_of::<u16>() } else { size_of::<u32>() };
         let csr = self.nnz() * index + (m + 1) * size_of::<u32>();
-        (m * k * size_of::<f32>()).min(values + csr.min((m * k).div_ceil(8)))
+        (m * k * size).min(values + csr.min((m * k).div_ceil(8)))
+    }
+
+    /// Type of the stored values.
+    pub fn stored(&self) -> DataType {
+        match self {
+            Self::Dense(tensor) => tensor.dtype(),
+            Self::Csr(csr) => csr.values().stored(),
+            Self::Narrow(narrow) => narrow.values().stored(),
+        }
+    }
+
+    /// The same weight with f32 values; shares them if they are f32.
+    ///
+    /// # Errors
+    /// When memory does not hold it.
+    pub fn widened(&self) -> Result<Self, TensorError> {
+        Ok(match self {
+            Self::Dense(tensor) => Self::Dense(tensor.clone()),
+            Self::Csr(csr) => Self::Csr(csr.widened()?),
+            Self::Narrow(narrow) => Self::Dense(narrow.to_dense()?),
+        })
     }
 }
 
@@ -222,7 +256,7 @@ impl PackedWeight {
             .ok_or_else(|| KernelError::NoSuchKernel { name: name.to_owned() })?;
         let guess = || (kernel.variants)(weight, problem).first().copied();
         let params = params.or_else(guess).unwrap_or_default();
-        let packed = (kernel.prepare)(weight, problem, kernel.level, params);
+        let packed = kernel.pack(&Source::new(weight), problem, params)?;
         let bytes = Some(packed.bytes());
         let candidate = Candidate { kernel: name.to_owned(), params, micros: None, bytes };
         let choice = Choice { candidates: vec![candidate], reason: "asked for by name".to_owned() };

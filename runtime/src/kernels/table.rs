@@ -1,6 +1,12 @@
 //! The table of kernels. Selection, tests, benches and profiles all read it; a kernel is added by a file and a row.
 
-use super::simd::Level;
+use std::cell::OnceCell;
+
+use half::{bf16, f16};
+use poda_formats::DataType;
+use poda_formats::tensor::TensorError;
+
+use super::simd::{Level, Value};
 use super::{Packed, Problem, WeightMatrix, csr, gemm, spmm, spmv};
 
 /// Measures of a packing, for the kernels that have a choice.
@@ -24,6 +30,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// The instructions it needs.
     pub level: Level,
+    /// The type of the values that it reads; f32 ones also take a weight that is widened for them.
+    pub values: DataType,
     /// Whether it multiplies pruned weights too.
     pub dense: bool,
     /// Whether it takes such a weight for such a problem.
@@ -45,7 +53,45 @@ impl std::fmt::Debug for Kernel {
 impl Kernel {
     /// Whether this CPU has the instructions and the kernel takes the weight.
     pub fn takes(&self, weight: &WeightMatrix, problem: &Problem) -> bool {
-        self.level.available() && (self.fits)(weight, problem)
+        let reads = self.values == DataType::F32 || self.values == weight.stored();
+        reads && self.level.available() && (self.fits)(weight, problem)
+    }
+
+    /// Packs a weight that the kernel takes.
+    ///
+    /// # Errors
+    /// When memory does not hold a weight that must be widened.
+    pub(crate) fn pack(
+        &self,
+        source: &Source<'_>,
+        problem: &Problem,
+        params: Params,
+    ) -> Result<Box<dyn Packed>, TensorError> {
+        Ok((self.prepare)(source.weight(self.values)?, problem, self.level, params))
+    }
+}
+
+/// A weight to pack, widened to f32 at most once.
+pub(crate) struct Source<'a> {
+    stored: &'a WeightMatrix,
+    wide: OnceCell<WeightMatrix>,
+}
+
+impl<'a> Source<'a> {
+    /// Nothing is widened yet.
+    pub(crate) fn new(stored: &'a WeightMatrix) -> Self {
+        Self { stored, wide: OnceCell::new() }
+    }
+
+    /// The weight with values of that type, which is its own or f32.
+    fn weight(&self, values: DataType) -> Result<&WeightMatrix, TensorError> {
+        if values == self.stored.stored() {
+            return Ok(self.stored);
+        }
+        if self.wide.get().is_none() {
+            let _ = self.wide.set(self.stored.widened()?);
+        }
+        Ok(self.wide.get().expect("set above"))
     }
 }
 
@@ -63,6 +109,7 @@ const fn dense(name: &'static str, level: Level) -> Kernel {
     Kernel {
         name,
         level,
+        values: DataType::F32,
         dense: true,
         fits: |_, _| true,
         cost,
@@ -78,47 +125,49 @@ const fn panels(name: &'static str, level: Level) -> Kernel {
         let [m, k] = weight.shape().unwrap_or_default();
         vectors(weight.nnz(), problem.n) / 1.3 + 4.0 * vectors(m + k, problem.n)
     };
-    Kernel { name, level, dense: false, fits, cost, variants: spmm::variants, prepare: spmm::prepare }
+    let (variants, prepare) = (spmm::variants, spmm::prepare);
+    Kernel { name, level, values: DataType::F32, dense: false, fits, cost, variants, prepare }
 }
 
-/// A kernel for few columns. Costs are of Zen 5, weights in its L2.
-const fn few(
+/// A kernel for few columns that reads values `V`. Costs are of Zen 5, weights in its L2.
+const fn few<V: Value>(
     name: &'static str,
     level: Level,
     fits: fn(&WeightMatrix, &Problem) -> bool,
     cost: fn(&WeightMatrix, &Problem) -> f64,
     prepare: fn(&WeightMatrix, &Problem, Level, Params) -> Box<dyn Packed>,
 ) -> Kernel {
-    Kernel { name, level, dense: false, fits, cost, variants: |_, _| Vec::new(), prepare }
+    Kernel { name, level, values: V::DTYPE, dense: false, fits, cost, variants: |_, _| Vec::new(), prepare }
 }
 
-const fn spmv_csr(name: &'static str, level: Level) -> Kernel {
+const fn spmv_csr<V: Value>(name: &'static str, level: Level) -> Kernel {
     let cost = |weight: &WeightMatrix, problem: &Problem| 1.1 * (weight.nnz() * problem.n) as f64;
-    few(name, level, spmv::csr::fits, cost, spmv::csr::prepare)
+    few::<V>(name, level, spmv::csr::fits, cost, spmv::csr::prepare::<V>)
 }
 
 #[cfg(target_arch = "x86_64")]
-const fn spmv_sell(
+const fn spmv_sell<V: Value>(
     name: &'static str,
     level: Level,
     prepare: fn(&WeightMatrix, &Problem, Level, Params) -> Box<dyn Packed>,
 ) -> Kernel {
     let cost = |weight: &WeightMatrix, problem: &Problem| 0.7 * (weight.nnz() * problem.n) as f64;
-    few(name, level, spmv::sell::fits, cost, prepare)
+    few::<V>(name, level, spmv::sell::fits, cost, prepare)
 }
 
 /// Windows of `16 · T` columns, bursts of `B` steps.
 #[cfg(target_arch = "x86_64")]
-const fn spmv_wsell<const T: usize, const B: usize>(name: &'static str) -> Kernel {
+const fn spmv_wsell<V: Value, const T: usize, const B: usize>(name: &'static str) -> Kernel {
     let cost = |weight: &WeightMatrix, problem: &Problem| {
         0.1 * (weight.nnz() * (problem.n + 1)) as f64
             + vectors(weight.shape().unwrap_or_default()[1], problem.n)
     };
-    few(name, Level::Avx512, spmv::wsell::fits::<T, B>, cost, spmv::wsell::prepare::<T, B>)
+    let (fits, prepare) = (spmv::wsell::fits::<V, T, B>, spmv::wsell::prepare::<V, T, B>);
+    few::<V>(name, Level::Avx512, fits, cost, prepare)
 }
 
 #[cfg(target_arch = "x86_64")]
-const fn spmv_bitmap(name: &'static str) -> Kernel {
+const fn spmv_bitmap<V: Value>(name: &'static str) -> Kernel {
     let cost = |weight: &WeightMatrix, problem: &Problem| {
         let [m, k] = weight.shape().unwrap_or_default();
         // Bits are expanded anew for every four columns.
@@ -126,7 +175,14 @@ const fn spmv_bitmap(name: &'static str) -> Kernel {
     };
     // Also for many columns, where nothing else is as small.
     let fits = |weight: &WeightMatrix, _: &Problem| matches!(weight, WeightMatrix::Csr(_));
-    few(name, Level::Avx512, fits, cost, spmv::bitmap::prepare)
+    few::<V>(name, Level::Avx512, fits, cost, spmv::bitmap::prepare::<V>)
+}
+
+/// Dense rows of narrow values.
+const fn rows<V: Value>(name: &'static str, level: Level) -> Kernel {
+    let fits = |weight: &WeightMatrix, _: &Problem| matches!(weight, WeightMatrix::Narrow(_));
+    let cost = |weight: &WeightMatrix, problem: &Problem| (weight.nnz() * problem.n.max(2)) as f64 / 24.0;
+    Kernel { dense: true, ..few::<V>(name, level, fits, cost, spmv::rows::prepare::<V>) }
 }
 
 /// Every kernel.
@@ -137,6 +193,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel {
         name: "spmm_f32_csr_portable",
         level: Level::Portable,
+        values: DataType::F32,
         dense: false,
         fits: |weight, _| matches!(weight, WeightMatrix::Csr(_)),
         cost: |weight, problem| vectors(weight.nnz(), problem.n) * 8.0,
@@ -146,23 +203,83 @@ pub static KERNELS: &[Kernel] = &[
     panels("spmm_f32_panel_portable", Level::Portable),
     panels("spmm_f32_panel_avx2", Level::Avx2),
     panels("spmm_f32_panel_avx512", Level::Avx512),
-    spmv_csr("spmv_f32_csr_portable", Level::Portable),
-    spmv_csr("spmv_f32_csr_avx2", Level::Avx2),
-    spmv_csr("spmv_f32_csr_avx512", Level::Avx512),
+    spmv_csr::<f32>("spmv_f32_csr_portable", Level::Portable),
+    spmv_csr::<f32>("spmv_f32_csr_avx2", Level::Avx2),
+    spmv_csr::<f32>("spmv_f32_csr_avx512", Level::Avx512),
     #[cfg(target_arch = "x86_64")]
-    spmv_sell("spmv_f32_sell8_insert_avx2", Level::Avx2, spmv::sell::prepare8::<false>),
+    spmv_sell::<f32>("spmv_f32_sell8_insert_avx2", Level::Avx2, spmv::sell::prepare8::<f32, false>),
     #[cfg(target_arch = "x86_64")]
-    spmv_sell("spmv_f32_sell8_gather_avx2", Level::Avx2, spmv::sell::prepare8::<true>),
+    spmv_sell::<f32>("spmv_f32_sell8_gather_avx2", Level::Avx2, spmv::sell::prepare8::<f32, true>),
     #[cfg(target_arch = "x86_64")]
-    spmv_sell("spmv_f32_sell8_insert_avx512", Level::Avx512, spmv::sell::prepare8::<false>),
+    spmv_sell::<f32>("spmv_f32_sell8_insert_avx512", Level::Avx512, spmv::sell::prepare8::<f32, false>),
     #[cfg(target_arch = "x86_64")]
-    spmv_sell("spmv_f32_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16),
+    spmv_sell::<f32>("spmv_f32_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16::<f32>),
     #[cfg(target_arch = "x86_64")]
-    spmv_bitmap("spmv_f32_bitmap_avx512"),
+    spmv_bitmap::<f32>("spmv_f32_bitmap_avx512"),
     #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<8, 4>("spmv_f32_wsell128x4_avx512"),
+    spmv_wsell::<f32, 8, 4>("spmv_f32_wsell128x4_avx512"),
     #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<4, 2>("spmv_f32_wsell64x2_avx512"),
+    spmv_wsell::<f32, 4, 2>("spmv_f32_wsell64x2_avx512"),
     #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<4, 4>("spmv_f32_wsell64x4_avx512"),
+    spmv_wsell::<f32, 4, 4>("spmv_f32_wsell64x4_avx512"),
+    rows::<bf16>("gemv_bf16_rows_portable", Level::Portable),
+    rows::<bf16>("gemv_bf16_rows_avx2", Level::Avx2),
+    rows::<bf16>("gemv_bf16_rows_avx512", Level::Avx512),
+    spmv_csr::<bf16>("spmv_bf16_csr_portable", Level::Portable),
+    spmv_csr::<bf16>("spmv_bf16_csr_avx2", Level::Avx2),
+    spmv_csr::<bf16>("spmv_bf16_csr_avx512", Level::Avx512),
+    #[cfg(target_arch = "x86_64")]
+    spmv_sell::<bf16>("spmv_bf16_sell8_insert_avx2", Level::Avx2, spmv::sell::prepare8::<bf16, false>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_sell::<bf16>("spmv_bf16_sell8_insert_avx512", Level::Avx512, spmv::sell::prepare8::<bf16, false>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_sell::<bf16>("spmv_bf16_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16::<bf16>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_bitmap::<bf16>("spmv_bf16_bitmap_avx512"),
+    #[cfg(target_arch = "x86_64")]
+    spmv_wsell::<bf16, 8, 4>("spmv_bf16_wsell128x4_avx512"),
+    #[cfg(target_arch = "x86_64")]
+    spmv_wsell::<bf16, 4, 2>("spmv_bf16_wsell64x2_avx512"),
+    #[cfg(target_arch = "x86_64")]
+    spmv_wsell::<bf16, 4, 4>("spmv_bf16_wsell64x4_avx512"),
+    rows::<f16>("gemv_f16_rows_portable", Level::Portable),
+    rows::<f16>("gemv_f16_rows_avx2", Level::Avx2),
+    rows::<f16>("gemv_f16_rows_avx512", Level::Avx512),
+    spmv_csr::<f16>("spmv_f16_csr_portable", Level::Portable),
+    spmv_csr::<f16>("spmv_f16_csr_avx2", Level::Avx2),
+    spmv_csr::<f16>("spmv_f16_csr_avx512", Level::Avx512),
+    #[cfg(target_arch = "x86_64")]
+    spmv_sell::<f16>("spmv_f16_sell8_insert_avx2", Level::Avx2, spmv::sell::prepare8::<f16, false>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_sell::<f16>("spmv_f16_sell8_insert_avx512", Level::Avx512, spmv::sell::prepare8::<f16, false>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_sell::<f16>("spmv_f16_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16::<f16>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_bitmap::<f16>("spmv_f16_bitmap_avx512"),
+    #[cfg(target_arch = "x86_64")]
+    spmv_wsell::<f16, 8, 4>("spmv_f16_wsell128x4_avx512"),
+    #[cfg(target_arch = "x86_64")]
+    spmv_wsell::<f16, 4, 2>("spmv_f16_wsell64x2_avx512"),
+    #[cfg(target_arch = "x86_64")]
+    spmv_wsell::<f16, 4, 4>("spmv_f16_wsell64x4_avx512"),
+    rows::<i8>("gemv_i8_rows_portable", Level::Portable),
+    rows::<i8>("gemv_i8_rows_avx2", Level::Avx2),
+    rows::<i8>("gemv_i8_rows_avx512", Level::Avx512),
+    spmv_csr::<i8>("spmv_i8_csr_portable", Level::Portable),
+    spmv_csr::<i8>("spmv_i8_csr_avx2", Level::Avx2),
+    spmv_csr::<i8>("spmv_i8_csr_avx512", Level::Avx512),
+    #[cfg(target_arch = "x86_64")]
+    spmv_sell::<i8>("spmv_i8_sell8_insert_avx2", Level::Avx2, spmv::sell::prepare8::<i8, false>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_sell::<i8>("spmv_i8_sell8_insert_avx512", Level::Avx512, spmv::sell::prepare8::<i8, false>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_sell::<i8>("spmv_i8_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16::<i8>),
+    #[cfg(target_arch = "x86_64")]
+    spmv_bitmap::<i8>("spmv_i8_bitmap_avx512"),
+    #[cfg(target_arch = "x86_64")]
+    spmv_wsell::<i8, 8, 4>("spmv_i8_wsell128x4_avx512"),
+    #[cfg(target_arch = "x86_64")]
+    spmv_wsell::<i8, 4, 2>("spmv_i8_wsell64x2_avx512"),
+    #[cfg(target_arch = "x86_64")]
+    spmv_wsell::<i8, 4, 4>("spmv_i8_wsell64x4_avx512"),
 ];

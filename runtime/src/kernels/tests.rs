@@ -1,9 +1,9 @@
 //! Every row of [`KERNELS`] against the loop that is the specification.
 
-use poda_formats::{CsrMatrix, Tensor};
+use poda_formats::{CsrMatrix, NarrowMatrix, Tensor, ValueType, Values};
 use proptest::prelude::*;
 
-use super::{Activation, Epilogue, KERNELS, Layout, PackedWeight, Problem, WeightMatrix, X};
+use super::{Activation, Epilogue, KERNELS, Kernel, Layout, PackedWeight, Problem, WeightMatrix, X};
 use crate::packing::{ConvGeometry, im2col};
 use crate::threads::Threads;
 
@@ -87,14 +87,23 @@ fn check(case: &Case) {
     let residual = case.residual.then(|| random.values(m * n));
     let epilogue =
         Epilogue { bias: bias.as_deref(), residual: residual.as_deref(), activation: case.activation };
-    let expected = reference(case, &w, &x, epilogue.bias, epilogue.residual);
     let problem = Problem { n, x_layout: case.x_layout, y_layout: case.y_layout, conv: case.conv.clone() };
     let threads = Threads::new(case.threads).unwrap();
-    for weight in [
-        WeightMatrix::Dense(Tensor::from_slice(&[m, k], &w)),
-        WeightMatrix::Csr(CsrMatrix::from_dense(m, k, &w)),
+    let to = ValueType::ALL[1 + n % 3];
+    let narrow = NarrowMatrix::new(m, k, Values::round(&w, [m, k], to).unwrap()).unwrap();
+    let wide = narrow.to_dense().unwrap();
+    let wide = wide.as_slice::<f32>().unwrap();
+    let exact = reference(case, &w, &x, epilogue.bias, epilogue.residual);
+    let rounded = reference(case, wide, &x, epilogue.bias, epilogue.residual);
+    for (weight, expected) in [
+        (WeightMatrix::Dense(Tensor::from_slice(&[m, k], &w)), &exact),
+        (WeightMatrix::Csr(CsrMatrix::from_dense(m, k, &w)), &exact),
+        (WeightMatrix::Csr(narrow.to_csr().unwrap()), &rounded),
+        (WeightMatrix::Narrow(narrow), &rounded),
     ] {
-        for kernel in KERNELS.iter().filter(|kernel| kernel.takes(&weight, &problem)) {
+        // Rounded weights are widened for a kernel that reads f32; that is tried with the dense ones.
+        let reads = |kernel: &Kernel| kernel.values == weight.stored() || kernel.dense;
+        for kernel in KERNELS.iter().filter(|kernel| reads(kernel) && kernel.takes(&weight, &problem)) {
             // What was packed for one number of columns must serve any other.
             for planned in [n, 1, 64] {
                 let problem = Problem { n: planned, ..problem.clone() };
@@ -104,7 +113,7 @@ fn check(case: &Case) {
                 let packed = PackedWeight::with_kernel(&weight, &problem, kernel.name).unwrap();
                 let mut y = vec![f32::NAN; m * n];
                 packed.run(n, input, &mut y, case.y_layout, &epilogue, &threads);
-                for (i, (&y, &e)) in y.iter().zip(&expected).enumerate() {
+                for (i, (&y, &e)) in y.iter().zip(expected).enumerate() {
                     let close = (y - e).abs() <= 1e-5 * (k as f32).sqrt().max(1.0);
                     assert!(
                         close,

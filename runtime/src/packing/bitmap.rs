@@ -1,6 +1,9 @@
 //! Bitmap: a bit for every weight of the dense matrix, 64 columns a word, and the kept values row by row. The smallest
 //! lossless layout above a density of about 1/16.
 
+use std::marker::PhantomData;
+
+use poda_formats::Element;
 use poda_formats::sparse::CsrView;
 use poda_formats::storage::AlignedBytes;
 
@@ -9,22 +12,23 @@ pub(crate) const WORD: usize = u64::BITS as usize;
 /// Values that may be read beyond the last.
 pub(crate) const OVERREAD: usize = 16;
 
-/// A matrix `[m, k]` as a bitmap.
+/// A matrix `[m, k]` of values `V` as a bitmap.
 #[derive(Debug)]
-pub(crate) struct Bitmap {
+pub(crate) struct Bitmap<V> {
     pub(crate) m: usize,
     pub(crate) k: usize,
     /// `[m][k / 64]`, rounded up; the lowest bit is the first column.
     pub(crate) words: Vec<u64>,
     /// Values before each row, and their number.
     pub(crate) starts: Vec<u32>,
-    /// f32 `[nnz]`, followed by [`OVERREAD`] zeros.
+    /// `[nnz]`, followed by [`OVERREAD`] zeros.
     values: AlignedBytes,
+    stored: PhantomData<V>,
 }
 
-impl Bitmap {
+impl<V: Element> Bitmap<V> {
     /// Packs a matrix.
-    pub(crate) fn pack(csr: CsrView<'_>) -> Self {
+    pub(crate) fn pack(csr: CsrView<'_, V>) -> Self {
         let matrix = csr.matrix();
         let (m, k) = (matrix.rows(), matrix.cols());
         let width = k.div_ceil(WORD);
@@ -35,13 +39,13 @@ impl Bitmap {
             }
         }
         let values = csr.values();
-        let mut padded = AlignedBytes::zeroed((values.len() + OVERREAD) * size_of::<f32>());
+        let mut padded = AlignedBytes::zeroed((values.len() + OVERREAD) * size_of::<V>());
         bytemuck::cast_slice_mut(&mut padded)[..values.len()].copy_from_slice(values);
-        Self { m, k, words, starts: matrix.row_offsets().to_vec(), values: padded }
+        Self { m, k, words, starts: matrix.row_offsets().to_vec(), values: padded, stored: PhantomData }
     }
 
     /// The values and what may be read beyond.
-    pub(crate) fn values(&self) -> &[f32] {
+    pub(crate) fn values(&self) -> &[V] {
         bytemuck::cast_slice(&self.values)
     }
 

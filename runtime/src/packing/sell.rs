@@ -5,33 +5,37 @@
 //! Kreutzer et al., "A unified sparse matrix data format for efficient general sparse matrix-vector multiplication on modern
 //! processors with wide SIMD units", SISC 2014, <https://arxiv.org/abs/1307.6209>.
 
+use std::marker::PhantomData;
+
+use poda_formats::Element;
 use poda_formats::sparse::CsrView;
 use poda_formats::storage::AlignedBytes;
 
 /// Rows that are sorted among themselves.
 pub(crate) const BLOCK: usize = 64;
 
-/// A matrix `[m, k]` in SELL, `k` less than 2¹⁶.
+/// A matrix `[m, k]` of values `V` in SELL, `k` less than 2¹⁶.
 #[derive(Debug)]
-pub(crate) struct Sell<const LANES: usize> {
+pub(crate) struct Sell<V, const LANES: usize> {
     pub(crate) m: usize,
     pub(crate) k: usize,
     /// Steps before each group of rows, and their number.
     pub(crate) starts: Vec<u32>,
     /// u16 `[steps][lane]`; `k` where there is no weight.
     indices: AlignedBytes,
-    /// f32 `[steps][lane]`
+    /// `[steps][lane]`
     values: AlignedBytes,
+    stored: PhantomData<V>,
     /// Rows in the order of lanes.
     pub(crate) rows: Vec<u8>,
 }
 
-impl<const LANES: usize> Sell<LANES> {
+impl<V: Element, const LANES: usize> Sell<V, LANES> {
     /// Packs a matrix.
     ///
     /// # Panics
     /// When there are 2¹⁶ columns or more.
-    pub(crate) fn pack(csr: CsrView<'_>) -> Self {
+    pub(crate) fn pack(csr: CsrView<'_, V>) -> Self {
         let (m, k) = (csr.matrix().rows(), csr.matrix().cols());
         let none = u16::try_from(k).expect("fewer than 2¹⁶ columns");
         let mut rows: Vec<usize> = (0..m).collect();
@@ -44,9 +48,9 @@ impl<const LANES: usize> Sell<LANES> {
             }
         }
         let mut indices = AlignedBytes::zeroed(steps * LANES * size_of::<u16>());
-        let mut values = AlignedBytes::zeroed(steps * LANES * size_of::<f32>());
+        let mut values = AlignedBytes::zeroed(steps * LANES * size_of::<V>());
         let index: &mut [u16] = bytemuck::cast_slice_mut(&mut indices);
-        let value: &mut [f32] = bytemuck::cast_slice_mut(&mut values);
+        let value: &mut [V] = bytemuck::cast_slice_mut(&mut values);
         index.fill(none);
         let groups = rows.chunks(BLOCK).flat_map(|block| block.chunks(LANES));
         for (group, &start) in groups.zip(&starts) {
@@ -59,7 +63,7 @@ impl<const LANES: usize> Sell<LANES> {
             }
         }
         let rows = rows.iter().map(|row| (row % BLOCK) as u8).collect();
-        Self { m, k, starts, indices, values, rows }
+        Self { m, k, starts, indices, values, stored: PhantomData, rows }
     }
 
     /// `[steps][lane]`, 4 in each.
@@ -68,7 +72,7 @@ impl<const LANES: usize> Sell<LANES> {
     }
 
     /// `[steps][lane]`
-    pub(crate) fn values(&self) -> &[f32] {
+    pub(crate) fn values(&self) -> &[V] {
         bytemuck::cast_slice(&self.values)
     }
 

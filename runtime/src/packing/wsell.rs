@@ -9,8 +9,11 @@
 //!
 //! Descends from SELL-C-σ: Kreutzer et al., SISC 2014, <https://arxiv.org/abs/1307.6209>.
 
+use std::marker::PhantomData;
+
 use poda_formats::sparse::CsrView;
 use poda_formats::storage::AlignedBytes;
+use poda_formats::{CsrMatrix, Element};
 
 /// Rows in the lanes of a group.
 pub(crate) const LANES: usize = 16;
@@ -21,9 +24,9 @@ pub(crate) const BLOCK: usize = 64;
 /// The index of a slot without a weight; indices of weights are less.
 pub(crate) const PADDING: u8 = 0x80;
 
-/// A matrix `[m, k]` in windowed SELL.
+/// A matrix `[m, k]` of values `V` in windowed SELL.
 #[derive(Debug)]
-pub(crate) struct WindowedSell {
+pub(crate) struct WindowedSell<V> {
     pub(crate) m: usize,
     pub(crate) k: usize,
     /// Chunks before each group of 16 rows, and their number. A chunk is [`STEPS`] steps, whole bursts.
@@ -32,29 +35,31 @@ pub(crate) struct WindowedSell {
     pub(crate) windows: Vec<u16>,
     /// `[chunks][lane][step]`
     pub(crate) indices: AlignedBytes,
-    /// f32 `[chunks][step][lane]`
+    /// `[chunks][step][lane]`
     values: AlignedBytes,
+    stored: PhantomData<V>,
     /// Of each row, rounded up to a block: its group and lane within the block, as `group · 16 + lane`.
     pub(crate) order: Vec<u8>,
 }
 
-impl WindowedSell {
+impl<V: Element> WindowedSell<V> {
     /// Packs a matrix for windows of `window` columns and bursts of `burst` steps.
     ///
     /// # Panics
     /// When `burst` does not divide [`STEPS`], or there are more than 2²⁰ columns.
-    pub(crate) fn pack(csr: CsrView<'_>, window: usize, burst: usize) -> Self {
+    pub(crate) fn pack(csr: CsrView<'_, V>, window: usize, burst: usize) -> Self {
         assert!(
             STEPS.is_multiple_of(burst) && window <= PADDING.into(),
             "bursts of {burst}, windows of {window}"
         );
-        let (m, k) = (csr.matrix().rows(), csr.matrix().cols());
+        let matrix = csr.matrix();
+        let (m, k) = (matrix.rows(), matrix.cols());
         let (mut starts, mut windows, mut order) = (vec![0], Vec::new(), Vec::new());
         let mut schedule = |slots: &mut dyn FnMut(usize, usize, Slot)| {
             let mut chunks = 0;
             (starts, windows, order) = (vec![0], Vec::new(), Vec::new());
             for first in (0..m).step_by(BLOCK) {
-                let rows = sorted(csr, first..m.min(first + BLOCK));
+                let rows = sorted(matrix, first..m.min(first + BLOCK));
                 let mut places = [0; BLOCK];
                 for (place, row) in rows.iter().enumerate() {
                     places[row - first] = place as u8;
@@ -62,7 +67,7 @@ impl WindowedSell {
                 order.extend(places);
                 for group in rows.chunks(LANES) {
                     let before = windows.len();
-                    bursts(csr, group, window, burst, |base, burst_index, slot| {
+                    bursts(matrix, group, window, burst, |base, burst_index, slot| {
                         if burst_index == windows.len() - before {
                             windows.push(u16::try_from(base / LANES).expect("at most 2²⁰ columns"));
                         }
@@ -82,20 +87,20 @@ impl WindowedSell {
         // Once for the size, so that no buffer grows, once for the slots.
         let chunks = schedule(&mut |_, _, _| {});
         let mut indices = AlignedBytes::zeroed(chunks * STEPS * LANES);
-        let mut values = AlignedBytes::zeroed(chunks * STEPS * LANES * size_of::<f32>());
+        let mut values = AlignedBytes::zeroed(chunks * STEPS * LANES * size_of::<V>());
         indices.fill(PADDING);
-        let value: &mut [f32] = bytemuck::cast_slice_mut(&mut values);
+        let value: &mut [V] = bytemuck::cast_slice_mut(&mut values);
         schedule(&mut |chunk, step, slot| {
             indices[(chunk * LANES + slot.lane) * STEPS + step] = slot.index;
-            value[(chunk * STEPS + step) * LANES + slot.lane] = slot.value;
+            value[(chunk * STEPS + step) * LANES + slot.lane] = csr.values()[slot.value];
         });
-        Self { m, k, starts, windows, indices, values, order }
+        Self { m, k, starts, windows, indices, values, stored: PhantomData, order }
     }
 
     /// Bytes that the matrix would take, judged by at most 8 blocks of rows.
-    pub(crate) fn bytes_of(csr: CsrView<'_>, window: usize, burst: usize) -> usize {
+    pub(crate) fn bytes_of(csr: &CsrMatrix, window: usize, burst: usize) -> usize {
         const SAMPLES: usize = 8;
-        let (m, nnz) = (csr.matrix().rows(), csr.matrix().nnz());
+        let (m, nnz) = (csr.rows(), csr.nnz());
         let blocks = m.div_ceil(BLOCK);
         let (mut weights, mut chunks) = (0_usize, 0);
         for sample in 0..blocks.min(SAMPLES) {
@@ -109,7 +114,7 @@ impl WindowedSell {
                 chunks += steps.div_ceil(STEPS);
             }
         }
-        let chunk = STEPS * LANES * (1 + size_of::<f32>()) + STEPS / burst * size_of::<u16>();
+        let chunk = STEPS * LANES * (1 + size_of::<V>()) + STEPS / burst * size_of::<u16>();
         let sampled = (chunks * chunk) as f64;
         // An empty sample says nothing of weights elsewhere.
         let all =
@@ -118,7 +123,7 @@ impl WindowedSell {
     }
 
     /// `[chunks][step][lane]`
-    pub(crate) fn values(&self) -> &[f32] {
+    pub(crate) fn values(&self) -> &[V] {
         bytemuck::cast_slice(&self.values)
     }
 
@@ -137,25 +142,28 @@ struct Slot {
     lane: usize,
     step: usize,
     index: u8,
-    value: f32,
+    /// Number of the value in the matrix.
+    value: usize,
 }
 
 /// Rows by their number of weights.
-fn sorted(csr: CsrView<'_>, rows: std::ops::Range<usize>) -> Vec<usize> {
+fn sorted(csr: &CsrMatrix, rows: std::ops::Range<usize>) -> Vec<usize> {
     let mut rows: Vec<usize> = rows.collect();
-    rows.sort_by_key(|&row| csr.row(row).len());
+    rows.sort_by_key(|&row| csr.row_columns(row).len());
     rows
 }
 
 /// Calls `slot` with the first column of the window, the number of the burst and every weight of up to 16 rows.
 fn bursts(
-    csr: CsrView<'_>,
+    csr: &CsrMatrix,
     rows: &[usize],
     window: usize,
     burst: usize,
     mut slot: impl FnMut(usize, usize, Slot),
 ) {
-    let mut lanes: Vec<_> = rows.iter().map(|&row| csr.row(row).peekable()).collect();
+    let offsets = csr.row_offsets();
+    let lane = |&row: &usize| csr.row_columns(row).zip(offsets[row] as usize..).peekable();
+    let mut lanes: Vec<_> = rows.iter().map(lane).collect();
     let mut number = 0;
     while let Some(lowest) = lanes.iter_mut().filter_map(|lane| lane.peek().map(|&(col, _)| col)).min() {
         let base = lowest as usize / LANES * LANES;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use poda_formats::{CsrMatrix, Tensor, ValueId, Weight};
+use poda_formats::{CsrMatrix, NarrowMatrix, Tensor, ValueId, Weight};
 
 use crate::kernels::{Depthwise, KernelError, Layout, PackedWeight, Problem, WeightMatrix};
 use crate::ops::OpError;
@@ -40,10 +40,19 @@ impl Source {
     fn matrices(&self, weight: &Weight, groups: usize) -> Result<Vec<WeightMatrix>, OpError> {
         if let Weight::Csr(csr) = weight
             && csr.is_transposed() == self.transposed
-            && groups == 1
         {
-            let matrix = csr.matrix().map_err(|e| OpError::Invalid(e.to_string()))?.widened()?;
-            return Ok(vec![WeightMatrix::Csr(self.scaled(&matrix)?)]);
+            let matrix = csr.matrix().map_err(|e| OpError::Invalid(e.to_string()))?;
+            let (matrix, rows) = (self.scaled(matrix)?, self.m / groups.max(1));
+            let part = |g: usize| match groups {
+                1 => matrix.clone(),
+                _ => matrix.row_range(g * rows..(g + 1) * rows),
+            };
+            return Ok((0..groups).map(|g| WeightMatrix::Csr(part(g))).collect());
+        }
+        if let Weight::Narrow(narrow) = weight
+            && narrow.is_transposed() == self.transposed
+        {
+            return self.narrow_matrices(narrow.matrix(), groups);
         }
         let tensor = weight.to_dense().map_err(|e| OpError::Invalid(e.to_string()))?;
         let values = tensor.as_slice::<f32>()?;
@@ -70,6 +79,27 @@ impl Source {
             Tensor::new(tensor.dtype(), vec![rows, self.k], storage).map(WeightMatrix::Dense)
         };
         Ok((0..groups).map(part).collect::<Result<_, _>>()?)
+    }
+
+    /// As [`Source::matrices`], of a matrix that lies as it is wanted: values stay narrow.
+    fn narrow_matrices(&self, matrix: &NarrowMatrix, groups: usize) -> Result<Vec<WeightMatrix>, OpError> {
+        let scaled;
+        let matrix = match &self.scale {
+            Some(scale) => {
+                scaled = matrix.scaled(scale)?;
+                &scaled
+            }
+            None => matrix,
+        };
+        let zeros = matrix.values().len() - matrix.values().nonzeros();
+        let sparse = zeros as f64 >= SPARSE_FROM * matrix.values().len() as f64 && zeros > 0;
+        let rows = self.m / groups.max(1);
+        let part = |g: usize| {
+            let part = matrix.row_range(g * rows..(g + 1) * rows);
+            let csr = if sparse { part.to_csr() } else { None };
+            csr.map_or(WeightMatrix::Narrow(part), WeightMatrix::Csr)
+        };
+        Ok((0..groups).map(part).collect())
     }
 
     fn transposed_and_scaled(&self, values: &[f32]) -> Tensor {

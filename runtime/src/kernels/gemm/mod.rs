@@ -82,6 +82,7 @@ pub(super) fn prepare(weight: &WeightMatrix, problem: &Problem, level: Level, _:
         WeightMatrix::Csr(csr) => {
             level.run(Pack(&csr.to_dense().expect("checked by PackedWeight"), shape, lanes, level))
         }
+        WeightMatrix::Narrow(_) => panic!("widened by the table"),
     })
 }
 

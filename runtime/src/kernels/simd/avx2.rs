@@ -8,7 +8,7 @@ use core::arch::x86_64::{
 
 use rten_simd::isa::Avx2Isa;
 
-use super::Simd;
+use super::{Simd, Value};
 
 /// `MASKS[8 - n..][..8]` selects the first `n` lanes.
 static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -29,6 +29,12 @@ unsafe impl Simd for Avx2Isa {
     unsafe fn load_first(self, ptr: *const f32, n: usize) -> Self::F32 {
         // SAFETY: masked-out lanes are not read; the caller answers for the others.
         unsafe { _mm256_maskload_ps(ptr, first(n)) }.into()
+    }
+
+    #[inline(always)]
+    unsafe fn load_values<V: Value>(self, ptr: *const V) -> Self::F32 {
+        // SAFETY: by the caller; the CPU has the instructions, because `self` exists.
+        unsafe { V::load8(ptr) }.into()
     }
 
     #[inline(always)]

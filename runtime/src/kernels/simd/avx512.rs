@@ -9,7 +9,7 @@ use core::arch::x86_64::{
 
 use rten_simd::isa::Avx512Isa;
 
-use super::Simd;
+use super::{Simd, Value};
 
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
@@ -26,6 +26,12 @@ unsafe impl Simd for Avx512Isa {
     unsafe fn load_first(self, ptr: *const f32, n: usize) -> Self::F32 {
         // SAFETY: masked-out lanes are not read; the caller answers for the others.
         unsafe { _mm512_maskz_loadu_ps(first(n), ptr) }.into()
+    }
+
+    #[inline(always)]
+    unsafe fn load_values<V: Value>(self, ptr: *const V) -> Self::F32 {
+        // SAFETY: by the caller; the CPU has the instructions, because `self` exists.
+        unsafe { V::load16(ptr) }.into()
     }
 
     #[inline(always)]

@@ -9,11 +9,14 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+mod value;
 
 use rten_simd::Isa;
 use rten_simd::isa::GenericIsa;
 #[cfg(target_arch = "x86_64")]
 use rten_simd::isa::{Avx2Isa, Avx512Isa};
+
+pub(crate) use value::Value;
 
 /// Vectors of f32 on one instruction set. Values of this type exist only where the CPU has the instructions.
 ///
@@ -33,6 +36,12 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
     /// `n` elements at `ptr` must be readable.
     unsafe fn load_first(self, ptr: *const f32, n: usize) -> Self::F32;
 
+    /// `LANES` stored values as f32.
+    ///
+    /// # Safety
+    /// They must be readable.
+    unsafe fn load_values<V: Value>(self, ptr: *const V) -> Self::F32;
+
     /// Writes the first `n <= LANES` elements to `ptr`, and no others.
     ///
     /// # Safety
@@ -47,6 +56,13 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
     unsafe fn splat_pair(self, weights: *const f32) -> [Self::F32; 2] {
         // SAFETY: by the caller.
         unsafe { [splat(self, *weights), splat(self, *weights.add(1))] }
+    }
+
+    /// The sum of the elements.
+    #[inline(always)]
+    fn total(self, v: Self::F32) -> f32 {
+        use rten_simd::Simd as _;
+        v.to_array().into_iter().sum()
     }
 
     /// `v`, which the compiler then holds in a register rather than loading it again for a second use.

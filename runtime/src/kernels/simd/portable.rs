@@ -4,7 +4,7 @@ use rten_simd::Isa as _;
 use rten_simd::isa::GenericIsa;
 use rten_simd::ops::BitOps as _;
 
-use super::Simd;
+use super::{Simd, Value};
 
 // SAFETY: `GenericIsa` has 128-bit vectors.
 unsafe impl Simd for GenericIsa {
@@ -18,6 +18,14 @@ unsafe impl Simd for GenericIsa {
             // SAFETY: `i < n`, and the caller says that `n` elements are readable.
             *lane = unsafe { *ptr.add(i) };
         }
+        // SAFETY: `lanes` is a local of a vector's size.
+        unsafe { self.f32().load_ptr(lanes.as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_values<V: Value>(self, ptr: *const V) -> Self::F32 {
+        // SAFETY: the caller says that as many are readable.
+        let lanes: [f32; Self::LANES] = std::array::from_fn(|i| unsafe { *ptr.add(i) }.widen());
         // SAFETY: `lanes` is a local of a vector's size.
         unsafe { self.f32().load_ptr(lanes.as_ptr()) }
     }

@@ -3,13 +3,13 @@
 
 use core::arch::asm;
 use core::arch::x86_64::{
-    _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_load_ps, _mm512_loadu_ps, _mm512_mask3_fmadd_ps,
-    _mm512_maskz_expand_ps, _mm512_reduce_add_ps, _mm512_setzero_ps,
+    _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_load_ps, _mm512_mask3_fmadd_ps, _mm512_maskz_expand_ps,
+    _mm512_reduce_add_ps, _mm512_setzero_ps,
 };
 use std::ops::Range;
 
 use super::{BLOCK, Columns, Multiply, Spmv, Sums, by_columns};
-use crate::kernels::simd::{Level, Simd};
+use crate::kernels::simd::{Level, Simd, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::bitmap::{Bitmap, WORD};
 
@@ -22,7 +22,7 @@ const AHEAD: usize = 4096;
 ///
 /// # Panics
 /// When `level` is not AVX-512 or the weight is not CSR; the table says that they are.
-pub(in crate::kernels) fn prepare(
+pub(in crate::kernels) fn prepare<V: Value>(
     weight: &WeightMatrix,
     _: &Problem,
     level: Level,
@@ -30,12 +30,12 @@ pub(in crate::kernels) fn prepare(
 ) -> Box<dyn Packed> {
     assert_eq!(level, Level::Avx512);
     let WeightMatrix::Csr(csr) = weight else { panic!("the bitmap kernel takes CSR weights") };
-    let matrix = Bitmap::pack(csr.view().expect("checked by PackedWeight"));
+    let matrix = Bitmap::<V>::pack(csr.stored().expect("checked by the table"));
     // SAFETY: the level is AVX-512, checked above.
-    Box::new(unsafe { Spmv::new(matrix, level) })
+    Box::new(unsafe { Spmv::new(matrix, level, csr.values()) })
 }
 
-impl Multiply for Bitmap {
+impl<V: Value> Multiply for Bitmap<V> {
     fn shape(&self) -> [usize; 2] {
         [self.m, self.k]
     }
@@ -66,7 +66,7 @@ impl Multiply for Bitmap {
     }
 }
 
-impl Bitmap {
+impl<V: Value> Bitmap<V> {
     /// A block of rows times `R` columns.
     ///
     /// # Safety
@@ -87,7 +87,7 @@ impl Bitmap {
                     // SAFETY: a row holds as many values as bits, and 16 more may be read; columns are followed by zeros up
                     // to a whole word.
                     unsafe {
-                        let mut next = _mm512_loadu_ps(values.add(before));
+                        let mut next = V::load16(values.add(before));
                         // Keeps the compiler from merging the load into the expansion, which AMD runs in microcode: 3 times
                         // slower.
                         asm!("/* {0} */", inout(zmm_reg) next, options(pure, nomem, nostack, preserves_flags));

@@ -1,11 +1,12 @@
 //! CSR as it is stored: no packing, no padding, shared with the mapped file. For every CPU, and compiled for AVX2 as well.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use poda_formats::{CsrMatrix, DataType};
 
 use super::{BLOCK, COLUMNS, Columns, Multiply, Spmv, Sums, by_columns};
-use crate::kernels::simd::{Level, Simd};
+use crate::kernels::simd::{Level, Simd, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 
 /// Weights multiplied side by side.
@@ -20,21 +21,21 @@ pub(in crate::kernels) fn fits(weight: &WeightMatrix, problem: &Problem) -> bool
 ///
 /// # Panics
 /// When the weight is not CSR; the table says that it is.
-pub(in crate::kernels) fn prepare(
+pub(in crate::kernels) fn prepare<V: Value>(
     weight: &WeightMatrix,
     _: &Problem,
     level: Level,
     _: Params,
 ) -> Box<dyn Packed> {
     let WeightMatrix::Csr(csr) = weight else { panic!("the CSR kernel takes CSR weights") };
-    assert_eq!(csr.values().stored(), DataType::F32, "checked by PackedWeight");
+    assert_eq!(csr.values().stored(), V::DTYPE, "checked by the table");
     // SAFETY: any level will do.
-    Box::new(unsafe { Spmv::new(Csr(csr.clone()), level) })
+    Box::new(unsafe { Spmv::new(Csr::<V>(csr.clone(), PhantomData), level, csr.values()) })
 }
 
-struct Csr(CsrMatrix);
+struct Csr<V>(CsrMatrix, PhantomData<V>);
 
-impl Multiply for Csr {
+impl<V: Value> Multiply for Csr<V> {
     fn shape(&self) -> [usize; 2] {
         [self.0.rows(), self.0.cols()]
     }
@@ -50,7 +51,7 @@ impl Multiply for Csr {
     #[inline(always)]
     unsafe fn multiply<S: Simd>(
         &self,
-        _: S,
+        simd: S,
         block: usize,
         x: &Columns,
         columns: Range<usize>,
@@ -62,25 +63,25 @@ impl Multiply for Csr {
                 let indices: &[u16] = indices.as_slice().expect("checked by CsrMatrix");
                 // SAFETY: by the caller.
                 by_columns!(columns.len(), |R| unsafe {
-                    self.rows::<S, R, u16>(indices, block, x.columns(first), sums);
+                    self.rows::<S, R, u16>(simd, indices, block, x.columns(first), sums);
                 });
             }
             _ => {
                 let indices: &[u32] = indices.as_slice().expect("checked by CsrMatrix");
                 // SAFETY: by the caller.
                 by_columns!(columns.len(), |R| unsafe {
-                    self.rows::<S, R, u32>(indices, block, x.columns(first), sums);
+                    self.rows::<S, R, u32>(simd, indices, block, x.columns(first), sums);
                 });
             }
         }
     }
 
     fn bytes(&self) -> usize {
-        self.0.bytes()
+        self.0.bytes() - self.0.values().scales_tensor().map_or(0, |scales| scales.bytes().len())
     }
 }
 
-impl Csr {
+impl<V: Value> Csr<V> {
     /// A block of rows times `R` columns.
     ///
     /// # Safety
@@ -88,6 +89,7 @@ impl Csr {
     #[inline(always)]
     unsafe fn rows<S: Simd, const R: usize, I: Copy + Into<u32>>(
         &self,
+        simd: S,
         indices: &[I],
         block: usize,
         columns: [*const f32; R],
@@ -97,7 +99,7 @@ impl Csr {
         let add = |sum: f32, w: f32, x: f32| {
             if S::LANES > 4 || cfg!(target_arch = "aarch64") { w.mul_add(x, sum) } else { sum + w * x }
         };
-        let values: &[f32] = self.0.values().tensor().as_slice().expect("checked by PackedWeight");
+        let values: &[V] = self.0.values().tensor().as_slice().expect("checked by prepare");
         let offsets = &self.0.row_offsets()[block * BLOCK..];
         for (row, range) in offsets.windows(2).take(BLOCK).enumerate() {
             let range = range[0] as usize..range[1] as usize;
@@ -106,6 +108,7 @@ impl Csr {
             let (index_chunks, index_rest) = indices.as_chunks::<LANES>();
             let (value_chunks, value_rest) = values.as_chunks::<LANES>();
             for (index, value) in index_chunks.iter().zip(value_chunks) {
+                let value = widen(simd, value);
                 for (totals, column) in totals.iter_mut().zip(columns) {
                     // SAFETY: columns are `k` long, and `CsrMatrix` checked that indices are less.
                     let x = index.map(|col| unsafe { *column.add(col.into() as usize) });
@@ -118,7 +121,8 @@ impl Csr {
                 for (totals, column) in totals.iter_mut().zip(columns) {
                     let lane: usize = lane;
                     // SAFETY: as above.
-                    totals[lane] = add(totals[lane], value, unsafe { *column.add(col.into() as usize) });
+                    totals[lane] =
+                        add(totals[lane], value.widen(), unsafe { *column.add(col.into() as usize) });
                 }
             }
             for (sums, totals) in sums.0.iter_mut().zip(totals) {
@@ -127,4 +131,17 @@ impl Csr {
             }
         }
     }
+}
+
+/// Values as f32, by the conversions that the CPU has.
+#[inline(always)]
+fn widen<S: Simd, V: Value>(simd: S, values: &[V; LANES]) -> [f32; LANES] {
+    use rten_simd::ops::BitOps;
+    let mut wide = [0.0; 2 * LANES];
+    if S::LANES == LANES {
+        // SAFETY: as many values as a vector has, and room for as many.
+        unsafe { simd.f32().store_ptr(simd.load_values(values.as_ptr()), wide.as_mut_ptr()) };
+        return std::array::from_fn(|i| wide[i]);
+    }
+    values.map(V::widen)
 }

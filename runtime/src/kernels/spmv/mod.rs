@@ -8,6 +8,7 @@
 #[cfg(target_arch = "x86_64")]
 pub(super) mod bitmap;
 pub(super) mod csr;
+pub(super) mod rows;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod sell;
 #[cfg(test)]
@@ -17,6 +18,8 @@ pub(super) mod wsell;
 
 use std::ops::Range;
 
+use poda_formats::Values;
+use poda_formats::tensor::Tensor;
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::simd::{Level, Simd, Vectorized, clamp, splat};
@@ -110,13 +113,17 @@ impl Columns {
 pub(super) struct Spmv<M> {
     matrix: M,
     level: Level,
+    /// What the sums of each row are multiplied with, f32 `[m]`.
+    scales: Option<Tensor>,
 }
 
 impl<M: Multiply> Spmv<M> {
+    /// `values` are those that the matrix was packed from.
+    ///
     /// # Safety
     /// `level` must have the instructions that the matrix needs.
-    pub(super) unsafe fn new(matrix: M, level: Level) -> Self {
-        Self { matrix, level }
+    pub(super) unsafe fn new(matrix: M, level: Level, values: &Values) -> Self {
+        Self { matrix, level, scales: values.scales_tensor().cloned() }
     }
 }
 
@@ -136,7 +143,9 @@ impl<M: Multiply> Packed for Spmv<M> {
         let blocks = m.div_ceil(BLOCK);
         let slots = self.matrix.slots(blocks);
         let parts = threads.count().min(slots * n / PARALLEL).clamp(1, blocks);
-        let job = Job { matrix: &self.matrix, x: &x, y: SyncPtr(y.as_mut_ptr()), n, y_layout, epilogue };
+        let scales = self.scales.as_ref().map(|scales| scales.as_slice().expect("f32, checked by Values"));
+        let y = SyncPtr(y.as_mut_ptr());
+        let job = Job { matrix: &self.matrix, scales, x: &x, y, n, y_layout, epilogue };
         // The first block at which a part's share of the slots begins.
         let start = |part: usize| {
             let (mut low, mut high) = (0, blocks);
@@ -156,7 +165,7 @@ impl<M: Multiply> Packed for Spmv<M> {
     }
 
     fn bytes(&self) -> usize {
-        self.matrix.bytes()
+        self.matrix.bytes() + self.scales.as_ref().map_or(0, |scales| scales.bytes().len())
     }
 }
 
@@ -195,6 +204,7 @@ impl<M: Multiply> Vectorized for Gather<'_, M> {
 
 struct Job<'a, M> {
     matrix: &'a M,
+    scales: Option<&'a [f32]>,
     x: &'a Columns,
     y: SyncPtr,
     n: usize,
@@ -212,6 +222,11 @@ impl<M: Multiply> Job<'_, M> {
         let ([m, _], n) = (self.matrix.shape(), self.n);
         let Epilogue { bias, residual, activation } = *self.epilogue;
         let len = rows.len();
+        if let Some(scales) = self.scales {
+            for (sum, scale) in sums.iter_mut().zip(&scales[rows.clone()]) {
+                *sum *= scale;
+            }
+        }
         if self.y_layout == Layout::FeatureMajor && n > 1 {
             let at = |row: usize| (rows.start + row) * n + column;
             for (row, sum) in sums[..len].iter_mut().enumerate() {

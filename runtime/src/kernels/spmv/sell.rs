@@ -4,14 +4,15 @@
 use core::arch::x86_64::{
     __m128, _mm_castsi128_ps, _mm_cvtsi32_si128, _mm_insert_ps, _mm_load_ss, _mm_loadu_si128, _mm256_add_ps,
     _mm256_castps128_ps256, _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_i32gather_ps,
-    _mm256_insertf128_ps, _mm256_load_ps, _mm256_load_si256, _mm256_setzero_ps, _mm256_storeu_ps,
-    _mm512_add_ps, _mm512_cvtepu16_epi32, _mm512_fmadd_ps, _mm512_i32gather_ps, _mm512_load_ps,
-    _mm512_setzero_ps, _mm512_storeu_ps,
+    _mm256_insertf128_ps, _mm256_load_si256, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps,
+    _mm512_cvtepu16_epi32, _mm512_fmadd_ps, _mm512_i32gather_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 use std::ops::Range;
 
+use poda_formats::CsrMatrix;
+
 use super::{BLOCK, Columns, Multiply, Spmv, Sums, by_columns};
-use crate::kernels::simd::{Level, Simd};
+use crate::kernels::simd::{Level, Simd, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::sell::Sell;
 
@@ -27,41 +28,42 @@ pub(in crate::kernels) fn fits(weight: &WeightMatrix, problem: &Problem) -> bool
 ///
 /// # Panics
 /// When `level` is less than AVX2 or the weight is not CSR; the table says that they are.
-pub(in crate::kernels) fn prepare8<const GATHER: bool>(
+pub(in crate::kernels) fn prepare8<V: Value, const GATHER: bool>(
     weight: &WeightMatrix,
     _: &Problem,
     level: Level,
     _: Params,
 ) -> Box<dyn Packed> {
     assert!(level >= Level::Avx2);
+    let WeightMatrix::Csr(csr) = weight else { panic!("SELL takes CSR weights") };
     // SAFETY: the level is AVX2 or more, checked above.
-    Box::new(unsafe { Spmv::new(Avx2::<GATHER>(pack(weight)), level) })
+    Box::new(unsafe { Spmv::new(Avx2::<V, GATHER>(pack(csr)), level, csr.values()) })
 }
 
 /// Packs a weight for 16 lanes.
 ///
 /// # Panics
 /// When `level` is not AVX-512 or the weight is not CSR; the table says that they are.
-pub(in crate::kernels) fn prepare16(
+pub(in crate::kernels) fn prepare16<V: Value>(
     weight: &WeightMatrix,
     _: &Problem,
     level: Level,
     _: Params,
 ) -> Box<dyn Packed> {
     assert_eq!(level, Level::Avx512);
-    // SAFETY: the level is AVX-512, checked above.
-    Box::new(unsafe { Spmv::new(Avx512(pack(weight)), level) })
-}
-
-fn pack<const LANES: usize>(weight: &WeightMatrix) -> Sell<LANES> {
     let WeightMatrix::Csr(csr) = weight else { panic!("SELL takes CSR weights") };
-    Sell::pack(csr.view().expect("checked by PackedWeight"))
+    // SAFETY: the level is AVX-512, checked above.
+    Box::new(unsafe { Spmv::new(Avx512::<V>(pack(csr)), level, csr.values()) })
 }
 
-struct Avx2<const GATHER: bool>(Sell<8>);
-struct Avx512(Sell<16>);
+fn pack<V: Value, const LANES: usize>(csr: &CsrMatrix) -> Sell<V, LANES> {
+    Sell::pack(csr.stored().expect("checked by the table"))
+}
 
-impl<const GATHER: bool> Multiply for Avx2<GATHER> {
+struct Avx2<V, const GATHER: bool>(Sell<V, 8>);
+struct Avx512<V>(Sell<V, 16>);
+
+impl<V: Value, const GATHER: bool> Multiply for Avx2<V, GATHER> {
     fn shape(&self) -> [usize; 2] {
         [self.0.m, self.0.k]
     }
@@ -91,7 +93,7 @@ impl<const GATHER: bool> Multiply for Avx2<GATHER> {
     }
 }
 
-impl Multiply for Avx512 {
+impl<V: Value> Multiply for Avx512<V> {
     fn shape(&self) -> [usize; 2] {
         [self.0.m, self.0.k]
     }
@@ -121,7 +123,7 @@ impl Multiply for Avx512 {
     }
 }
 
-impl<const LANES: usize> Sell<LANES> {
+impl<V, const LANES: usize> Sell<V, LANES> {
     fn slots(&self, block: usize) -> usize {
         self.starts[(self.starts.len() - 1).min(block * (BLOCK / LANES))] as usize * LANES
     }
@@ -152,12 +154,12 @@ unsafe fn four(column: *const f32, indices: u64) -> __m128 {
     }
 }
 
-impl<const GATHER: bool> Avx2<GATHER> {
+impl<V: Value, const GATHER: bool> Avx2<V, GATHER> {
     /// A block of rows times `R` columns.
     ///
     /// # Safety
     /// As [`Multiply::multiply`].
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn rows<const R: usize>(&self, block: usize, columns: [*const f32; R], sums: &mut Sums) {
         let indices = self.0.indices().as_ptr();
         let values = self.0.values().as_ptr();
@@ -166,7 +168,7 @@ impl<const GATHER: bool> Avx2<GATHER> {
             let mut one = |step: usize, chain: usize| {
                 // SAFETY: the matrix holds 8 indices and values a step; indices are at most `k`, where a zero lies.
                 unsafe {
-                    let weights = _mm256_load_ps(values.add(step * 8));
+                    let weights = V::load8(values.add(step * 8));
                     let index = indices.add(step * 2);
                     for (totals, column) in totals.iter_mut().zip(columns) {
                         let x = if GATHER {
@@ -201,7 +203,7 @@ impl<const GATHER: bool> Avx2<GATHER> {
     }
 }
 
-impl Avx512 {
+impl<V: Value> Avx512<V> {
     /// A block of rows times `R` columns.
     ///
     /// # Safety
@@ -215,7 +217,7 @@ impl Avx512 {
             let mut one = |step: usize, chain: usize| {
                 // SAFETY: the matrix holds 16 indices and values a step; indices are at most `k`, where a zero lies.
                 unsafe {
-                    let weights = _mm512_load_ps(values.add(step * 16));
+                    let weights = V::load16(values.add(step * 16));
                     let index = _mm512_cvtepu16_epi32(_mm256_load_si256(indices.add(step * 4).cast()));
                     for (totals, column) in totals.iter_mut().zip(columns) {
                         let x = _mm512_i32gather_ps::<4>(index, column);

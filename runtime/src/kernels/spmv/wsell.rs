@@ -15,7 +15,7 @@ use core::arch::x86_64::{
 use std::ops::Range;
 
 use super::{BLOCK, COLUMNS, Columns, Multiply, Spmv, Sums, by_columns};
-use crate::kernels::simd::{Level, Simd};
+use crate::kernels::simd::{Level, Simd, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::wsell::{LANES, PADDING, STEPS, WindowedSell};
 
@@ -25,22 +25,23 @@ const AHEAD: usize = 16;
 
 /// Whether it can be packed, and in at most 1.6 times the bytes of its smallest lossless layout: rows whose weights lie far
 /// from one another's, or very few weights, make much padding. A page more makes no difference.
-pub(in crate::kernels) fn fits<const T: usize, const B: usize>(
+pub(in crate::kernels) fn fits<V: Value, const T: usize, const B: usize>(
     weight: &WeightMatrix,
     problem: &Problem,
 ) -> bool {
     let WeightMatrix::Csr(csr) = weight else { return false };
-    let smallest = csr.bytes().min(csr.rows() * csr.cols() / 8 + csr.nnz() * size_of::<f32>());
+    let (bitmap, rows) = (csr.rows() * csr.cols() / 8, (csr.rows() + 1) * size_of::<u32>());
+    let smallest = csr.nnz() * size_of::<V>() + bitmap.min(rows + csr.indices().bytes().len());
     csr.cols() <= 1 << 20
         && problem.n <= 2 * COLUMNS
-        && csr.view().is_ok_and(|csr| WindowedSell::bytes_of(csr, T * LANES, B) <= smallest * 8 / 5 + 4096)
+        && WindowedSell::<V>::bytes_of(csr, T * LANES, B) <= smallest * 8 / 5 + 4096
 }
 
 /// Packs a weight for windows of `16 · T` columns and bursts of `B` steps.
 ///
 /// # Panics
 /// When `level` is not AVX-512 or the weight is not CSR; the table says that they are.
-pub(in crate::kernels) fn prepare<const T: usize, const B: usize>(
+pub(in crate::kernels) fn prepare<V: Value, const T: usize, const B: usize>(
     weight: &WeightMatrix,
     _: &Problem,
     level: Level,
@@ -48,14 +49,14 @@ pub(in crate::kernels) fn prepare<const T: usize, const B: usize>(
 ) -> Box<dyn Packed> {
     assert_eq!(level, Level::Avx512);
     let WeightMatrix::Csr(csr) = weight else { panic!("windowed SELL takes CSR weights") };
-    let matrix = WindowedSell::pack(csr.view().expect("checked by PackedWeight"), T * LANES, B);
+    let matrix = WindowedSell::<V>::pack(csr.stored().expect("checked by the table"), T * LANES, B);
     // SAFETY: the level is AVX-512, checked above.
-    Box::new(unsafe { Spmv::new(Windowed::<T, B>(matrix), level) })
+    Box::new(unsafe { Spmv::new(Windowed::<V, T, B>(matrix), level, csr.values()) })
 }
 
-struct Windowed<const T: usize, const B: usize>(WindowedSell);
+struct Windowed<V, const T: usize, const B: usize>(WindowedSell<V>);
 
-impl<const T: usize, const B: usize> Multiply for Windowed<T, B> {
+impl<V: Value, const T: usize, const B: usize> Multiply for Windowed<V, T, B> {
     fn shape(&self) -> [usize; 2] {
         [self.0.m, self.0.k]
     }
@@ -121,7 +122,7 @@ fn look_up<const T: usize>(window: [__m512; T], index: __m512i, step: usize) -> 
     _mm512_mask_blend_ps(bit6, first, _mm512_mask_blend_ps(bit5, low, high))
 }
 
-impl<const T: usize, const B: usize> Windowed<T, B> {
+impl<V: Value, const T: usize, const B: usize> Windowed<V, T, B> {
     /// A block of rows times `R` columns. `FINITE` says that 0 times any element of them is 0.
     ///
     /// # Safety
@@ -188,7 +189,7 @@ impl<const T: usize, const B: usize> Windowed<T, B> {
                             }
                         }
                     }
-                    let weights = _mm512_load_ps(values.add(step * LANES));
+                    let weights = V::load16(values.add(step * LANES));
                     let kept =
                         _mm512_testn_epi32_mask(index, _mm512_set1_epi32(i32::from(PADDING) << (8 * step)));
                     for r in 0..R {

@@ -1,6 +1,7 @@
 //! Plans against the specification: every node on its own, in order, with fresh outputs.
 
 mod attention;
+mod narrow;
 
 use std::collections::HashMap;
 

@@ -1,0 +1,149 @@
+//! Dense rows of narrow values as they are stored: no packing, shared with the mapped file. Vectors run along `k`, four rows
+//! share the elements of `X`, and each row is read once for up to [`COLUMNS`] columns.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use poda_formats::NarrowMatrix;
+use rten_simd::ops::{BitOps, NumOps};
+
+use super::{BLOCK, Columns, Multiply, Spmv, Sums, by_columns};
+use crate::kernels::simd::{Level, Simd, Value};
+use crate::kernels::{Packed, Params, Problem, WeightMatrix};
+
+/// Rows side by side.
+const ROWS: usize = 4;
+/// Elements of the widest vector.
+const WIDEST: usize = 16;
+
+/// Takes a weight.
+///
+/// # Panics
+/// When the weight is not a matrix of such values; the table says that it is.
+pub(in crate::kernels) fn prepare<V: Value>(
+    weight: &WeightMatrix,
+    _: &Problem,
+    level: Level,
+    _: Params,
+) -> Box<dyn Packed> {
+    let WeightMatrix::Narrow(matrix) = weight else { panic!("rows are of a dense matrix of narrow values") };
+    assert_eq!(matrix.values().stored(), V::DTYPE);
+    // SAFETY: any level will do.
+    Box::new(unsafe { Spmv::new(Rows::<V>(matrix.clone(), PhantomData), level, matrix.values()) })
+}
+
+struct Rows<V>(NarrowMatrix, PhantomData<V>);
+
+impl<V: Value> Multiply for Rows<V> {
+    fn shape(&self) -> [usize; 2] {
+        [self.0.rows(), self.0.cols()]
+    }
+
+    fn slots(&self, block: usize) -> usize {
+        // A weight takes about a quarter of the time of a sparse one.
+        self.0.rows().min(block * BLOCK) * self.0.cols() / 4
+    }
+
+    fn overread(&self) -> usize {
+        WIDEST
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<S: Simd>(
+        &self,
+        simd: S,
+        block: usize,
+        x: &Columns,
+        columns: Range<usize>,
+        sums: &mut Sums,
+    ) {
+        let rows = block * BLOCK..self.0.rows().min((block + 1) * BLOCK);
+        let whole = rows.len() - rows.len() % ROWS;
+        // SAFETY: by the caller; the rows are the block's.
+        by_columns!(columns.len(), |R| unsafe {
+            let x = x.columns::<R>(columns.start);
+            for row in (0..whole).step_by(ROWS) {
+                self.rows::<S, ROWS, R>(simd, rows.start + row, x, row, sums);
+            }
+            for row in whole..rows.len() {
+                self.rows::<S, 1, R>(simd, rows.start + row, x, row, sums);
+            }
+        });
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.values().tensor().bytes().len()
+    }
+}
+
+impl<V: Value> Rows<V> {
+    /// `M` rows from `row` on times `R` columns; their sums go to `sums[..][at..]`.
+    ///
+    /// # Safety
+    /// As [`Multiply::multiply`]; the rows must be some of the block.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+    unsafe fn rows<S: Simd, const M: usize, const R: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        columns: [*const f32; R],
+        at: usize,
+        sums: &mut Sums,
+    ) {
+        let ops = simd.f32();
+        let k = self.0.cols();
+        let values: &[V] = self.0.values().tensor().as_slice().expect("checked by prepare");
+        let rows: [&[V]; M] = std::array::from_fn(|m| &values[(row + m) * k..][..k]);
+        let mut totals = [[[ops.zero(); 2]; R]; M];
+        let mut step = |weights: [*const V; M], i: usize, set: usize| {
+            // SAFETY: a vector of weights is readable, by the calls below, and of `X`, which is followed by zeros.
+            unsafe {
+                let mut x = [ops.zero(); R];
+                for r in 0..R {
+                    x[r] = ops.load_ptr(columns[r].add(i));
+                }
+                for m in 0..M {
+                    let w = simd.load_values(weights[m]);
+                    for r in 0..R {
+                        totals[m][r][set] = ops.mul_add(w, x[r], totals[m][r][set]);
+                    }
+                }
+            }
+        };
+        let pair = 2 * S::LANES;
+        let even = k - k % pair;
+        let mut i = 0;
+        while i < even {
+            let mut weights = [std::ptr::null(); M];
+            let mut next = weights;
+            for m in 0..M {
+                weights[m] = rows[m][i..].as_ptr();
+                next[m] = rows[m][i + S::LANES..].as_ptr();
+            }
+            step(weights, i, 0);
+            step(next, i + S::LANES, 1);
+            i += pair;
+        }
+        // What is left of each row, followed by zeros.
+        let mut rest = [[V::zeroed(); 2 * WIDEST]; M];
+        if i < k {
+            for m in 0..M {
+                rest[m][..k - i].copy_from_slice(&rows[m][i..]);
+            }
+            let mut weights = [std::ptr::null(); M];
+            for set in 0..(k - i).div_ceil(S::LANES) {
+                for m in 0..M {
+                    weights[m] = rest[m][set * S::LANES..].as_ptr();
+                }
+                step(weights, i + set * S::LANES, set);
+            }
+        }
+        for m in 0..M {
+            for r in 0..R {
+                let [a, b] = totals[m][r];
+                sums.0[r][at + m] = simd.total(ops.add(a, b));
+            }
+        }
+    }
+}
