@@ -49,6 +49,25 @@ impl NarrowMatrix {
         }
     }
 
+    /// A sparse matrix of rounded values, with its zeros.
+    ///
+    /// # Errors
+    /// When its values are not rounded ones, or memory does not hold it.
+    pub fn from_csr(csr: &CsrMatrix) -> Result<Self, ValuesError> {
+        let ([rows, cols], dtype) = ([csr.rows(), csr.cols()], csr.values().stored());
+        let too_large = || TensorError::TooLarge { shape: vec![rows, cols], dtype };
+        let (size, bytes) = (dtype.size(), checked_bytes(dtype, &[rows, cols]).ok_or_else(too_large)?);
+        let mut dense = AlignedBytes::try_zeroed(bytes).ok_or(TensorError::Memory { bytes })?;
+        let mut stored = csr.values().tensor().bytes().chunks_exact(size);
+        for row in 0..rows {
+            for (col, value) in csr.row_columns(row).zip(&mut stored) {
+                dense[(row * cols + col as usize) * size..][..size].copy_from_slice(value);
+            }
+        }
+        let tensor = Tensor::new(dtype, vec![rows, cols], Storage::owned(dense))?;
+        Self::new(rows, cols, csr.values().with_tensor(tensor))
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -358,6 +377,11 @@ mod tests {
                 let mut rounded = exact.clone();
                 assert_eq!(rounded.round_weights(*to), Ok(2));
                 let dense = wide(&rounded, "w");
+                let Some(Weight::Narrow(narrow)) = rounded.weight(rounded.find("w").unwrap()) else {
+                    panic!()
+                };
+                let csr = narrow.matrix().to_csr().unwrap();
+                assert_eq!(&NarrowMatrix::from_csr(&csr).unwrap(), narrow.matrix());
                 rounded.store_sparse();
                 assert_eq!(wide(&rounded, "w"), dense, "{to}");
                 assert_eq!(

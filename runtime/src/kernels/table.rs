@@ -180,8 +180,11 @@ const fn spmv_bitmap<V: Value>(name: &'static str) -> Kernel {
 
 /// Dense rows of narrow values.
 const fn rows<V: Value>(name: &'static str, level: Level) -> Kernel {
-    let fits = |weight: &WeightMatrix, _: &Problem| matches!(weight, WeightMatrix::Narrow(_));
-    let cost = |weight: &WeightMatrix, problem: &Problem| (weight.nnz() * problem.n.max(2)) as f64 / 24.0;
+    let fits = |weight: &WeightMatrix, _: &Problem| !matches!(weight, WeightMatrix::Dense(_));
+    let cost = |weight: &WeightMatrix, problem: &Problem| {
+        let [m, k] = weight.shape().unwrap_or_default();
+        (m * k * problem.n.max(2)) as f64 / 24.0
+    };
     Kernel { dense: true, ..few::<V>(name, level, fits, cost, spmv::rows::prepare::<V>) }
 }
 

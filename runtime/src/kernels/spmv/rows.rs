@@ -1,4 +1,4 @@
-//! Dense rows of narrow values as they are stored: no packing, shared with the mapped file. Vectors run along `k`, four rows
+//! Dense rows of narrow values as they are stored: no packing, shared with the mapped file unless that is sparse. Vectors run along `k`, four rows
 //! share the elements of `X`, and each row is read once for up to [`COLUMNS`] columns.
 
 use std::marker::PhantomData;
@@ -26,8 +26,12 @@ pub(in crate::kernels) fn prepare<V: Value>(
     level: Level,
     _: Params,
 ) -> Box<dyn Packed> {
-    let WeightMatrix::Narrow(matrix) = weight else { panic!("rows are of a dense matrix of narrow values") };
-    assert_eq!(matrix.values().stored(), V::DTYPE);
+    assert_eq!(weight.stored(), V::DTYPE, "checked by the table");
+    let matrix = match weight {
+        WeightMatrix::Narrow(matrix) => matrix.clone(),
+        WeightMatrix::Csr(csr) => NarrowMatrix::from_csr(csr).expect("narrow values, and memory for them"),
+        WeightMatrix::Dense(_) => panic!("rows are of narrow values"),
+    };
     // SAFETY: any level will do.
     Box::new(unsafe { Spmv::new(Rows::<V>(matrix.clone(), PhantomData), level, matrix.values()) })
 }
