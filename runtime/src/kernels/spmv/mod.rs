@@ -31,6 +31,8 @@ use crate::threads::SyncPtr;
 
 /// Rows that a kernel multiplies at a time.
 pub(super) const BLOCK: usize = 64;
+/// Most rows in a block of any matrix.
+const MOST_ROWS: usize = 256;
 /// Columns that a kernel multiplies at a time.
 pub(super) const COLUMNS: usize = 4;
 /// Stored slots times columns below which another thread does not pay.
@@ -38,12 +40,23 @@ const PARALLEL: usize = 1 << 14;
 
 /// Sums of a block of rows, one line a column.
 #[repr(align(64))]
-pub(super) struct Sums(pub(super) [[f32; BLOCK]; COLUMNS]);
+pub(super) struct Sums(pub(super) [[f32; MOST_ROWS]; COLUMNS]);
+
+impl Default for Sums {
+    fn default() -> Self {
+        Self([[0.0; MOST_ROWS]; COLUMNS])
+    }
+}
 
 /// A sparse matrix that multiplies.
 pub(super) trait Multiply: Send + Sync {
     /// Rows and columns, `[m, k]`.
     fn shape(&self) -> [usize; 2];
+
+    /// Rows in a block, a multiple of 64 and at most 256.
+    fn block(&self) -> usize {
+        BLOCK
+    }
 
     /// Stored slots before block `block`, which may be the number of blocks.
     fn slots(&self, block: usize) -> usize;
@@ -140,7 +153,7 @@ impl<M: Multiply> Packed for Spmv<M> {
                 self.level.run(Gather { data: &matrix, layout, n, k, matrix: &self.matrix })
             }
         };
-        let blocks = m.div_ceil(BLOCK);
+        let blocks = m.div_ceil(self.matrix.block());
         let slots = self.matrix.slots(blocks);
         let parts = threads.count().min(slots * n / PARALLEL).clamp(1, blocks);
         let scales = self.scales.as_ref().map(|scales| scales.as_slice().expect("f32, checked by Values"));
@@ -218,7 +231,13 @@ impl<M: Multiply> Job<'_, M> {
     /// # Safety
     /// `y` must be `[m, n]` in its layout, and nobody else may touch these rows.
     #[inline(always)]
-    unsafe fn finish<S: Simd>(&self, simd: S, rows: Range<usize>, column: usize, sums: &mut [f32; BLOCK]) {
+    unsafe fn finish<S: Simd>(
+        &self,
+        simd: S,
+        rows: Range<usize>,
+        column: usize,
+        sums: &mut [f32; MOST_ROWS],
+    ) {
         let ([m, _], n) = (self.matrix.shape(), self.n);
         let Epilogue { bias, residual, activation } = *self.epilogue;
         let len = rows.len();
@@ -285,9 +304,10 @@ impl<M: Multiply> Vectorized for Part<'_, M> {
     fn eval<S: Simd>(self, simd: S) {
         let Job { matrix, x, n, .. } = *self.job;
         let [m, _] = matrix.shape();
-        let mut sums = Sums([[0.0; BLOCK]; COLUMNS]);
+        let mut sums = Sums::default();
+        let height = matrix.block();
         for block in self.blocks {
-            let rows = block * BLOCK..m.min((block + 1) * BLOCK);
+            let rows = block * height..m.min((block + 1) * height);
             for first in (0..n).step_by(COLUMNS) {
                 let columns = first..n.min(first + COLUMNS);
                 // SAFETY: this runs on the level given to `Spmv::new`; `x` was made for this matrix.

@@ -8,13 +8,13 @@
 
 use core::arch::x86_64::{
     __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm512_add_ps, _mm512_cvtepu8_epi32,
-    _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_mask_blend_ps, _mm512_mask3_fmadd_ps,
-    _mm512_permutex2var_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_srli_epi32, _mm512_store_ps,
-    _mm512_test_epi32_mask, _mm512_testn_epi32_mask,
+    _mm512_fmadd_ps, _mm512_i32gather_ps, _mm512_load_ps, _mm512_load_si512, _mm512_mask_blend_ps,
+    _mm512_mask3_fmadd_ps, _mm512_permutex2var_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_srli_epi32,
+    _mm512_store_ps, _mm512_test_epi32_mask, _mm512_testn_epi32_mask,
 };
 use std::ops::Range;
 
-use super::{BLOCK, COLUMNS, Columns, Multiply, Spmv, Sums, by_columns};
+use super::{COLUMNS, Columns, Multiply, Spmv, Sums, by_columns};
 use crate::kernels::simd::{Level, Simd, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::wsell::{LANES, PADDING, STEPS, WindowedSell};
@@ -45,11 +45,12 @@ pub(in crate::kernels) fn prepare<V: Value, const T: usize, const B: usize>(
     weight: &WeightMatrix,
     _: &Problem,
     level: Level,
-    _: Params,
+    params: Params,
 ) -> Box<dyn Packed> {
     assert_eq!(level, Level::Avx512);
     let WeightMatrix::Csr(csr) = weight else { panic!("windowed SELL takes CSR weights") };
-    let matrix = WindowedSell::<V>::pack(csr.stored().expect("checked by the table"), T * LANES, B);
+    let matrix =
+        WindowedSell::<V>::pack(csr.stored().expect("checked by the table"), T * LANES, B, params.parts);
     // SAFETY: the level is AVX-512, checked above.
     Box::new(unsafe { Spmv::new(Windowed::<V, T, B>(matrix), level, csr.values()) })
 }
@@ -61,8 +62,12 @@ impl<V: Value, const T: usize, const B: usize> Multiply for Windowed<V, T, B> {
         [self.0.m, self.0.k]
     }
 
+    fn block(&self) -> usize {
+        self.0.block
+    }
+
     fn slots(&self, block: usize) -> usize {
-        let groups = (self.0.starts.len() - 1).min(block * (BLOCK / LANES));
+        let groups = (self.0.starts.len() - 1).min(block * (self.0.block / LANES));
         self.0.starts[groups] as usize * STEPS * LANES
     }
 
@@ -135,23 +140,26 @@ impl<V: Value, const T: usize, const B: usize> Windowed<V, T, B> {
         sums: &mut Sums,
     ) {
         let matrix = &self.0;
-        let groups = &matrix.starts[block * (BLOCK / LANES)..];
-        let mut sorted = [[_mm512_setzero_ps(); BLOCK / LANES]; R];
-        for (group, range) in groups.windows(2).take(BLOCK / LANES).enumerate() {
+        let groups = &matrix.starts[block * (matrix.block / LANES)..];
+        let mut sorted = Sums::default();
+        for (group, range) in groups.windows(2).take(matrix.block / LANES).enumerate() {
             // SAFETY: the chunks are the group's.
             let lanes = unsafe { self.group::<R, FINITE>(range[0] as usize..range[1] as usize, columns) };
             for r in 0..R {
-                sorted[r][group] = lanes[r];
+                // SAFETY: `Sums` is aligned to 64 bytes and holds the rows of a block.
+                unsafe { _mm512_store_ps(sorted.0[r].as_mut_ptr().add(group * LANES), lanes[r]) };
             }
         }
-        let order = &matrix.order[block * BLOCK..][..BLOCK];
+        let order = &matrix.order[block * matrix.block..][..matrix.block];
         for (i, order) in order.chunks_exact(LANES).enumerate() {
             // SAFETY: 16 bytes.
             let order = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(order.as_ptr().cast()) });
             for r in 0..R {
-                let sum = look_up(sorted[r], order, 0);
-                // SAFETY: `Sums` is aligned to 64 bytes, and `i` is less than 4.
-                unsafe { _mm512_store_ps(sums.0[r].as_mut_ptr().add(i * LANES), sum) };
+                // SAFETY: as above; a place is less than a block's rows.
+                unsafe {
+                    let sum = _mm512_i32gather_ps::<4>(order, sorted.0[r].as_ptr());
+                    _mm512_store_ps(sums.0[r].as_mut_ptr().add(i * LANES), sum);
+                }
             }
         }
     }
