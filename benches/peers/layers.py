@@ -146,6 +146,12 @@ def identity(measured):
     return Cell(**{field.name: measured[field.name] for field in dataclasses.fields(Cell)})
 
 
+def order(cell):
+    """By mask, columns, size of the weight and sparsity."""
+    m, k = map(int, cell.layer.split("x"))
+    return cell.mask, cell.n, m * k, cell.layer, cell.sparsity
+
+
 def wanted(args):
     """The cells asked for."""
     if args.weight:
@@ -267,8 +273,10 @@ def main():
             known[cell] = measure(runner, cell, contestants)
             race.print_times(f"{title(known[cell])}, {cell.sparsity} %", known[cell]["results"])
             # In the order of the table, whatever was measured first.
-            measured = sorted(known.values(), key=lambda one: dataclasses.astuple(identity(one)))
-            result = {**runner.circumstances(), "cells": measured}
+            measured = sorted(known.values(), key=lambda one: order(identity(one)))
+            now = runner.circumstances()
+            now["versions"] = result.get("versions", {}) | now["versions"]
+            result = {**now, "cells": measured}
             args.json.write_text(json.dumps(result))
     if result["cells"]:
         print_tables(result["cells"])

@@ -22,4 +22,4 @@ if ! cmp -s benches/peers/requirements.txt "$driver/requirements.txt"; then
     "$driver/bin/pip" install --quiet --disable-pip-version-check -r benches/peers/requirements.txt
     cp benches/peers/requirements.txt "$driver/requirements.txt"
 fi
-exec "$driver/bin/python" "benches/peers/$1.py" "${@:2}"
+exec "$driver/bin/python" -u "benches/peers/$1.py" "${@:2}"
