@@ -15,6 +15,7 @@ case "${1:-}" in
     layers | models) ;;
     *) sed -n '2,10s/^# \{0,1\}//p' benches/peers/run.sh >&2; exit 2 ;;
 esac
+export PYTHONPYCACHEPREFIX="$PWD/target/peers/pycache"
 driver=target/peers/driver
 if ! cmp -s benches/peers/requirements.txt "$driver/requirements.txt"; then
     rm -rf "$driver"
