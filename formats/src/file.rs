@@ -114,7 +114,7 @@ pub fn file_bytes(path: impl AsRef<Path>) -> Result<u64, OpenError> {
     let mut bytes = file.len() as u64;
     if FileFormat::of_file(path, file.bytes()) == FileFormat::Onnx {
         let locations = onnx::external_locations(file)
-            .map_err(|error| OpenError::Onnx { path: path.to_owned(), error: error.into() })?;
+            .map_err(|error| OpenError::Onnx { path: path.to_owned(), error })?;
         let beside = locations.iter().map(|location| crate::atomic::folder(path).join(location));
         bytes += beside.filter_map(|path| path.metadata().ok()).map(|data| data.len()).sum::<u64>();
     }

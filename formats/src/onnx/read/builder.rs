@@ -7,6 +7,9 @@ use super::ops::Sequence;
 use crate::graph::{Dim, Graph, Node, Value, ValueId};
 use crate::weight::Weight;
 
+/// What a value takes, beyond its name and shape: itself, its facts, its names' entries.
+const VALUE_BYTES: usize = size_of::<Value>() + size_of::<Facts>() + 2 * size_of::<(String, usize)>();
+
 /// A graph being built.
 #[derive(Default)]
 pub(super) struct Builder {
@@ -17,6 +20,8 @@ pub(super) struct Builder {
     /// Values of the enclosing graph that this one uses, each with its stand-in here, in order of first use.
     pub(super) captures: Vec<(ValueId, ValueId)>,
     captured: HashMap<ValueId, ValueId>,
+    /// Bytes that values and nodes take, roughly; those that were forgotten again count too.
+    bytes: usize,
     /// Sequences that nodes of this graph make.
     pub(super) sequences: HashMap<ValueId, Sequence>,
 }
@@ -36,6 +41,11 @@ impl Builder {
             name = format!("{base}_{next}");
             *next += 1;
         }
+        let symbols = value.shape.iter().flatten().map(|dim| match dim {
+            Dim::Fixed(_) => size_of::<Dim>(),
+            Dim::Symbol(name) => size_of::<Dim>() + name.len(),
+        });
+        self.bytes += VALUE_BYTES + 2 * name.len() + symbols.sum::<usize>();
         self.names.insert(name.clone(), 1);
         self.facts.push(Facts::of(&value));
         self.graph.add_value(Value { name, ..value })
@@ -57,7 +67,14 @@ impl Builder {
                 node.inputs.iter().map(|id| id.map_or_else(Facts::default, |id| self.facts(id))).collect();
             self.facts[id.index()] = self.facts[id.index()].or(infer(&node.op, &inputs));
         }
+        let ids = node.inputs.len() + node.outputs.len();
+        self.bytes += size_of::<Node>() + node.name.len() + ids * size_of::<Option<ValueId>>();
         self.graph.nodes.push(node);
+    }
+
+    /// Bytes that the graph takes, roughly, without its weights and what operators hold.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// What is known of a value.

@@ -27,7 +27,7 @@ impl<'m> Reader<'m> {
         };
         let shared = matches!(&weight, Weight::Dense(tensor) if tensor.storage().is_mapped());
         if self.in_function() && !shared {
-            self.expand(weight.bytes())?;
+            self.take(weight.bytes())?;
         }
         if let Some(&Binding::Value(Some(id))) = self.scope().names.get(name.as_str()) {
             let id: ValueId = id;

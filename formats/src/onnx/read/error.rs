@@ -46,7 +46,13 @@ pub enum OnnxError {
     Reference { node: String, name: String },
     #[error("functions and nested graphs are more than {limit} deep at node {node:?}")]
     Depth { node: String, limit: usize },
-    #[error("the model's functions expand to more than {limit} bytes")]
+    #[error(
+        "the model's messages take {bytes} bytes, more than the {limit} that a file of this size may take"
+    )]
+    Messages { bytes: usize, limit: usize },
+    #[error(
+        "the model's functions and bodies expand to more than the {limit} bytes that a file of this size may take"
+    )]
     Expansion { limit: usize },
     #[error("node {node:?} ({op_type:?}): {graph} has {found} {what}, expected {expected}")]
     Body {

@@ -12,10 +12,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use bytes::Bytes;
-use prost::Message;
-
-use crate::onnx::proto::{ModelProto, StringStringEntryProto};
+use super::{OnnxError, census};
+use crate::onnx::proto::StringStringEntryProto;
 use crate::storage::Storage;
 
 /// Why external data cannot be used.
@@ -51,8 +49,8 @@ pub enum ExternalError {
 ///
 /// # Errors
 /// When it is not a model.
-pub fn external_locations(file: Storage) -> Result<BTreeSet<String>, prost::DecodeError> {
-    let model = ModelProto::decode(Bytes::from_owner(file))?;
+pub fn external_locations(file: Storage) -> Result<BTreeSet<String>, OnnxError> {
+    let model = census::decode(file)?;
     let initializers = model.graph.into_iter().flat_map(|graph| graph.initializer);
     let entries = initializers.flat_map(|tensor| tensor.external_data);
     Ok(entries.filter(|entry| entry.key == "location").map(|entry| entry.value).collect())

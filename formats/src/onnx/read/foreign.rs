@@ -38,9 +38,6 @@ impl<'m> Reader<'m> {
             }
         }
         let attributes = attributes.encode();
-        if self.in_function() {
-            self.expand(attributes.iter().map(Vec::len).sum())?;
-        }
         let op = Op::Foreign(ForeignOp {
             domain: domain(&node.domain).to_owned(),
             op_type: node.op_type.clone(),

@@ -9,6 +9,9 @@ use crate::onnx::proto::{AttributeProto, FunctionProto, ModelProto, NodeProto, O
 use crate::onnx::{NEWEST_OPSET, OLDEST_OPSET};
 use crate::op::Op;
 
+/// What an entry of the tables for one call of a function takes, roughly.
+const ENTRY_BYTES: usize = 64;
+
 /// ONNX's own domain has two names.
 pub(super) fn domain(name: &str) -> &str {
     if name == "ai.onnx" { "" } else { name }
@@ -79,13 +82,12 @@ impl<'m> Reader<'m> {
         count("outputs", function.output.len(), outputs.len())?;
 
         let (imports, defaults) = (&function.opset_import, &function.attribute_proto);
-        let entries = function.input.len()
-            + function.output.len()
-            + function.node.len()
-            + function.value_info.len()
-            + imports.len()
-            + defaults.len();
-        self.expand(64 * entries)?;
+        let names = (function.input.iter().chain(&function.output))
+            .chain(function.value_info.iter().map(|info| &info.name))
+            .chain(imports.iter().map(|import| &import.domain))
+            .chain(defaults.iter().map(|default| &default.name));
+        let header: usize = names.map(|name| ENTRY_BYTES + name.len()).sum();
+        self.take(header + ENTRY_BYTES * function.node.len() + self.frame().prefix.len())?;
         let defaults = defaults.iter().map(|a| (a.name.as_str(), a));
         let mut attributes: HashMap<&str, &AttributeProto> = defaults.collect();
         attributes.extend(self.attributes(node)?.iter());

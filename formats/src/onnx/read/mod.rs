@@ -2,12 +2,13 @@
 //!
 //! Names are resolved through a stack of scopes: one for each graph on the way in (a body of control flow sees the
 //! graphs around it), and one for each call of a model-local function (which sees nothing around it, and whose nodes
-//! go straight into the graph of the caller). Everything is linear in the size of the file, and what functions expand
-//! to is bounded.
+//! go straight into the graph of the caller). Everything is linear in the size of the file, and what functions and
+//! captures expand to is bounded.
 
 mod attributes;
 mod builder;
 mod call;
+mod census;
 mod constant;
 mod control;
 mod error;
@@ -25,9 +26,6 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
-
-use bytes::Bytes;
-use prost::Message;
 
 use self::builder::Builder;
 use self::external::ExternalData;
@@ -52,8 +50,9 @@ const DEPTH_LIMIT: usize = 64;
 /// The highest rank of a tensor.
 const RANK_LIMIT: usize = 64;
 
-/// How much memory the nodes and weights of inlined functions may take, in bytes, roughly: some 200,000 nodes.
-const EXPANSION_LIMIT: usize = 1 << 27;
+/// Bytes of memory that a graph may take, roughly: so many whatever the file, and some more for each byte of it. Inlined
+/// functions and what bodies capture repeat parts of the file; without them, nodes with the shortest names take half.
+const GRAPH_LIMIT: (usize, usize) = (1 << 27, 64);
 
 /// Reads the model at `path`, with external data from its folder.
 ///
@@ -77,7 +76,8 @@ pub fn read_storage(file: Storage) -> Result<Graph, OnnxError> {
 }
 
 fn read_model(file: Storage, external: ExternalData) -> Result<Graph, OnnxError> {
-    let model = ModelProto::decode(Bytes::from_owner(file.clone()))?;
+    let limit = GRAPH_LIMIT.0.saturating_add(file.len().saturating_mul(GRAPH_LIMIT.1));
+    let model = census::decode(file.clone())?;
     let Some(proto) = &model.graph else { return Err(OnnxError::NoGraph) };
     let mut functions = HashMap::new();
     for function in &model.functions {
@@ -91,7 +91,8 @@ fn read_model(file: Storage, external: ExternalData) -> Result<Graph, OnnxError>
         graphs: Vec::new(),
         scopes: Vec::new(),
         frames: vec![Frame::of_model(&model)?],
-        expanded: 0,
+        taken: 0,
+        limit,
     };
     let mut graph = reader.graph(proto)?.graph;
     graph.metadata = metadata(&model);
@@ -133,8 +134,10 @@ struct Reader<'m> {
     scopes: Vec<Scope<'m>>,
     /// The model, then the functions being inlined, each called by the one before.
     frames: Vec<Frame<'m>>,
-    /// Bytes that inlined functions took so far, roughly.
-    expanded: usize,
+    /// Bytes that finished bodies and inlined functions took so far, roughly.
+    taken: usize,
+    /// Bytes that the whole graph may take.
+    limit: usize,
 }
 
 impl<'m> Reader<'m> {
@@ -167,6 +170,7 @@ impl<'m> Reader<'m> {
         }
         self.scopes.pop();
         let mut builder = self.graphs.pop().expect("pushed above");
+        self.take(builder.bytes())?;
         foreign::remove_unused_sequences(&mut builder.graph);
         Ok(builder)
     }
@@ -220,6 +224,7 @@ impl<'m> Reader<'m> {
                 }
                 let info = declared.get(name.as_str()).and_then(|info| info.r#type.as_ref());
                 let base = format!("{}{name}", self.frame().prefix);
+                self.take(0)?;
                 let id = self.builder().add_value(&base, declared_value(info));
                 if self.scope_mut().names.insert(name, Binding::Value(Some(id))).is_some() {
                     return Err(OnnxError::Duplicate { name: name.clone() });
@@ -263,11 +268,12 @@ impl<'m> Reader<'m> {
         self.frames.len() > 1
     }
 
-    /// Accounts for memory that inlining a function takes.
-    fn expand(&mut self, bytes: usize) -> Result<(), OnnxError> {
-        self.expanded = self.expanded.saturating_add(bytes);
-        if self.expanded > EXPANSION_LIMIT {
-            return Err(OnnxError::Expansion { limit: EXPANSION_LIMIT });
+    /// Accounts for memory beyond that of the graphs being read, and checks that all of it is within the limit.
+    fn take(&mut self, bytes: usize) -> Result<(), OnnxError> {
+        self.taken = self.taken.saturating_add(bytes);
+        let graphs: usize = self.graphs.iter().map(Builder::bytes).sum();
+        if self.taken.saturating_add(graphs) > self.limit {
+            return Err(OnnxError::Expansion { limit: self.limit });
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! One node: its inputs and attributes resolved, then dispatched.
 
+use prost::Message;
+
 use super::attributes::{Attributes, Unsupported};
 use super::call::Call;
 use super::function::{FunctionName, domain};
@@ -8,7 +10,7 @@ use super::{OnnxError, Reader, ops};
 use crate::graph::{Node, ValueId};
 use crate::onnx::proto::NodeProto;
 
-/// What one node takes in memory, roughly, beyond its names.
+/// What one node of a function takes, roughly, beyond what it copies from the file: its operator, helper nodes.
 const NODE_BYTES: usize = 512;
 
 impl<'m> Reader<'m> {
@@ -18,10 +20,8 @@ impl<'m> Reader<'m> {
         if domain.is_empty() && node.op_type == "Constant" {
             return Ok(()); // A weight already.
         }
-        if self.in_function() {
-            let names = (self.frame().prefix.len() + 64) * (1 + node.output.len());
-            self.expand(NODE_BYTES + names)?;
-        }
+        let copied = if self.in_function() { NODE_BYTES + self.copied_bytes(node) } else { 0 };
+        self.take(copied)?;
         let mut inputs = self.node_inputs(node)?;
         let outputs: Vec<Option<ValueId>> = node.output.iter().map(|name| self.own(name)).collect();
 
@@ -93,6 +93,18 @@ impl<'m> Reader<'m> {
                 self.foreign(node, version, &reason, inputs, outputs)
             }
         }
+    }
+
+    /// Bytes of names and attributes that reading a node of a function copies or goes through. Graphs are not among them,
+    /// which account for themselves.
+    fn copied_bytes(&self, node: &NodeProto) -> usize {
+        let names = node.input.iter().chain(&node.output).chain([&node.name, &node.op_type, &node.domain]);
+        let set = &self.frame().attributes;
+        let attributes = node.attribute.iter().map(|own| {
+            let attribute = set.get(own.ref_attr_name.as_str()).copied().unwrap_or(own);
+            attribute.encoded_len() - attribute.g.as_ref().map_or(0, Message::encoded_len)
+        });
+        names.map(String::len).sum::<usize>() + attributes.sum::<usize>()
     }
 
     fn node_inputs(&mut self, node: &'m NodeProto) -> Result<Vec<Option<ValueId>>, OnnxError> {

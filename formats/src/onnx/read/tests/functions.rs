@@ -3,7 +3,12 @@
 use super::*;
 use crate::onnx::proto::FunctionProto;
 
-fn function(name: &str, inputs: &[&str], outputs: &[&str], nodes: Vec<NodeProto>) -> FunctionProto {
+pub(super) fn function(
+    name: &str,
+    inputs: &[&str],
+    outputs: &[&str],
+    nodes: Vec<NodeProto>,
+) -> FunctionProto {
     FunctionProto {
         name: name.to_owned(),
         domain: "local".to_owned(),
@@ -15,14 +20,14 @@ fn function(name: &str, inputs: &[&str], outputs: &[&str], nodes: Vec<NodeProto>
     }
 }
 
-fn with_functions(nodes: Vec<NodeProto>, functions: Vec<FunctionProto>) -> ModelProto {
+pub(super) fn with_functions(nodes: Vec<NodeProto>, functions: Vec<FunctionProto>) -> ModelProto {
     let mut model = model(13, graph(&["x"], None, nodes, &["y"]));
     model.opset_import.push(OperatorSetIdProto { domain: "local".into(), version: 1 });
     model.functions = functions;
     model
 }
 
-fn reference(mut attribute: AttributeProto, to: &str) -> AttributeProto {
+pub(super) fn reference(mut attribute: AttributeProto, to: &str) -> AttributeProto {
     attribute.ref_attr_name = to.to_owned();
     attribute
 }

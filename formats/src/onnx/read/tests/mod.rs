@@ -3,6 +3,7 @@
 mod damage;
 mod external;
 mod functions;
+mod limits;
 mod models;
 mod normalize;
 mod tensors;
@@ -14,8 +15,8 @@ use prost::Message;
 
 use crate::graph::{Graph, ValueId};
 use crate::onnx::proto::{
-    AttributeProto, AttributeType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    TensorProto, TensorShapeProto, TensorType, TypeProto, TypeValue, ValueInfoProto,
+    AttributeProto, AttributeType, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto,
+    OperatorSetIdProto, TensorProto, TensorShapeProto, TensorType, TypeProto, TypeValue, ValueInfoProto,
 };
 use crate::onnx::{OnnxError, read_storage};
 use crate::op::Op;
