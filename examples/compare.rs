@@ -1,18 +1,16 @@
 //! Runs models and compares their outputs with those that another engine gave.
 //!
-//!     cargo run -p poda-runtime --example compare -- [--threads N] [--no-fuse] [--profile RUNS] MODEL.onnx… DIRECTORY…
+//!     cargo run --release --example compare -- [--threads N] [--no-fuse] [--profile RUNS] MODEL.onnx… DIRECTORY…
 //!
 //! `NAME.onnx` is fed the arrays `in:INPUT` of `NAME.npz` beside it and must give its arrays `out:OUTPUT`. Prints a line
 //! for each model that fails or is refused, and a summary. With `--profile`, times each model and its nodes too.
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use npyz::{Deserialize, NpyFile, TypeChar};
-use poda_formats::{DataType, Element, Tensor, TensorView};
-use poda_runtime::{Executable, Model, Options};
+use poda::formats::Element;
+use poda::{DataType, Executable, Model, Options, Tensor, TensorView, arrays};
 
 type Any = Box<dyn Error>;
 
@@ -62,7 +60,7 @@ fn collect(path: &Path, models: &mut Vec<PathBuf>) -> Result<(), Any> {
 
 /// The largest difference, relative to the largest magnitude of its output.
 fn compare(model: &Path, options: &Options, runs: usize) -> Result<f64, Any> {
-    let arrays = read_npz(&model.with_extension("npz"))?;
+    let arrays = arrays::read(model.with_extension("npz"))?;
     let executable = Model::open(model)?.prepare(options.clone())?;
     let feeds: Vec<_> =
         arrays.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("in:")?, tensor.view()))).collect();
@@ -134,45 +132,5 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>, Any> {
         DataType::I8 => all::<i8>(tensor, f64::from),
         DataType::Bool => Ok(tensor.bytes().iter().map(|&v| f64::from(v)).collect()),
         other => Err(format!("comparing {other} is not supported").into()),
-    }
-}
-
-fn read_npz(path: &Path) -> Result<BTreeMap<String, Tensor>, Any> {
-    let mut archive = npyz::npz::NpzArchive::open(path)?;
-    let names: Vec<String> = archive.array_names().map(ToOwned::to_owned).collect();
-    let mut arrays = BTreeMap::new();
-    for name in names {
-        if let Some(file) = archive.by_name(&name)? {
-            arrays.insert(name, read_array(file)?);
-        }
-    }
-    Ok(arrays)
-}
-
-fn read_array<R: Read>(file: NpyFile<R>) -> Result<Tensor, Any> {
-    fn read<T: Element + Deserialize, R: Read>(file: NpyFile<R>, shape: &[usize]) -> Result<Tensor, Any> {
-        Ok(Tensor::from_slice(shape, &file.into_vec::<T>()?))
-    }
-    let shape: Vec<usize> = file.shape().iter().map(|&d| d as usize).collect();
-    let npyz::DType::Plain(dtype) = file.dtype() else {
-        return Err("structured arrays are not supported".into());
-    };
-    match (dtype.type_char(), dtype.num_bytes()) {
-        (TypeChar::Float, Some(4)) => read::<f32, R>(file, &shape),
-        (TypeChar::Float, Some(8)) => read::<f64, R>(file, &shape),
-        (TypeChar::Float, Some(2)) => {
-            let values: Vec<half::f16> = file.into_vec()?;
-            Ok(Tensor::from_slice(&shape, &values))
-        }
-        (TypeChar::Int, Some(8)) => read::<i64, R>(file, &shape),
-        (TypeChar::Int, Some(4)) => read::<i32, R>(file, &shape),
-        (TypeChar::Int, Some(1)) => read::<i8, R>(file, &shape),
-        (TypeChar::Uint, Some(1)) => read::<u8, R>(file, &shape),
-        (TypeChar::Bool, _) => {
-            let values: Vec<bool> = file.into_vec()?;
-            let bytes: Vec<u8> = values.into_iter().map(u8::from).collect();
-            Ok(poda_formats::TensorView::from_bytes(DataType::Bool, &shape, &bytes)?.to_tensor())
-        }
-        other => Err(format!("arrays of type {other:?} are not supported").into()),
     }
 }
