@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::builder::PossibleValuesParser;
+use poda_formats::storage::check_regular;
 use poda_formats::{FileFormat, Graph, ValueType, WriteOptions};
 use poda_pruner::allocation::Scope;
 use poda_pruner::criterion::CRITERIA;
@@ -137,7 +138,9 @@ fn recipe(args: &Args) -> Result<Recipe> {
     let mut recipe = match &args.recipe {
         Some(path) => {
             let at = || path.display().to_string();
-            let text = fs::read_to_string(path).with_context(at)?;
+            // Of a pipe or a device, reading may not end.
+            let regular = fs::metadata(path).and_then(|metadata| check_regular(&metadata));
+            let text = regular.and_then(|()| fs::read_to_string(path)).with_context(at)?;
             Recipe::parse(&text).with_context(at)?
         }
         None => Recipe::default(),

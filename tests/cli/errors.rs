@@ -3,7 +3,10 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use poda::{Tensor, arrays};
+use poda::formats::graph::{Node, Value};
+use poda::formats::{Dim, Op, WriteOptions};
+use poda::{DataType, Graph, Tensor, arrays};
+use prost::encoding::{WireType, encode_key, encode_varint};
 
 use crate::program::Dir;
 
@@ -95,6 +98,44 @@ fn bad_feeds_are_refused() {
     // An empty batch is fine, an absurd one is refused.
     dir.poda(&["run", "mlp.onnx", "--random", "--batch", "0"]).ok();
     dir.poda_within(6 << 20, &["run", "mlp.onnx", "--random", "--batch", "99999999999"]).error();
+    dir.poda(&["run", "mlp.onnx", "--random", "--threads", "99999999"]).error();
+}
+
+#[test]
+fn a_small_file_cannot_take_much_memory() {
+    let dir = Dir::new();
+    let mut bytes = fs::read(dir.mlp()).unwrap();
+    // The graph again, which is merged with the one before: five million nodes with nothing in them.
+    let nodes = [0x0a, 0x00].repeat(5_000_000);
+    encode_key(7, WireType::LengthDelimited, &mut bytes);
+    encode_varint(nodes.len() as u64, &mut bytes);
+    bytes.extend(nodes);
+    dir.write("nodes.onnx", &bytes);
+    for command in ["inspect", "bench"] {
+        let line = dir.poda_within(1 << 19, &[command, "nodes.onnx"]).error();
+        assert!(line.contains("messages take"), "{line}");
+    }
+}
+
+#[test]
+fn an_endless_loop_stops_when_memory_ends() {
+    let dir = Dir::new();
+    let mut body = Graph::default();
+    body.add_input("i", DataType::I64, vec![]);
+    let go = body.add_input("go", DataType::Bool, vec![]);
+    let x = body.add_input("x", DataType::F32, vec![Dim::Fixed(1 << 20)]);
+    let copy = body.add_node(Op::Identity, &[x], "copy");
+    body.outputs = vec![go, copy];
+    let mut graph = Graph::default();
+    let x = graph.add_input("x", DataType::F32, vec![Dim::Fixed(1 << 20)]);
+    let all = graph.add_value(Value { name: "all".into(), ..Value::default() });
+    let (inputs, outputs) = (vec![None, None, Some(x)], vec![Some(all)]);
+    let op = Op::Loop { body: Box::new(body), carried: 0 };
+    graph.nodes.push(Node { name: "forever".into(), op, inputs, outputs });
+    graph.outputs.push(all);
+    poda::formats::write(&graph, dir.path("loop.onnx"), &WriteOptions::default()).unwrap();
+    let line = dir.poda_within(1 << 20, &["run", "loop.onnx", "--random"]).error();
+    assert!(line.contains("forever"), "{line}");
 }
 
 #[test]
@@ -119,9 +160,33 @@ fn a_name_cannot_write_to_the_terminal() {
     let mut graph = crate::program::mlp();
     let x = graph.inputs[0];
     graph.value_mut(x).name = "x\u{1b}[31m".into();
-    let options = poda::formats::WriteOptions::default();
-    poda::formats::write(&graph, dir.path("red.onnx"), &options).unwrap();
+    poda::formats::write(&graph, dir.path("red.onnx"), &WriteOptions::default()).unwrap();
     let line = dir.poda(&["run", "red.onnx", "--input", "none.npy"]).error();
     assert!(!line.contains('\u{1b}'));
     assert!(!dir.poda(&["inspect", "red.onnx"]).ok().contains('\u{1b}'));
+    fs::copy(dir.path("red.onnx"), dir.path("two\nlines.onnx")).unwrap();
+    dir.poda(&["inspect", "two\nlines.onnx"]).ok();
+    dir.poda(&["inspect", "no\nlines.onnx"]).error();
+}
+
+#[test]
+fn a_recipe_is_a_file() {
+    let dir = Dir::new();
+    dir.mlp();
+    dir.write("broken.toml", b"sparsity = nan");
+    assert!(Command::new("mkfifo").arg(dir.path("pipe.toml")).status().unwrap().success());
+    for recipe in ["broken.toml", "pipe.toml", "none.toml", "/dev/zero"] {
+        dir.poda(&["prune", "mlp.onnx", "-o", "out.onnx", "--recipe", recipe]).error();
+    }
+    assert!(!dir.path("out.onnx").exists());
+}
+
+#[test]
+fn a_full_disk_is_reported() {
+    let dir = Dir::new();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_poda")).arg("inspect").arg(dir.mlp()).stdout(full).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("poda: No space left"), "{output:?}");
 }
