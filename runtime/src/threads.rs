@@ -41,29 +41,38 @@ pub struct Threads {
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The system refused to start threads.
+/// Why threads cannot be started.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot start {count} threads")]
-pub struct ThreadsError {
-    count: usize,
-    source: rayon::ThreadPoolBuildError,
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum ThreadsError {
+    #[error("{count} threads are more than {MOST_THREADS}")]
+    TooMany { count: usize },
+    #[error("cannot start {count} threads: {source}")]
+    Start { count: usize, source: rayon::ThreadPoolBuildError },
 }
+
+/// No machine that runs models has more; to start millions takes minutes.
+const MOST_THREADS: usize = 4096;
 
 impl Threads {
     /// The caller and `count - 1` further threads; 0 means [`Threads::available`].
     ///
     /// # Errors
-    /// When the system refuses to start them.
+    /// When they are more than 4096, or the system refuses to start them.
     pub fn new(count: usize) -> Result<Self, ThreadsError> {
         let count = if count == 0 { Self::available() } else { count };
         if count == 1 {
             return Ok(Self::single());
         }
+        if count > MOST_THREADS {
+            return Err(ThreadsError::TooMany { count });
+        }
         let pool = ThreadPoolBuilder::new()
             .num_threads(count - 1)
             .thread_name(|i| format!("poda-{}", i + 1))
             .build()
-            .map_err(|source| ThreadsError { count, source })?;
+            .map_err(|source| ThreadsError::Start { count, source })?;
         Ok(Self { count, pool: Some(pool), last: AtomicU64::new(0) })
     }
 

@@ -1,10 +1,9 @@
 //! Control flow: If and Loop. Bodies are run node by node.
 
 mod body;
+mod limit;
 
 use poda_formats::dtype::Boolean;
-use poda_formats::storage::{AlignedBytes, Storage};
-use poda_formats::tensor::checked_bytes;
 use poda_formats::{DataType, Graph, Tensor, TensorView};
 
 use super::args::{Infos, integers, optional, required};
@@ -12,9 +11,10 @@ use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
 use body::{Body, Slot, infer_body};
+use limit::Iterations;
 
-/// Iterations after which a Loop counts as one that never ends.
-const MOST_ITERATIONS: i64 = 10_000_000;
+/// Iterations that inferring shapes through one node of a body takes as long as.
+const INFERENCE: usize = 10;
 
 /// Writes a result of a body to an output.
 fn give(output: &mut Output<'_>, tensor: &Tensor) -> Result<(), OpError> {
@@ -107,7 +107,9 @@ pub(super) fn infer_loop_body(
         info.value = None;
     }
     // A carried value whose shape changes has none; that can make others change, at most each once.
+    let _iterations = Iterations::start();
     for _ in 0..=carried {
+        Iterations::count(INFERENCE * (1 + body.nodes.len()))?;
         let results = infer_body(body, infos.clone(), outputs + 1)?;
         let mut stable = true;
         for (index, (info, result)) in infos[2..].iter_mut().zip(&results[1..]).take(carried).enumerate() {
@@ -142,30 +144,32 @@ struct Scan {
 }
 
 impl Scan {
-    fn push(&mut self, tensor: &Tensor) -> Result<(), OpError> {
-        let found = (tensor.dtype(), tensor.shape());
-        if self.bytes.is_empty() {
-            (self.dtype, self.shape) = (found.0, found.1.to_vec());
-        } else if found != (self.dtype, &self.shape[..]) {
+    /// Appends the result of one more iteration to those of the iterations so far, if any.
+    fn push(scan: &mut Option<Self>, tensor: &Tensor) -> Result<(), OpError> {
+        let (dtype, shape) = (tensor.dtype(), tensor.shape());
+        let scan = scan.get_or_insert_with(|| Self { dtype, shape: shape.to_vec(), bytes: Vec::new() });
+        if (dtype, shape) != (scan.dtype, &scan.shape) {
             return Err(OpError::Invalid(format!(
-                "a scan output of a Loop was {} {:?} and became {} {:?}",
-                self.dtype, self.shape, found.0, found.1
+                "a scan output of a Loop was {} {:?} and became {dtype} {shape:?}",
+                scan.dtype, scan.shape
             )));
         }
-        if self.bytes.len() + tensor.bytes().len() > crate::memory::limit() {
-            return Err(OpError::TooLarge { dtype: self.dtype, shape: self.shape.clone() });
+        let bytes = tensor.bytes();
+        let fits = scan.bytes.len() + bytes.len() <= crate::memory::limit();
+        // What cannot be had is an error of this run, not the end of the process.
+        if !fits || scan.bytes.try_reserve(bytes.len()).is_err() {
+            return Err(OpError::TooLarge { dtype, shape: shape.to_vec() });
         }
-        self.bytes.extend_from_slice(tensor.bytes());
+        scan.bytes.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn into_tensor(self, iterations: usize) -> Result<Tensor, OpError> {
-        let shape = [&[iterations], &self.shape[..]].concat();
-        let expected = checked_bytes(self.dtype, &shape);
-        if expected != Some(self.bytes.len()) {
-            return Err(OpError::TooLarge { dtype: self.dtype, shape });
+    fn give(&self, output: &mut Output<'_>, iterations: usize) -> Result<(), OpError> {
+        if output.is_used() {
+            let shape = [&[iterations], &self.shape[..]].concat();
+            output.alloc_bytes(self.dtype, &shape)?.copy_from_slice(&self.bytes);
         }
-        Ok(Tensor::new(self.dtype, shape, Storage::owned(AlignedBytes::copy_of(&self.bytes)))?)
+        Ok(())
     }
 }
 
@@ -189,12 +193,11 @@ pub(super) fn loop_body(
     for index in 2..2 + carried {
         state.push(required(inputs, index)?.to_tensor());
     }
-    let mut scans = scans(body, carried, inputs)?;
+    let mut scans: Vec<Option<Scan>> = (carried..outputs.len()).map(|_| None).collect();
     let mut iteration = 0;
+    let _iterations = Iterations::start();
     while going && trips.is_none_or(|trips| iteration < trips) {
-        if iteration == MOST_ITERATIONS {
-            return Err(OpError::OutOfRange { name: "iteration", value: iteration, bound: MOST_ITERATIONS });
-        }
+        Iterations::count(1)?;
         let (number, condition) = (Tensor::scalar(iteration), Tensor::scalar(Boolean::from(going)));
         let mut args = vec![Some(Slot::Owned(number)), Some(Slot::Owned(condition))];
         args.extend(state.drain(..).map(|tensor| Some(Slot::Owned(tensor))));
@@ -202,25 +205,29 @@ pub(super) fn loop_body(
         let mut results = runner.run(args, outputs.len() + 1)?.into_iter();
         going = results.next().map_or(Ok(false), |tensor| truth(tensor.view(), 1))?;
         state.extend(results.by_ref().take(carried));
-        scans.iter_mut().zip(results).try_for_each(|(scan, tensor)| scan.push(&tensor))?;
+        scans.iter_mut().zip(results).try_for_each(|(scan, tensor)| Scan::push(scan, &tensor))?;
         iteration += 1;
     }
     let (values, rest) = outputs.split_at_mut(carried);
     values.iter_mut().zip(&state).try_for_each(|(output, tensor)| give(output, tensor))?;
-    for (output, scan) in rest.iter_mut().zip(scans) {
-        give(output, &scan.into_tensor(iteration as usize)?)?;
+    if iteration == 0 {
+        scans = empty_scans(body, carried, inputs)?;
+    }
+    for (output, scan) in rest.iter_mut().zip(scans.iter().flatten()) {
+        scan.give(output, iteration as usize)?;
     }
     Ok(())
 }
 
-/// Empty scan outputs, of the types and shapes that the body's results are expected to have.
-fn scans(body: &Graph, carried: usize, inputs: &Inputs<'_>) -> Result<Vec<Scan>, OpError> {
+/// The scan outputs of no iteration, of the types and shapes that the body's results would have.
+fn empty_scans(body: &Graph, carried: usize, inputs: &Inputs<'_>) -> Result<Vec<Option<Scan>>, OpError> {
     let mut infos: Vec<Option<Info>> =
         inputs.iter().map(|view| view.map(|view| Info::new(view.dtype(), view.shape().to_vec()))).collect();
     infos[0] = Some(Info::new(DataType::I64, vec![]));
     infos[1] = Some(Info::new(DataType::Bool, vec![]));
-    let scan =
-        |info: Info| Scan { dtype: info.dtype, shape: info.shape.unwrap_or_default(), bytes: Vec::new() };
+    let scan = |info: Info| {
+        Some(Scan { dtype: info.dtype, shape: info.shape.unwrap_or_default(), bytes: Vec::new() })
+    };
     let results = infer_body(body, infos, body.outputs.len())?;
     Ok(results.into_iter().skip(1 + carried).map(scan).collect())
 }

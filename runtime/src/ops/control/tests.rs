@@ -1,4 +1,5 @@
 use poda_formats::dtype::Boolean;
+use poda_formats::graph::{Node, Value};
 use poda_formats::op::{Binary, Op, Unary};
 use poda_formats::{DataType, Graph, Tensor};
 
@@ -103,4 +104,53 @@ fn shapes_that_change_are_not_known() {
     assert_eq!(result[0].shape(), [8]);
     let ints = Info::new(DataType::I32, vec![1]);
     assert!(infer(&op, &[None, None, Some(&ints)], 2).is_err());
+}
+
+/// A body with `carried` values: the first grows, and each other takes the shape of the one before, so that their shapes
+/// are lost one after the other. Runs `inner` a thousand times beside that.
+fn shifting(inner: Option<Op>, carried: usize) -> Graph {
+    let mut body = Graph::default();
+    body.add_input("i", DataType::I64, vec![]);
+    let go = body.add_input("go", DataType::Bool, vec![]);
+    let values: Vec<_> =
+        (0..carried).map(|k| body.add_input(format!("v{k}"), DataType::F32, vec![])).collect();
+    let first = body.add_node(Op::Concat { axis: 0 }, &[values[0], values[0]], "first");
+    body.outputs = [&[go, first], &values[..carried - 1]].concat();
+    if let Some(op) = inner {
+        let trips = body.add_weight("trips", Tensor::scalar(1000_i64));
+        let starts =
+            (0..carried).map(|k| body.add_weight(format!("w{k}"), Tensor::zeros(DataType::F32, &[0])));
+        let inputs = [Some(trips), None].into_iter().chain(starts.map(Some).collect::<Vec<_>>()).collect();
+        let mut result =
+            || body.add_value(Value { name: format!("r{}", body.values.len()), ..Value::default() });
+        let outputs = (0..carried).map(|_| Some(result())).collect();
+        body.nodes.push(Node { name: String::new(), op, inputs, outputs });
+    }
+    body
+}
+
+/// Loops in one another, to this depth.
+fn nested(depth: usize, carried: usize) -> Op {
+    let around = |inner| Op::Loop { body: Box::new(shifting(inner, carried)), carried };
+    (0..depth).fold(around(None), |inner, _| around(Some(inner)))
+}
+
+#[test]
+fn loops_in_loops_share_a_limit() {
+    let start = || input(&[0], &[0.0_f32; 0]);
+    let result = apply(&nested(1, 1), &[input(&[], &[1000_i64]), None, start()], 1);
+    let Err(OpError::Invalid(message)) = result else { panic!("{result:?}") };
+    assert!(message.contains("iteration 10001 is out of range"), "{message}");
+    // The next run starts anew.
+    assert!(apply(&nested(1, 1), &[input(&[], &[5_i64]), None, start()], 1).is_ok());
+}
+
+#[test]
+fn shapes_in_nested_loops_are_found_or_given_up_in_time() {
+    let info = Info::new(DataType::F32, vec![1]);
+    let inputs = [&[None, None][..], &[Some(&info); 6]].concat();
+    let alone = infer(&nested(0, 6), &inputs, 6).unwrap();
+    assert!(alone.iter().all(|info| info.shape.is_none()));
+    // Seven passes at each of twelve levels.
+    assert!(infer(&nested(11, 6), &inputs, 6).is_err());
 }
