@@ -6,7 +6,7 @@ use poda_formats::op::ConvAttributes;
 use super::args::{Infos, PARALLEL_ABOVE, one, optional, required};
 use super::facts::{Fact, expect_shape, float_type, known, same_type, shape};
 use super::geometry::{Convolution, Windows};
-use super::real::{Mat, Number, load, store, with_real};
+use super::real::{Mat, Product, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
@@ -53,7 +53,7 @@ pub(super) fn conv(
 }
 
 /// `y = w * x + bias`, with the shapes of [`Convolution`]; `bias` is `[filters]`.
-pub(super) fn convolve<T: Number>(plan: &Convolution, x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T]) {
+pub(super) fn convolve<T: Product>(plan: &Convolution, x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T]) {
     if y.is_empty() {
         return;
     }
@@ -67,14 +67,14 @@ pub(super) fn convolve<T: Number>(plan: &Convolution, x: &[T], w: &[T], bias: Op
         let Some(bias) = bias else { return };
         for (row, &bias) in y.chunks_exact_mut(outputs).zip(&bias[g * filters..]) {
             for v in row {
-                *v = v.plus(bias);
+                *v = v.add(bias);
             }
         }
     });
 }
 
 /// The product of `weights` `[filters, k]` with the im2col matrix of `image` `[channels, spatial…]`.
-fn one_group<T: Number>(windows: &Windows, image: &[T], weights: Mat<'_, T>, y: &mut [T]) {
+fn one_group<T: Product>(windows: &Windows, image: &[T], weights: Mat<'_, T>, y: &mut [T]) {
     let (filters, k, n) = (weights.rows, weights.cols, windows.outputs());
     if windows.is_identity() {
         return T::product(weights, Mat::new(image, k, n), y);
@@ -100,7 +100,7 @@ fn one_group<T: Number>(windows: &Windows, image: &[T], weights: Mat<'_, T>, y: 
 }
 
 /// Writes `width` columns of the im2col matrix `[channels · taps, outputs]`, from column `start` on; pads are zero.
-fn im2col<T: Number>(windows: &Windows, image: &[T], start: usize, width: usize, out: &mut [T]) {
+fn im2col<T: Product>(windows: &Windows, image: &[T], start: usize, width: usize, out: &mut [T]) {
     let (taps, pixels) = (windows.taps(), windows.inputs());
     threads::for_each_chunk(out, width, PARALLEL_ABOVE / 4 / width.max(1), |k, row| {
         row.fill(T::default());

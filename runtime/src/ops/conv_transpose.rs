@@ -6,7 +6,7 @@ use poda_formats::op::{ConvAttributes, Padding};
 use super::args::{Infos, one, optional, required};
 use super::facts::{Fact, bad_shape, expect_shape, float_type, known, same_type, shape};
 use super::geometry::{Axis, LIMIT, Windows, explicit, kernel_of, per_axis};
-use super::real::{Mat, Number, load, store, with_real};
+use super::real::{Mat, Product, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
@@ -172,7 +172,7 @@ pub(super) fn conv_transpose(
 }
 
 /// Adds the products of `weights` `[filters · taps, channels]` with `image` `[channels, pixels]` to `y` `[filters, …]`.
-fn one_group<T: Number>(windows: &Windows, image: Mat<'_, T>, weights: Mat<'_, T>, y: &mut [T]) {
+fn one_group<T: Product>(windows: &Windows, image: Mat<'_, T>, weights: Mat<'_, T>, y: &mut [T]) {
     let (rows, n, taps) = (weights.rows, image.cols, windows.taps());
     let tile = (TILE / rows.max(1)).max(1).min(n);
     T::with_scratch(rows * tile, |scratch| {
@@ -186,7 +186,7 @@ fn one_group<T: Number>(windows: &Windows, image: Mat<'_, T>, weights: Mat<'_, T
                 for (tap, row) in products.chunks_exact(width).enumerate() {
                     windows.runs(tap, start..start + width, |column, count, at, step| {
                         let to = channel[at..].iter_mut().step_by(step);
-                        to.zip(&row[column..column + count]).for_each(|(y, &v)| *y = y.plus(v));
+                        to.zip(&row[column..column + count]).for_each(|(y, &v)| *y = y.add(v));
                     });
                 }
             };

@@ -7,7 +7,7 @@ use poda_formats::TensorView;
 
 use super::args::{Infos, one, required, strides};
 use super::facts::{Fact, bad_shape, known, same_type};
-use super::real::{Mat, Number, load, store, with_number};
+use super::real::{Mat, Product, load, store, with_product};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
@@ -128,7 +128,7 @@ pub(super) fn einsum(equation: &str, inputs: &Inputs<'_>, outputs: &mut [Output<
     let views: Vec<TensorView<'_>> = inputs.iter().copied().flatten().collect();
     let shapes: Vec<&[usize]> = views.iter().map(TensorView::shape).collect();
     let plan = Equation::new(equation, &shapes)?;
-    with_number!(infos[0].dtype, "Einsum", T => store::<T>(&mut outputs[0], infos[0].dtype, known(&infos, 0), |y| {
+    with_product!(infos[0].dtype, "Einsum", T => store::<T>(&mut outputs[0], infos[0].dtype, known(&infos, 0), |y| {
         y.copy_from_slice(&evaluate::<T>(&plan, &views));
         Ok(())
     }))
@@ -141,7 +141,7 @@ struct Operand<'a, T: Clone> {
     values: Cow<'a, [T]>,
 }
 
-impl<T: Number> Operand<'_, T> {
+impl<T: Product> Operand<'_, T> {
     /// The axes `wanted`, in this order: others are summed over, and axes of one name give the diagonal.
     fn arrange(self, wanted: &[Label]) -> Self {
         if self.labels == wanted {
@@ -159,7 +159,7 @@ impl<T: Number> Operand<'_, T> {
         let inner = offsets(&summed);
         let values = offsets(&kept)
             .into_iter()
-            .map(|at| inner.iter().fold(T::default(), |sum, i| sum.plus(self.values[at + i])))
+            .map(|at| inner.iter().fold(T::default(), |sum, i| sum.add(self.values[at + i])))
             .collect();
         Self { labels: wanted.to_vec(), dims: kept.iter().map(|a| a.0).collect(), values: Cow::Owned(values) }
     }
@@ -206,7 +206,7 @@ fn offsets(axes: &[(usize, usize)]) -> Vec<usize> {
     all
 }
 
-fn evaluate<T: Number>(plan: &Equation, views: &[TensorView<'_>]) -> Vec<T> {
+fn evaluate<T: Product>(plan: &Equation, views: &[TensorView<'_>]) -> Vec<T> {
     let mut operands: Vec<Operand<'_, T>> = views
         .iter()
         .zip(&plan.inputs)

@@ -2,7 +2,7 @@
 
 use super::args::{Infos, broadcast, broadcast_strides, one, optional, required};
 use super::facts::{Fact, bad_shape, known, same_type, shape};
-use super::real::{Mat, Number, load, store, with_number};
+use super::real::{Mat, Product, load, store, with_product};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
@@ -63,7 +63,7 @@ impl Batched {
     }
 
     /// Computes all products into `c`.
-    pub(super) fn run<T: Number>(&self, a: &[T], b: &[T], c: &mut [T]) {
+    pub(super) fn run<T: Product>(&self, a: &[T], b: &[T], c: &mut [T]) {
         let Self { m, k, n, .. } = *self;
         if c.is_empty() {
             return;
@@ -90,7 +90,7 @@ pub(super) fn matmul(inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> Result<
     infos(inputs)?;
     let (a, b) = (required(inputs, 0)?, required(inputs, 1)?);
     let plan = Batched::new(a.shape(), b.shape())?;
-    with_number!(a.dtype(), "MatMul", T => store::<T>(&mut outputs[0], a.dtype(), &plan.shape, |c| {
+    with_product!(a.dtype(), "MatMul", T => store::<T>(&mut outputs[0], a.dtype(), &plan.shape, |c| {
         plan.run(&load::<T>(a), &load::<T>(b), c);
         Ok(())
     }))
@@ -161,7 +161,7 @@ pub(super) fn gemm(
     let infos = gemm_infos(trans_a, trans_b, inputs)?;
     let (a, b, c) = (required(inputs, 0)?, required(inputs, 1)?, optional(inputs, 2));
     let plan = GemmShape::new(a.shape(), b.shape(), c.map(|c| c.shape()), trans_a, trans_b)?;
-    with_number!(a.dtype(), "Gemm", T => store::<T>(&mut outputs[0], a.dtype(), known(&infos, 0), |y| {
+    with_product!(a.dtype(), "Gemm", T => store::<T>(&mut outputs[0], a.dtype(), known(&infos, 0), |y| {
         let c = c.map(load::<T>);
         let factors = [alpha, beta].map(|v| T::from_f64(v.into()));
         gemm_into(&plan, [trans_a, trans_b], factors, [&load::<T>(a), &load::<T>(b)], c.as_deref(), y);
@@ -170,7 +170,7 @@ pub(super) fn gemm(
 }
 
 /// `y = alpha · A' · B' + beta · C`.
-fn gemm_into<T: Number>(
+fn gemm_into<T: Product>(
     plan: &GemmShape,
     [trans_a, trans_b]: [bool; 2],
     [alpha, beta]: [T; 2],

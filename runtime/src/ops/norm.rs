@@ -15,7 +15,8 @@ use super::args::{
     Infos, PARALLEL_ABOVE, axis, broadcast, broadcast_strides, one, optional, required, strides,
 };
 use super::facts::{Fact, bad_shape, expect_shape, float_type, known, shape};
-use super::real::{Number, Real, load, store, with_real};
+use super::number::Number;
+use super::real::{Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;

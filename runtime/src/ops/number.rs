@@ -11,7 +11,7 @@ use super::{Inputs, OpError};
 use crate::output::{FreshTensor, Output};
 
 /// A number with total arithmetic: f32, f64 and the integers.
-pub(super) trait Number: Element + PartialOrd {
+pub(crate) trait Number: Element + Default + PartialOrd {
     const ZERO: Self;
     const ONE: Self;
     /// Below every other number (minus infinity for floats).

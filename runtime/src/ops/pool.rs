@@ -9,7 +9,8 @@ use super::args::{Infos, PARALLEL_ABOVE, required, unsupported_type};
 use super::elementwise::wide::widest;
 use super::facts::{Fact, known, shape};
 use super::geometry::{Axis, Windows, spatial};
-use super::real::{Number, Real, load, store, with_real};
+use super::number::Number;
+use super::real::{Product, Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
@@ -140,7 +141,7 @@ const MOST_PADDING: usize = 1 << 16;
 
 /// Sets each element of `y` to the `fold` of its window, starting from `initial`: first down the lines of the window, then
 /// along the line that results. `finish` gets each line of `y` with its first two indices.
-fn each_line<T: Number>(
+fn each_line<T: Product>(
     windows: &Windows,
     x: &[T],
     y: &mut [T],
@@ -263,7 +264,7 @@ fn largest<T: Number>(channel: &[T], window: &Window<'_>) -> Option<usize> {
     best
 }
 
-fn max<T: Number>(
+fn max<T: Product>(
     attributes: &PoolAttributes,
     windows: &Windows,
     x: &[T],
@@ -322,7 +323,7 @@ pub(super) fn global_pool(
 fn reduce<R: Real>(kind: PoolKind, channel: &[R]) -> R {
     match kind {
         PoolKind::Average => R::total(channel) / R::from_f64(channel.len() as f64),
-        PoolKind::Max => channel.iter().fold(R::from_f64(f64::NEG_INFINITY), |max, &v| max.maximum(v)),
+        PoolKind::Max => channel.iter().fold(R::from_f64(f64::NEG_INFINITY), |max, &v| max.larger(v)),
         PoolKind::Lp { p } => {
             let p = p.max(1) as i32;
             let sum: R = channel.iter().map(|v| v.abs().powi(p)).sum();

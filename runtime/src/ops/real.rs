@@ -1,138 +1,20 @@
-//! Numbers that operators compute with: f32 (also for f16 and bf16), f64, and wrapping integers.
+//! Floats that operators compute with: f32 (also for f16 and bf16) and f64; and products of these and of integers.
 
 mod convert;
 mod product;
 
 pub(crate) use crate::kernels::Mat;
-use crate::kernels::matmul;
 pub(crate) use convert::{load, store};
+pub(crate) use product::Product;
 
-use poda_formats::Element;
 use rten_simd::{SimdOp, SimdUnaryOp};
 use rten_vecmath::{LogSoftmax, Normalize, NormalizeOptions, Sigmoid, Softmax, Sum, SumSquareSub, Tanh};
 
-use crate::packing::scratch::Scratch;
-use product::{i32_product, wrapping_product};
-
-/// A number with the arithmetic of products. Integers wrap.
-pub(crate) trait Number: Element + Default + PartialOrd {
-    /// Nearest number, saturating.
-    fn from_f64(value: f64) -> Self;
-
-    /// Nearest f64.
-    fn to_f64(self) -> f64;
-
-    /// `self + other`.
-    fn plus(self, other: Self) -> Self;
-
-    /// `self + a · b`.
-    fn mul_add(self, a: Self, b: Self) -> Self;
-
-    /// Calls `f` with `len` elements of unspecified value that live until it returns.
-    fn with_scratch<Y>(len: usize, f: impl FnOnce(&mut [Self]) -> Y) -> Y {
-        f(&mut vec![Self::default(); len])
-    }
-
-    /// `c = a · b` for `a` `[m, k]`, `b` `[k, n]` and row-major `c` `[m, n]`.
-    ///
-    /// # Panics
-    /// When the shapes do not fit.
-    fn product(a: Mat<'_, Self>, b: Mat<'_, Self>, c: &mut [Self]) {
-        wrapping_product(a, b, c);
-    }
-}
-
-macro_rules! integers {
-    ($($type:ty => $product:expr),* $(,)?) => {
-        $(impl Number for $type {
-            fn from_f64(value: f64) -> Self {
-                value as $type
-            }
-
-            #[allow(clippy::cast_lossless)]
-            fn to_f64(self) -> f64 {
-                self as f64
-            }
-
-            #[inline]
-            fn plus(self, other: Self) -> Self {
-                self.wrapping_add(other)
-            }
-
-            #[inline]
-            fn mul_add(self, a: Self, b: Self) -> Self {
-                self.wrapping_add(a.wrapping_mul(b))
-            }
-
-            fn product(a: Mat<'_, Self>, b: Mat<'_, Self>, c: &mut [Self]) {
-                $product(a, b, c);
-            }
-        })*
-    };
-}
-
-integers! {
-    i8 => wrapping_product,
-    i16 => wrapping_product,
-    i32 => i32_product,
-    i64 => wrapping_product,
-    u8 => wrapping_product,
-    u16 => wrapping_product,
-    u32 => wrapping_product,
-    u64 => wrapping_product,
-}
-
-impl Number for f64 {
-    fn from_f64(value: f64) -> Self {
-        value
-    }
-
-    fn to_f64(self) -> f64 {
-        self
-    }
-
-    #[inline]
-    fn plus(self, other: Self) -> Self {
-        self + other
-    }
-
-    #[inline]
-    fn mul_add(self, a: Self, b: Self) -> Self {
-        self + a * b
-    }
-}
-
-impl Number for f32 {
-    fn from_f64(value: f64) -> Self {
-        value as f32
-    }
-
-    fn to_f64(self) -> f64 {
-        self.into()
-    }
-
-    #[inline]
-    fn plus(self, other: Self) -> Self {
-        self + other
-    }
-
-    #[inline]
-    fn mul_add(self, a: Self, b: Self) -> Self {
-        self + a * b
-    }
-
-    fn with_scratch<Y>(len: usize, f: impl FnOnce(&mut [Self]) -> Y) -> Y {
-        f(&mut Scratch::new(len))
-    }
-
-    fn product(a: Mat<'_, Self>, b: Mat<'_, Self>, c: &mut [Self]) {
-        matmul(a, b, c);
-    }
-}
+use super::number::Number;
 
 /// A floating-point type that operators compute in.
 pub(crate) trait Real:
-    Number
+    Product
     + std::ops::Add<Output = Self>
     + std::ops::Sub<Output = Self>
     + std::ops::Mul<Output = Self>
@@ -162,11 +44,8 @@ pub(crate) trait Real:
     fn tanh(self) -> Self;
     fn exp(self) -> Self;
     fn ln(self) -> Self;
-    fn abs(self) -> Self;
     fn powf(self, exponent: Self) -> Self;
     fn powi(self, exponent: i32) -> Self;
-    fn maximum(self, other: Self) -> Self;
-    fn minimum(self, other: Self) -> Self;
 }
 
 macro_rules! scalar_functions {
@@ -187,24 +66,12 @@ macro_rules! scalar_functions {
             self.ln()
         }
 
-        fn abs(self) -> Self {
-            self.abs()
-        }
-
         fn powf(self, exponent: Self) -> Self {
             self.powf(exponent)
         }
 
         fn powi(self, exponent: i32) -> Self {
             self.powi(exponent)
-        }
-
-        fn minimum(self, other: Self) -> Self {
-            if self < other || self.is_nan() { self } else { other }
-        }
-
-        fn maximum(self, other: Self) -> Self {
-            if self > other || self.is_nan() { self } else { other }
         }
     };
 }
@@ -239,14 +106,14 @@ impl Real for f64 {
     }
 
     fn softmax(y: &mut [Self]) {
-        let max = y.iter().copied().fold(f64::NEG_INFINITY, Real::maximum);
+        let max = y.iter().copied().fold(f64::NEG_INFINITY, Number::larger);
         y.iter_mut().for_each(|v| *v = (*v - max).exp());
         let sum: f64 = y.iter().sum();
         y.iter_mut().for_each(|v| *v /= sum);
     }
 
     fn log_softmax(y: &mut [Self]) {
-        let max = y.iter().copied().fold(f64::NEG_INFINITY, Real::maximum);
+        let max = y.iter().copied().fold(f64::NEG_INFINITY, Number::larger);
         let sum: f64 = y.iter().map(|v| (v - max).exp()).sum();
         y.iter_mut().for_each(|v| *v = *v - max - sum.ln());
     }
@@ -317,35 +184,16 @@ macro_rules! with_real {
 pub(super) use with_real;
 
 /// As [`with_real`], for operators that ONNX also defines for integers of 32 and 64 bits.
-macro_rules! with_number {
-    ($dtype:expr, $op:literal, $number:ident => $body:expr) => {
-        match $dtype {
-            poda_formats::DataType::F64 => {
-                type $number = f64;
-                $body
-            }
-            poda_formats::DataType::F32 | poda_formats::DataType::F16 | poda_formats::DataType::BF16 => {
-                type $number = f32;
-                $body
-            }
-            poda_formats::DataType::I32 => {
-                type $number = i32;
-                $body
-            }
-            poda_formats::DataType::I64 => {
-                type $number = i64;
-                $body
-            }
-            poda_formats::DataType::U32 => {
-                type $number = u32;
-                $body
-            }
-            poda_formats::DataType::U64 => {
-                type $number = u64;
-                $body
-            }
-            found => Err($crate::ops::args::unsupported_type($op, found)),
-        }
-    };
+macro_rules! with_product {
+    ($dtype:expr, $op:literal, $number:ident => $body:expr) => {{
+        let computed = match $dtype {
+            poda_formats::DataType::F16 | poda_formats::DataType::BF16 => poda_formats::DataType::F32,
+            dtype => dtype,
+        };
+        $crate::ops::number::with_type!(
+            computed, $number in [f32, f64, i32, i64, u32, u64] => $body,
+            else => Err($crate::ops::args::unsupported_type($op, computed))
+        )
+    }};
 }
-pub(super) use with_number;
+pub(super) use with_product;

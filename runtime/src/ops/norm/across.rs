@@ -2,7 +2,8 @@
 
 use super::super::args::{Infos, around, axes, axis, one, required, strides};
 use super::super::facts::{Fact, bad_shape, float_type, shape};
-use super::super::real::{Number, load, store, with_real};
+use super::super::number::Number;
+use super::super::real::{load, store, with_real};
 use super::super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;

@@ -8,7 +8,7 @@ use poda_formats::dtype::Boolean;
 use poda_formats::{DataType, Element, TensorView};
 
 use super::super::OpError;
-use super::Number;
+use super::super::number::Number;
 use crate::output::Output;
 
 /// The elements as `R`, borrowed when they are.

@@ -1,11 +1,59 @@
 //! Products of matrices.
 
-use super::Number;
-use crate::kernels::Mat;
+use crate::kernels::{Mat, matmul};
+use crate::ops::number::Number;
+use crate::packing::scratch::Scratch;
 use crate::threads;
 
-/// [`Number::product`], one element after the other.
-pub(super) fn wrapping_product<T: Number>(a: Mat<'_, T>, b: Mat<'_, T>, c: &mut [T]) {
+/// A number that matrices are multiplied in.
+pub(crate) trait Product: Number {
+    /// `self + a · b`.
+    #[inline]
+    fn mul_add(self, a: Self, b: Self) -> Self {
+        self.add(a.mul(b))
+    }
+
+    /// Calls `f` with `len` elements of unspecified value that live until it returns.
+    fn with_scratch<Y>(len: usize, f: impl FnOnce(&mut [Self]) -> Y) -> Y {
+        f(&mut vec![Self::default(); len])
+    }
+
+    /// `c = a · b` for `a` `[m, k]`, `b` `[k, n]` and row-major `c` `[m, n]`.
+    ///
+    /// # Panics
+    /// When the shapes do not fit.
+    fn product(a: Mat<'_, Self>, b: Mat<'_, Self>, c: &mut [Self]) {
+        plain_product(a, b, c);
+    }
+}
+
+impl Product for f64 {}
+impl Product for i8 {}
+impl Product for i16 {}
+impl Product for i64 {}
+impl Product for u8 {}
+impl Product for u16 {}
+impl Product for u32 {}
+impl Product for u64 {}
+
+impl Product for i32 {
+    fn product(a: Mat<'_, Self>, b: Mat<'_, Self>, c: &mut [Self]) {
+        i32_product(a, b, c);
+    }
+}
+
+impl Product for f32 {
+    fn with_scratch<Y>(len: usize, f: impl FnOnce(&mut [Self]) -> Y) -> Y {
+        f(&mut Scratch::new(len))
+    }
+
+    fn product(a: Mat<'_, Self>, b: Mat<'_, Self>, c: &mut [Self]) {
+        matmul(a, b, c);
+    }
+}
+
+/// [`Product::product`], one element after the other.
+fn plain_product<T: Product>(a: Mat<'_, T>, b: Mat<'_, T>, c: &mut [T]) {
     assert!(
         a.cols == b.rows && c.len() == a.rows * b.cols,
         "[{}, {}] · [{}, {}]",
@@ -33,7 +81,7 @@ pub(super) fn wrapping_product<T: Number>(a: Mat<'_, T>, b: Mat<'_, T>, c: &mut 
     threads::for_each_chunk(c, b.cols, (1 << 14) / (a.cols * b.cols).max(1), row);
 }
 
-/// [`Number::product`] of numbers below 2⁸ in size, as those of 8-bit tensors less their zero points, in f32: sums of 256
+/// [`Product::product`] of numbers below 2⁸ in size, as those of 8-bit tensors less their zero points, in f32: sums of 256
 /// products are below 2²⁴ and so exact. Gives false, having done nothing, when some number is larger.
 fn narrow_product(a: Mat<'_, i32>, b: Mat<'_, i32>, c: &mut [i32]) -> bool {
     const DEPTH: usize = 256;
@@ -64,10 +112,10 @@ fn narrow_product(a: Mat<'_, i32>, b: Mat<'_, i32>, c: &mut [i32]) -> bool {
     })
 }
 
-/// [`Number::product`] of i32, by way of f32 where that is exact.
-pub(super) fn i32_product(a: Mat<'_, i32>, b: Mat<'_, i32>, c: &mut [i32]) {
+/// [`Product::product`] of i32, by way of f32 where that is exact.
+fn i32_product(a: Mat<'_, i32>, b: Mat<'_, i32>, c: &mut [i32]) {
     let large = c.len().saturating_mul(a.cols) > 1 << 12;
     if !(large && narrow_product(a, b, c)) {
-        wrapping_product(a, b, c);
+        plain_product(a, b, c);
     }
 }

@@ -88,15 +88,15 @@ impl Activation {
         match self.function {
             Function::Tanh => R::tanh_all(values),
             Function::Sigmoid => R::sigmoid_all(values),
-            Function::Relu => map(&|v| v.maximum(zero)),
+            Function::Relu => map(&|v| v.larger(zero)),
             Function::Affine => map(&|v| alpha * v + beta),
             Function::LeakyRelu => map(&|v| if v < zero { alpha * v } else { v }),
             Function::ThresholdedRelu => map(&|v| if v > alpha { v } else { zero }),
             Function::ScaledTanh => map(&|v| alpha * (beta * v).tanh()),
-            Function::HardSigmoid => map(&|v| (alpha * v + beta).maximum(zero).minimum(one)),
+            Function::HardSigmoid => map(&|v| (alpha * v + beta).larger(zero).smaller(one)),
             Function::Elu => map(&|v| if v < zero { alpha * (v.exp() - one) } else { v }),
             Function::Softsign => map(&|v| v / (one + v.abs())),
-            Function::Softplus => map(&|v| v.maximum(zero) + (one + (-v.abs()).exp()).ln()),
+            Function::Softplus => map(&|v| v.larger(zero) + (one + (-v.abs()).exp()).ln()),
         }
     }
 }

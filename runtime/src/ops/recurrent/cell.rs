@@ -145,7 +145,7 @@ impl<R: Real> Cell<'_, R> {
     /// Clips gates and applies function `index`.
     fn activate(&self, index: usize, values: &mut [R]) {
         if let Some(clip) = self.clip {
-            values.iter_mut().for_each(|v| *v = v.maximum(-clip).minimum(clip));
+            values.iter_mut().for_each(|v| *v = v.larger(-clip).smaller(clip));
         }
         self.activations[index].apply(values);
     }

@@ -112,13 +112,13 @@ fn one_bin<R: Real>(max: bool, rows: &Samples, cols: &Samples, width: usize, ima
     let (mut sum, mut largest) = (R::default(), None);
     for (row, col) in rows.iter().flat_map(|r| cols.iter().map(move |c| (r, c))) {
         let (Some(row), Some(col)) = (row, col) else {
-            largest = Some(largest.map_or(R::default(), |l: R| l.maximum(R::default())));
+            largest = Some(largest.map_or(R::default(), |l: R| l.larger(R::default())));
             continue;
         };
         for (&(y, wy), &(x, wx)) in row.iter().flat_map(|r| col.iter().map(move |c| (r, c))) {
             let value = image[y * width + x] * R::from_f64(wy * wx);
             sum += value;
-            largest = Some(largest.map_or(value, |l: R| l.maximum(value)));
+            largest = Some(largest.map_or(value, |l: R| l.larger(value)));
         }
     }
     if max {
