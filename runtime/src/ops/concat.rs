@@ -57,20 +57,27 @@ pub(super) fn concat(axis: i64, inputs: &Inputs<'_>, outputs: &mut [Output<'_>])
     Ok(())
 }
 
-/// The lengths of the parts of an axis of `dim` steps.
-fn parts(dim: usize, split: Option<&[i64]>, num_outputs: usize) -> Result<Vec<usize>, OpError> {
+/// The lengths of the first `outputs` parts of an axis of `dim` steps, which has as many as it has outputs unless
+/// `num_outputs` says otherwise.
+fn parts(
+    dim: usize,
+    split: Option<&[i64]>,
+    num_outputs: Option<usize>,
+    outputs: usize,
+) -> Result<Vec<usize>, OpError> {
+    let count = num_outputs.unwrap_or(outputs);
+    if count < outputs {
+        return Err(OpError::Invalid(format!("a split into {count} parts has {outputs} outputs")));
+    }
     if let Some(split) = split {
         let parts = sizes(split)?;
-        if parts.len() != num_outputs || parts.iter().try_fold(0usize, |s, &p| s.checked_add(p)) != Some(dim)
-        {
-            return Err(OpError::Invalid(format!(
-                "{dim} steps do not split into {split:?} for {num_outputs} outputs"
-            )));
+        if parts.len() != count || parts.iter().try_fold(0usize, |s, &p| s.checked_add(p)) != Some(dim) {
+            return Err(OpError::Invalid(format!("{dim} steps do not split into {split:?} for {count} outputs")));
         }
         return Ok(parts);
     }
-    let chunk = dim.div_ceil(num_outputs.max(1));
-    Ok((0..num_outputs).map(|i| chunk.min(dim.saturating_sub(i * chunk))).collect())
+    let chunk = dim.div_ceil(count.max(1));
+    Ok((0..outputs).map(|i| chunk.min(dim.saturating_sub(i * chunk))).collect())
 }
 
 pub(super) fn infer_split(
@@ -87,7 +94,7 @@ pub(super) fn infer_split(
     };
     let Some(shape) = &data.shape else { return Ok(vec![Info::dynamic(data.dtype); outputs]) };
     let axis = args::axis(axis, shape.len())?;
-    let parts = parts(shape[axis], split.as_deref(), num_outputs.unwrap_or(outputs))?;
+    let parts = parts(shape[axis], split.as_deref(), num_outputs, outputs)?;
     let part = |&part| {
         let mut shape = shape.clone();
         shape[axis] = part;
@@ -106,7 +113,7 @@ pub(super) fn split(
     let axis = args::axis(axis, data.rank())?;
     let split = optional_integers(inputs, 1)?;
     let [_, dim, inner] = around(data.shape(), axis);
-    let parts = parts(dim, split.as_deref(), num_outputs.unwrap_or(outputs.len()))?;
+    let parts = parts(dim, split.as_deref(), num_outputs, outputs.len())?;
     let (step, mut start) = (inner * data.dtype().size(), 0);
     for (output, part) in outputs.iter_mut().zip(parts) {
         if output.is_used() {
@@ -131,12 +138,15 @@ mod tests {
 
     #[test]
     fn parts_cover_the_axis() {
-        assert_eq!(parts(7, None, 3), Ok(vec![3, 3, 1]));
-        assert_eq!(parts(2, None, 3), Ok(vec![1, 1, 0]));
-        assert_eq!(parts(0, None, 2), Ok(vec![0, 0]));
-        assert_eq!(parts(5, Some(&[0, 5]), 2), Ok(vec![0, 5]));
-        assert!(parts(5, Some(&[2, 2]), 2).is_err());
-        assert!(parts(5, Some(&[6, -1]), 2).is_err());
-        assert!(parts(5, Some(&[5]), 2).is_err());
+        assert_eq!(parts(7, None, None, 3), Ok(vec![3, 3, 1]));
+        assert_eq!(parts(2, None, Some(3), 3), Ok(vec![1, 1, 0]));
+        assert_eq!(parts(0, None, None, 2), Ok(vec![0, 0]));
+        assert_eq!(parts(5, Some(&[0, 5]), None, 2), Ok(vec![0, 5]));
+        assert!(parts(5, Some(&[2, 2]), None, 2).is_err());
+        assert!(parts(5, Some(&[6, -1]), None, 2).is_err());
+        assert!(parts(5, Some(&[5]), None, 2).is_err());
+        // Only those that have an output are made, however many there are said to be.
+        assert_eq!(parts(7, None, Some(1 << 62), 2), Ok(vec![1, 1]));
+        assert!(parts(7, None, Some(1), 2).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::args::{Infos, broadcast, broadcast_strides, one, optional, required};
 use super::facts::{Fact, bad_shape, known, same_type, shape};
+use super::number::Number;
 use super::real::{Mat, Product, load, store, with_product};
 use super::{Inputs, OpError};
 use crate::info::Info;
