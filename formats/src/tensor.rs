@@ -31,14 +31,17 @@ pub struct Tensor {
     storage: Storage,
 }
 
+/// What the other factors of an empty tensor may come to, in bytes: operators set memory aside for some of them.
+const EMPTY_LIMIT: usize = 1 << 30;
+
 /// Bytes of a dense tensor, or `None` when they overflow.
 pub fn checked_bytes(dtype: DataType, shape: &[usize]) -> Option<usize> {
-    // A zero dimension anywhere makes an empty tensor, but the other factors must still be representable.
     let bytes = shape.iter().try_fold(dtype.size(), |product, &dim| product.checked_mul(dim.max(1)))?;
-    if bytes > isize::MAX as usize {
+    let empty = shape.contains(&0);
+    if bytes > if empty { EMPTY_LIMIT } else { isize::MAX as usize } {
         return None;
     }
-    Some(if shape.contains(&0) { 0 } else { bytes })
+    Some(if empty { 0 } else { bytes })
 }
 
 impl Tensor {
@@ -260,6 +263,8 @@ mod tests {
             Tensor::new(DataType::F32, vec![usize::MAX, 0, 2], four()),
             Err(TensorError::TooLarge { .. })
         ));
+        assert_eq!(checked_bytes(DataType::F32, &[0, 1 << 20]), Some(0));
+        assert_eq!(checked_bytes(DataType::F32, &[0, 1 << 40]), None);
     }
 
     #[test]

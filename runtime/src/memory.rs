@@ -16,6 +16,16 @@ pub(crate) fn limit() -> usize {
     })
 }
 
+/// `len` copies of `value`, or `None` where memory does not hold them.
+pub(crate) fn filled<T: Clone>(value: T, len: usize) -> Option<Vec<T>> {
+    let mut values = Vec::new();
+    if len.checked_mul(size_of::<T>())? > limit() || values.try_reserve_exact(len).is_err() {
+        return None;
+    }
+    values.resize(len, value);
+    Some(values)
+}
+
 fn address_space(limits: &str) -> Option<usize> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
     line.split_whitespace().next()?.parse().ok()
@@ -42,5 +52,8 @@ mod tests {
         );
         assert_eq!(total("MemTotal:       24689588 kB\nMemFree: 1 kB\n"), Some(24_689_588 * 1024));
         assert!(limit() > 0);
+        assert_eq!(filled(7_u8, 3), Some(vec![7; 3]));
+        assert_eq!(filled(0_u64, usize::MAX / 4), None);
+        assert_eq!(filled(0_u64, isize::MAX as usize / 8), None);
     }
 }

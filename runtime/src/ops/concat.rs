@@ -72,7 +72,9 @@ fn parts(
     if let Some(split) = split {
         let parts = sizes(split)?;
         if parts.len() != count || parts.iter().try_fold(0usize, |s, &p| s.checked_add(p)) != Some(dim) {
-            return Err(OpError::Invalid(format!("{dim} steps do not split into {split:?} for {count} outputs")));
+            return Err(OpError::Invalid(format!(
+                "{dim} steps do not split into {split:?} for {count} outputs"
+            )));
         }
         return Ok(parts);
     }

@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use poda_formats::TensorView;
+use poda_formats::tensor::checked_bytes;
 
 use super::args::{Infos, one, required, strides};
 use super::facts::{Fact, bad_shape, known, same_type};
 use super::real::{Mat, Product, load, store, with_product};
 use super::{Inputs, OpError};
 use crate::info::Info;
+use crate::memory::filled;
 use crate::output::Output;
 use crate::threads;
 
@@ -129,7 +131,7 @@ pub(super) fn einsum(equation: &str, inputs: &Inputs<'_>, outputs: &mut [Output<
     let shapes: Vec<&[usize]> = views.iter().map(TensorView::shape).collect();
     let plan = Equation::new(equation, &shapes)?;
     with_product!(infos[0].dtype, "Einsum", T => store::<T>(&mut outputs[0], infos[0].dtype, known(&infos, 0), |y| {
-        y.copy_from_slice(&evaluate::<T>(&plan, &views));
+        y.copy_from_slice(&evaluate::<T>(&plan, &views)?);
         Ok(())
     }))
 }
@@ -165,7 +167,10 @@ impl<T: Product> Operand<'_, T> {
     }
 
     /// Sum of products with `other` over the axes that are not in `keep`.
-    fn contract(self, other: Self, keep: &[Label]) -> Self {
+    ///
+    /// # Errors
+    /// When memory does not hold it: it may be larger than the operands and the result.
+    fn contract(self, other: Self, keep: &[Label]) -> Result<Self, OpError> {
         let shared = |l: &&Label| self.labels.contains(l) && other.labels.contains(l);
         let mut all: Vec<Label> = [&self.labels[..], &other.labels].concat();
         all.sort_unstable();
@@ -178,10 +183,13 @@ impl<T: Product> Operand<'_, T> {
         let a = self.arrange(&[&batch[..], &left, &inner].concat());
         let b = other.arrange(&[&batch[..], &inner, &right].concat());
         let size = |dims: &[usize]| dims.iter().product::<usize>();
-        let (batches, m) = (size(&a.dims[..batch.len()]), size(&a.dims[batch.len()..][..left.len()]));
+        let m = size(&a.dims[batch.len()..][..left.len()]);
         let (k, n) =
             (size(&b.dims[batch.len()..][..inner.len()]), size(&b.dims[batch.len() + inner.len()..]));
-        let mut values = vec![T::default(); batches * m * n];
+        let dims = [&a.dims[..batch.len() + left.len()], &b.dims[batch.len() + inner.len()..]].concat();
+        let too_large = || OpError::TooLarge { dtype: T::DTYPE, shape: dims.clone() };
+        let len = checked_bytes(T::DTYPE, &dims).ok_or_else(too_large)? / size_of::<T>();
+        let mut values = filled(T::default(), len).ok_or_else(too_large)?;
         let product = |i: usize, c: &mut [T]| {
             T::product(
                 Mat::new(&a.values[i * m * k..][..m * k], m, k),
@@ -192,8 +200,7 @@ impl<T: Product> Operand<'_, T> {
         if m * n > 0 {
             threads::for_each_chunk(&mut values, m * n, 1, product);
         }
-        let dims = [&a.dims[..batch.len() + left.len()], &b.dims[batch.len() + inner.len()..]].concat();
-        Operand { labels: [batch, left, right].concat(), dims, values: Cow::Owned(values) }
+        Ok(Operand { labels: [batch, left, right].concat(), dims, values: Cow::Owned(values) })
     }
 }
 
@@ -206,7 +213,7 @@ fn offsets(axes: &[(usize, usize)]) -> Vec<usize> {
     all
 }
 
-fn evaluate<T: Product>(plan: &Equation, views: &[TensorView<'_>]) -> Vec<T> {
+fn evaluate<T: Product>(plan: &Equation, views: &[TensorView<'_>]) -> Result<Vec<T>, OpError> {
     let mut operands: Vec<Operand<'_, T>> = views
         .iter()
         .zip(&plan.inputs)
@@ -226,9 +233,9 @@ fn evaluate<T: Product>(plan: &Equation, views: &[TensorView<'_>]) -> Vec<T> {
     while let Some(next) = operands.pop() {
         let keep: Vec<Label> =
             plan.output.iter().chain(operands.iter().flat_map(|o| &o.labels)).copied().collect();
-        result = result.contract(next, &keep);
+        result = result.contract(next, &keep)?;
     }
-    result.arrange(&plan.output).values.into_owned()
+    Ok(result.arrange(&plan.output).values.into_owned())
 }
 
 #[cfg(test)]
@@ -237,6 +244,14 @@ mod tests {
 
     use super::super::testing::{apply, assert_close, floats, input, noise};
     use super::*;
+
+    #[test]
+    fn what_memory_does_not_hold_on_the_way_is_refused() {
+        let long = || input(&[1 << 20], &vec![1_u32; 1 << 20]);
+        let op = Op::Einsum { equation: "a,b,a,b->".into() };
+        let result = apply(&op, &[long(), long(), long(), long()], 1);
+        assert!(matches!(result, Err(OpError::TooLarge { .. })), "{result:?}");
+    }
 
     #[test]
     fn equations_are_sums_of_products() {

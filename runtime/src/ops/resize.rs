@@ -3,6 +3,7 @@
 mod taps;
 
 use poda_formats::op::{AspectRatioPolicy, CoordinateTransform, ResizeAttributes, ResizeMode};
+use poda_formats::tensor::checked_bytes;
 use poda_formats::{DataType, TensorView};
 
 use super::args::{Infos, around, axes, integers, one, optional, required};
@@ -11,6 +12,7 @@ use super::geometry::LIMIT;
 use super::real::{Real, load, store};
 use super::{Inputs, OpError};
 use crate::info::Info;
+use crate::memory::filled;
 use crate::output::Output;
 use crate::threads;
 use taps::{Line, Taps, nearest, taps};
@@ -137,13 +139,12 @@ pub(super) fn resize(
     }
     if attributes.mode == ResizeMode::Nearest && !cropped {
         let bytes = outputs[0].alloc_bytes(x.dtype(), &dims)?;
-        match x.dtype().size() {
+        return match x.dtype().size() {
             1 => pick::<u8>(attributes, &lines, x, bytes),
             2 => pick::<u16>(attributes, &lines, x, bytes),
             4 => pick::<u32>(attributes, &lines, x, bytes),
             _ => pick::<u64>(attributes, &lines, x, bytes),
-        }
-        return Ok(());
+        };
     }
     match x.dtype() {
         DataType::F64 | DataType::I32 | DataType::I64 | DataType::U32 | DataType::U64 => {
@@ -159,7 +160,7 @@ fn pick<T: bytemuck::Pod + Send + Sync>(
     lines: &[Line],
     x: TensorView<'_>,
     y: &mut [u8],
-) {
+) -> Result<(), OpError> {
     let mut dims = x.shape().to_vec();
     let mut values = std::borrow::Cow::Borrowed(bytemuck::cast_slice::<u8, T>(x.bytes()));
     for (at, line) in lines.iter().enumerate() {
@@ -167,9 +168,9 @@ fn pick<T: bytemuck::Pod + Send + Sync>(
         if places.iter().copied().eq(0..line.input) {
             continue;
         }
-        let [outer, input, inner] = around(&dims, at);
+        let [_, input, inner] = around(&dims, at);
         dims[at] = line.output;
-        let mut next = vec![T::zeroed(); outer * line.output * inner];
+        let mut next = between(T::zeroed(), x.dtype(), &dims)?;
         if !next.is_empty() {
             threads::for_each_chunk(&mut next, line.output * inner, 1, |i, to| {
                 let from = &values[i * input * inner..][..input * inner];
@@ -184,6 +185,14 @@ fn pick<T: bytemuck::Pod + Send + Sync>(
         values = std::borrow::Cow::Owned(next);
     }
     y.copy_from_slice(bytemuck::cast_slice(&values));
+    Ok(())
+}
+
+/// Elements of a tensor on the way, when some axes are resized: it may be larger than the input and the output.
+fn between<T: Clone>(zero: T, dtype: DataType, dims: &[usize]) -> Result<Vec<T>, OpError> {
+    let len = checked_bytes(dtype, dims).map(|bytes| bytes / dtype.size());
+    let too_large = || OpError::TooLarge { dtype, shape: dims.to_vec() };
+    len.and_then(|len| filled(zero, len)).ok_or_else(too_large)
 }
 
 fn interpolate<R: Real>(
@@ -205,7 +214,7 @@ fn interpolate<R: Real>(
             }
             let [_, input, inner] = around(&dims, at);
             dims[at] = line.output;
-            let mut next = vec![R::default(); dims.iter().product()];
+            let mut next = between(R::default(), R::DTYPE, &dims)?;
             if !next.is_empty() {
                 threads::for_each_chunk(&mut next, line.output * inner, 1, |i, to| {
                     pass(&taps, inner, &values[i * input * inner..][..input * inner], to);

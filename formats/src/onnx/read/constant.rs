@@ -1,7 +1,7 @@
 //! Nodes `Constant`, which become weights.
 
 use super::scope::Binding;
-use super::{OnnxError, Reader};
+use super::{OnnxError, Reader, own_bytes};
 use crate::graph::ValueId;
 use crate::onnx::proto::{AttributeProto, NodeProto, data_type};
 use crate::tensor::Tensor;
@@ -25,10 +25,10 @@ impl<'m> Reader<'m> {
             Some(Err(problem)) => return Err(OnnxError::Tensor { name: name.clone(), problem }),
             None => return Err(OnnxError::NoValue { node: node.name.clone() }),
         };
-        let shared = matches!(&weight, Weight::Dense(tensor) if tensor.storage().is_mapped());
-        if self.in_function() && !shared {
-            self.take(weight.bytes())?;
-        }
+        self.take(match &weight {
+            Weight::Dense(tensor) => own_bytes(tensor),
+            weight => weight.bytes(),
+        })?;
         if let Some(&Binding::Value(Some(id))) = self.scope().names.get(name.as_str()) {
             let id: ValueId = id;
             self.builder().set_weight(id, weight);
@@ -53,7 +53,10 @@ impl<'m> Reader<'m> {
                     Err(dtype) => Some(Ok(Err(dtype))),
                 }
             }
-            "sparse_value" => Some(self.weights.sparse(proto.sparse_tensor.as_deref()?).map(Ok)),
+            "sparse_value" => {
+                let left = self.left();
+                Some(self.weights.sparse(proto.sparse_tensor.as_deref()?, left).map(Ok))
+            }
             "value_int" => vector(Tensor::scalar(proto.i.unwrap_or(0))),
             "value_float" => vector(Tensor::scalar(proto.f.unwrap_or(0.0))),
             "value_ints" => vector(Tensor::from_slice(&[proto.ints.len()], &proto.ints)),

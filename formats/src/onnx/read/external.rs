@@ -84,6 +84,11 @@ impl ExternalData {
         Ok(Self { folders, files: HashMap::new() })
     }
 
+    /// Bytes of the files so far, together.
+    pub(super) fn bytes(&self) -> usize {
+        self.files.values().map(Storage::len).sum()
+    }
+
     /// The `expected` bytes that the entries of a tensor describe.
     pub(super) fn get(
         &mut self,

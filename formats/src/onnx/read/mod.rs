@@ -39,6 +39,8 @@ use super::proto::{
 };
 use crate::graph::{Dim, Graph, Value};
 use crate::storage::Storage;
+use crate::tensor::Tensor;
+use crate::weight::Weight;
 
 pub use self::error::OnnxError;
 pub use self::external::{ExternalError, external_locations};
@@ -50,8 +52,8 @@ const DEPTH_LIMIT: usize = 64;
 /// The highest rank of a tensor.
 const RANK_LIMIT: usize = 64;
 
-/// Bytes of memory that a graph may take, roughly: so many whatever the file, and some more for each byte of it. Inlined
-/// functions and what bodies capture repeat parts of the file; without them, nodes with the shortest names take half.
+/// Bytes of memory that a graph may take, roughly: so many whatever the files, and some more for each byte of them. Inlined
+/// functions and what bodies capture repeat parts of the file, sparse weights stand for many zeros, unaligned ones are copied; without them, nodes with the shortest names take half.
 const GRAPH_LIMIT: (usize, usize) = (1 << 27, 64);
 
 /// Reads the model at `path`, with external data from its folder.
@@ -76,7 +78,6 @@ pub fn read_storage(file: Storage) -> Result<Graph, OnnxError> {
 }
 
 fn read_model(file: Storage, external: ExternalData) -> Result<Graph, OnnxError> {
-    let limit = GRAPH_LIMIT.0.saturating_add(file.len().saturating_mul(GRAPH_LIMIT.1));
     let model = census::decode(file.clone())?;
     let Some(proto) = &model.graph else { return Err(OnnxError::NoGraph) };
     let mut functions = HashMap::new();
@@ -92,7 +93,6 @@ fn read_model(file: Storage, external: ExternalData) -> Result<Graph, OnnxError>
         scopes: Vec::new(),
         frames: vec![Frame::of_model(&model)?],
         taken: 0,
-        limit,
     };
     let mut graph = reader.graph(proto)?.graph;
     graph.metadata = metadata(&model);
@@ -134,10 +134,8 @@ struct Reader<'m> {
     scopes: Vec<Scope<'m>>,
     /// The model, then the functions being inlined, each called by the one before.
     frames: Vec<Frame<'m>>,
-    /// Bytes that finished bodies and inlined functions took so far, roughly.
+    /// Bytes that finished bodies, inlined functions and weights not in the file took so far, roughly.
     taken: usize,
-    /// Bytes that the whole graph may take.
-    limit: usize,
 }
 
 impl<'m> Reader<'m> {
@@ -180,6 +178,7 @@ impl<'m> Reader<'m> {
             let binding = match data_type(tensor.data_type) {
                 Ok(_) => {
                     let weight = self.weights.tensor(tensor);
+                    self.take(weight.as_ref().map_or(0, own_bytes))?;
                     Binding::Value(Some(self.add_weight(&tensor.name, weight.map(Into::into))?))
                 }
                 Err(dtype) => Binding::Unsupported(dtype),
@@ -188,7 +187,9 @@ impl<'m> Reader<'m> {
         }
         for sparse in &proto.sparse_initializer {
             let name = sparse.values.as_ref().map_or("", |values| &values.name);
-            let weight = self.weights.sparse(sparse);
+            let left = self.left();
+            let weight = self.weights.sparse(sparse, left);
+            self.take(weight.as_ref().map_or(0, Weight::bytes))?;
             let id = self.add_weight(name, weight)?;
             self.bind(proto, name, Binding::Value(Some(id)))?;
         }
@@ -268,15 +269,30 @@ impl<'m> Reader<'m> {
         self.frames.len() > 1
     }
 
+    /// Bytes that the whole graph may take.
+    fn limit(&self) -> usize {
+        GRAPH_LIMIT.0.saturating_add(self.weights.bytes().saturating_mul(GRAPH_LIMIT.1))
+    }
+
+    /// Bytes that may still be taken.
+    fn left(&self) -> usize {
+        let graphs: usize = self.graphs.iter().map(Builder::bytes).sum();
+        self.limit().saturating_sub(self.taken.saturating_add(graphs))
+    }
+
     /// Accounts for memory beyond that of the graphs being read, and checks that all of it is within the limit.
     fn take(&mut self, bytes: usize) -> Result<(), OnnxError> {
         self.taken = self.taken.saturating_add(bytes);
-        let graphs: usize = self.graphs.iter().map(Builder::bytes).sum();
-        if self.taken.saturating_add(graphs) > self.limit {
-            return Err(OnnxError::Expansion { limit: self.limit });
+        if self.left() == 0 {
+            return Err(OnnxError::Expansion { limit: self.limit() });
         }
         Ok(())
     }
+}
+
+/// Bytes of a weight that are not those of a mapped file.
+fn own_bytes(tensor: &Tensor) -> usize {
+    if tensor.storage().is_mapped() { 0 } else { tensor.bytes().len() }
 }
 
 /// A value with the type and shape that the file declares. A negative size, which some exporters write, is any size.

@@ -56,6 +56,11 @@ pub(super) struct WeightSource {
 }
 
 impl WeightSource {
+    /// Bytes of the files that weights come from.
+    pub(super) fn bytes(&self) -> usize {
+        self.file.len().saturating_add(self.external.bytes())
+    }
+
     /// The dense tensor of a message.
     pub(super) fn tensor(&mut self, proto: &TensorProto) -> Result<Tensor, TensorProblem> {
         let code = proto.data_type;
@@ -87,8 +92,13 @@ impl WeightSource {
         Ok(copy_if_unaligned(dtype, shape, &storage)?)
     }
 
-    /// The weight of a sparse message: CSR for f32 of rank 2 or more, dense otherwise.
-    pub(super) fn sparse(&mut self, proto: &SparseTensorProto) -> Result<Weight, TensorProblem> {
+    /// The weight of a sparse message: CSR for f32 of rank 2 or more, dense otherwise. What is built for zeros may take
+    /// `affordable` bytes.
+    pub(super) fn sparse(
+        &mut self,
+        proto: &SparseTensorProto,
+        affordable: usize,
+    ) -> Result<Weight, TensorProblem> {
         let part = |part| TensorProblem::MissingPart { part };
         let values = self.tensor(proto.values.as_ref().ok_or_else(|| part("values"))?)?;
         let shape = dimensions(&proto.dims)?;
@@ -103,8 +113,6 @@ impl WeightSource {
             None if nnz == 0 => Vec::new(),
             None => return Err(part("indices")),
         };
-        // What is built must stay in proportion to what the file holds; 1 MiB is small enough for anyone.
-        let affordable = (nnz.saturating_mul(1 << 14)).max(1 << 20);
         let dtype = values.dtype();
         let too_sparse = |bytes| TensorProblem::TooSparse { shape: shape.clone(), bytes, nnz };
         if let (DataType::F32, [rows, rest @ ..]) = (dtype, &shape[..])

@@ -2,6 +2,7 @@ use poda_formats::op::{
     AspectRatioPolicy, CoordinateTransform, NearestRounding, Op, ResizeAttributes, ResizeMode,
 };
 
+use super::super::OpError;
 use super::super::testing::{apply, assert_close, floats, input};
 
 fn attributes(mode: ResizeMode, coordinates: CoordinateTransform) -> ResizeAttributes {
@@ -54,6 +55,16 @@ fn bytes_are_picked_and_sizes_kept_in_ratio() {
     });
     let result = apply(&op, &[x, None, None, input(&[2], &[6_i64, 4])], 1).unwrap();
     assert_eq!(result[0].shape(), [1, 4, 4]);
+}
+
+#[test]
+fn what_memory_does_not_hold_on_the_way_is_refused() {
+    let x = input(&[2, 1 << 20], &vec![1_u8; 2 << 20]);
+    for mode in [ResizeMode::Nearest, ResizeMode::Linear] {
+        let op = Op::Resize(attributes(mode, CoordinateTransform::Asymmetric));
+        let result = apply(&op, &[x.clone(), None, None, input(&[2], &[1_i64 << 22, 1])], 1);
+        assert!(matches!(result, Err(OpError::TooLarge { .. })), "{result:?}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use prost::encoding::{WireType, encode_key};
 
 use super::functions::{function, reference, with_functions};
 use super::*;
+use crate::onnx::proto::{SparseTensorProto, StringStringEntryProto};
 
 /// A name that is half of a file.
 fn long() -> String {
@@ -44,6 +45,44 @@ fn empty_messages_are_counted_before_they_are_made() {
         let error = read_bytes(&bytes).unwrap_err();
         assert!(matches!(error, OnnxError::Messages { .. }), "{error}");
     }
+}
+
+#[test]
+fn zeros_and_copies_are_counted_together() {
+    let sparse = |k| SparseTensorProto {
+        values: Some(TensorProto {
+            data_type: 7,
+            name: format!("w{k:x}"),
+            dims: vec![0],
+            ..TensorProto::default()
+        }),
+        indices: None,
+        dims: vec![1 << 17],
+    };
+    let mut many = graph(&["x"], None, vec![relu("x", "y")], &["y"]);
+    many.sparse_initializer = (0..1000).map(sparse).collect();
+    let error = read(&model(13, many.clone())).unwrap_err().to_string();
+    assert!(error.contains("would take 1048576 bytes for 0 values"), "{error}");
+    many.sparse_initializer.truncate(100);
+    assert_eq!(read(&model(13, many)).unwrap().values.iter().filter(|v| v.weight.is_some()).count(), 100);
+    // Parts of a file beside the model that must be copied, because they are not aligned.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("data"), vec![0; 1 << 20]).unwrap();
+    let entry = |key: &str, value: &str| StringStringEntryProto { key: key.into(), value: value.into() };
+    let copied = |k| TensorProto {
+        name: format!("w{k:x}"),
+        data_type: 1,
+        dims: vec![200_000],
+        data_location: 1,
+        external_data: vec![entry("location", "data"), entry("offset", "1")],
+        ..TensorProto::default()
+    };
+    let mut many = graph(&["x"], None, vec![relu("x", "y")], &["y"]);
+    many.initializer = (0..1000).map(copied).collect();
+    let path = folder.path().join("m.onnx");
+    std::fs::write(&path, model(13, many).encode_to_vec()).unwrap();
+    let error = crate::onnx::read(path).unwrap_err();
+    assert!(matches!(error, OnnxError::Expansion { .. }), "{error}");
 }
 
 #[test]
