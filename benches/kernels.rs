@@ -2,6 +2,7 @@
 //!
 //!     cargo bench -p poda-runtime --bench kernels                              # criterion, over all kernels
 //!     cargo bench -p poda-runtime --bench kernels -- product 3072x768x128 80,95 avx512
+//!     cargo bench -p poda-runtime --bench kernels -- product 768x768x16 80 avx512 block:4x1,nm:1:4   # and by patterns
 //!     cargo bench -p poda-runtime --bench kernels -- pointwise avx512          # EfficientNet-Lite0's 1×1 layers
 //!     cargo bench -p poda-runtime --bench kernels -- depthwise                 # and its depthwise ones
 //!
@@ -14,7 +15,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use poda_formats::{CsrMatrix, NarrowMatrix, Tensor, ValueType, Values};
+use poda_formats::{CsrMatrix, NarrowMatrix, Pattern, StructuredMatrix, Tensor, ValueType, Values};
 use poda_runtime::Threads;
 use poda_runtime::kernels::{
     Activation, Depthwise, Epilogue, KERNELS, Kernel, Layout, Level, PackedWeight, Params, Problem,
@@ -177,8 +178,46 @@ fn forms([m, k]: [usize; 2], w: &[f32], sparse: bool) -> Vec<(WeightMatrix, Vec<
     forms
 }
 
-/// One shape at one sparsity: all kernels, both layouts.
-fn product([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, roof: f64, only: Option<&str>) {
+/// A random matrix `[m, k]` that keeps to a pattern, dense and as it is stored.
+fn structured([m, k]: [usize; 2], pattern: Pattern, sparsity: f32) -> (Vec<f32>, WeightMatrix) {
+    let mut random = Random(11);
+    let mut w = random.values(m * k);
+    let [a, b] = pattern.numbers();
+    match pattern {
+        Pattern::Block { .. } => {
+            let across = k.div_ceil(b);
+            let gone: Vec<bool> =
+                (0..m.div_ceil(a) * across).map(|_| f32::midpoint(random.next(), 1.0) < sparsity).collect();
+            for (i, w) in w.iter_mut().enumerate() {
+                if gone[i / k / a * across + i % k / b] {
+                    *w = 0.0;
+                }
+            }
+        }
+        // The largest of each group stay.
+        Pattern::NofM { .. } => {
+            for group in w.chunks_mut(k).flat_map(|row| row.chunks_mut(b)) {
+                let mut sizes: Vec<f32> = group.iter().map(|w| w.abs()).collect();
+                sizes.sort_by(f32::total_cmp);
+                let least = sizes[sizes.len().saturating_sub(a)];
+                group.iter_mut().filter(|w| w.abs() < least).for_each(|w| *w = 0.0);
+            }
+        }
+    }
+    let csr = CsrMatrix::from_dense(m, k, &w);
+    let stored = StructuredMatrix::from_csr(csr.view().unwrap(), pattern).expect("w keeps to the pattern");
+    (w, stored.into())
+}
+
+/// One shape at one sparsity: all kernels, both layouts. Of `patterns` only the kernels that are for them.
+fn product(
+    [m, k, n]: [usize; 3],
+    sparsity: f32,
+    threads: &Threads,
+    roof: f64,
+    only: Option<&str>,
+    patterns: &[Pattern],
+) {
     let mut random = Random(7);
     let mut w = random.values(m * k);
     for w in &mut w {
@@ -190,6 +229,8 @@ fn product([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, roof: f64, o
     let x: &[f32] = x.as_slice().unwrap();
     let bias = random.values(m);
     let forms = forms([m, k], &w, sparsity > 0.0);
+    let by_pattern: Vec<_> =
+        patterns.iter().map(|&pattern| (pattern, structured([m, k], pattern, sparsity))).collect();
     // One column is the same in both layouts.
     let layouts = [Layout::TokenMajor, Layout::FeatureMajor];
     for layout in layouts.into_iter().take(if n == 1 { 1 } else { 2 }) {
@@ -246,15 +287,41 @@ fn product([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, roof: f64, o
                 }));
             }
         }
+        let mut counts = vec![forms[0].0.nnz(); variants.len()];
+        for (pattern, (w, weight)) in &by_pattern {
+            let own = ["block", "tall", "wide", "nm"];
+            let fits = |kernel: &&Kernel| {
+                let name = kernel.name;
+                kernel.takes(weight, &problem)
+                    && only.is_none_or(|only| name.contains(only))
+                    && own.iter().any(|own| name.contains(own))
+            };
+            for kernel in KERNELS.iter().filter(fits) {
+                for params in if kernel.name.contains("block") { params() } else { vec![None] } {
+                    let packed = PackedWeight::with_params(weight, &problem, kernel.name, params).unwrap();
+                    let mut y = vec![f32::NAN; m * n];
+                    let input = X::Matrix { data: x, layout };
+                    packed.run(n, input, &mut y, layout, &epilogue, threads);
+                    verify(kernel.name, w, [m, k, n], x, &y, &bias, layout);
+                    let params = params.map(|p| format!(" {}x{}x{}", p.vectors, p.depth, p.rows));
+                    let name = format!("{pattern} {}{}", kernel.name, params.unwrap_or_default());
+                    bytes.push(packed.bytes());
+                    variants.push(Variant::new(name, move || {
+                        packed.run(n, input, &mut y, layout, &epilogue, threads);
+                    }));
+                    counts.push(weight.nnz());
+                }
+            }
+        }
         time(&mut variants);
         let base = variants[0].median();
         let dense =
             variants.iter().filter(|v| v.name.starts_with("gemm_f32")).map(Variant::median).reduce(f64::min);
-        for (v, bytes) in variants.iter().zip(bytes) {
+        for (v, (bytes, nnz)) in variants.iter().zip(bytes.into_iter().zip(counts)) {
             let t = v.median();
-            let gflops = 2.0 * (forms[0].0.nnz() * n) as f64 / t * 1e-9;
+            let gflops = 2.0 * (nnz * n) as f64 / t * 1e-9;
             println!(
-                "{m}x{k}x{n} {:2.0}% {layout:?} {:<26} {:9.2} us {gflops:7.1} GFLOP/s {:3.0}% of roof {:9.1} KiB  x{:.2} rten  x{:.2} dense",
+                "{m}x{k}x{n} {:2.0}% {layout:?} {:<34} {:9.2} us {gflops:7.1} GFLOP/s {:3.0}% of roof {:9.1} KiB  x{:.2} rten  x{:.2} dense",
                 sparsity * 100.0,
                 v.name,
                 t * 1e6,
@@ -397,7 +464,7 @@ fn main() {
         "depthwise" => depthwise(&threads, roof),
         "pointwise" => {
             for shape in POINTWISE {
-                product(shape, 0.0, &threads, roof, arguments.get(1).map(String::as_str));
+                product(shape, 0.0, &threads, roof, arguments.get(1).map(String::as_str), &[]);
             }
         }
         "product" => {
@@ -405,7 +472,11 @@ fn main() {
             for sparsity in arguments[2].split(',') {
                 let sparsity: f32 = sparsity.parse().expect("a percentage");
                 let only = arguments.get(3).map(String::as_str);
-                product([shape[0], shape[1], shape[2]], sparsity / 100.0, &threads, roof, only);
+                let patterns =
+                    arguments.get(4).map_or("", String::as_str).split(',').filter(|p| !p.is_empty());
+                let patterns: Vec<Pattern> = patterns.map(|p| p.parse().expect("a pattern")).collect();
+                let shape = [shape[0], shape[1], shape[2]];
+                product(shape, sparsity / 100.0, &threads, roof, only, &patterns);
             }
         }
         _ => by_criterion(&threads),

@@ -2,8 +2,10 @@
 //!
 //! The metadata hold the graph as JSON (`poda.graph`), a list of sections that says which tensors form which weight
 //! (`poda.weights`), and the version of both (`poda.version`). A dense weight is the tensor of its own name; a CSR
-//! weight is NAME.indptr, NAME.indices and NAME.values. Values of either may be narrower than the f32 that they stand
-//! for: such a section says how far they are from it, and int8 ones have NAME.scales as well. Tensors start on multiples of 64 bytes, and one that several
+//! weight is NAME.indptr, NAME.indices and NAME.values; so is one in blocks, and an N:M weight is NAME.values and
+//! NAME.positions (see [`BlockMatrix`](crate::BlockMatrix), [`NmMatrix`](crate::NmMatrix)). Values of dense and CSR weights may
+//! be narrower than the f32 that they stand for: such a section says how far they are from it, and int8 ones have
+//! NAME.scales as well. Tensors start on multiples of 64 bytes, and one that several
 //! weights share is stored once.
 //!
 //! Opening reads headers only: sizes, types and references are checked there, the arrays of sparse weights when they
@@ -21,7 +23,8 @@ use crate::dtype::DataType;
 use crate::graph::{Dim, Graph, GraphError, Value, ValueId};
 use crate::narrow::{NarrowMatrix, NarrowWeight};
 use crate::safetensors::{self, SafeTensors, SafeTensorsError};
-use crate::sparse::{SparseError, UncheckedCsr};
+use crate::sparse::{Pattern, SparseError, StructuredMatrix, Unchecked, UncheckedCsr};
+use crate::structured::StructuredWeight;
 use crate::tensor::Tensor;
 use crate::values::{RoundingError, Values, ValuesError};
 use crate::weight::{CsrShapeError, CsrWeight, Weight};
@@ -37,6 +40,8 @@ const WEIGHTS_KEY: &str = "poda.weights";
 
 const DENSE: &str = "dense";
 const CSR: &str = "csr";
+const BLOCK: &str = "block";
+const NM: &str = "nm";
 
 /// How a weight is made of tensors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,7 +52,7 @@ struct Section {
     kind: String,
     /// In an order that `kind` defines.
     tensors: Vec<String>,
-    /// Of a matrix, CSR or of narrower values: shape of the tensor that it stands for.
+    /// Of a matrix, sparse or of narrower values: shape of the tensor that it stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shape: Option<Vec<usize>>,
     /// Whether the matrix is the transpose.
@@ -56,6 +61,9 @@ struct Section {
     /// Of values that stand for f32: how far they are from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rounded: Option<RoundingError>,
+    /// Rows and columns of a block, or N and M.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pattern: Option<[usize; 2]>,
 }
 
 /// Why a file is not an artifact, or a graph cannot become one.
@@ -182,6 +190,13 @@ fn attach(
             let arrays = UncheckedCsr::new(rows, cols, indptr, indices, values(tensor, scales)?);
             CsrWeight::new(shape, section.transposed, arrays.map_err(csr_error)?).map_err(shape_error)?.into()
         }
+        (kind @ (BLOCK | NM), parts, None) => {
+            let pattern = Pattern::of_kind(kind, section.pattern.unwrap_or_default());
+            let pattern = pattern.map_err(|error| csr_error(error.into()))?;
+            let arrays = Unchecked::<StructuredMatrix>::new([rows, cols], pattern, parts);
+            let arrays = arrays.map_err(csr_error)?;
+            StructuredWeight::new(shape, section.transposed, arrays).map_err(shape_error)?.into()
+        }
         (_, parts, _) => {
             return Err(ArtifactError::Kind { kind: section.kind, tensors: parts.len(), weight });
         }
@@ -224,6 +239,7 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
         for (index, value) in graph.values.iter().enumerate() {
             let Some(weight) = &value.weight else { continue };
             check_declared(value, weight)?;
+            let mut pattern = None;
             let (kind, transposed, arrays, values) = match weight {
                 Weight::Dense(tensor) => (DENSE, false, vec![("", tensor)], None),
                 Weight::Csr(csr) => {
@@ -241,6 +257,12 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
                     let values = narrow.matrix().values();
                     (DENSE, narrow.is_transposed(), vec![("", values.tensor())], Some(values))
                 }
+                Weight::Structured(structured) => {
+                    let error = |error| ArtifactError::Csr { weight: value.name.clone(), error };
+                    let arrays = structured.matrix().map_err(error)?.arrays();
+                    pattern = Some(structured.pattern().numbers());
+                    (structured.pattern().kind(), structured.is_transposed(), arrays, None)
+                }
             };
             let scales = values.and_then(Values::scales_tensor).map(|scales| (".scales", scales));
             let parts = arrays.into_iter().chain(scales);
@@ -253,9 +275,10 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
                 value: ValueId(index as u32),
                 kind: kind.to_owned(),
                 tensors: parts,
-                shape: values.map(|_| weight.shape().to_vec()),
+                shape: (values.is_some() || pattern.is_some()).then(|| weight.shape().to_vec()),
                 transposed,
                 rounded,
+                pattern,
             });
         }
     }

@@ -12,6 +12,7 @@ pub mod op;
 pub mod safetensors;
 pub mod sparse;
 pub mod storage;
+pub mod structured;
 pub mod tensor;
 pub mod values;
 pub mod weight;
@@ -21,7 +22,10 @@ pub use file::{FileFormat, OpenError, WriteError, WriteOptions, file_bytes, open
 pub use graph::{Dim, Graph, GraphError, Node, Value, ValueId};
 pub use narrow::{NarrowMatrix, NarrowWeight, RoundedWeight};
 pub use op::Op;
-pub use sparse::{CsrMatrix, CsrView, UncheckedCsr};
+pub use sparse::{
+    BlockMatrix, CsrMatrix, CsrView, NmMatrix, Pattern, PatternError, StructuredMatrix, UncheckedCsr,
+};
+pub use structured::StructuredWeight;
 pub use tensor::{Tensor, TensorView};
 pub use values::{RoundingError, ValueType, Values};
 pub use weight::{CsrWeight, Weight};

@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 use crate::dtype::DataType;
-use crate::graph::Graph;
+use crate::graph::{Graph, ValueId};
 use crate::sparse::{CsrMatrix, SparseError, index_type};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
@@ -236,7 +236,7 @@ impl Weight {
         csr.map_or_else(|| Self::Narrow(narrow.clone()), Self::from)
     }
 
-    /// This f32 weight with its values stored as `to`; a sparse one stays so where that takes fewer bytes.
+    /// This f32 weight with its values stored as `to`; a sparse one becomes CSR where that takes fewer bytes.
     fn round(&self, transpose: bool, to: ValueType) -> Result<Option<Self>, Failure> {
         let Some((rows, cols)) = CsrWeight::matrix_shape(self.shape(), transpose) else { return Ok(None) };
         if self.dtype() != DataType::F32 || self.values_type() == to.dtype() {
@@ -250,7 +250,7 @@ impl Weight {
                         .expect("the same shape")
                         .into()
                 }
-                Self::Dense(_) | Self::Narrow(_) => self.to_dense()?.into(),
+                Self::Dense(_) | Self::Narrow(_) | Self::Structured(_) => self.to_dense()?.into(),
             }));
         }
         let dense = self.to_dense()?;
@@ -259,7 +259,7 @@ impl Weight {
         let matrix = NarrowMatrix::new(rows, cols, values).expect("as many values and scales as rounded");
         let narrow = NarrowWeight { shape: self.shape().to_vec(), transposed: transpose, matrix };
         Ok(Some(match self {
-            Self::Csr(_) => Self::smallest_narrow(&narrow),
+            Self::Csr(_) | Self::Structured(_) => Self::smallest_narrow(&narrow),
             Self::Dense(_) | Self::Narrow(_) => Self::Narrow(narrow),
         }))
     }
@@ -311,11 +311,13 @@ impl Graph {
         let mut seen: HashMap<(*const u8, Vec<usize>, bool), Option<Weight>> = HashMap::new();
         let mut changed = 0;
         for (index, value) in self.values.iter_mut().enumerate() {
-            let (Some(weight), Some(Some(transpose))) = (&value.weight, uses.get(&index)) else { continue };
+            let transpose = uses.get(&ValueId(index as u32));
+            let (Some(weight), Some(transpose)) = (&value.weight, transpose) else { continue };
             let place = match weight {
                 Weight::Dense(tensor) => tensor.bytes().as_ptr(),
                 Weight::Csr(csr) => csr.arrays().values().tensor().bytes().as_ptr(),
                 Weight::Narrow(narrow) => narrow.matrix.values.tensor().bytes().as_ptr(),
+                Weight::Structured(weight) => weight.arrays()[0].1.bytes().as_ptr(),
             };
             let key = (place, weight.shape().to_vec(), *transpose);
             let rounded = match seen.get(&key) {
@@ -385,7 +387,7 @@ mod tests {
                 rounded.store_sparse();
                 assert_eq!(wide(&rounded, "w"), dense, "{to}");
                 assert_eq!(
-                    (weight(&rounded, "w").layout(), weight(&rounded, "w").shape()),
+                    (&*weight(&rounded, "w").layout(), weight(&rounded, "w").shape()),
                     (layout, &[40, 24][..])
                 );
                 assert_eq!(weight(&rounded, "table").values_type(), DataType::F32);

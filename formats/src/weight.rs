@@ -1,11 +1,13 @@
 //! Weights as they are stored: dense, or in one of the sparse layouts.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use crate::dtype::DataType;
 use crate::narrow::NarrowWeight;
 use crate::sparse::{CsrMatrix, SparseError, UncheckedCsr};
 use crate::storage::{AlignedBytes, Storage};
+use crate::structured::StructuredWeight;
 use crate::tensor::{Tensor, TensorError, checked_bytes};
 use crate::values::RoundingError;
 
@@ -19,6 +21,8 @@ pub enum Weight {
     Csr(CsrWeight),
     /// Every element is stored, narrower than f32.
     Narrow(NarrowWeight),
+    /// Blocks that are not all zero, or N of each M elements, are stored.
+    Structured(StructuredWeight),
 }
 
 /// A tensor of rank 2 or more stored as CSR.
@@ -149,6 +153,7 @@ impl Weight {
             Self::Dense(tensor) => tensor.shape(),
             Self::Csr(csr) => &csr.shape,
             Self::Narrow(narrow) => narrow.shape(),
+            Self::Structured(weight) => weight.shape(),
         }
     }
 
@@ -158,6 +163,7 @@ impl Weight {
             Self::Dense(tensor) => tensor.dtype(),
             Self::Csr(csr) => csr.arrays().values().dtype(),
             Self::Narrow(narrow) => narrow.matrix().values().dtype(),
+            Self::Structured(weight) => weight.dtype(),
         }
     }
 
@@ -167,24 +173,31 @@ impl Weight {
             Self::Dense(tensor) => tensor.dtype(),
             Self::Csr(csr) => csr.arrays().values().stored(),
             Self::Narrow(narrow) => narrow.matrix().values().stored(),
+            Self::Structured(weight) => weight.dtype(),
         }
     }
 
     /// How far narrower values are from the f32 that they were rounded from; `None` where none were.
     pub fn rounding_error(&self) -> Option<RoundingError> {
         match self {
-            Self::Dense(_) => None,
+            Self::Dense(_) | Self::Structured(_) => None,
             Self::Csr(csr) => csr.arrays().values().rounding_error(),
             Self::Narrow(narrow) => narrow.matrix().values().rounding_error(),
         }
     }
 
-    /// Name of the layout.
-    pub fn layout(&self) -> &'static str {
+    /// Name of the layout: `dense`, `csr`, `block:4x1`, `nm:2:4` and the like.
+    pub fn layout(&self) -> Cow<'static, str> {
         match self {
-            Self::Dense(_) | Self::Narrow(_) => "dense",
-            Self::Csr(_) => "csr",
+            Self::Dense(_) | Self::Narrow(_) => "dense".into(),
+            Self::Csr(_) => "csr".into(),
+            Self::Structured(weight) => weight.pattern().to_string().into(),
         }
+    }
+
+    /// Whether it stores fewer elements than there are.
+    pub fn is_sparse(&self) -> bool {
+        matches!(self, Self::Csr(_) | Self::Structured(_))
     }
 
     /// Number of elements, zeros included.
@@ -209,6 +222,24 @@ impl Weight {
             }
             Self::Csr(csr) => csr.arrays().values().len(),
             Self::Narrow(narrow) => narrow.matrix().values().nonzeros(),
+            Self::Structured(weight) => weight.nnz(),
+        }
+    }
+
+    /// The tensors that it is stored in.
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        match self {
+            Self::Dense(tensor) => vec![tensor],
+            Self::Csr(csr) => {
+                let (arrays, values) = (csr.arrays(), csr.arrays().values());
+                let scales = values.scales_tensor();
+                [arrays.indptr(), arrays.indices(), values.tensor()].into_iter().chain(scales).collect()
+            }
+            Self::Narrow(narrow) => {
+                let values = narrow.matrix().values();
+                [values.tensor()].into_iter().chain(values.scales_tensor()).collect()
+            }
+            Self::Structured(weight) => weight.arrays().into_iter().map(|(_, tensor)| tensor).collect(),
         }
     }
 
@@ -218,6 +249,7 @@ impl Weight {
             Self::Dense(tensor) => tensor.bytes().len(),
             Self::Csr(csr) => csr.arrays().bytes(),
             Self::Narrow(narrow) => narrow.matrix().values().bytes(),
+            Self::Structured(weight) => weight.bytes(),
         }
     }
 
@@ -230,6 +262,7 @@ impl Weight {
             Self::Dense(tensor) => Ok(tensor.clone()),
             Self::Csr(csr) => csr.to_dense(),
             Self::Narrow(narrow) => Ok(narrow.to_dense()?),
+            Self::Structured(weight) => weight.to_dense(),
         }
     }
 }
@@ -243,6 +276,12 @@ impl From<Tensor> for Weight {
 impl From<NarrowWeight> for Weight {
     fn from(narrow: NarrowWeight) -> Self {
         Self::Narrow(narrow)
+    }
+}
+
+impl From<StructuredWeight> for Weight {
+    fn from(weight: StructuredWeight) -> Self {
+        Self::Structured(weight)
     }
 }
 

@@ -17,6 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     let weights = graph.with_bodies().into_iter().flat_map(|graph| &graph.values);
     let damaged = weights.filter_map(|value| value.weight.as_ref()).any(|weight| match weight {
         Weight::Csr(csr) => csr.matrix().is_err(),
+        Weight::Structured(weight) => weight.matrix().is_err(),
         _ => false,
     });
     let mut written = Vec::new();

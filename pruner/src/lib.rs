@@ -30,7 +30,7 @@
 //! * [`criterion`], [`allocation`], [`schedule`], [`termination`]: what matters, how much goes where, in which steps, until
 //!   when;
 //! * [`mask`], [`compact`]: the masked model and the smaller one that computes the same;
-//! * [`dead`]: units that go at no cost; [`unstructured`]: single weights;
+//! * [`dead`]: units that go at no cost; [`unstructured`]: single weights; [`structured`]: blocks and N:M;
 //! * [`check`], [`report`]: the numerical check at the end, and what was done.
 //!
 //! Not here: training. What is removed is chosen from the weights alone.
@@ -49,6 +49,7 @@ pub mod report;
 pub mod schedule;
 pub mod settings;
 mod slice;
+pub mod structured;
 pub mod termination;
 pub mod unstructured;
 

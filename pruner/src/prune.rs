@@ -17,6 +17,7 @@ use crate::recipe::{Granularity, Recipe, RecipeError};
 use crate::report::{self, Dead, Report};
 use crate::schedule;
 use crate::settings::{Settings, Shapes};
+use crate::structured::{matrices, zero_by_pattern};
 use crate::termination::{State, Termination, Verdict};
 use crate::unstructured::{prunable_weights, zero_weights};
 
@@ -119,6 +120,7 @@ pub fn plan(graph: &Graph, recipe: &Recipe, shapes: &Shapes) -> Result<Report, P
     let removal = run.choose(graph, &structure, &scores, recipe.sparsity.unwrap_or(0.0));
     let before = report::totals(graph, &settings.one_sample(graph));
     Ok(Report {
+        granularity: recipe.granularity,
         before,
         after: before,
         layers: Vec::new(),
@@ -188,7 +190,7 @@ impl Run<'_, '_> {
     fn remove(&mut self, graph: &Graph) -> Result<Pruned, PruneError> {
         match self.recipe.granularity {
             Granularity::Channel => self.channels(graph),
-            Granularity::Unstructured => self.weights(graph),
+            Granularity::Unstructured | Granularity::Pattern(_) => self.weights(graph),
         }
     }
 
@@ -201,8 +203,25 @@ impl Run<'_, '_> {
         let settings = Settings::find(graph, self.shapes);
         (self.progress)(Progress::Scoring);
         let mut best = graph.clone();
+        let (matrices, others) = match self.recipe.granularity {
+            Granularity::Pattern(_) => matrices(graph, &weights),
+            _ => (Vec::new(), Vec::new()),
+        };
+        if !others.is_empty() {
+            let names: Vec<&str> = others.iter().map(|&id| graph.value(id).name.as_str()).collect();
+            self.notes.push(format!(
+                "left as they are, because no product uses them directly as its matrix of outputs × inputs: {}",
+                names.join(", ")
+            ));
+        }
         let take = |run: &mut Self, share: f64| {
-            Ok(zero_weights(graph, &weights, run.criterion, run.recipe.seed, run.recipe.scope, share)?)
+            let Recipe { granularity, scope, seed, .. } = *run.recipe;
+            Ok(match granularity {
+                Granularity::Pattern(pattern) => {
+                    zero_by_pattern(graph, &matrices, run.criterion, seed, pattern, scope, share)?
+                }
+                _ => zero_weights(graph, &weights, run.criterion, seed, scope, share)?,
+            })
         };
         self.follow(&steps, &settings, graph, &mut best, take, |graph| graph)?;
         // The masked model is the result itself.
@@ -356,6 +375,7 @@ impl Run<'_, '_> {
         }
         let (before, after) = (settings.one_sample(dense), settings.one_sample(&pruned.graph));
         let report = Report {
+            granularity: self.recipe.granularity,
             before: report::totals(dense, &before),
             after: report::totals(&pruned.graph, &after),
             layers: report::layers(dense, &before, &pruned.graph, &after),

@@ -1,24 +1,68 @@
 //! What to prune, how much, and by what: a [`Recipe`], read from TOML or built from the command line.
 
-use poda_formats::ValueType;
+use std::fmt;
+use std::str::FromStr;
+
+use poda_formats::{Pattern, PatternError, ValueType};
 use serde::{Deserialize, Serialize};
 
 use crate::allocation::Scope;
 use crate::criterion::{self, CRITERIA, Criterion};
 
-/// What is removed at a time.
+/// What is removed at a time. Written `unstructured`, `channel`, or as a [`Pattern`]: `block:4x1`, `nm:2:4`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String", into = "String")]
 pub enum Granularity {
     /// Single weights become zero; shapes stay.
     #[default]
     Unstructured,
+    /// Whole blocks of weights become zero, or all but N of each M; shapes stay.
+    Pattern(Pattern),
     /// Channels, heads and hidden units are removed; the network gets smaller.
     Channel,
 }
 
+impl fmt::Display for Granularity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unstructured => f.write_str("unstructured"),
+            Self::Pattern(pattern) => pattern.fmt(f),
+            Self::Channel => f.write_str("channel"),
+        }
+    }
+}
+
+impl FromStr for Granularity {
+    type Err = RecipeError;
+
+    fn from_str(text: &str) -> Result<Self, RecipeError> {
+        match text {
+            "unstructured" => Ok(Self::Unstructured),
+            "channel" => Ok(Self::Channel),
+            _ => text.parse().map(Self::Pattern).map_err(|error| match error {
+                PatternError::Syntax { found } => RecipeError::Granularity { found },
+                error => RecipeError::Pattern(error),
+            }),
+        }
+    }
+}
+
+impl TryFrom<String> for Granularity {
+    type Error = RecipeError;
+
+    fn try_from(text: String) -> Result<Self, RecipeError> {
+        text.parse()
+    }
+}
+
+impl From<Granularity> for String {
+    fn from(granularity: Granularity) -> Self {
+        granularity.to_string()
+    }
+}
+
 /// A pruning, described. Every field has a default; at least one of `sparsity`, `target_macs`, `max_drop` and
-/// `remove_dead` must be set.
+/// `remove_dead` must be set; N:M says by itself how much.
 ///
 /// ```toml
 /// granularity = "channel"
@@ -30,7 +74,7 @@ pub enum Granularity {
 pub struct Recipe {
     /// What is removed at a time.
     pub granularity: Granularity,
-    /// Share to remove, 0 to 1: of the weights that may go (unstructured), or of the units of each group (channel;
+    /// Share to remove, 0 to 1: of the weights that may go (unstructured), of the blocks, or of the units of each group (channel;
     /// of all units for the scope `global`). A share s of the channels of every layer takes about 1 − (1 − s)² of the
     /// parameters of coupled layers; where most parameters are in layers that must keep their width on one side
     /// (transformers), it takes about s. See `least_parameters`.
@@ -94,6 +138,15 @@ pub enum RecipeError {
     Range { field: &'static str, value: String, most: &'static str },
     #[error("criterion {name:?} is not known; there are {known}")]
     Criterion { name: String, known: String },
+    #[error(
+        "{found:?} is no granularity; there are unstructured, channel, block:ROWSxCOLS such as block:4x1, and nm:N:M \
+         such as nm:2:4"
+    )]
+    Granularity { found: String },
+    #[error(transparent)]
+    Pattern(PatternError),
+    #[error("{pattern} removes {implied} of the weights; {field} cannot say otherwise")]
+    Implied { pattern: Pattern, implied: String, field: &'static str },
     #[error("nothing to do: set sparsity, target_macs, max_drop or remove_dead")]
     NoTarget,
     #[error("max_drop needs validation data")]
@@ -142,7 +195,18 @@ impl Recipe {
         if let Some(drop) = self.max_drop.filter(|d| d.is_nan() || *d < 0.0) {
             return Err(RecipeError::Range { field: "max_drop", value: drop.to_string(), most: "any" });
         }
-        if self.sparsity.is_none()
+        if let (Granularity::Pattern(pattern), Some(implied)) = (self.granularity, self.implied_sparsity()) {
+            let others = [
+                ("sparsity", self.sparsity.is_some_and(|sparsity| (sparsity - implied).abs() > 1e-6)),
+                ("target_macs", self.target_macs.is_some()),
+                ("max_drop", self.max_drop.is_some()),
+                ("scope", self.scope != Scope::Layer),
+            ];
+            if let Some((field, _)) = others.into_iter().find(|(_, set)| *set) {
+                let implied = implied.to_string();
+                return Err(RecipeError::Implied { pattern, implied, field });
+            }
+        } else if self.sparsity.is_none()
             && self.target_macs.is_none()
             && self.max_drop.is_none()
             && !self.remove_dead
@@ -153,6 +217,17 @@ impl Recipe {
             let known: Vec<&str> = CRITERIA.iter().map(|c| c.name()).collect();
             RecipeError::Criterion { name: self.criterion.clone(), known: known.join(", ") }
         })
+    }
+
+    /// The share that the granularity removes by itself: 1 − N/M.
+    pub fn implied_sparsity(&self) -> Option<f64> {
+        match self.granularity {
+            Granularity::Pattern(pattern @ Pattern::NofM { .. }) => {
+                let [n, m] = pattern.numbers();
+                Some(1.0 - n as f64 / m as f64)
+            }
+            _ => None,
+        }
     }
 
     /// Whether some pattern of `exclude` fits a name.
@@ -203,7 +278,25 @@ mod tests {
             (recipe.granularity, recipe.sparsity, recipe.scope, recipe.values),
             (Granularity::Channel, Some(0.3), Scope::Global, Some(ValueType::Int8))
         );
+        let recipe = Recipe::from_toml("granularity = \"nm:2:4\"").unwrap();
+        assert_eq!(recipe.implied_sparsity(), Some(0.5));
+        assert!(Recipe::from_toml("granularity = \"nm:1:4\"\nsparsity = 0.75").is_ok());
+        assert!(Recipe::from_toml("granularity = \"block:4x1\"\nsparsity = 0.75").is_ok());
+        let written = toml::to_string(&Recipe { sparsity: Some(0.5), ..recipe }).unwrap();
+        assert!(written.contains("granularity = \"nm:2:4\""), "{written}");
         for (text, message) in [
+            (
+                "granularity = \"nm:2:4\"\nsparsity = 0.75",
+                "nm:2:4 removes 0.5 of the weights; sparsity cannot say otherwise",
+            ),
+            (
+                "granularity = \"nm:2:4\"\nscope = \"global\"",
+                "nm:2:4 removes 0.5 of the weights; scope cannot say otherwise",
+            ),
+            (
+                "granularity = \"block:4x1\"",
+                "nothing to do: set sparsity, target_macs, max_drop or remove_dead",
+            ),
             ("sparsity = 1.5", "sparsity is 1.5, expected a number from 0 to less than 1"),
             (
                 "sparsity = 0.5\ncriterion = \"tailor\"",
@@ -212,6 +305,13 @@ mod tests {
             ("", "nothing to do: set sparsity, target_macs, max_drop or remove_dead"),
         ] {
             assert_eq!(Recipe::from_toml(text).unwrap_err().to_string(), message);
+        }
+        for (text, message) in [
+            ("rows", "\"rows\" is no granularity; there are unstructured, channel"),
+            ("nm:4:2", "nm:4:2: N is at least 1 and less than M"),
+        ] {
+            let error = text.parse::<Granularity>().unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
         }
         let error = Recipe::from_toml("seed = 1\nsparsty = 0.5").unwrap_err().to_string();
         assert!(error.starts_with("line 2: unknown field `sparsty`"), "{error}");

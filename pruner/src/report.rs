@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::Difference;
 use crate::dependency::{DependencyGraph, Removal};
+use crate::recipe::Granularity;
 
 /// Everything there is to say about a pruning. Serializes to JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// What was removed at a time.
+    pub granularity: Granularity,
     /// The whole model before.
     pub before: Totals,
     /// The whole model after.

@@ -7,9 +7,10 @@ const FARTHEST: f64 = 0.95;
 
 /// The shares to try, ascending: one shot when the target is a share, small steps when it is to be found.
 pub fn steps(recipe: &Recipe) -> Vec<f64> {
-    let last = recipe.sparsity.unwrap_or(FARTHEST);
+    let share = recipe.implied_sparsity().or(recipe.sparsity);
+    let last = share.unwrap_or(FARTHEST);
     if recipe.target_macs.is_none() && recipe.max_drop.is_none() {
-        return if recipe.sparsity.is_some() { vec![last] } else { Vec::new() };
+        return if share.is_some() { vec![last] } else { Vec::new() };
     }
     let count = recipe.steps.max(1);
     (1..=count).map(|step| last * step as f64 / count as f64).collect()

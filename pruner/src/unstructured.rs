@@ -91,32 +91,8 @@ pub fn zero_weights(
     scope: Scope,
     sparsity: f64,
 ) -> Result<Graph, SparseError> {
-    let scores = |id: &ValueId| {
-        let mut scores = weight_scores(graph, *id, criterion, seed).unwrap_or_default();
-        // Zeros first, whatever the criterion says of them.
-        if let Some(values) = graph
-            .weight(*id)
-            .and_then(|w| w.to_dense().ok())
-            .as_ref()
-            .and_then(crate::criterion::float_values)
-        {
-            for (score, value) in scores.iter_mut().zip(values) {
-                if value == 0.0 {
-                    *score = -1.0;
-                }
-            }
-        }
-        scores
-    };
-    let all: Vec<Vec<f32>> = weights.iter().map(scores).collect();
-    let count = |n: usize| (n as f64 * sparsity).round() as usize;
-    let removed: Vec<Vec<bool>> = match scope {
-        Scope::Layer => all.iter().map(|scores| lowest(&[scores], count(scores.len())).remove(0)).collect(),
-        Scope::Global => {
-            let views: Vec<&Vec<f32>> = all.iter().collect();
-            lowest(&views, count(all.iter().map(Vec::len).sum()))
-        }
-    };
+    let scores = weights.iter().map(|&id| element_scores(graph, id, criterion, seed));
+    let removed = lowest_share(&scores.collect::<Vec<_>>(), scope, sparsity);
     let mut pruned = graph.clone();
     for (id, removed) in weights.iter().zip(removed) {
         if let Some(weight) = graph.weight(*id) {
@@ -124,6 +100,32 @@ pub fn zero_weights(
         }
     }
     Ok(pruned)
+}
+
+/// Scores of the elements of a float weight; -1 for zeros, which go first whatever the criterion says of them.
+pub(crate) fn element_scores(graph: &Graph, id: ValueId, criterion: &dyn Criterion, seed: u64) -> Vec<f32> {
+    let mut scores = weight_scores(graph, id, criterion, seed).unwrap_or_default();
+    let dense = graph.weight(id).and_then(|w| w.to_dense().ok());
+    if let Some(values) = dense.as_ref().and_then(crate::criterion::float_values) {
+        for (score, value) in scores.iter_mut().zip(values) {
+            if value == 0.0 {
+                *score = -1.0;
+            }
+        }
+    }
+    scores
+}
+
+/// Marks the lowest scores of each, or of all together.
+pub(crate) fn lowest_share(all: &[Vec<f32>], scope: Scope, share: f64) -> Vec<Vec<bool>> {
+    let count = |n: usize| (n as f64 * share).round() as usize;
+    match scope {
+        Scope::Layer => all.iter().map(|scores| lowest(&[scores], count(scores.len())).remove(0)).collect(),
+        Scope::Global => {
+            let views: Vec<&Vec<f32>> = all.iter().collect();
+            lowest(&views, count(all.iter().map(Vec::len).sum()))
+        }
+    }
 }
 
 /// Marks exactly the `count` lowest of all scores; ties go to the first.
@@ -147,7 +149,8 @@ fn lowest(all: &[&Vec<f32>], count: usize) -> Vec<Vec<bool>> {
     marks
 }
 
-fn zeroed(tensor: &Tensor, removed: &[bool]) -> Tensor {
+/// `tensor` with zeros where `removed` says.
+pub(crate) fn zeroed(tensor: &Tensor, removed: &[bool]) -> Tensor {
     let size = tensor.dtype().size();
     let mut bytes = AlignedBytes::copy_of(tensor.bytes());
     let elements = bytes.chunks_exact_mut(size).zip(removed).filter(|(_, removed)| **removed);

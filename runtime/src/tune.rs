@@ -343,8 +343,9 @@ fn key(
     let conv = conv.as_ref().map_or(String::new(), |g| {
         format!(" conv {:?} {:?} {:?} {:?} {:?}", g.input(), g.kernel(), g.stride(), g.dilation(), g.pads())
     });
+    let pattern = weight.pattern().map_or(String::new(), |pattern| format!(" {pattern}"));
     format!(
-        "{m}x{k}x{n} {} {kept}% {}{} {}t {prefer:?}{conv}",
+        "{m}x{k}x{n} {} {kept}%{pattern} {}{} {}t {prefer:?}{conv}",
         weight.stored(),
         layout(x_layout),
         layout(y_layout),

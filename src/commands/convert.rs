@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     poda_formats::write(&graph, &args.output, &poda_formats::WriteOptions::default())?;
     let before = poda_formats::file_bytes(&args.model)?;
     let after = poda_formats::file_bytes(&args.output)?;
-    let sparse = graph.values.iter().filter(|v| matches!(v.weight, Some(Weight::Csr(_)))).count();
+    let sparse = graph.values.iter().filter(|v| v.weight.as_ref().is_some_and(Weight::is_sparse)).count();
     let rounded = graph.rounded_weights();
     if args.json {
         let input = File { path: &args.model, file_bytes: before };

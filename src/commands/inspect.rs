@@ -79,7 +79,7 @@ struct WeightRow {
     name: String,
     dtype: String,
     shape: Vec<usize>,
-    layout: &'static str,
+    layout: String,
     /// What the f32 elements are stored as, where that is narrower, and how far they are from what they were.
     #[serde(skip_serializing_if = "Option::is_none")]
     values: Option<ValueType>,
@@ -147,7 +147,7 @@ fn inspect(args: &Args, graph: &Graph, analysis: Option<&Analysis>) -> Result<In
             name: name.clone(),
             dtype: weight.dtype().to_string(),
             shape: weight.shape().to_vec(),
-            layout: weight.layout(),
+            layout: weight.layout().into_owned(),
             values: weight.rounding_error().and_then(|_| ValueType::of(weight.values_type())),
             rounding_error: weight.rounding_error(),
             nnz: weight.nnz() as u64,
@@ -248,7 +248,7 @@ fn show(inspection: &Inspection) -> Result<()> {
                 w.name.clone(),
                 format!("{:?}", w.shape),
                 w.values.map_or_else(|| w.dtype.clone(), |values| values.to_string()),
-                w.layout.to_owned(),
+                w.layout.clone(),
                 table::percent(w.sparsity),
                 table::bytes(w.bytes),
                 error.map_or_else(String::new, |e| format!("{:.1e}", e.max)),

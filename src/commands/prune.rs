@@ -29,6 +29,8 @@ use crate::values;
 /// Examples:
 ///   poda prune model.onnx -o sparse.safetensors --sparsity 0.9
 ///   poda prune model.onnx -o small.onnx --granularity channel --sparsity 0.3
+///   poda prune model.onnx -o blocks.safetensors --granularity block:4x1 --sparsity 0.8
+///   poda prune model.onnx -o half.safetensors --granularity nm:2:4
 ///   poda prune model.onnx -o alive.onnx --remove-dead
 ///   poda prune model.onnx -o tiny.safetensors --sparsity 0.9 --values int8
 ///   poda prune model.onnx -o small.onnx --granularity channel --max-drop 0.01 --data test.npz
@@ -41,7 +43,7 @@ pub(crate) struct Args {
     /// File to write, .onnx or .safetensors
     #[arg(short, long, value_name = "OUT", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
-    /// Share to remove, 0 to 1: of the weights, or of the channels of each layer
+    /// Share to remove, 0 to 1: of the weights or blocks, or of the channels of each layer
     #[arg(long, value_name = "SHARE")]
     sparsity: Option<f64>,
     /// Remove until the multiply-accumulates are at most this share of the dense model's
@@ -53,9 +55,10 @@ pub(crate) struct Args {
     /// Validation samples and labels for --max-drop; see `poda eval --help`
     #[arg(long, value_name = "FILE.npz")]
     data: Option<PathBuf>,
-    /// What is removed at a time: single weights, or channels (also heads and hidden units)
-    #[arg(long, value_name = "WHAT", value_parser = ["unstructured", "channel"])]
-    granularity: Option<String>,
+    /// What is removed at a time: single weights (unstructured), channels (also heads and hidden units), blocks of
+    /// outputs × inputs (block:4x1, block:1x4), or all but N of each M inputs (nm:2:4, which says how much by itself)
+    #[arg(long, value_name = "WHAT")]
+    granularity: Option<Granularity>,
     /// What tells which matter least
     #[arg(long, value_parser = PossibleValuesParser::new(CRITERIA.iter().map(|c| c.name())))]
     criterion: Option<String>,
@@ -122,9 +125,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     bar.finish_and_clear();
 
     let output = args.output.as_deref().context("no output file")?;
-    if recipe.granularity == Granularity::Unstructured {
-        pruned.store_sparse();
-    }
+    match recipe.granularity {
+        Granularity::Unstructured => pruned.store_sparse(),
+        Granularity::Pattern(pattern) => pruned.store_sparse_by(&[pattern]),
+        Granularity::Channel => 0,
+    };
     poda_formats::write(&pruned, output, &WriteOptions::default())?;
     if let Some(path) = &args.report {
         let text = serde_json::to_vec_pretty(&report)?;
@@ -156,11 +161,7 @@ fn recipe(args: &Args) -> Result<Recipe> {
     if let Some(criterion) = &args.criterion {
         recipe.criterion.clone_from(criterion);
     }
-    match args.granularity.as_deref() {
-        Some("channel") => recipe.granularity = Granularity::Channel,
-        Some(_) => recipe.granularity = Granularity::Unstructured,
-        None => {}
-    }
+    recipe.granularity = args.granularity.unwrap_or(recipe.granularity);
     match args.scope.as_deref() {
         Some("global") => recipe.scope = Scope::Global,
         Some(_) => recipe.scope = Scope::Layer,
@@ -194,6 +195,7 @@ fn show(args: &Args, output: &Path, report: &Report) -> Result<()> {
         ]);
     }
     print(format!("{rows}\n"))?;
+    print(format!("granularity                   {}", report.granularity))?;
     let Totals { nnz, nonzero_macs, .. } = report.before;
     let (was, is) = (poda_formats::file_bytes(&args.model)?, poda_formats::file_bytes(output)?);
     print(format!("parameters that are not zero  {} -> {}", count(nnz), count(report.after.nnz)))?;

@@ -1,5 +1,7 @@
 //! From a model to a pruned one and its outputs.
 
+use std::fs;
+
 use poda::{Tensor, arrays};
 use serde_json::Value;
 
@@ -135,6 +137,42 @@ fn pruning_rounds_what_is_left() {
         dir.poda(&["prune", "mlp.onnx", "-o", "r.safetensors", "--recipe", "recipe.toml", "--json"]);
     assert_eq!(from_recipe.json()["rounded"], report["rounded"]);
     dir.poda(&["prune", "mlp.onnx", "-o", "x.onnx", "--sparsity", "0.5", "--values", "int4"]).exit(2);
+}
+
+#[test]
+fn blocks_and_n_of_m_are_pruned_and_stored_as_such() {
+    let dir = Dir::new();
+    dir.mlp();
+    feed(&dir);
+    for (granularity, flags) in
+        [("block:4x1", &["--sparsity", "0.75"][..]), ("block:1x4", &["--sparsity", "0.5"]), ("nm:2:4", &[])]
+    {
+        let prune =
+            |output| [&["prune", "mlp.onnx", "-o", output, "--granularity", granularity], flags].concat();
+        let printed = dir.poda(&prune("p.safetensors")).ok();
+        assert!(printed.contains(granularity), "{printed}");
+        dir.poda(&prune("p.onnx")).ok();
+        let inspected = dir.poda(&["inspect", "p.safetensors", "--json"]).json();
+        let weights = inspected["weights"].as_array().unwrap();
+        assert!(weights.iter().any(|w| w["layout"] == granularity), "{weights:?}");
+        assert_close(&outputs(&dir, "p.safetensors"), &outputs(&dir, "p.onnx"));
+        // A model pruned elsewhere, whose zeros keep to the pattern.
+        dir.poda(&["convert", "p.onnx", "-o", "c.safetensors"]).ok();
+        let converted = dir.poda(&["inspect", "c.safetensors", "--json"]).json();
+        let first = |inspected: &Value| inspected["weights"][0].clone();
+        assert_eq!(first(&converted), first(&inspected));
+        assert_eq!(first(&inspected)["layout"], granularity);
+    }
+    fs::write(dir.path("recipe.toml"), "granularity = \"nm:1:4\"\n").unwrap();
+    let report = dir.poda(&["prune", "mlp.onnx", "-o", "r.onnx", "--recipe", "recipe.toml", "--json"]).json();
+    assert_eq!(report["granularity"], "nm:1:4");
+    assert_eq!(report["layers"][0]["nnz_after"], 32 * 16 / 4);
+    for granularity in ["block:4", "nm:4:2", "rows"] {
+        let flags = ["prune", "mlp.onnx", "-o", "p.onnx", "--sparsity", "0.5", "--granularity", granularity];
+        dir.poda(&flags).exit(2);
+    }
+    let flags = ["prune", "mlp.onnx", "-o", "p.onnx", "--sparsity", "0.7", "--granularity", "nm:2:4"];
+    assert!(dir.poda(&flags).error().contains("removes 0.5 of the weights; sparsity cannot say otherwise"));
 }
 
 #[test]

@@ -63,18 +63,8 @@ fn a_graph_comes_back_equal_and_aligned() {
     assert_eq!(back, graph);
     assert_eq!(bytes_of(&back), bytes, "writing is deterministic");
     let tensors = |g: &Graph| -> Vec<Tensor> {
-        let weights = g.values.iter().filter_map(|v| v.weight.clone());
-        weights
-            .flat_map(|weight| match weight {
-                Weight::Dense(tensor) => vec![tensor],
-                Weight::Csr(csr) => {
-                    let arrays = csr.arrays();
-                    let values = arrays.values().tensor();
-                    vec![arrays.indptr().clone(), arrays.indices().clone(), values.clone()]
-                }
-                Weight::Narrow(narrow) => vec![narrow.matrix().values().tensor().clone()],
-            })
-            .collect()
+        let weights = g.values.iter().filter_map(|v| v.weight.as_ref());
+        weights.flat_map(|weight| weight.tensors().into_iter().cloned().collect::<Vec<_>>()).collect()
     };
     assert!(version_of(&bytes) == "1", "older versions read what they know");
     for tensor in back.with_bodies().into_iter().flat_map(tensors) {
@@ -292,6 +282,99 @@ proptest! {
         if let Ok(graph) = parse_bytes(&bytes) {
             for weight in graph.with_bodies().into_iter().flat_map(|g| &g.values).filter_map(|v| v.weight.as_ref()) {
                 let _ = weight.to_dense();
+            }
+        }
+    }
+}
+
+/// A product for each pattern, with a weight `[40, 24]` stored by it.
+fn structured_sample() -> Graph {
+    let mut g = Graph { name: "structured".into(), ..Graph::default() };
+    let x = g.add_input("x", DataType::F32, vec![Dim::Fixed(2), Dim::Fixed(40)]);
+    for (name, r, c) in [("tall", 8, 1), ("wide", 1, 4), ("square", 4, 4), ("nm", 1, 1)] {
+        // Of `[24, 40]`: each other block, or the first two of four.
+        let kept = |row: usize, col: usize| match name {
+            "nm" => col % 4 < 2,
+            _ => (row / r * 7 + col / c).is_multiple_of(3),
+        };
+        let at = |i: usize| if kept(i % 24, i / 24) { i as f32 + 1.0 } else { 0.0 };
+        let w = g.add_weight(name, Tensor::from_slice(&[40, 24], &(0..960).map(at).collect::<Vec<_>>()));
+        let y = g.add_node(Op::MatMul, &[x, w], format!("y.{name}"));
+        g.outputs.push(y);
+    }
+    assert_eq!(g.store_sparse(), 4);
+    g
+}
+
+#[test]
+fn structured_weights_come_back_mapped_and_equal() {
+    let graph = structured_sample();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    save(&graph, &path).unwrap();
+    let back = read(&path).unwrap();
+    assert_eq!(back, graph);
+    assert_eq!(bytes_of(&back), std::fs::read(&path).unwrap(), "writing is deterministic");
+    for (name, layout) in
+        [("tall", "block:8x1"), ("wide", "block:1x4"), ("square", "block:4x4"), ("nm", "nm:2:4")]
+    {
+        let weight = back.weight(back.find(name).unwrap()).unwrap();
+        assert_eq!(weight.layout(), layout);
+        assert!(weight.tensors().iter().all(|tensor| tensor.storage().is_mapped()), "{name}");
+    }
+    let file = safetensors::read(&path).unwrap();
+    assert_eq!(file.tensor("tall.values").unwrap().shape()[1..], [8, 1]);
+    assert_eq!(file.tensor("nm.positions").unwrap().shape(), [24, 5]);
+}
+
+#[test]
+fn damaged_structure_is_found_before_use_and_never_written() {
+    let file = bytes_of(&structured_sample());
+    // Of the header, so that lengths stay.
+    let cases = [
+        ("\\\"pattern\\\":[8,1]", "\\\"pattern\\\":[7,1]", "need"),
+        ("\\\"pattern\\\":[8,1]", "\\\"pattern\\\":[0,1]", "1 to 255"),
+        ("\\\"pattern\\\":[2,4]", "\\\"pattern\\\":[4,2]", "less than M"),
+        ("\\\"pattern\\\":[2,4]", "\\\"pattern\\\":[1,4]", "24 rows of 10 slots, but 480 values"),
+        ("\\\"pattern\\\":[2,4]", "\\\"patterm\\\":[2,4]", "at least 1"),
+        ("\\\"nm.positions\\\"", "\\\"tall.indptr\\\"  ", "tensor holds u32, expected u8"),
+    ];
+    for (from, to, expected) in cases {
+        let mut bytes = file.clone();
+        let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
+        let to = &to.as_bytes()[..from.len()];
+        bytes[at..][..to.len()].copy_from_slice(to);
+        let error = parse_bytes(&bytes).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error} lacks {expected}");
+    }
+    // Of the arrays: what opens, and is refused when it is first used.
+    let graph = parse_bytes(&file).unwrap();
+    for (name, part) in [("tall", ".indices"), ("wide", ".indptr"), ("nm", ".positions")] {
+        let weight = graph.weight(graph.find(name).unwrap()).unwrap();
+        let Weight::Structured(structured) = weight else { panic!("{weight:?}") };
+        let tensor = structured.arrays().into_iter().find(|(found, _)| *found == part).unwrap().1;
+        let pattern = tensor.bytes().to_vec();
+        let mut bytes = file.clone();
+        let at = bytes.windows(pattern.len()).position(|w| w == pattern).unwrap();
+        bytes[at + 1] = 0x77;
+        let damaged = parse_bytes(&bytes).unwrap();
+        let weight = damaged.weight(damaged.find(name).unwrap()).unwrap();
+        assert!(weight.to_dense().is_err(), "{name}");
+        assert!(matches!(write(&mut Vec::new(), &damaged), Err(ArtifactError::Csr { .. })), "{name}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn mutations_of_structure_never_panic(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+        let mut bytes = bytes_of(&structured_sample());
+        for (at, byte) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(graph) = parse_bytes(&bytes) {
+            for weight in graph.values.iter().filter_map(|v| v.weight.as_ref()) {
+                let _ = (weight.nnz(), weight.to_dense());
             }
         }
     }

@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use bytemuck::Zeroable;
 
+use super::{Pattern, PatternError};
 use crate::dtype::{DataType, Element};
+use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError};
 use crate::values::{Values, ValuesError};
 
@@ -27,6 +29,18 @@ pub enum SparseError {
     IndexType { found: DataType },
     #[error("{rows} rows or {cols} columns or {nnz} values are more than 32 bits count")]
     TooLarge { rows: usize, cols: usize, nnz: usize },
+    #[error("{blocks} blocks of {rows}x{cols} need {} values, found {values}", blocks * rows * cols)]
+    BlockValues { blocks: usize, rows: usize, cols: usize, values: usize },
+    #[error("{rows} rows of {slots} slots, but {values} values")]
+    Slots { rows: usize, slots: usize, values: usize },
+    #[error("expected {expected} bytes of positions, found {found}")]
+    Positions { expected: usize, found: usize },
+    #[error("row {row}: position {position} of group {group} is out of range or out of order")]
+    Position { row: usize, group: usize, position: usize },
+    #[error("{pattern} is not made of {found} arrays")]
+    Arrays { pattern: Pattern, found: usize },
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
     #[error(transparent)]
     Values(#[from] ValuesError),
     #[error(transparent)]
@@ -71,10 +85,8 @@ impl UncheckedCsr {
         if indptr.as_slice::<u32>()?.len() != rows + 1 {
             return Err(SparseError::IndptrLength { expected: rows + 1, found: indptr.len() });
         }
-        match indices.dtype() {
-            DataType::U16 | DataType::U32 => Ok(Self { rows, cols, indptr, indices, values }),
-            found => Err(SparseError::IndexType { found }),
-        }
+        check_index_type(&indices)?;
+        Ok(Self { rows, cols, indptr, indices, values })
     }
 
     /// Number of rows.
@@ -113,19 +125,9 @@ impl UncheckedCsr {
     /// The first violation found.
     pub fn check(self) -> Result<CsrMatrix, SparseError> {
         let Self { rows, cols, indptr, indices, values } = self;
-        let nnz = values.len();
         let ptr = indptr.as_slice::<u32>()?;
-        let (first, last) = (ptr[0] as usize, ptr[rows] as usize);
-        if first != 0 || last != nnz {
-            return Err(SparseError::IndptrEnds { first, last, nnz });
-        }
-        if let Some(row) = ptr.windows(2).position(|pair| pair[0] > pair[1]) {
-            return Err(SparseError::IndptrOrder { row });
-        }
-        match indices.dtype() {
-            DataType::U16 => check_columns(ptr, indices.as_slice::<u16>()?, cols)?,
-            _ => check_columns(ptr, indices.as_slice::<u32>()?, cols)?,
-        }
+        check_indptr(ptr, values.len())?;
+        check_columns(ptr, &indices, cols)?;
         Ok(CsrMatrix { rows, cols, indptr, indices, values })
     }
 }
@@ -235,6 +237,33 @@ impl CsrMatrix {
             indptr: Tensor::from_slice(&[rows + 1], &indptr),
             indices: narrow(cols, &indices),
             values: Tensor::from_slice(&[nnz], &values).into(),
+        }
+    }
+
+    /// The elements that `visit` names, row by row with ascending columns: row, column, and place among `values`. It is
+    /// called twice, and must do the same.
+    pub(super) fn from_elements(
+        [rows, cols]: [usize; 2],
+        values: &Tensor,
+        visit: impl Fn(&mut dyn FnMut(usize, usize, usize)),
+    ) -> Self {
+        let mut indptr = vec![0_u32; rows + 1];
+        visit(&mut |row, _, _| indptr[row + 1] += 1);
+        (0..rows).for_each(|row| indptr[row + 1] += indptr[row]);
+        let (dtype, nnz) = (values.dtype(), indptr[rows] as usize);
+        let (size, from) = (dtype.size(), values.bytes());
+        let mut stored = AlignedBytes::zeroed(nnz * size);
+        let mut indices = Vec::with_capacity(nnz);
+        visit(&mut |_, col, at| {
+            stored[indices.len() * size..][..size].copy_from_slice(&from[at * size..][..size]);
+            indices.push(col as u32);
+        });
+        Self {
+            rows,
+            cols,
+            indptr: Tensor::from_slice(&[rows + 1], &indptr),
+            indices: narrow(cols, &indices),
+            values: Tensor::new(dtype, vec![nnz], Storage::owned(stored)).expect("as many bytes").into(),
         }
     }
 
@@ -400,7 +429,8 @@ pub(crate) fn index_type(cols: usize) -> DataType {
     if cols <= 1 << 16 { DataType::U16 } else { DataType::U32 }
 }
 
-fn narrow(cols: usize, indices: &[u32]) -> Tensor {
+/// Indices below `cols`, in 16 bits where these do.
+pub(super) fn narrow(cols: usize, indices: &[u32]) -> Tensor {
     if index_type(cols) == DataType::U16 {
         let indices: Vec<u16> = indices.iter().map(|&i| i as u16).collect();
         Tensor::from_slice(&[indices.len()], &indices)
@@ -409,11 +439,34 @@ fn narrow(cols: usize, indices: &[u32]) -> Tensor {
     }
 }
 
-fn check_columns<I: Element + Into<u32>>(
-    indptr: &[u32],
-    indices: &[I],
-    cols: usize,
-) -> Result<(), SparseError> {
+pub(super) fn check_index_type(indices: &Tensor) -> Result<(), SparseError> {
+    match indices.dtype() {
+        DataType::U16 | DataType::U32 => Ok(()),
+        found => Err(SparseError::IndexType { found }),
+    }
+}
+
+/// Whether `ptr`, not empty, rises from 0 to `nnz`.
+pub(super) fn check_indptr(ptr: &[u32], nnz: usize) -> Result<(), SparseError> {
+    let (first, last) = (ptr[0] as usize, ptr[ptr.len() - 1] as usize);
+    if first != 0 || last != nnz {
+        return Err(SparseError::IndptrEnds { first, last, nnz });
+    }
+    match ptr.windows(2).position(|pair| pair[0] > pair[1]) {
+        Some(row) => Err(SparseError::IndptrOrder { row }),
+        None => Ok(()),
+    }
+}
+
+/// Whether indices, u16 or u32, ascend within each row and are less than `cols`.
+pub(super) fn check_columns(indptr: &[u32], indices: &Tensor, cols: usize) -> Result<(), SparseError> {
+    match indices.dtype() {
+        DataType::U16 => check_each(indptr, indices.as_slice::<u16>()?, cols),
+        _ => check_each(indptr, indices.as_slice::<u32>()?, cols),
+    }
+}
+
+fn check_each<I: Element + Into<u32>>(indptr: &[u32], indices: &[I], cols: usize) -> Result<(), SparseError> {
     for (row, pair) in indptr.windows(2).enumerate() {
         let mut above = None;
         for &index in &indices[pair[0] as usize..pair[1] as usize] {

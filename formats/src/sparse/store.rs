@@ -2,37 +2,109 @@
 
 use std::collections::HashMap;
 
-use crate::graph::{Graph, Node};
+use super::pattern::NonZeros;
+use super::{CsrMatrix, Pattern, StructuredMatrix, index_type};
+use crate::graph::{Graph, Node, ValueId};
 use crate::op::Op;
-use crate::sparse::{CsrMatrix, index_type};
+use crate::structured::StructuredWeight;
 use crate::tensor::Tensor;
 use crate::weight::{CsrWeight, Weight};
 
+/// Sides of the blocks that are looked for, 1 × c, r × 1 and square.
+const SIDES: [usize; 5] = [2, 4, 8, 16, 32];
+/// M of the N:M that are looked for.
+const GROUPS: [usize; 4] = [2, 4, 8, 16];
+
 impl Weight {
-    /// `tensor` as CSR if that takes fewer bytes, otherwise dense. `transposed` is as in [`CsrWeight::new`].
+    /// `tensor` in the layout that takes the fewest bytes: dense, CSR, blocks or N:M. `transposed` is as in
+    /// [`CsrWeight::new`].
     ///
     /// Only f32 becomes sparse. Zeros of either sign are left out, so -0.0 becomes 0.0; NaN stays.
     pub fn smallest(tensor: &Tensor, transposed: bool) -> Self {
-        Self::sparse_if_smaller(tensor, transposed).unwrap_or_else(|| tensor.clone().into())
+        Self::smallest_by(tensor, transposed, &[])
     }
 
-    fn sparse_if_smaller(tensor: &Tensor, transposed: bool) -> Option<Self> {
+    /// [`Weight::smallest`], with patterns to consider beside the common ones.
+    pub fn smallest_by(tensor: &Tensor, transposed: bool, patterns: &[Pattern]) -> Self {
+        Self::sparse_if_smaller(tensor, transposed, patterns).unwrap_or_else(|| tensor.clone().into())
+    }
+
+    fn sparse_if_smaller(tensor: &Tensor, transposed: bool, patterns: &[Pattern]) -> Option<Self> {
         let values = tensor.as_slice::<f32>().ok()?;
         let (rows, cols) = CsrWeight::matrix_shape(tensor.shape(), transposed)?;
-        // All counts of a CSR matrix take 32 bits.
+        // All counts of a sparse matrix take 32 bits.
         u32::try_from(rows.max(cols).max(values.len())).ok()?;
-        let nnz = values.iter().filter(|&&w| w != 0.0).count();
-        let bytes = (rows + 1) * size_of::<u32>() + nnz * (index_type(cols).size() + size_of::<f32>());
-        if bytes >= tensor.bytes().len() {
-            return None;
+        let nonzeros = NonZeros::of(rows, cols, values, transposed);
+        let mut smallest = (tensor.bytes().len(), None);
+        let csr = csr_bytes([rows, cols], nonzeros.count());
+        if csr < smallest.0 {
+            smallest = (csr, Some(None));
         }
+        for pattern in common([rows, cols], &nonzeros).chain(patterns.iter().copied()) {
+            if let Some(bytes) = pattern_bytes([rows, cols], &nonzeros, pattern)
+                && bytes < smallest.0
+            {
+                smallest = (bytes, Some(Some(pattern)));
+            }
+        }
+        let pattern = smallest.1?;
         let matrix = if transposed {
             CsrMatrix::from_dense_transposed(rows, cols, values)
         } else {
             CsrMatrix::from_dense(rows, cols, values)
         };
-        CsrWeight::new(tensor.shape().to_vec(), transposed, matrix).ok().map(Self::from)
+        let shape = tensor.shape().to_vec();
+        match pattern {
+            None => CsrWeight::new(shape, transposed, matrix).ok().map(Self::from),
+            Some(pattern) => {
+                let matrix = StructuredMatrix::from_csr(matrix.view().ok()?, pattern)?;
+                StructuredWeight::new(shape, transposed, matrix).ok().map(Self::from)
+            }
+        }
     }
+}
+
+/// The patterns that are looked for in any weight, of each M the least N: those by which at most one in 64 stored elements is
+/// zero, so that a mask that only resembles a pattern does not count as one.
+fn common([rows, cols]: [usize; 2], nonzeros: &NonZeros) -> impl Iterator<Item = Pattern> + '_ {
+    let blocks = SIDES.into_iter().flat_map(|side| [[1, side], [side, 1], [side, side]]);
+    let groups = GROUPS.into_iter().map(|m| [nonzeros.most(m), m]);
+    blocks
+        .filter_map(|[r, c]| Pattern::block(r, c).ok())
+        .chain(groups.filter_map(|[n, m]| Pattern::n_of_m(n, m).ok()))
+        .filter(move |&pattern| {
+            let stored = match (pattern, pattern.numbers()) {
+                (Pattern::Block { .. }, block) => nonzeros.elements_of_blocks(block),
+                (Pattern::NofM { .. }, [n, m]) => rows * (cols / m * n + n.min(cols % m)),
+            };
+            (stored - nonzeros.count()) * 64 <= stored
+        })
+}
+
+fn csr_bytes([rows, cols]: [usize; 2], nnz: usize) -> usize {
+    (rows + 1) * size_of::<u32>() + nnz * (index_type(cols).size() + size_of::<f32>())
+}
+
+/// Bytes by a pattern; `None` when the matrix does not keep to it, or 32 bits do not count what is stored.
+fn pattern_bytes([rows, cols]: [usize; 2], nonzeros: &NonZeros, pattern: Pattern) -> Option<usize> {
+    let [a, b] = pattern.numbers();
+    let stored = match pattern {
+        Pattern::Block { .. } => nonzeros.blocks([a, b]).checked_mul(a * b)?,
+        Pattern::NofM { .. } if nonzeros.most(b) <= a => rows.checked_mul(cols.div_ceil(b) * a)?,
+        Pattern::NofM { .. } => return None,
+    };
+    u32::try_from(stored).ok()?;
+    Some(match pattern {
+        // As of a CSR matrix of blocks, whose elements are larger.
+        Pattern::Block { .. } => {
+            let blocks = stored / (a * b);
+            csr_bytes([rows.div_ceil(a), cols.div_ceil(b)], blocks) + blocks * (a * b - 1) * size_of::<f32>()
+        }
+        Pattern::NofM { .. } => {
+            let bits = if b <= 4 { 2 } else { 4 };
+            stored * size_of::<f32>() + rows * (cols.div_ceil(b) * a * bits).div_ceil(8)
+        }
+    })
 }
 
 impl Graph {
@@ -42,57 +114,64 @@ impl Graph {
     /// A row of each matrix is one output: the right-hand weights of MatMul, and of Gemm where it does not transpose
     /// them itself, are stored transposed. A weight that has any other use as well stays dense.
     pub fn store_sparse(&mut self) -> usize {
+        self.store_sparse_by(&[])
+    }
+
+    /// [`Graph::store_sparse`], with patterns to consider beside the common ones.
+    pub fn store_sparse_by(&mut self, patterns: &[Pattern]) -> usize {
         let mut stored = 0;
         let Ok(()) = self.visit_mut(&mut |graph| {
-            stored += graph.store_own_sparse();
+            stored += graph.store_own_sparse(patterns);
             Ok::<(), std::convert::Infallible>(())
         });
         stored
     }
 
-    fn store_own_sparse(&mut self) -> usize {
-        let uses = self.matrix_uses();
-        // Weights that share their bytes go on sharing.
-        let mut seen: HashMap<(*const u8, Vec<usize>, bool), Weight> = HashMap::new();
-        let mut stored = 0;
-        for (index, value) in self.values.iter_mut().enumerate() {
-            let (Some(weight), Some(Some(transposed))) = (&value.weight, uses.get(&index)) else { continue };
-            let place = match weight {
-                Weight::Dense(tensor) => tensor.bytes().as_ptr(),
-                Weight::Narrow(narrow) if narrow.is_transposed() == *transposed => {
-                    narrow.matrix().values().tensor().bytes().as_ptr()
-                }
-                Weight::Narrow(_) | Weight::Csr(_) => continue,
-            };
-            let key = (place, weight.shape().to_vec(), *transposed);
-            let weight = seen.entry(key).or_insert_with(|| match weight {
-                Weight::Dense(tensor) => Weight::smallest(tensor, *transposed),
-                Weight::Narrow(narrow) => Weight::smallest_narrow(narrow),
-                Weight::Csr(_) => unreachable!("left out above"),
-            });
-            stored += usize::from(matches!(weight, Weight::Csr(_)));
-            value.weight = Some(weight.clone());
-        }
-        stored
-    }
-
-    /// How each value is used: as a transposed matrix of a product or as it is; `None` where it is something else, or
-    /// where uses disagree.
-    pub(crate) fn matrix_uses(&self) -> HashMap<usize, Option<bool>> {
-        let mut uses: HashMap<usize, Option<bool>> = HashMap::new();
+    /// For each value that this graph itself uses only as the weight matrix of products: whether it is the transpose of
+    /// `[outputs, inputs]`.
+    pub fn matrix_uses(&self) -> HashMap<ValueId, bool> {
+        // `None` where uses disagree.
+        let mut uses: HashMap<ValueId, Option<bool>> = HashMap::new();
         for node in &self.nodes {
             for (index, id) in node.inputs.iter().enumerate().filter_map(|(i, id)| Some((i, (*id)?))) {
                 let transposed = matrix_use(node, index);
-                let known = uses.entry(id.index()).or_insert(transposed);
+                let known = uses.entry(id).or_insert(transposed);
                 if *known != transposed {
                     *known = None;
                 }
             }
         }
         for id in &self.outputs {
-            uses.insert(id.index(), None);
+            uses.insert(*id, None);
         }
-        uses
+        uses.into_iter().filter_map(|(id, transposed)| Some((id, transposed?))).collect()
+    }
+
+    fn store_own_sparse(&mut self, patterns: &[Pattern]) -> usize {
+        let uses = self.matrix_uses();
+        // Weights that share their bytes go on sharing.
+        let mut seen: HashMap<(*const u8, Vec<usize>, bool), Weight> = HashMap::new();
+        let mut stored = 0;
+        for (index, value) in self.values.iter_mut().enumerate() {
+            let transposed = uses.get(&ValueId(index as u32));
+            let (Some(weight), Some(&transposed)) = (&value.weight, transposed) else { continue };
+            let place = match weight {
+                Weight::Dense(tensor) => tensor.bytes().as_ptr(),
+                Weight::Narrow(narrow) if narrow.is_transposed() == transposed => {
+                    narrow.matrix().values().tensor().bytes().as_ptr()
+                }
+                Weight::Narrow(_) | Weight::Csr(_) | Weight::Structured(_) => continue,
+            };
+            let key = (place, weight.shape().to_vec(), transposed);
+            let weight = seen.entry(key).or_insert_with(|| match weight {
+                Weight::Dense(tensor) => Weight::smallest_by(tensor, transposed, patterns),
+                Weight::Narrow(narrow) => Weight::smallest_narrow(narrow),
+                Weight::Csr(_) | Weight::Structured(_) => unreachable!("left out above"),
+            });
+            stored += usize::from(weight.is_sparse());
+            value.weight = Some(weight.clone());
+        }
+        stored
     }
 }
 
@@ -113,10 +192,15 @@ mod tests {
     use crate::graph::Dim;
     use crate::op::{Binary, ConvAttributes, Padding};
 
-    /// `[m, n]` with one element in `keep_every` not zero.
+    fn hash(i: usize) -> usize {
+        let i = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((i ^ (i >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40) as usize
+    }
+
+    /// About one element in `keep_every`, anywhere, is not zero.
     fn tensor(shape: &[usize], keep_every: usize) -> Tensor {
-        let values =
-            (0..shape.iter().product()).map(|i| if i % keep_every == 0 { i as f32 + 1.0 } else { 0.0 });
+        let kept = |i: usize| hash(i).is_multiple_of(keep_every);
+        let values = (0..shape.iter().product()).map(|i| if kept(i) { i as f32 + 1.0 } else { 0.0 });
         Tensor::from_slice(shape, &values.collect::<Vec<f32>>())
     }
 
@@ -143,6 +227,50 @@ mod tests {
         }
         let whole = Tensor::from_slice(&[8, 8], &[0_i32; 64]);
         assert_eq!(Weight::smallest(&whole, false).layout(), "dense");
+    }
+
+    #[test]
+    fn patterns_are_found_and_take_the_fewest_bytes() {
+        // [48, 64], kept where the hash of a block of r × c says so.
+        let blocks = |[r, c]: [usize; 2], transposed: bool| {
+            let at = |row: usize, col: usize| hash(row / r * 64 + col / c).is_multiple_of(4);
+            let shape = if transposed { [64, 48] } else { [48, 64] };
+            let kept = |i: usize| {
+                let (a, b) = (i / shape[1], i % shape[1]);
+                if transposed { at(b, a) } else { at(a, b) }
+            };
+            let values: Vec<f32> = (0..48 * 64).map(|i| if kept(i) { i as f32 + 1.0 } else { 0.0 }).collect();
+            Tensor::from_slice(&shape, &values)
+        };
+        for transposed in [false, true] {
+            for block in [[4, 1], [8, 1], [16, 1], [1, 4], [1, 8], [4, 4], [16, 16]] {
+                let dense = blocks(block, transposed);
+                let weight = Weight::smallest(&dense, transposed);
+                assert_eq!(weight.layout(), format!("block:{}x{}", block[0], block[1]));
+                assert_eq!(weight.to_dense().unwrap(), dense);
+                let csr = csr_bytes([48, 64], dense_nnz(&dense));
+                assert!(weight.bytes() < csr, "{block:?}: {} of {csr}", weight.bytes());
+            }
+        }
+        // No common block: only found when it is named.
+        let odd = blocks([6, 2], false);
+        let pattern = "block:6x2".parse().unwrap();
+        assert_ne!(Weight::smallest(&odd, false).layout(), "block:6x2");
+        let weight = Weight::smallest_by(&odd, false, &[pattern]);
+        assert_eq!((&*weight.layout(), weight.to_dense().unwrap()), ("block:6x2", odd));
+        for (n, m) in [(2, 4), (1, 4), (4, 8), (1, 2), (2, 16)] {
+            // The n columns of a group that follow a place which depends on the group.
+            let kept = |i: usize| (i % m + hash(i / m)) % m < n;
+            let values: Vec<f32> = (0..48 * 64).map(|i| if kept(i) { 1.5 } else { 0.0 }).collect();
+            let dense = Tensor::from_slice(&[48, 8, 8], &values);
+            let weight = Weight::smallest(&dense, false);
+            assert_eq!(weight.layout(), format!("nm:{n}:{m}"));
+            assert_eq!((weight.nnz(), weight.to_dense().unwrap()), (48 * 64 * n / m, dense));
+        }
+    }
+
+    fn dense_nnz(tensor: &Tensor) -> usize {
+        Weight::from(tensor.clone()).nnz()
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod score;
 
 pub use magnitude::{L1, L2};
 pub use random::Random;
+pub(crate) use score::random_for;
 pub use score::{float_values, unit_scores, weight_scores};
 
 use rand::rngs::SmallRng;

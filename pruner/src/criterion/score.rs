@@ -23,7 +23,7 @@ pub fn float_values(tensor: &Tensor) -> Option<Vec<f32>> {
 }
 
 /// Numbers for one weight, the same whatever else is scored.
-fn random_for(seed: u64, id: ValueId) -> SmallRng {
+pub(crate) fn random_for(seed: u64, id: ValueId) -> SmallRng {
     SmallRng::seed_from_u64(seed ^ (u64::from(id.0) << 32))
 }
 

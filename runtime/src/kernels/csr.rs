@@ -19,7 +19,7 @@ pub(super) struct Rows {
 /// # Panics
 /// When the weight is not CSR; the table says that it must be.
 pub(super) fn prepare(weight: &WeightMatrix, _: &Problem, _: Level, _: Params) -> Box<dyn Packed> {
-    let WeightMatrix::Csr(csr) = weight else { panic!("the csr kernel takes CSR weights") };
+    let Some(csr) = weight.csr() else { panic!("the csr kernel takes CSR weights") };
     let view = csr.view().expect("f32 is checked by PackedWeight");
     Box::new(Rows {
         m: csr.rows(),

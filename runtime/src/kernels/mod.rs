@@ -16,14 +16,19 @@ pub mod depthwise;
 mod gemm;
 pub mod simd;
 mod spmm;
+mod spmm_block;
 mod spmv;
+#[cfg(test)]
+mod structured_tests;
 mod table;
 #[cfg(test)]
 mod tests;
 
+use std::sync::OnceLock;
+
 use poda_formats::dtype::DataType;
 use poda_formats::tensor::TensorError;
-use poda_formats::{CsrMatrix, NarrowMatrix, Tensor};
+use poda_formats::{BlockMatrix, CsrMatrix, NarrowMatrix, NmMatrix, Pattern, StructuredMatrix, Tensor};
 
 use crate::packing::ConvGeometry;
 use crate::threads::Threads;
@@ -97,6 +102,22 @@ pub enum WeightMatrix {
     Csr(CsrMatrix),
     /// Every element, narrower than f32.
     Narrow(NarrowMatrix),
+    /// f32 values by a pattern
+    Structured(Box<Structured>),
+}
+
+/// A weight stored by a pattern of its zeros, which kernels that make nothing of the pattern take as CSR.
+#[derive(Debug, Clone)]
+pub struct Structured {
+    matrix: StructuredMatrix,
+    /// Made when it is first asked for.
+    csr: OnceLock<CsrMatrix>,
+}
+
+impl From<StructuredMatrix> for WeightMatrix {
+    fn from(matrix: StructuredMatrix) -> Self {
+        Self::Structured(Box::new(Structured { matrix, csr: OnceLock::new() }))
+    }
 }
 
 /// Why a weight cannot be packed.
@@ -124,6 +145,7 @@ impl WeightMatrix {
             Self::Dense(tensor) => (tensor.dtype(), tensor.shape().to_vec()),
             Self::Csr(csr) => (csr.values().dtype(), vec![csr.rows(), csr.cols()]),
             Self::Narrow(narrow) => (DataType::F32, vec![narrow.rows(), narrow.cols()]),
+            Self::Structured(weight) => (weight.matrix.values().dtype(), weight.matrix.shape().to_vec()),
         };
         match shape[..] {
             _ if dtype != DataType::F32 => Err(KernelError::Values { found: dtype }),
@@ -138,10 +160,55 @@ impl WeightMatrix {
             Self::Dense(tensor) => tensor.len(),
             Self::Csr(csr) => csr.nnz(),
             Self::Narrow(narrow) => narrow.values().len(),
+            Self::Structured(weight) => weight.matrix.nnz(),
         }
     }
 
-    /// Bytes of the smallest lossless format for the values that are stored: dense, a bitmap with the values, or CSR.
+    /// A sparse weight as CSR, where all that is stored is kept, zeros of a block too.
+    pub(crate) fn csr(&self) -> Option<&CsrMatrix> {
+        match self {
+            Self::Dense(_) | Self::Narrow(_) => None,
+            Self::Csr(csr) => Some(csr),
+            Self::Structured(weight) => Some(weight.csr.get_or_init(|| weight.matrix.to_csr())),
+        }
+    }
+
+    /// Whether what is zero is not stored.
+    pub(crate) fn is_sparse(&self) -> bool {
+        matches!(self, Self::Csr(_) | Self::Structured(_))
+    }
+
+    /// A weight that is stored by a pattern.
+    fn structured(&self) -> Option<&StructuredMatrix> {
+        match self {
+            Self::Dense(_) | Self::Csr(_) | Self::Narrow(_) => None,
+            Self::Structured(weight) => Some(&weight.matrix),
+        }
+    }
+
+    /// A weight that is stored in blocks.
+    pub(crate) fn blocks(&self) -> Option<&BlockMatrix> {
+        match self.structured()? {
+            StructuredMatrix::Block(matrix) => Some(matrix),
+            StructuredMatrix::NofM(_) => None,
+        }
+    }
+
+    /// A weight that is stored as N:M.
+    pub(crate) fn n_of_m(&self) -> Option<&NmMatrix> {
+        match self.structured()? {
+            StructuredMatrix::NofM(matrix) => Some(matrix),
+            StructuredMatrix::Block(_) => None,
+        }
+    }
+
+    /// The pattern that the weight is stored by.
+    pub(crate) fn pattern(&self) -> Option<Pattern> {
+        self.structured().map(StructuredMatrix::pattern)
+    }
+
+    /// Bytes of the smallest lossless format for the values that are stored: dense, a bitmap with the values, CSR, or the
+    /// pattern that the weight is stored by.
     pub fn smallest_bytes(&self) -> usize {
         self.smallest_bytes_of(self.stored())
     }
@@ -152,7 +219,8 @@ impl WeightMatrix {
         let values = self.nnz() * size;
         let index = if k <= 1 << 16 { size_of::<u16>() } else { size_of::<u32>() };
         let csr = self.nnz() * index + (m + 1) * size_of::<u32>();
-        (m * k * size).min(values + csr.min((m * k).div_ceil(8)))
+        let any = (m * k * size).min(values + csr.min((m * k).div_ceil(8)));
+        self.structured().map_or(any, |matrix| any.min(matrix.bytes()))
     }
 
     /// Type of the stored values.
@@ -161,6 +229,7 @@ impl WeightMatrix {
             Self::Dense(tensor) => tensor.dtype(),
             Self::Csr(csr) => csr.values().stored(),
             Self::Narrow(narrow) => narrow.values().stored(),
+            Self::Structured(weight) => weight.matrix.values().dtype(),
         }
     }
 
@@ -173,6 +242,7 @@ impl WeightMatrix {
             Self::Dense(tensor) => Self::Dense(tensor.clone()),
             Self::Csr(csr) => Self::Csr(csr.widened()?),
             Self::Narrow(narrow) => Self::Dense(narrow.to_dense()?),
+            Self::Structured(_) => self.clone(),
         })
     }
 }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::simd::{Level, Simd, Vectorized, clamp, splat};
-use super::{Call, Epilogue, Layout, Packed, Params, Problem, WeightMatrix, X};
+use super::{Call, Epilogue, Layout, Packed, Params, Problem, WeightMatrix, X, spmm_block};
 use crate::packing::panels::{PanelShape, Panels};
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::{Rows, fill, pack_tile};
@@ -38,7 +38,7 @@ struct Spmm {
 
 /// Widths and depths worth trying on any CPU; the first is the guess where nothing is timed.
 pub(super) fn variants(weight: &WeightMatrix, problem: &Problem) -> Vec<Params> {
-    let WeightMatrix::Csr(csr) = weight else { return Vec::new() };
+    let Some(csr) = weight.csr() else { return Vec::new() };
     let density = csr.nnz() as f64 / (csr.rows() * csr.cols()).max(1) as f64;
     let lanes = Level::best().lanes();
     let all: &[[usize; 2]] = match (problem.n.div_ceil(lanes), density) {
@@ -63,14 +63,19 @@ pub(super) fn prepare(
     level: Level,
     params: Params,
 ) -> Box<dyn Packed> {
-    let WeightMatrix::Csr(csr) = weight else { panic!("the panel kernel takes CSR weights") };
-    let Params { vectors, depth, rows, sets, parts } = params;
+    let Some(csr) = weight.csr() else { panic!("the panel kernel takes CSR weights") };
+    let Params { vectors, depth, rows, parts, .. } = params;
     let shape =
         PanelShape { width: vectors * level.lanes(), depth: depth * 16 / level.lanes().min(16), rows };
     // Rows of X are picked one by one when they are packed, except from token-major X, where they are columns.
     let skip = problem.conv.is_some() || problem.x_layout == Layout::FeatureMajor;
     let panels = Panels::new(csr.view().expect("f32 is checked by PackedWeight"), shape, parts, skip);
-    Box::new(Spmm { m: csr.rows(), k: csr.cols(), level, vectors, sets, panels })
+    of_panels([csr.rows(), csr.cols()], level, params, panels)
+}
+
+/// A packed weight `[m, k]`.
+pub(super) fn of_panels([m, k]: [usize; 2], level: Level, params: Params, panels: Panels) -> Box<dyn Packed> {
+    Box::new(Spmm { m, k, level, vectors: params.vectors, sets: params.sets, panels })
 }
 
 impl Packed for Spmm {
@@ -204,7 +209,7 @@ impl Vectorized for Multiply<'_> {
         let panels = &job.spmm.panels;
         let width = panels.shape.width;
         let most = panels.blocks.windows(2).map(|b| b[1] - b[0]).max().unwrap_or(0);
-        let mut sums = Scratch::new(most * width);
+        let mut sums = Scratch::new(most.next_multiple_of(panels.height) * width);
         for block in blocks {
             let rows = panels.blocks[block]..panels.blocks[block + 1];
             for (i, tile) in tiles.clone().enumerate() {
@@ -219,7 +224,12 @@ impl Vectorized for Multiply<'_> {
                     for panel in 0..panels.across {
                         let x = x.get().add((i * panels.depth + panel * panels.shape.depth) * width).cast();
                         let (y, at) = (y.cast(), block * panels.across + panel);
-                        match (columns.len().div_ceil(S::LANES), job.spmm.sets) {
+                        let vectors = columns.len().div_ceil(S::LANES);
+                        if panels.height > 1 {
+                            spmm_block::segment(simd, panels, at, vectors, x, y);
+                            continue;
+                        }
+                        match (vectors, job.spmm.sets) {
                             (1, _) => segment::<S, 1, 4>(simd, panels, at, x, y),
                             (2, 1) => segment::<S, 2, 2>(simd, panels, at, x, y),
                             (2, _) => segment::<S, 2, 4>(simd, panels, at, x, y),

@@ -7,7 +7,7 @@ use poda_formats::DataType;
 use poda_formats::tensor::TensorError;
 
 use super::simd::{Level, Value};
-use super::{Packed, Problem, WeightMatrix, csr, gemm, spmm, spmv};
+use super::{Packed, Problem, WeightMatrix, csr, gemm, spmm, spmm_block, spmv};
 
 /// Measures of a packing, for the kernels that have a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -119,13 +119,23 @@ const fn dense(name: &'static str, level: Level) -> Kernel {
 }
 
 const fn panels(name: &'static str, level: Level) -> Kernel {
-    let fits = |weight: &WeightMatrix, _: &Problem| matches!(weight, WeightMatrix::Csr(_));
+    let fits = |weight: &WeightMatrix, _: &Problem| weight.is_sparse();
     // Measured on Zen 5: 1.3 multiply-adds a cycle, and the packing and writing of X and Y.
     let cost = |weight: &WeightMatrix, problem: &Problem| {
         let [m, k] = weight.shape().unwrap_or_default();
         vectors(weight.nnz(), problem.n) / 1.3 + 4.0 * vectors(m + k, problem.n)
     };
     let (variants, prepare) = (spmm::variants, spmm::prepare);
+    Kernel { name, level, values: DataType::F32, dense: false, fits, cost, variants, prepare }
+}
+
+const fn blocks(name: &'static str, level: Level) -> Kernel {
+    // An estimate: nothing was measured.
+    let cost = |weight: &WeightMatrix, problem: &Problem| {
+        let [m, k] = weight.shape().unwrap_or_default();
+        vectors(weight.nnz(), problem.n) / 1.7 + 4.0 * vectors(m + k, problem.n)
+    };
+    let (fits, variants, prepare) = (spmm_block::fits, spmm_block::variants, spmm_block::prepare);
     Kernel { name, level, values: DataType::F32, dense: false, fits, cost, variants, prepare }
 }
 
@@ -143,6 +153,28 @@ const fn few<V: Value>(
 const fn spmv_csr<V: Value>(name: &'static str, level: Level) -> Kernel {
     let cost = |weight: &WeightMatrix, problem: &Problem| 1.1 * (weight.nnz() * problem.n) as f64;
     few::<V>(name, level, spmv::csr::fits, cost, spmv::csr::prepare::<V>)
+}
+
+/// An estimate: nothing was measured.
+const fn spmv_tall(name: &'static str, level: Level) -> Kernel {
+    let cost = |weight: &WeightMatrix, problem: &Problem| 0.15 * (weight.nnz() * problem.n) as f64;
+    few::<f32>(name, level, spmv::block::fits_tall, cost, spmv::block::prepare_tall)
+}
+
+/// An estimate: nothing was measured.
+const fn spmv_wide(name: &'static str, level: Level) -> Kernel {
+    let cost = |weight: &WeightMatrix, problem: &Problem| 0.15 * (weight.nnz() * problem.n) as f64;
+    few::<f32>(name, level, spmv::block::fits_wide, cost, spmv::block::prepare_wide)
+}
+
+/// An estimate: nothing was measured.
+#[cfg(target_arch = "x86_64")]
+const fn n_of_m(name: &'static str, level: Level, fits: fn(&WeightMatrix, &Problem) -> bool) -> Kernel {
+    let cost = |weight: &WeightMatrix, problem: &Problem| {
+        let lanes = Level::best().lanes() as f64;
+        (weight.nnz() * (problem.n + 2)) as f64 / lanes / 1.2
+    };
+    few::<f32>(name, level, fits, cost, spmv::nm::prepare)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -174,7 +206,7 @@ const fn spmv_bitmap<V: Value>(name: &'static str) -> Kernel {
         (m * k) as f64 * (0.11 * problem.n.div_ceil(4) as f64 + 0.03 * problem.n as f64)
     };
     // Also for many columns, where nothing else is as small.
-    let fits = |weight: &WeightMatrix, _: &Problem| matches!(weight, WeightMatrix::Csr(_));
+    let fits = |weight: &WeightMatrix, _: &Problem| weight.is_sparse();
     few::<V>(name, Level::Avx512, fits, cost, spmv::bitmap::prepare::<V>)
 }
 
@@ -198,7 +230,7 @@ pub static KERNELS: &[Kernel] = &[
         level: Level::Portable,
         values: DataType::F32,
         dense: false,
-        fits: |weight, _| matches!(weight, WeightMatrix::Csr(_)),
+        fits: |weight, _| weight.is_sparse(),
         cost: |weight, problem| vectors(weight.nnz(), problem.n) * 8.0,
         variants: |_, _| Vec::new(),
         prepare: csr::prepare,
@@ -206,9 +238,22 @@ pub static KERNELS: &[Kernel] = &[
     panels("spmm_f32_panel_portable", Level::Portable),
     panels("spmm_f32_panel_avx2", Level::Avx2),
     panels("spmm_f32_panel_avx512", Level::Avx512),
+    blocks("spmm_f32_block_portable", Level::Portable),
+    blocks("spmm_f32_block_avx2", Level::Avx2),
+    blocks("spmm_f32_block_avx512", Level::Avx512),
     spmv_csr::<f32>("spmv_f32_csr_portable", Level::Portable),
     spmv_csr::<f32>("spmv_f32_csr_avx2", Level::Avx2),
     spmv_csr::<f32>("spmv_f32_csr_avx512", Level::Avx512),
+    spmv_tall("spmv_f32_tall_portable", Level::Portable),
+    spmv_tall("spmv_f32_tall_avx2", Level::Avx2),
+    spmv_tall("spmv_f32_tall_avx512", Level::Avx512),
+    spmv_wide("spmv_f32_wide_portable", Level::Portable),
+    spmv_wide("spmv_f32_wide_avx2", Level::Avx2),
+    spmv_wide("spmv_f32_wide_avx512", Level::Avx512),
+    #[cfg(target_arch = "x86_64")]
+    n_of_m("spmm_f32_nm_avx2", Level::Avx2, spmv::nm::fits8),
+    #[cfg(target_arch = "x86_64")]
+    n_of_m("spmm_f32_nm_avx512", Level::Avx512, spmv::nm::fits16),
     #[cfg(target_arch = "x86_64")]
     spmv_sell::<f32>("spmv_f32_sell8_insert_avx2", Level::Avx2, spmv::sell::prepare8::<f32, false>),
     #[cfg(target_arch = "x86_64")]

@@ -6,11 +6,15 @@
 )]
 
 pub(crate) mod bitmap;
+pub(crate) mod blocks;
 mod geometry;
 mod im2col;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod nm;
 pub(crate) mod panels;
 pub(crate) mod scratch;
 pub(crate) mod sell;
+pub(crate) mod strips;
 pub(crate) mod tile;
 pub(crate) mod transpose;
 pub(crate) mod wsell;

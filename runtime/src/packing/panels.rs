@@ -62,6 +62,8 @@ pub(crate) struct Panels {
     pub(crate) weights: Vec<f32>,
     /// Rows within the panel, as byte offsets into a tile of `X`.
     pub(crate) offsets: Vec<u16>,
+    /// Rows that keep the same columns: 1, or the height of the strips of a weight in blocks (see [`super::strips`]).
+    pub(crate) height: usize,
 }
 
 impl Panels {
@@ -101,6 +103,7 @@ impl Panels {
             rows: Vec::new(),
             weights: Vec::with_capacity(matrix.nnz()),
             offsets: Vec::with_capacity(matrix.nnz()),
+            height: 1,
         };
         for block in 0..packed.blocks.len() - 1 {
             let range = packed.blocks[block]..packed.blocks[block + 1];
@@ -234,7 +237,7 @@ fn used_columns(matrix: &CsrMatrix) -> Vec<u32> {
 
 /// Cuts rows into at most `parts` ranges of about equal work (weights, and a little for each row): where they start, and the
 /// number of rows.
-fn balanced(offsets: &[u32], parts: usize) -> Vec<usize> {
+pub(super) fn balanced(offsets: &[u32], parts: usize) -> Vec<usize> {
     let rows = offsets.len() - 1;
     let parts = parts.min(rows).max(1);
     let work = |row: usize| offsets[row] as usize + 4 * row;

@@ -54,11 +54,23 @@ impl Source {
         {
             return self.narrow_matrices(narrow.matrix(), groups);
         }
+        if groups == 1
+            && let Some(matrix) = self.structured(weight)?
+        {
+            return Ok(vec![matrix]);
+        }
         let tensor = weight.to_dense().map_err(|e| OpError::Invalid(e.to_string()))?;
         let values = tensor.as_slice::<f32>()?;
         let zeros = values.iter().filter(|&&w| w == 0.0).count();
         let sparse = zeros as f64 >= SPARSE_FROM * values.len() as f64 && zeros > 0;
         let rows = self.m / groups.max(1);
+        // A model pruned elsewhere may keep to a pattern, too.
+        if sparse
+            && groups == 1
+            && let Some(matrix) = self.structured(&Weight::smallest(&tensor, self.transposed))?
+        {
+            return Ok(vec![matrix]);
+        }
         if self.transposed && sparse {
             let matrix = CsrMatrix::from_dense_transposed(self.m, self.k, values);
             return Ok(vec![WeightMatrix::Csr(self.scaled(&matrix)?)]);
@@ -79,6 +91,19 @@ impl Source {
             Tensor::new(tensor.dtype(), vec![rows, self.k], storage).map(WeightMatrix::Dense)
         };
         Ok((0..groups).map(part).collect::<Result<_, _>>()?)
+    }
+
+    /// The matrix of a weight that is stored by a pattern as this product uses it.
+    fn structured(&self, weight: &Weight) -> Result<Option<WeightMatrix>, OpError> {
+        let Weight::Structured(weight) = weight else { return Ok(None) };
+        if weight.is_transposed() != self.transposed {
+            return Ok(None);
+        }
+        let matrix = weight.matrix().map_err(|e| OpError::Invalid(e.to_string()))?;
+        Ok(Some(match &self.scale {
+            Some(scale) => matrix.scaled(scale)?.into(),
+            None => matrix.clone().into(),
+        }))
     }
 
     /// As [`Source::matrices`], of a matrix that lies as it is wanted: values stay narrow.
@@ -274,17 +299,5 @@ impl Weights {
 
 /// Lets the pages of a mapped weight go: from here on its packed form is what is read.
 fn release(weight: &Weight) {
-    match weight {
-        Weight::Dense(tensor) => tensor.storage().release(),
-        Weight::Csr(csr) => {
-            let arrays = csr.arrays();
-            for tensor in [arrays.indptr(), arrays.indices(), arrays.values().tensor()] {
-                tensor.storage().release();
-            }
-        }
-        Weight::Narrow(narrow) => narrow.matrix().values().tensor().storage().release(),
-        // Layouts to come are released once something packs them.
-        #[allow(unreachable_patterns)]
-        _ => {}
-    }
+    weight.tensors().into_iter().for_each(|tensor| tensor.storage().release());
 }

@@ -199,16 +199,12 @@ impl Writer {
 /// What two weights have in common that lie in the same bytes.
 fn identity(weight: &Weight) -> (Vec<(*const u8, usize)>, DataType, &[usize], bool) {
     let place = |tensor: &Tensor| (tensor.bytes().as_ptr(), tensor.bytes().len());
-    let (places, transposed) = match weight {
-        Weight::Dense(tensor) => (vec![place(tensor)], false),
-        Weight::Narrow(narrow) => (vec![place(narrow.matrix().values().tensor())], narrow.is_transposed()),
-        Weight::Csr(csr) => {
-            let arrays = csr.arrays();
-            (
-                [arrays.indptr(), arrays.indices(), arrays.values().tensor()].map(place).into(),
-                csr.is_transposed(),
-            )
-        }
+    let places = weight.tensors().into_iter().map(place).collect();
+    let transposed = match weight {
+        Weight::Dense(_) => false,
+        Weight::Csr(csr) => csr.is_transposed(),
+        Weight::Structured(weight) => weight.is_transposed(),
+        Weight::Narrow(narrow) => narrow.is_transposed(),
     };
     (places, weight.values_type(), weight.shape(), transposed)
 }

@@ -51,11 +51,12 @@ struct Field {
 }
 
 impl<'g> Weights<'g> {
-    /// All in the model; those that are CSR in sparse form if `sparse`.
+    /// All in the model; those that are stored sparse in sparse form if `sparse`.
     pub(super) fn new(list: Vec<(String, &'g Weight)>, sparse: bool) -> Self {
         let place = |weight: &Weight| match weight {
             Weight::Csr(csr) if sparse && !csr.arrays().values().is_empty() => Place::Sparse,
-            Weight::Csr(_) | Weight::Dense(_) | Weight::Narrow(_) => Place::Inline,
+            Weight::Structured(weight) if sparse && weight.nnz() > 0 => Place::Sparse,
+            Weight::Csr(_) | Weight::Structured(_) | Weight::Dense(_) | Weight::Narrow(_) => Place::Inline,
         };
         Self { list: list.into_iter().map(|(name, weight)| (name, weight, place(weight))).collect() }
     }
@@ -131,6 +132,12 @@ impl<'g> Weights<'g> {
             (Place::Sparse, Weight::Csr(csr)) => {
                 let error = |error| WriteError::Weight { weight: name.clone(), error };
                 let head = sparse(name, csr).map_err(error)?.encode_to_vec();
+                Field { tag: GRAPH_SPARSE_INITIALIZER, head, raw: None }
+            }
+            (Place::Sparse, Weight::Structured(weight)) => {
+                let error = |error| WriteError::Weight { weight: name.clone(), error };
+                let csr = weight.to_csr().map_err(error)?;
+                let head = sparse(name, &csr).map_err(error)?.encode_to_vec();
                 Field { tag: GRAPH_SPARSE_INITIALIZER, head, raw: None }
             }
             (Place::External(start), _) => {

@@ -75,15 +75,15 @@ pub(super) fn prepare(weight: &WeightMatrix, problem: &Problem, level: Level, _:
     let few = problem.n < 4 * level.lanes();
     let lanes =
         if problem.y_layout == Layout::FeatureMajor && !few { Lanes::Columns } else { Lanes::Features };
-    Box::new(match weight {
-        WeightMatrix::Dense(tensor) => {
-            level.run(Pack(tensor.as_slice().expect("checked by PackedWeight"), shape, lanes, level))
+    let dense;
+    let values = match (weight, weight.csr()) {
+        (WeightMatrix::Dense(tensor), _) => tensor.as_slice().expect("checked by PackedWeight"),
+        (_, csr) => {
+            dense = csr.expect("widened by the table").to_dense().expect("checked by PackedWeight");
+            &dense[..]
         }
-        WeightMatrix::Csr(csr) => {
-            level.run(Pack(&csr.to_dense().expect("checked by PackedWeight"), shape, lanes, level))
-        }
-        WeightMatrix::Narrow(_) => panic!("widened by the table"),
-    })
+    };
+    Box::new(level.run(Pack(values, shape, lanes, level)))
 }
 
 impl Gemm {

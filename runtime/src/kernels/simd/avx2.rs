@@ -1,9 +1,9 @@
 //! AVX2 and FMA: 8 lanes, 16 registers.
 
 use core::arch::x86_64::{
-    __m256, __m256i, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps, _mm256_maskstore_ps,
-    _mm256_permute2f128_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps,
-    _mm256_unpacklo_ps,
+    __m256, __m256i, _mm_loadu_ps, _mm256_blend_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps,
+    _mm256_maskstore_ps, _mm256_permute2f128_ps, _mm256_set_m128, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
 
 use rten_simd::isa::Avx2Isa;
@@ -41,6 +41,22 @@ unsafe impl Simd for Avx2Isa {
     unsafe fn store_first(self, v: Self::F32, ptr: *mut f32, n: usize) {
         // SAFETY: masked-out lanes are not written; the caller answers for the others.
         unsafe { _mm256_maskstore_ps(ptr, first(n), v.0) };
+    }
+
+    #[inline(always)]
+    unsafe fn splat_parts(self, at: [*const f32; 4], parts: usize) -> Self::F32 {
+        // SAFETY: by the caller.
+        unsafe {
+            let first = _mm256_set1_ps(*at[0]);
+            if parts == 1 { first } else { _mm256_blend_ps::<0xf0>(first, _mm256_set1_ps(*at[1])) }
+        }
+        .into()
+    }
+
+    #[inline(always)]
+    unsafe fn load_parts(self, at: [*const f32; 4]) -> Self::F32 {
+        // SAFETY: by the caller.
+        unsafe { _mm256_set_m128(_mm_loadu_ps(at[1]), _mm_loadu_ps(at[0])) }.into()
     }
 
     #[inline(always)]

@@ -2,9 +2,10 @@
 
 use core::arch::asm;
 use core::arch::x86_64::{
-    __m512, __mmask16, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castsi512_ps, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_unpackhi_pd,
-    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    __m512, __mmask16, _mm_load_ss, _mm_loadu_ps, _mm512_broadcast_f32x4, _mm512_castpd_ps, _mm512_castps_pd,
+    _mm512_castsi512_ps, _mm512_mask_broadcast_f32x4, _mm512_mask_broadcastss_ps, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+    _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use rten_simd::isa::Avx512Isa;
@@ -38,6 +39,39 @@ unsafe impl Simd for Avx512Isa {
     unsafe fn store_first(self, v: Self::F32, ptr: *mut f32, n: usize) {
         // SAFETY: masked-out lanes are not written; the caller answers for the others.
         unsafe { _mm512_mask_storeu_ps(ptr, first(n), v.0) };
+    }
+
+    /// Broadcasts that are masked while they load: no shuffle.
+    #[inline(always)]
+    unsafe fn splat_parts(self, at: [*const f32; 4], parts: usize) -> Self::F32 {
+        // SAFETY: by the caller.
+        unsafe {
+            let [a, b, c, d] = at;
+            let v = _mm512_set1_ps(*a);
+            match parts {
+                1 => v,
+                2 => _mm512_mask_broadcastss_ps(v, 0xff00, _mm_load_ss(b)),
+                _ => {
+                    let v = _mm512_mask_broadcastss_ps(v, 0x00f0, _mm_load_ss(b));
+                    let v = _mm512_mask_broadcastss_ps(v, 0x0f00, _mm_load_ss(c));
+                    _mm512_mask_broadcastss_ps(v, 0xf000, _mm_load_ss(d))
+                }
+            }
+        }
+        .into()
+    }
+
+    #[inline(always)]
+    unsafe fn load_parts(self, at: [*const f32; 4]) -> Self::F32 {
+        // SAFETY: by the caller.
+        unsafe {
+            let [a, b, c, d] = at;
+            let v = _mm512_broadcast_f32x4(_mm_loadu_ps(a));
+            let v = _mm512_mask_broadcast_f32x4(v, 0x00f0, _mm_loadu_ps(b));
+            let v = _mm512_mask_broadcast_f32x4(v, 0x0f00, _mm_loadu_ps(c));
+            _mm512_mask_broadcast_f32x4(v, 0xf000, _mm_loadu_ps(d))
+        }
+        .into()
     }
 
     /// Through a general register: one scalar load instead of two broadcast loads, which leaves the two vector load ports

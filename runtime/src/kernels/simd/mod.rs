@@ -65,6 +65,18 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
         v.to_array().into_iter().sum()
     }
 
+    /// As many equal parts of a vector, each full of the element at its pointer.
+    ///
+    /// # Safety
+    /// `parts` must be 1, 2 or 4 and make parts of at least 4 lanes; those elements must be readable.
+    unsafe fn splat_parts(self, at: [*const f32; 4], parts: usize) -> Self::F32;
+
+    /// A vector of 4 elements from each pointer, in as many parts as it has.
+    ///
+    /// # Safety
+    /// Those elements must be readable.
+    unsafe fn load_parts(self, at: [*const f32; 4]) -> Self::F32;
+
     /// `v`, which the compiler then holds in a register rather than loading it again for a second use.
     #[inline(always)]
     fn keep(self, v: Self::F32) -> Self::F32 {
@@ -226,6 +238,22 @@ mod tests {
                             assert_eq!(dst[c * ds + r], expected, "{rows} × {cols} of {lanes}");
                         }
                     }
+                }
+            }
+            for parts in [1, 2, 4] {
+                if lanes / parts >= 4 {
+                    let mut dst = vec![-1.0; lanes];
+                    let at = [3, 9, 0, 5].map(|i| src[i..].as_ptr());
+                    // SAFETY: `src` holds more than 12 elements, `dst` a vector.
+                    unsafe { simd.store_first(simd.splat_parts(at, parts), dst.as_mut_ptr(), lanes) };
+                    let expected: Vec<f32> =
+                        (0..lanes).map(|i| [3.0, 9.0, 0.0, 5.0][i * parts / lanes]).collect();
+                    assert_eq!(dst, expected, "{parts} parts of {lanes} lanes");
+                    // SAFETY: as above.
+                    unsafe { simd.store_first(simd.load_parts(at), dst.as_mut_ptr(), lanes) };
+                    let expected: Vec<f32> =
+                        (0..lanes).map(|i| [3.0, 9.0, 0.0, 5.0][i / 4] + (i % 4) as f32).collect();
+                    assert_eq!(dst, expected);
                 }
             }
             // SAFETY: `src` holds more than two elements, `dst` a vector.

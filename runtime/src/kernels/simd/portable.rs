@@ -40,6 +40,18 @@ unsafe impl Simd for GenericIsa {
     }
 
     #[inline(always)]
+    unsafe fn splat_parts(self, at: [*const f32; 4], _: usize) -> Self::F32 {
+        // SAFETY: by the caller; a vector of 4 lanes has one part.
+        self.f32().splat(unsafe { *at[0] })
+    }
+
+    #[inline(always)]
+    unsafe fn load_parts(self, at: [*const f32; 4]) -> Self::F32 {
+        // SAFETY: by the caller.
+        unsafe { self.f32().load_ptr(at[0]) }
+    }
+
+    #[inline(always)]
     unsafe fn transpose_block(
         self,
         src: *const f32,

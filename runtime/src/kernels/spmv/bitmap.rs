@@ -29,7 +29,7 @@ pub(in crate::kernels) fn prepare<V: Value>(
     _: Params,
 ) -> Box<dyn Packed> {
     assert_eq!(level, Level::Avx512);
-    let WeightMatrix::Csr(csr) = weight else { panic!("the bitmap kernel takes CSR weights") };
+    let Some(csr) = weight.csr() else { panic!("the bitmap kernel takes CSR weights") };
     let matrix = Bitmap::<V>::pack(csr.stored().expect("checked by the table"));
     // SAFETY: the level is AVX-512, checked above.
     Box::new(unsafe { Spmv::new(matrix, level, csr.values()) })

@@ -14,7 +14,7 @@ const LANES: usize = 8;
 
 /// Whether it can be packed.
 pub(in crate::kernels) fn fits(weight: &WeightMatrix, problem: &Problem) -> bool {
-    matches!(weight, WeightMatrix::Csr(_)) && problem.n <= 2 * COLUMNS
+    weight.is_sparse() && problem.n <= 2 * COLUMNS
 }
 
 /// Takes a weight.
@@ -27,7 +27,7 @@ pub(in crate::kernels) fn prepare<V: Value>(
     level: Level,
     _: Params,
 ) -> Box<dyn Packed> {
-    let WeightMatrix::Csr(csr) = weight else { panic!("the CSR kernel takes CSR weights") };
+    let Some(csr) = weight.csr() else { panic!("the CSR kernel takes CSR weights") };
     assert_eq!(csr.values().stored(), V::DTYPE, "checked by the table");
     // SAFETY: any level will do.
     Box::new(unsafe { Spmv::new(Csr::<V>(csr.clone(), PhantomData), level, csr.values()) })

@@ -7,7 +7,10 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod bitmap;
+pub(super) mod block;
 pub(super) mod csr;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod nm;
 pub(super) mod rows;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod sell;
@@ -33,23 +36,28 @@ use crate::threads::SyncPtr;
 pub(super) const BLOCK: usize = 64;
 /// Most rows in a block of any matrix.
 const MOST_ROWS: usize = 256;
-/// Columns that a kernel multiplies at a time.
+/// Columns that most kernels multiply at a time.
 pub(super) const COLUMNS: usize = 4;
+/// Most columns that a kernel multiplies at a time.
+const MOST_COLUMNS: usize = 12;
 /// Stored slots times columns below which another thread does not pay.
 const PARALLEL: usize = 1 << 14;
 
 /// Sums of a block of rows, one line a column.
 #[repr(align(64))]
-pub(super) struct Sums(pub(super) [[f32; MOST_ROWS]; COLUMNS]);
+pub(super) struct Sums(pub(super) [[f32; MOST_ROWS]; MOST_COLUMNS]);
 
 impl Default for Sums {
     fn default() -> Self {
-        Self([[0.0; MOST_ROWS]; COLUMNS])
+        Self([[0.0; MOST_ROWS]; MOST_COLUMNS])
     }
 }
 
 /// A sparse matrix that multiplies.
 pub(super) trait Multiply: Send + Sync {
+    /// Columns that it multiplies at a time, at most [`MOST_COLUMNS`].
+    const COLUMNS: usize = COLUMNS;
+
     /// Rows and columns, `[m, k]`.
     fn shape(&self) -> [usize; 2];
 
@@ -64,11 +72,11 @@ pub(super) trait Multiply: Send + Sync {
     /// Elements that are read beyond the end of a column of `X`.
     fn overread(&self) -> usize;
 
-    /// Writes the sums of a block of rows times up to [`COLUMNS`] columns. Weights that are not stored contribute nothing.
+    /// Writes the sums of a block of rows times up to [`Multiply::COLUMNS`] columns. Weights that are not stored contribute nothing.
     ///
     /// # Safety
     /// The CPU must have the instructions that the matrix was packed for; `x` must have been made with this matrix' `k` and
-    /// `overread`, `block` must be one of its blocks, and `columns` at most [`COLUMNS`] and some of `x`.
+    /// `overread`, `block` must be one of its blocks, and `columns` at most [`Multiply::COLUMNS`] and some of `x`.
     unsafe fn multiply<S: Simd>(
         &self,
         simd: S,
@@ -308,8 +316,8 @@ impl<M: Multiply> Vectorized for Part<'_, M> {
         let height = matrix.block();
         for block in self.blocks {
             let rows = block * height..m.min((block + 1) * height);
-            for first in (0..n).step_by(COLUMNS) {
-                let columns = first..n.min(first + COLUMNS);
+            for first in (0..n).step_by(M::COLUMNS) {
+                let columns = first..n.min(first + M::COLUMNS);
                 // SAFETY: this runs on the level given to `Spmv::new`; `x` was made for this matrix.
                 unsafe { matrix.multiply(simd, block, x, columns.clone(), &mut sums) };
                 for (column, sums) in columns.zip(&mut sums.0) {

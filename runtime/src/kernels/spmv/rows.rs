@@ -30,7 +30,7 @@ pub(in crate::kernels) fn prepare<V: Value>(
     let matrix = match weight {
         WeightMatrix::Narrow(matrix) => matrix.clone(),
         WeightMatrix::Csr(csr) => NarrowMatrix::from_csr(csr).expect("narrow values, and memory for them"),
-        WeightMatrix::Dense(_) => panic!("rows are of narrow values"),
+        WeightMatrix::Dense(_) | WeightMatrix::Structured(_) => panic!("rows are of narrow values"),
     };
     // SAFETY: any level will do.
     Box::new(unsafe { Spmv::new(Rows::<V>(matrix.clone(), PhantomData), level, matrix.values()) })

@@ -21,7 +21,7 @@ const CHAINS: usize = 2;
 
 /// Whether it can be packed.
 pub(in crate::kernels) fn fits(weight: &WeightMatrix, problem: &Problem) -> bool {
-    matches!(weight, WeightMatrix::Csr(csr) if csr.cols() < 1 << 16) && problem.n <= 8
+    weight.is_sparse() && weight.shape().is_ok_and(|[_, k]| k < 1 << 16) && problem.n <= 8
 }
 
 /// Packs a weight for 8 lanes; `GATHER` says which instructions fetch elements of `X`.
@@ -35,7 +35,7 @@ pub(in crate::kernels) fn prepare8<V: Value, const GATHER: bool>(
     _: Params,
 ) -> Box<dyn Packed> {
     assert!(level >= Level::Avx2);
-    let WeightMatrix::Csr(csr) = weight else { panic!("SELL takes CSR weights") };
+    let Some(csr) = weight.csr() else { panic!("SELL takes CSR weights") };
     // SAFETY: the level is AVX2 or more, checked above.
     Box::new(unsafe { Spmv::new(Avx2::<V, GATHER>(pack(csr)), level, csr.values()) })
 }
@@ -51,7 +51,7 @@ pub(in crate::kernels) fn prepare16<V: Value>(
     _: Params,
 ) -> Box<dyn Packed> {
     assert_eq!(level, Level::Avx512);
-    let WeightMatrix::Csr(csr) = weight else { panic!("SELL takes CSR weights") };
+    let Some(csr) = weight.csr() else { panic!("SELL takes CSR weights") };
     // SAFETY: the level is AVX-512, checked above.
     Box::new(unsafe { Spmv::new(Avx512::<V>(pack(csr)), level, csr.values()) })
 }

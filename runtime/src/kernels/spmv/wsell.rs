@@ -29,7 +29,7 @@ pub(in crate::kernels) fn fits<V: Value, const T: usize, const B: usize>(
     weight: &WeightMatrix,
     problem: &Problem,
 ) -> bool {
-    let WeightMatrix::Csr(csr) = weight else { return false };
+    let Some(csr) = weight.csr() else { return false };
     let (bitmap, rows) = (csr.rows() * csr.cols() / 8, (csr.rows() + 1) * size_of::<u32>());
     let smallest = csr.nnz() * size_of::<V>() + bitmap.min(rows + csr.indices().bytes().len());
     csr.cols() <= 1 << 20
@@ -48,7 +48,7 @@ pub(in crate::kernels) fn prepare<V: Value, const T: usize, const B: usize>(
     params: Params,
 ) -> Box<dyn Packed> {
     assert_eq!(level, Level::Avx512);
-    let WeightMatrix::Csr(csr) = weight else { panic!("windowed SELL takes CSR weights") };
+    let Some(csr) = weight.csr() else { panic!("windowed SELL takes CSR weights") };
     let matrix =
         WindowedSell::<V>::pack(csr.stored().expect("checked by the table"), T * LANES, B, params.parts);
     // SAFETY: the level is AVX-512, checked above.

@@ -1,0 +1,155 @@
+//! Block-sparse × dense product, many columns: the panel kernel of [`super::spmm`] for strips of rows that keep the same
+//! columns (`packing/strips.rs`). A row of `X` is loaded once for all rows of a strip, so that the inner loop is that of a dense product but for the look-up of the row.
+
+use rten_simd::ops::{BitOps, NumOps};
+
+use super::simd::{Level, Simd, splat};
+use super::{Packed, Params, Problem, WeightMatrix, spmm};
+use crate::packing::panels::{Group, PanelShape, Panels};
+use crate::packing::strips;
+
+/// Rows of a strip, or `None` where blocks have an odd number of rows: nothing is shared in those.
+fn height(weight: &WeightMatrix, level: Level) -> Option<usize> {
+    let rows = weight.blocks()?.block()[0];
+    // What the registers hold beside a few vectors of X.
+    let most = if level == Level::Avx512 { 8 } else { 4 };
+    [8, 4, 2].into_iter().find(|&height| height <= most && rows.is_multiple_of(height))
+}
+
+/// Whether it can be packed.
+pub(super) fn fits(weight: &WeightMatrix, _: &Problem) -> bool {
+    height(weight, Level::Portable).is_some()
+}
+
+/// Widths and depths worth trying.
+pub(super) fn variants(weight: &WeightMatrix, problem: &Problem) -> Vec<Params> {
+    let level = Level::best();
+    let most = match height(weight, level) {
+        Some(8) => 3,
+        _ if level == Level::Avx512 => 4,
+        _ => 3,
+    };
+    let vectors = problem.n.div_ceil(level.lanes()).clamp(1, most);
+    // Offsets reach 64 KiB; narrow tiles stay in cache at any depth.
+    let depths = [[512, 1024], [192, 512], [192, 336], [128, 256]][vectors - 1];
+    let variants = depths.iter().map(|&depth| Params { vectors, depth, rows: 768, sets: 1, parts: 1 });
+    variants.collect()
+}
+
+/// Packs a weight in blocks.
+///
+/// # Panics
+/// When the weight has no such blocks; the table says that it must.
+pub(super) fn prepare(
+    weight: &WeightMatrix,
+    problem: &Problem,
+    level: Level,
+    params: Params,
+) -> Box<dyn Packed> {
+    let matrix = weight.blocks().expect("the block kernel takes blocks");
+    let height = height(weight, level).expect("the block kernel takes blocks of even height");
+    let Params { vectors, depth, rows, parts, .. } = params;
+    let shape =
+        PanelShape { width: vectors * level.lanes(), depth: depth * 16 / level.lanes().min(16), rows };
+    let skip = problem.conv.is_some() || problem.x_layout == super::Layout::FeatureMajor;
+    let panels = strips::pack(matrix, shape, height, parts, skip);
+    spmm::of_panels([matrix.rows(), matrix.cols()], level, params, panels)
+}
+
+/// Adds the weights of one segment to the sums of its rows, in a tile that is `vectors` vectors wide at most.
+///
+/// # Safety
+/// `x` must point to the panel's part of a tile, `y` to a tile of sums for a block of rows, rounded up to whole strips.
+#[inline(always)]
+pub(super) unsafe fn segment<S: Simd>(
+    simd: S,
+    panels: &Panels,
+    at: usize,
+    vectors: usize,
+    x: *const u8,
+    y: *mut u8,
+) {
+    let (here, next) = (panels.segments[at], panels.segments[at + 1]);
+    let strips = panels.groups[here.group..next.group].iter().zip(&panels.rows[here.row..next.row]);
+    // SAFETY: by the caller; `strips::pack` counts the columns of each strip.
+    unsafe {
+        let run = Run {
+            offsets: panels.offsets.as_ptr().add(here.offset),
+            weights: panels.weights.as_ptr().add(here.weight),
+            x,
+            y,
+            width: panels.shape.width,
+        };
+        match (panels.height, vectors) {
+            (8, 1) => run.strips::<S, 8, 1>(simd, strips),
+            (8, 2) => run.strips::<S, 8, 2>(simd, strips),
+            (8, 3) => run.strips::<S, 8, 3>(simd, strips),
+            (4, 1) => run.strips::<S, 4, 1>(simd, strips),
+            (4, 2) => run.strips::<S, 4, 2>(simd, strips),
+            (4, 3) => run.strips::<S, 4, 3>(simd, strips),
+            (4, 4) => run.strips::<S, 4, 4>(simd, strips),
+            (2, 1) => run.strips::<S, 2, 1>(simd, strips),
+            (2, 2) => run.strips::<S, 2, 2>(simd, strips),
+            (2, 3) => run.strips::<S, 2, 3>(simd, strips),
+            (2, 4) => run.strips::<S, 2, 4>(simd, strips),
+            other => unreachable!("strips and vectors {other:?}"),
+        }
+    }
+}
+
+/// Where the next strip reads and adds.
+struct Run {
+    offsets: *const u16,
+    weights: *const f32,
+    x: *const u8,
+    y: *mut u8,
+    width: usize,
+}
+
+impl Run {
+    /// Strips of `R` rows times `N` vectors.
+    ///
+    /// # Safety
+    /// As [`segment`].
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+    unsafe fn strips<'a, S: Simd, const R: usize, const N: usize>(
+        mut self,
+        simd: S,
+        strips: impl Iterator<Item = (&'a Group, &'a u32)>,
+    ) {
+        let ops = simd.f32();
+        for (group, &row) in strips {
+            // SAFETY: by the caller.
+            unsafe {
+                let y: *mut f32 = self.y.add(row as usize).cast();
+                let mut sums = [[ops.zero(); N]; R];
+                for r in 0..R {
+                    for i in 0..N {
+                        sums[r][i] = ops.load_ptr(y.add(r * self.width + i * S::LANES));
+                    }
+                }
+                for _ in 0..group.single {
+                    let x: *const f32 = self.x.add(*self.offsets as usize).cast();
+                    self.offsets = self.offsets.add(1);
+                    let mut row = [ops.zero(); N];
+                    for i in 0..N {
+                        row[i] = simd.keep(ops.load_ptr(x.add(i * S::LANES)));
+                    }
+                    for r in 0..R {
+                        let weight = splat(simd, *self.weights.add(r));
+                        for i in 0..N {
+                            sums[r][i] = ops.mul_add(weight, row[i], sums[r][i]);
+                        }
+                    }
+                    self.weights = self.weights.add(R);
+                }
+                for r in 0..R {
+                    for i in 0..N {
+                        ops.store_ptr(sums[r][i], y.add(r * self.width + i * S::LANES));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! N:M with rows in lanes. A group of `X` is loaded into a register, all parts of it alike, and each lane picks its element by
+//! its position: one permutation and one multiply-add for a vector of weights, no gather, no padding, no row pointers. The
+//! more columns share the weights and positions, the better: it serves many columns as well as few.
+
+use core::arch::x86_64::{
+    _mm_loadu_ps, _mm256_add_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_load_si256, _mm256_loadu_ps,
+    _mm256_permutevar_ps, _mm256_permutevar8x32_ps, _mm256_set_m128, _mm256_setzero_ps, _mm256_srli_epi32,
+    _mm256_store_ps, _mm512_add_ps, _mm512_broadcast_f32x4, _mm512_fmadd_ps, _mm512_load_ps,
+    _mm512_load_si512, _mm512_loadu_ps, _mm512_permutevar_ps, _mm512_permutexvar_ps, _mm512_setzero_ps,
+    _mm512_srli_epi32, _mm512_store_ps,
+};
+use std::ops::Range;
+
+use poda_formats::NmMatrix;
+
+use super::{BLOCK, Columns, Multiply, Spmv, Sums};
+use crate::kernels::simd::{Level, Simd};
+use crate::kernels::{Packed, Params, Problem, WeightMatrix};
+use crate::packing::nm::{NmLanes, bits, groups_of_word};
+
+/// Whether it can be packed for AVX-512: for other N there is no code, and CSR serves.
+pub(in crate::kernels) fn fits16(weight: &WeightMatrix, _: &Problem) -> bool {
+    weight
+        .n_of_m()
+        .map(NmMatrix::n_of_m)
+        .is_some_and(|[n, m]| matches!((bits(m), n), (2, _) | (4, 1 | 2 | 4 | 8)))
+}
+
+/// Whether it can be packed for AVX2, whose permutations reach 8 elements.
+pub(in crate::kernels) fn fits8(weight: &WeightMatrix, problem: &Problem) -> bool {
+    fits16(weight, problem) && weight.n_of_m().is_some_and(|matrix| matrix.n_of_m()[1] <= 8)
+}
+
+/// Packs a weight.
+///
+/// # Panics
+/// When it is not N:M; the table says that it must be.
+pub(in crate::kernels) fn prepare(
+    weight: &WeightMatrix,
+    _: &Problem,
+    level: Level,
+    _: Params,
+) -> Box<dyn Packed> {
+    let matrix = weight.n_of_m().expect("the N:M kernel takes N:M");
+    let values = matrix.values().clone().into();
+    let packed = NmLanes::pack(matrix, level.lanes());
+    // SAFETY: each matrix is packed for the level that it is run on.
+    unsafe {
+        match level {
+            Level::Avx512 => Box::new(Spmv::new(Avx512(packed), level, &values)),
+            Level::Avx2 => Box::new(Spmv::new(Avx2(packed), level, &values)),
+            Level::Portable => unreachable!("the table has no such row"),
+        }
+    }
+}
+
+struct Avx512(NmLanes);
+struct Avx2(NmLanes);
+
+/// `$self.rows::<BITS, N, R>($block, …)` for the columns of a tile, in pieces of constant size.
+macro_rules! by_size {
+    ($widest:literal, $self:ident, $block:ident, $x:ident, $columns:ident, $sums:ident) => {{
+        let [n, m] = $self.0.n_of_m;
+        let mut first = $columns.start;
+        while first < $columns.end {
+            let at = first - $columns.start;
+            first += match $columns.end - first {
+                1 => by_size!(@ 1, $self, $block, $x, first, at, $sums, n, m),
+                2..=3 => by_size!(@ 2, $self, $block, $x, first, at, $sums, n, m),
+                4..=7 => by_size!(@ 4, $self, $block, $x, first, at, $sums, n, m),
+                8..=11 => by_size!(@ 8, $self, $block, $x, first, at, $sums, n, m),
+                _ => by_size!(@ $widest, $self, $block, $x, first, at, $sums, n, m),
+            };
+        }
+    }};
+    (@ $R:literal, $self:ident, $block:ident, $x:ident, $first:ident, $at:ident, $sums:ident, $n:ident, $m:ident) => {{
+        let columns = $x.columns::<$R>($first);
+        match (bits($m), $n) {
+            (2, 1) => $self.rows::<2, 1, $R>($block, columns, $at, $sums),
+            (2, 2) => $self.rows::<2, 2, $R>($block, columns, $at, $sums),
+            (2, _) => $self.rows::<2, 3, $R>($block, columns, $at, $sums),
+            (_, 1) => $self.rows::<4, 1, $R>($block, columns, $at, $sums),
+            (_, 2) => $self.rows::<4, 2, $R>($block, columns, $at, $sums),
+            (_, 4) => $self.rows::<4, 4, $R>($block, columns, $at, $sums),
+            _ => $self.rows::<4, 8, $R>($block, columns, $at, $sums),
+        }
+        $R
+    }};
+}
+
+/// [`Multiply`] but for the instructions.
+macro_rules! multiply {
+    ($name:ident, $widest:literal) => {
+        impl Multiply for $name {
+            const COLUMNS: usize = $widest;
+
+            fn shape(&self) -> [usize; 2] {
+                [self.0.m, self.0.k]
+            }
+
+            fn slots(&self, block: usize) -> usize {
+                let [n, _] = self.0.n_of_m;
+                self.0.m.min(block * BLOCK) * self.0.words * groups_of_word(self.0.n_of_m) * n
+            }
+
+            fn overread(&self) -> usize {
+                self.0.overread()
+            }
+
+            unsafe fn multiply<S: Simd>(
+                &self,
+                _: S,
+                block: usize,
+                x: &Columns,
+                columns: Range<usize>,
+                sums: &mut Sums,
+            ) {
+                // SAFETY: by the caller; `fits` let only these N pass.
+                unsafe { by_size!($widest, self, block, x, columns, sums) }
+            }
+
+            fn bytes(&self) -> usize {
+                self.0.bytes()
+            }
+        }
+    };
+}
+
+multiply!(Avx512, 12);
+multiply!(Avx2, 8);
+
+impl Avx512 {
+    /// A block of rows times `R` columns, with positions of `BITS` bits, `N` in each group; sums go to lines `at` and on.
+    ///
+    /// # Safety
+    /// As [`Multiply::multiply`].
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma,bmi1,bmi2")]
+    #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+    unsafe fn rows<const BITS: u32, const N: usize, const R: usize>(
+        &self,
+        block: usize,
+        columns: [*const f32; R],
+        at: usize,
+        sums: &mut Sums,
+    ) {
+        const LANES: usize = 16;
+        let (words, m) = (self.0.words, self.0.n_of_m[1]);
+        let groups = 32 / BITS as usize / N;
+        for strip in block * (BLOCK / LANES)..self.0.m.div_ceil(LANES).min((block + 1) * (BLOCK / LANES)) {
+            let mut totals = [[_mm512_setzero_ps(); 2]; R];
+            // SAFETY: the matrix holds a vector of positions for each word of a strip, and `N` of values for each of its groups;
+            // as many groups as words have may be read in a column, and a vector more.
+            unsafe {
+                let mut values = self.0.values().as_ptr().add(strip * words * groups * N * LANES);
+                let positions = self.0.positions().as_ptr().add(strip * words * LANES);
+                for word in 0..words {
+                    let mut index = _mm512_load_si512(positions.add(word * LANES).cast());
+                    for group in 0..groups {
+                        let offset = (word * groups + group) * m;
+                        let mut window = [_mm512_setzero_ps(); R];
+                        for r in 0..R {
+                            let x = columns[r].add(offset);
+                            window[r] = if BITS == 2 {
+                                _mm512_broadcast_f32x4(_mm_loadu_ps(x))
+                            } else {
+                                _mm512_loadu_ps(x)
+                            };
+                        }
+                        for i in 0..N {
+                            let weights = _mm512_load_ps(values);
+                            values = values.add(LANES);
+                            for r in 0..R {
+                                let x = if BITS == 2 {
+                                    _mm512_permutevar_ps(window[r], index)
+                                } else {
+                                    _mm512_permutexvar_ps(index, window[r])
+                                };
+                                let chain = if R < 4 { (group * N + i) % 2 } else { 0 };
+                                totals[r][chain] = _mm512_fmadd_ps(weights, x, totals[r][chain]);
+                            }
+                            index = if BITS == 2 {
+                                _mm512_srli_epi32::<2>(index)
+                            } else {
+                                _mm512_srli_epi32::<4>(index)
+                            };
+                        }
+                    }
+                }
+                for r in 0..R {
+                    let to = sums.0[at + r].as_mut_ptr().add(strip % (BLOCK / LANES) * LANES);
+                    _mm512_store_ps(to, _mm512_add_ps(totals[r][0], totals[r][1]));
+                }
+            }
+        }
+    }
+}
+
+impl Avx2 {
+    /// A block of rows times `R` columns, with positions of `BITS` bits, `N` in each group; sums go to lines `at` and on.
+    ///
+    /// # Safety
+    /// As [`Multiply::multiply`].
+    #[target_feature(enable = "avx2,fma")]
+    #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+    unsafe fn rows<const BITS: u32, const N: usize, const R: usize>(
+        &self,
+        block: usize,
+        columns: [*const f32; R],
+        at: usize,
+        sums: &mut Sums,
+    ) {
+        const LANES: usize = 8;
+        let (words, m) = (self.0.words, self.0.n_of_m[1]);
+        let groups = 32 / BITS as usize / N;
+        for strip in block * (BLOCK / LANES)..self.0.m.div_ceil(LANES).min((block + 1) * (BLOCK / LANES)) {
+            let mut totals = [[_mm256_setzero_ps(); 2]; R];
+            // SAFETY: as for AVX-512.
+            unsafe {
+                let mut values = self.0.values().as_ptr().add(strip * words * groups * N * LANES);
+                let positions = self.0.positions().as_ptr().add(strip * words * LANES);
+                for word in 0..words {
+                    let mut index = _mm256_load_si256(positions.add(word * LANES).cast());
+                    for group in 0..groups {
+                        let offset = (word * groups + group) * m;
+                        for i in 0..N {
+                            let weights = _mm256_load_ps(values);
+                            values = values.add(LANES);
+                            for r in 0..R {
+                                let x = columns[r].add(offset);
+                                let x = if BITS == 2 {
+                                    _mm256_permutevar_ps(
+                                        _mm256_set_m128(_mm_loadu_ps(x), _mm_loadu_ps(x)),
+                                        index,
+                                    )
+                                } else {
+                                    _mm256_permutevar8x32_ps(_mm256_loadu_ps(x), index)
+                                };
+                                let chain = if R < 4 { (group * N + i) % 2 } else { 0 };
+                                totals[r][chain] = _mm256_fmadd_ps(weights, x, totals[r][chain]);
+                            }
+                            index = if BITS == 2 {
+                                _mm256_srli_epi32::<2>(index)
+                            } else {
+                                _mm256_srli_epi32::<4>(index)
+                            };
+                        }
+                    }
+                }
+                for r in 0..R {
+                    let to = sums.0[at + r].as_mut_ptr().add(strip % (BLOCK / LANES) * LANES);
+                    _mm256_store_ps(to, _mm256_add_ps(totals[r][0], totals[r][1]));
+                }
+            }
+        }
+    }
+}
