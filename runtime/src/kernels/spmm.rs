@@ -111,6 +111,17 @@ impl Packed for Spmm {
                     self.level.run(Multiply { job: &job, tiles, blocks: 0..blocks, x });
                 }
             });
+        } else if tiles.parts() < parts {
+            // Each thread packs what little there is, and multiplies its rows: to fetch it from another core's cache takes
+            // longer.
+            let split = self.split_blocks(parts);
+            call.threads.for_each(split.len() - 1, |i| {
+                let mut x = Scratch::new(stride * tiles.parts());
+                let x = SyncPtr(x.as_mut_ptr());
+                let (blocks, tiles) = (split[i]..split[i + 1], 0..tiles.parts());
+                self.level.run(Pack { job: &job, tiles: tiles.clone(), x });
+                self.level.run(Multiply { job: &job, tiles, blocks, x });
+            });
         } else {
             // All threads pack, then each multiplies its rows.
             let mut x = Scratch::new(stride * tiles.parts());
