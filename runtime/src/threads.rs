@@ -92,7 +92,7 @@ impl Threads {
         self.count
     }
 
-    /// Runs `f` on the caller, with the other threads awake to share what [`for_each`] is given meanwhile.
+    /// Runs `f` on the caller, with the other threads awake to share what [`Threads::for_each`] is given meanwhile.
     pub fn install<R>(&self, f: impl FnOnce() -> R) -> R {
         match &self.pool {
             Some(pool) if matches!(PLACE.get(), Place::Outside) => {
