@@ -30,8 +30,6 @@ const MARGIN: f64 = 1.03;
 const HOPELESS: f64 = 6.0;
 /// Bytes that every packing may take beside its weights.
 const OVERHEAD: usize = 4096;
-/// Most bytes of a sparse kernel, over those of the smallest lossless format, by what is preferred.
-const MOST_BYTES: [(Prefer, f64); 2] = [(Prefer::Latency, 1.6), (Prefer::Memory, 1.1)];
 
 /// What to prefer where the fastest kernel is not the smallest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -249,10 +247,12 @@ impl Tuner {
         // Dense wins at parity.
         let handicap = |kernel: &Kernel| if kernel.dense { 1.0 } else { MARGIN };
         let bytes = |candidate: &Candidate| candidate.bytes.expect("packed above");
-        let limit = MOST_BYTES.iter().find(|(prefer, _)| *prefer == self.options.prefer).map_or(1.0, |l| l.1);
-        // For speed, narrow values may be widened.
-        let values = if self.options.prefer == Prefer::Latency { DataType::F32 } else { weight.stored() };
-        let limit = (weight.smallest_bytes_of(values) as f64 * limit) as usize + OVERHEAD;
+        // How many times the smallest lossless format a sparse kernel may take. For speed, narrow values may be widened.
+        let (times, values) = match self.options.prefer {
+            Prefer::Latency => (1.6, DataType::F32),
+            Prefer::Memory => (1.1, weight.stored()),
+        };
+        let limit = (weight.smallest_bytes_of(values) as f64 * times) as usize + OVERHEAD;
         // Those that take too many bytes come last. For memory dense is no exception, and the smallest is best where all do.
         let excess = |kernel: &Kernel, candidate: &Candidate| match self.options.prefer {
             Prefer::Latency if kernel.dense => 0,

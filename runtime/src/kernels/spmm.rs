@@ -111,7 +111,7 @@ impl Packed for Spmm {
                     self.level.run(Multiply { job: &job, tiles, blocks: 0..blocks, x });
                 }
             });
-        } else if tiles.parts() < parts {
+        } else if tiles.parts() == 1 {
             // Each thread packs what little there is, and multiplies its rows: to fetch it from another core's cache takes
             // longer.
             let split = self.split_blocks(parts);
