@@ -223,7 +223,8 @@ impl Tuner {
                 let mut run = || {
                     let start = Instant::now();
                     let (y, y_layout) = (&mut *y, problem.y_layout);
-                    packed.run(Call { n, x, y, y_layout, epilogue: &epilogue, threads });
+                    let epilogue = &epilogue;
+                    x.with_right(|x| packed.run(Call { n, x, y, y_layout, epilogue, threads }));
                     start.elapsed()
                 };
                 run();

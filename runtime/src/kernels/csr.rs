@@ -1,9 +1,9 @@
 //! Sparse × dense product straight from CSR: each stored weight scales one row of `X`. Simple, and fit for every CPU.
 
 use super::simd::Level;
-use super::{Call, Layout, Packed, Params, Problem, WeightMatrix, X};
+use super::{Call, Layout, Packed, Params, Problem, Right, WeightMatrix};
 use crate::packing::scratch::Scratch;
-use crate::packing::{im2col, transpose_matrix};
+use crate::packing::transpose_matrix;
 
 /// Rows of (column, value).
 pub(super) struct Rows {
@@ -35,13 +35,13 @@ impl Packed for Rows {
         let (m, k, n) = (self.m, self.k, call.n);
         let packed = &mut *Scratch::new(k * n);
         let x: &[f32] = match call.x {
-            X::Matrix { data, layout: Layout::FeatureMajor } => data,
-            X::Matrix { data, layout: Layout::TokenMajor } => {
+            Right::Matrix { data, layout: Layout::FeatureMajor } => data,
+            Right::Matrix { data, layout: Layout::TokenMajor } => {
                 transpose_matrix(data, [n, k], packed);
                 packed
             }
-            X::Image { data, geometry } => {
-                im2col(data, geometry, packed);
+            Right::Image(image) => {
+                image.unroll(packed);
                 packed
             }
         };

@@ -31,6 +31,7 @@ use poda_formats::tensor::TensorError;
 use poda_formats::{BlockMatrix, CsrMatrix, NarrowMatrix, NmMatrix, Pattern, StructuredMatrix, Tensor};
 
 use crate::packing::ConvGeometry;
+use crate::packing::image::PaddedImage;
 use crate::threads::Threads;
 use crate::tune::{Candidate, Choice, Tuner};
 
@@ -78,6 +79,19 @@ pub enum X<'a> {
         /// Where each output pixel reads.
         geometry: &'a ConvGeometry,
     },
+}
+
+impl X<'_> {
+    /// Calls `f` with what kernels take.
+    pub(crate) fn with_right<R>(self, f: impl FnOnce(Right<'_>) -> R) -> R {
+        match self {
+            Self::Matrix { data, layout } => f(Right::Matrix { data, layout }),
+            Self::Image { data, geometry } if geometry.is_pointwise() => {
+                f(Right::Matrix { data, layout: Layout::FeatureMajor })
+            }
+            Self::Image { data, geometry } => f(Right::Image(&PaddedImage::new(data, geometry))),
+        }
+    }
 }
 
 /// What a weight will be used for, as far as it is known when it is packed.
@@ -247,11 +261,19 @@ impl WeightMatrix {
     }
 }
 
+/// The right matrix of a product, as kernels get it.
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'a> {
+    /// `[k, n]`, also the image of a pointwise convolution.
+    Matrix { data: &'a [f32], layout: Layout },
+    /// The im2col matrix of an image.
+    Image(&'a PaddedImage<'a>),
+}
+
 /// One product: checked by [`PackedWeight::run`], trusted by kernels.
-#[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) n: usize,
-    pub(crate) x: X<'a>,
+    pub(crate) x: Right<'a>,
     pub(crate) y: &'a mut [f32],
     pub(crate) y_layout: Layout,
     pub(crate) epilogue: &'a Epilogue<'a>,
@@ -362,7 +384,7 @@ impl PackedWeight {
             assert_eq!(residual.len(), y.len(), "residual");
         }
         if !y.is_empty() {
-            self.packed.run(Call { n, x, y, y_layout, epilogue, threads });
+            x.with_right(|x| self.packed.run(Call { n, x, y, y_layout, epilogue, threads }));
         }
     }
 

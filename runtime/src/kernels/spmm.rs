@@ -12,7 +12,7 @@ use std::ops::Range;
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::simd::{Level, Simd, Vectorized, clamp, splat};
-use super::{Call, Epilogue, Layout, Packed, Params, Problem, WeightMatrix, X, spmm_block};
+use super::{Call, Epilogue, Layout, Packed, Params, Problem, Right, WeightMatrix, spmm_block};
 use crate::packing::panels::{PanelShape, Panels};
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::{Rows, fill, pack_tile};
@@ -161,7 +161,7 @@ impl Spmm {
 struct Job<'a> {
     spmm: &'a Spmm,
     n: usize,
-    x: X<'a>,
+    x: Right<'a>,
     y: SyncPtr,
     y_layout: Layout,
     epilogue: &'a Epilogue<'a>,

@@ -13,6 +13,9 @@ pub enum GeometryError {
     TooLarge { channels: usize, input: [usize; 2], kernel: [usize; 2], pads: [usize; 4] },
 }
 
+/// Elements of a padded image that are fine however small the image is: 64 MiB.
+const MOST_PADDED: usize = 1 << 24;
+
 /// A convolution of an image `[channels, h, w]`; a 1-D one has `h = 1`. Pairs are (vertical, horizontal).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ConvGeometry {
@@ -58,7 +61,10 @@ impl ConvGeometry {
             }
             output[axis] = padded[axis].saturating_sub(extent) / stride[axis] + 1;
         }
-        if !fits || product(&padded).is_none_or(|p| p >= limit) {
+        // Kernels pad the image: what pads take must not be out of proportion.
+        let image = product(&[channels, input[0], input[1]]).unwrap_or(limit);
+        let most = image.saturating_mul(16).max(MOST_PADDED).min(limit);
+        if !fits || product(&[channels.max(1), padded[0], padded[1]]).is_none_or(|p| p >= most) {
             return Err(GeometryError::TooLarge { channels, input, kernel, pads });
         }
         Ok(Self { channels, input, kernel, stride, dilation, pads, output })

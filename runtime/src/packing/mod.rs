@@ -9,6 +9,7 @@ pub(crate) mod bitmap;
 pub(crate) mod blocks;
 mod geometry;
 mod im2col;
+pub(crate) mod image;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod nm;
 pub(crate) mod panels;

@@ -15,8 +15,7 @@ mod tile;
 use poda_formats::storage::AlignedBytes;
 
 use super::simd::{Level, Simd, Vectorized};
-use super::{Call, Epilogue, Layout, Packed, Params, Problem, WeightMatrix, X};
-use crate::packing::im2col;
+use super::{Call, Epilogue, Layout, Packed, Params, Problem, Right, WeightMatrix};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose::{transpose, transpose_matrix};
 use crate::threads::{self, Split, SyncPtr};
@@ -133,14 +132,11 @@ impl Packed for Gemm {
             return self.run_transposed(call);
         }
         match (call.x, self.lanes) {
-            (X::Image { data, geometry }, Lanes::Features) if !geometry.is_pointwise() => {
-                let mut matrix = Scratch::new(geometry.k() * geometry.n());
-                im2col(data, geometry, &mut matrix);
-                let x = X::Matrix { data: &matrix, layout: Layout::FeatureMajor };
+            (Right::Image(image), Lanes::Features) => {
+                let mut matrix = Scratch::new(self.k * call.n);
+                image.unroll(&mut matrix);
+                let x = Right::Matrix { data: &matrix, layout: Layout::FeatureMajor };
                 self.multiply(Call { x, ..call });
-            }
-            (X::Image { data, geometry }, _) if geometry.is_pointwise() => {
-                self.multiply(Call { x: X::Matrix { data, layout: Layout::FeatureMajor }, ..call });
             }
             _ => self.multiply(call),
         }
@@ -201,7 +197,7 @@ impl Left<'_> {
     }
 
     /// The product with `n` columns, split in `parts` over the threads that are installed.
-    fn multiply(&self, n: usize, x: X<'_>, y: &mut [f32], epilogue: &Epilogue<'_>, parts: usize) {
+    fn multiply(&self, n: usize, x: Right<'_>, y: &mut [f32], epilogue: &Epilogue<'_>, parts: usize) {
         let lanes = self.level.lanes();
         let (panels, columns) = (
             self.starts.len() - 1,

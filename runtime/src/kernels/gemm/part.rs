@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::tile::{Finish, Operands, Output, block, few_rows};
 use super::{Lanes, Left, even};
 use crate::kernels::simd::{Simd, Vectorized};
-use crate::kernels::{Epilogue, Layout, X};
+use crate::kernels::{Epilogue, Layout, Right};
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::{Rows, pack_tile};
 use crate::packing::transpose::transpose;
@@ -24,7 +24,7 @@ const RESIDENT: usize = 512 << 10;
 pub(super) struct Job<'a> {
     pub(super) left: Left<'a>,
     pub(super) n: usize,
-    pub(super) x: X<'a>,
+    pub(super) x: Right<'a>,
     pub(super) y: SyncPtr,
     pub(super) epilogue: &'a Epilogue<'a>,
 }
@@ -58,7 +58,7 @@ impl Part<'_> {
     unsafe fn features<S: Simd>(self, simd: S) {
         let Self { job, panels, columns } = self;
         let Left { m, k, starts, .. } = job.left;
-        let X::Matrix { data, layout } = job.x else { unreachable!("images are unrolled before") };
+        let Right::Matrix { data, layout } = job.x else { unreachable!("images are unrolled before") };
         // Strides of X by token and by feature.
         let [token, feature] = if layout == Layout::TokenMajor { [k, 1] } else { [1, job.n] };
         let width = S::TILE_VECTORS * S::LANES;
@@ -155,7 +155,7 @@ impl Part<'_> {
             .max(if resident { width } else { COLUMNS });
         // For few rows of output, packing X costs more than reading it where it lies.
         let direct = match job.x {
-            X::Matrix { data, layout: Layout::FeatureMajor } if panels.len() <= 2 => Some(data),
+            Right::Matrix { data, layout: Layout::FeatureMajor } if panels.len() <= 2 => Some(data),
             _ => None,
         };
         let mut packed = Scratch::new(steps * chunk);

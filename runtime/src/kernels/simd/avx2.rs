@@ -1,9 +1,10 @@
 //! AVX2 and FMA: 8 lanes, 16 registers.
 
 use core::arch::x86_64::{
-    __m256, __m256i, _mm_loadu_ps, _mm256_blend_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps,
-    _mm256_maskstore_ps, _mm256_permute2f128_ps, _mm256_set_m128, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    __m256, __m256i, _mm_loadu_ps, _mm256_andnot_si256, _mm256_blend_ps, _mm256_blendv_ps,
+    _mm256_castsi256_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps, _mm256_maskstore_ps,
+    _mm256_permute2f128_ps, _mm256_set_m128, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps,
+    _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
 
 use rten_simd::isa::Avx2Isa;
@@ -29,6 +30,16 @@ unsafe impl Simd for Avx2Isa {
     unsafe fn load_first(self, ptr: *const f32, n: usize) -> Self::F32 {
         // SAFETY: masked-out lanes are not read; the caller answers for the others.
         unsafe { _mm256_maskload_ps(ptr, first(n)) }.into()
+    }
+
+    #[inline(always)]
+    unsafe fn load_between(self, v: Self::F32, ptr: *const f32, from: usize, to: usize) -> Self::F32 {
+        // SAFETY: masked-out lanes are not read; the caller answers for the others.
+        unsafe {
+            let lanes = _mm256_andnot_si256(first(from), first(to));
+            _mm256_blendv_ps(v.0, _mm256_maskload_ps(ptr, lanes), _mm256_castsi256_ps(lanes))
+        }
+        .into()
     }
 
     #[inline(always)]

@@ -36,6 +36,12 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
     /// `n` elements at `ptr` must be readable.
     unsafe fn load_first(self, ptr: *const f32, n: usize) -> Self::F32;
 
+    /// `v`, with lanes `from..to` replaced by elements `from..to` at `ptr`. Reads no others.
+    ///
+    /// # Safety
+    /// `from <= to <= LANES`, and those elements must be readable.
+    unsafe fn load_between(self, v: Self::F32, ptr: *const f32, from: usize, to: usize) -> Self::F32;
+
     /// `LANES` stored values as f32.
     ///
     /// # Safety
@@ -225,6 +231,18 @@ mod tests {
                 // SAFETY: `dst` holds `lanes` elements.
                 unsafe { simd.store_first(splat(simd, -7.0), dst.as_mut_ptr(), n) };
                 assert!(dst[..n].iter().all(|&v| v == -7.0) && dst[n] != -7.0);
+            }
+            for (from, to) in (0..=lanes).flat_map(|to| (0..=to).map(move |from| (from, to))) {
+                let mut dst = vec![-1.0; lanes];
+                // SAFETY: `src` holds more than `lanes` elements from 5 on, `dst` a vector.
+                unsafe {
+                    let v = simd.load_between(splat(simd, -7.0), src.as_ptr().add(5), from, to);
+                    simd.store_first(v, dst.as_mut_ptr(), lanes);
+                }
+                for i in 0..lanes {
+                    let expected = if (from..to).contains(&i) { src[5 + i] } else { -7.0 };
+                    assert_eq!(dst[i], expected, "{lanes} lanes, {from}..{to}");
+                }
             }
             for rows in 1..=lanes {
                 for cols in 1..=lanes {

@@ -1,8 +1,8 @@
 //! Vectors as arrays, for any CPU.
 
-use rten_simd::Isa as _;
 use rten_simd::isa::GenericIsa;
 use rten_simd::ops::BitOps as _;
+use rten_simd::{Isa as _, Simd as _};
 
 use super::{Simd, Value};
 
@@ -17,6 +17,17 @@ unsafe impl Simd for GenericIsa {
         for (i, lane) in lanes.iter_mut().enumerate().take(n) {
             // SAFETY: `i < n`, and the caller says that `n` elements are readable.
             *lane = unsafe { *ptr.add(i) };
+        }
+        // SAFETY: `lanes` is a local of a vector's size.
+        unsafe { self.f32().load_ptr(lanes.as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_between(self, v: Self::F32, ptr: *const f32, from: usize, to: usize) -> Self::F32 {
+        let mut lanes = v.to_array();
+        for (i, lane) in lanes.iter_mut().enumerate().take(to).skip(from) {
+            // SAFETY: `from <= i < to`, and the caller says that those elements are readable.
+            *lane = unsafe { *ptr.wrapping_add(i) };
         }
         // SAFETY: `lanes` is a local of a vector's size.
         unsafe { self.f32().load_ptr(lanes.as_ptr()) }

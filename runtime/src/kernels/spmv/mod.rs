@@ -26,8 +26,7 @@ use poda_formats::tensor::Tensor;
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::simd::{Level, Simd, Vectorized, clamp, splat};
-use super::{Call, Epilogue, Layout, Packed, X};
-use crate::packing::im2col;
+use super::{Call, Epilogue, Layout, Packed, Right};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose::transpose;
 use crate::threads::SyncPtr;
@@ -153,10 +152,12 @@ impl<M: Multiply> Packed for Spmv<M> {
         let Call { n, x, y, y_layout, epilogue, threads } = call;
         let [m, k] = self.matrix.shape();
         let x = match x {
-            X::Matrix { data, layout } => self.level.run(Gather { data, layout, n, k, matrix: &self.matrix }),
-            X::Image { data, geometry } => {
+            Right::Matrix { data, layout } => {
+                self.level.run(Gather { data, layout, n, k, matrix: &self.matrix })
+            }
+            Right::Image(image) => {
                 let mut matrix = Scratch::new(k * n);
-                im2col(data, geometry, &mut matrix);
+                image.unroll(&mut matrix);
                 let layout = Layout::FeatureMajor;
                 self.level.run(Gather { data: &matrix, layout, n, k, matrix: &self.matrix })
             }

@@ -4,7 +4,7 @@ use poda_formats::{CsrMatrix, NarrowMatrix, ValueType, Values};
 use proptest::prelude::*;
 
 use crate::kernels::{
-    Activation, Call, Epilogue, KERNELS, Kernel, Layout, Level, Params, Problem, Source, WeightMatrix, X,
+    Activation, Call, Epilogue, KERNELS, Kernel, Layout, Level, Params, Problem, Right, Source, WeightMatrix,
 };
 use crate::threads::Threads;
 
@@ -150,7 +150,7 @@ fn check_weight(
                 Epilogue { bias: Some(&bias), residual: Some(&residual), activation: Activation::Relu };
             let mut y = vec![f32::NAN; m * n];
             if m * n > 0 {
-                let x = X::Matrix { data: &x, layout };
+                let x = Right::Matrix { data: &x, layout };
                 packed.run(Call { n, x, y: &mut y, y_layout: layout, epilogue: &epilogue, threads });
             }
             let y = if layout == Layout::TokenMajor { y } else { transposed(&y, [m, n]) };

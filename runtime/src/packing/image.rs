@@ -1,0 +1,317 @@
+//! Images laid out so that a tile of their im2col matrix is a few loads for each of its rows.
+
+use std::ops::{Deref, Range};
+
+use smallvec::SmallVec;
+
+use super::ConvGeometry;
+use super::scratch::Scratch;
+use super::tile::Rows;
+use crate::kernels::simd::{Level, Simd, Vectorized, splat};
+use crate::threads;
+
+/// Elements that pay for another thread to pad them.
+const GRAIN: usize = 1 << 14;
+
+/// The image of a convolution with its pads, apart by what the strides skip: for each channel a plane of every row and column
+/// modulo the strides that a kernel tap reads. All outputs of a line then read neighbours, and each row of the im2col matrix
+/// reads what row 0 reads at a constant distance. Pads are zeros, so nothing needs to be clipped.
+pub(crate) struct PaddedImage<'a> {
+    geometry: &'a ConvGeometry,
+    data: Data<'a>,
+    /// From one output line to the next.
+    line: usize,
+    /// Where each row of the im2col matrix reads for the first output, as bits of a `u32`.
+    starts: Scratch,
+}
+
+enum Data<'a> {
+    Padded(Scratch),
+    /// Nothing had to be moved.
+    Same(&'a [f32]),
+}
+
+impl Deref for Data<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Self::Padded(data) => data,
+            Self::Same(data) => data,
+        }
+    }
+}
+
+/// One axis of the planes: `lines` of each of `count` phases, the taps' positions modulo the stride.
+#[derive(Clone, Copy)]
+struct Phases {
+    stride: usize,
+    dilation: usize,
+    count: usize,
+    lines: usize,
+}
+
+impl Phases {
+    fn new(geometry: &ConvGeometry, axis: usize) -> Self {
+        let (kernel, stride) = (geometry.kernel()[axis], geometry.stride()[axis]);
+        let dilation = geometry.dilation()[axis];
+        // Positions modulo the stride repeat after as many taps.
+        let period = stride / gcd(stride, dilation);
+        let lines = geometry.output()[axis] + (kernel - 1) * dilation / stride;
+        Self { stride, dilation, count: period.min(kernel), lines }
+    }
+
+    /// Phase and line that a tap reads for the first output.
+    fn tap(&self, tap: usize) -> [usize; 2] {
+        [tap % self.count, tap * self.dilation / self.stride]
+    }
+
+    /// The first position of a phase, in the padded image.
+    fn first(&self, phase: usize) -> usize {
+        phase * self.dilation % self.stride
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// One channel to be padded.
+struct Pad<'a> {
+    from: &'a [f32],
+    to: &'a mut [f32],
+    geometry: &'a ConvGeometry,
+    axes: [Phases; 2],
+}
+
+impl<'a> PaddedImage<'a> {
+    /// `image` is `[channels, h, w]`.
+    ///
+    /// # Panics
+    /// When it has not as many elements.
+    pub(crate) fn new(image: &'a [f32], geometry: &'a ConvGeometry) -> Self {
+        assert_eq!(image.len(), geometry.image_len(), "{geometry:?}");
+        let axes = [0, 1].map(|axis| Phases::new(geometry, axis));
+        let [vertical, horizontal] = axes;
+        let (line, plane) = (horizontal.lines, vertical.lines * horizontal.lines);
+        let same = geometry.stride() == [1, 1] && geometry.pads() == [0; 4];
+        let channel = if same { plane } else { channel_stride(plane * vertical.count * horizontal.count) };
+        let data = if same {
+            Data::Same(image)
+        } else {
+            let pixels = geometry.input()[0] * geometry.input()[1];
+            let mut padded = Scratch::new(geometry.channels() * channel);
+            threads::for_each_chunk(&mut padded, channel, GRAIN.div_ceil(channel), |i, to| {
+                Level::best().run(Pad { from: &image[i * pixels..][..pixels], to, geometry, axes });
+            });
+            Data::Padded(padded)
+        };
+        let mut starts = Scratch::new(geometry.k());
+        let [kh, kw] = geometry.kernel();
+        let taps = (0..kh).flat_map(|ky| (0..kw).map(move |kx| [vertical.tap(ky), horizontal.tap(kx)]));
+        let taps: SmallVec<[usize; 32]> =
+            taps.map(|[[py, y], [px, x]]| (py * horizontal.count + px) * plane + y * line + x).collect();
+        let rows = bytemuck::cast_slice_mut::<f32, u32>(&mut starts).chunks_exact_mut(taps.len());
+        for (c, rows) in rows.enumerate() {
+            // (Padded images have fewer than 2³² elements.)
+            rows.iter_mut().zip(&taps).for_each(|(to, tap)| *to = (c * channel + tap) as u32);
+        }
+        Self { geometry, data, line, starts }
+    }
+
+    /// Writes the im2col matrix `[channels · kh · kw, oh · ow]`.
+    ///
+    /// # Panics
+    /// When `out` has not as many elements.
+    pub(crate) fn unroll(&self, out: &mut [f32]) {
+        struct Unroll<'a>(&'a PaddedImage<'a>, &'a mut [f32]);
+        impl Vectorized for Unroll<'_> {
+            type Output = ();
+
+            #[inline(always)]
+            fn eval<S: Simd>(self, simd: S) {
+                let Self(image, out) = self;
+                let (k, n) = (image.geometry.k(), image.geometry.n());
+                // SAFETY: `out` is `[k, n]`, checked below.
+                unsafe { image.pack(simd, Rows::Range { start: 0, end: k }, 0..n, n, out.as_mut_ptr()) };
+            }
+        }
+        assert_eq!(out.len(), self.geometry.k() * self.geometry.n(), "{:?}", self.geometry);
+        Level::best().run(Unroll(self, out));
+    }
+
+    /// Writes `rows` × `cols` of the im2col matrix to `dst` `[rows][width]`, zeros beyond the columns.
+    ///
+    /// # Safety
+    /// `rows` and `cols` must lie within the matrix, `width` be at least `cols.len()`, and `dst` hold `rows · width` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn pack<S: Simd>(
+        &self,
+        simd: S,
+        rows: Rows<'_>,
+        cols: Range<usize>,
+        width: usize,
+        dst: *mut f32,
+    ) {
+        let ow = self.geometry.output()[1];
+        for start in (0..width).step_by(S::LANES) {
+            let first = cols.start + start;
+            let end = cols.end.min(first + S::LANES);
+            // Lanes `from..to` of a vector are outputs of one line; `at` is where lane 0 would read.
+            let mut runs = SmallVec::<[Run; 16]>::new();
+            let mut pixel = first;
+            while pixel < end {
+                let (y, x) = (pixel / ow, pixel % ow);
+                let to = end.min(pixel + ow - x);
+                let at = (y * self.line + x).wrapping_sub(pixel - first);
+                runs.push(Run { from: pixel - first, to: to - first, at });
+                pixel = to;
+            }
+            let (lanes, dst) = (S::LANES.min(width - start), dst.wrapping_add(start));
+            // SAFETY: lanes of a run are outputs of a line, whose taps lie within the padded image; by the caller `dst` holds
+            // `lanes` elements each `width`.
+            unsafe {
+                match runs[..] {
+                    [a] => self.pack_vectors(simd, rows, &[a], dst, width, lanes),
+                    [a, b] => self.pack_vectors(simd, rows, &[a, b], dst, width, lanes),
+                    [a, b, c] => self.pack_vectors(simd, rows, &[a, b, c], dst, width, lanes),
+                    _ => self.pack_vectors(simd, rows, &runs, dst, width, lanes),
+                }
+            }
+        }
+    }
+
+    /// A vector of each row, from the runs that it consists of.
+    ///
+    /// # Safety
+    /// Every row must have the elements of all runs, and `dst` `lanes` elements each `stride`.
+    #[inline(always)]
+    unsafe fn pack_vectors<S: Simd>(
+        &self,
+        simd: S,
+        rows: Rows<'_>,
+        runs: &[Run],
+        dst: *mut f32,
+        stride: usize,
+        lanes: usize,
+    ) {
+        let starts: &[u32] = bytemuck::cast_slice(&self.starts);
+        let image = self.data.as_ptr();
+        for i in 0..rows.len() {
+            // SAFETY: by the caller. (`wrapping_add`: lane 0 of a run that starts later may lie before the image.)
+            unsafe {
+                let row = image.add(starts[rows.get(i)] as usize);
+                let mut v = splat(simd, 0.0);
+                for run in runs {
+                    v = simd.load_between(v, row.wrapping_add(run.at), run.from, run.to);
+                }
+                simd.store_first(v, dst.add(i * stride), lanes);
+            }
+        }
+    }
+}
+
+/// Part of a vector that outputs of one line fill.
+#[derive(Clone, Copy)]
+struct Run {
+    from: usize,
+    to: usize,
+    at: usize,
+}
+
+/// A whole and odd number of cache lines: planes an even number apart would compete for a few sets of the cache.
+fn channel_stride(len: usize) -> usize {
+    let lines = len.div_ceil(16);
+    (lines | 1) * 16
+}
+
+impl Vectorized for Pad<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Simd>(self, simd: S) {
+        let Self { from, to, geometry, axes: [vertical, horizontal] } = self;
+        let [height, width] = geometry.input();
+        let [top, left, ..] = geometry.pads();
+        let (step, length) = (horizontal.stride, horizontal.lines);
+        let mut lines = to.chunks_exact_mut(length);
+        for py in 0..vertical.count {
+            for px in 0..horizontal.count {
+                let shift = horizontal.first(px);
+                // Elements `inside` of a line are the image's, from element `at` of its line on.
+                let first = left.saturating_sub(shift).div_ceil(step).min(length);
+                let inside = first..(width + left).saturating_sub(shift).div_ceil(step).clamp(first, length);
+                for (line, to) in (0..vertical.lines).zip(&mut lines) {
+                    let y = (line * vertical.stride + vertical.first(py)).wrapping_sub(top);
+                    if y >= height || inside.is_empty() {
+                        to.fill(0.0);
+                        continue;
+                    }
+                    let from = &from[y * width..][..width];
+                    let at = inside.start * step + shift - left;
+                    if step == 1 {
+                        pad_line(simd, &from[at..], inside.clone(), to);
+                        continue;
+                    }
+                    to[..inside.start].fill(0.0);
+                    to[inside.end..].fill(0.0);
+                    let to = &mut to[inside.clone()];
+                    if step == 2 {
+                        // (The compiler makes vectors of this loop; the last pair may lack its second element.)
+                        let pairs = from[at..].chunks_exact(2);
+                        let last = pairs.remainder().first();
+                        to.iter_mut()
+                            .zip(pairs.map(|pair| &pair[0]).chain(last))
+                            .for_each(|(to, &v)| *to = v);
+                    } else {
+                        to.iter_mut().zip(from[at..].iter().step_by(step)).for_each(|(to, &v)| *to = v);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes `from` to elements `inside` of `to`, and zeros to the others.
+///
+/// # Panics
+/// When `from` has not as many elements.
+#[inline(always)]
+fn pad_line<S: Simd>(simd: S, from: &[f32], inside: Range<usize>, to: &mut [f32]) {
+    let from = from[..inside.len()].as_ptr().wrapping_sub(inside.start);
+    for start in (0..to.len()).step_by(S::LANES) {
+        let lane = |i: usize| i.saturating_sub(start).min(S::LANES);
+        // SAFETY: the elements `inside` are `from`'s, which has as many; those stored are what `to` has left.
+        unsafe {
+            let zero = splat(simd, 0.0);
+            let v = simd.load_between(zero, from.wrapping_add(start), lane(inside.start), lane(inside.end));
+            simd.store_first(v, to.as_mut_ptr().add(start), S::LANES.min(to.len() - start));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn unrolling_is_im2col(
+            channels in 1_usize..4, input in [1_usize..20, 1_usize..40], kernel in [1_usize..5, 1_usize..5],
+            stride in [1_usize..5, 1_usize..5], dilation in [1_usize..4, 1_usize..4],
+            pads in [0_usize..4, 0_usize..9, 0_usize..4, 0_usize..9],
+        ) {
+            let Ok(geometry) = ConvGeometry::new(channels, input, kernel, stride, dilation, pads) else {
+                return Ok(());
+            };
+            let image: Vec<f32> = (0..geometry.image_len()).map(|i| 1.0 + i as f32).collect();
+            let mut expected = vec![f32::NAN; geometry.k() * geometry.n()];
+            crate::packing::im2col(&image, &geometry, &mut expected);
+            let mut unrolled = vec![f32::NAN; expected.len()];
+            PaddedImage::new(&image, &geometry).unroll(&mut unrolled);
+            prop_assert_eq!(unrolled, expected);
+        }
+    }
+}
