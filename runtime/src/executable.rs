@@ -166,7 +166,7 @@ impl Executable {
         feeds: &[TensorView<'_>],
         times: Option<&mut [Duration]>,
     ) -> Result<Vec<(String, Tensor)>, RunError> {
-        let results = self.threads.run(plan.estimate, |threads| plan.run(feeds, threads, times));
+        let results = self.threads.run(&plan.pace, |threads| plan.run(feeds, threads, times));
         let results = results.map_err(|e| match plan.steps.get(e.step) {
             Some(step) => PlanError::Node { node: step.name.clone(), op: step.op.clone(), source: e.source },
             None => PlanError::Memory { limit: memory::limit() },

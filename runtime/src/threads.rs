@@ -5,9 +5,11 @@
 //! is done by the caller, so a thread that comes late, or is busy with another run, holds nobody up. Each thread begins with
 //! the parts it had the time before, whose weights its cache still holds.
 
+mod pace;
+mod quota;
+
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
-use std::fs;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,6 +17,8 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
+
+pub(crate) use pace::Pace;
 
 /// Times that a waiting thread looks for work before it offers its CPU to others each time.
 const SPINS: u32 = 2000;
@@ -84,7 +88,7 @@ impl Threads {
     /// Threads that this process may keep busy: the CPU affinity and the cgroup's CPU quota (v1 and v2), rounded up.
     pub fn available() -> usize {
         let affinity = std::thread::available_parallelism().map_or(1, NonZero::get);
-        affinity.min(cgroup_quota().unwrap_or(usize::MAX)).max(1)
+        affinity.min(quota::cgroup_quota().unwrap_or(usize::MAX)).max(1)
     }
 
     /// Number of threads.
@@ -108,17 +112,24 @@ impl Threads {
         }
     }
 
-    /// Calls `f` with these threads installed if that pays for work of about `estimate` on one thread, and otherwise with
-    /// the caller alone. Short runs share their work only while they follow each other closely.
-    pub(crate) fn run<R>(&self, estimate: Duration, f: impl FnOnce(&Self) -> R) -> R {
+    /// Calls `f` with these threads installed if that pays for the work, and otherwise with the caller alone. Short runs
+    /// share their work only while they follow each other closely, and only if that is faster.
+    pub(crate) fn run<R>(&self, pace: &Pace, f: impl FnOnce(&Self) -> R) -> R {
         static CALLER: Threads = Threads::single();
-        if self.count == 1 || estimate < SHARING {
+        if self.count == 1 || pace.estimate() < SHARING {
             return f(&CALLER);
         }
         let now = || START.elapsed().as_nanos() as u64;
-        let idle = Duration::from_nanos(now().saturating_sub(self.last.load(Ordering::Relaxed)));
-        let result = if estimate >= WAKING || idle < AWAKE { self.install(|| f(self)) } else { f(&CALLER) };
-        self.last.store(now(), Ordering::Relaxed);
+        let start = now();
+        let idle = Duration::from_nanos(start.saturating_sub(self.last.load(Ordering::Relaxed)));
+        let turn = (idle < AWAKE).then(|| pace.turn());
+        let shares = turn.map_or(pace.estimate() >= WAKING, |turn| turn.shares);
+        let result = if shares { self.install(|| f(self)) } else { f(&CALLER) };
+        let end = now();
+        if let Some(turn) = turn {
+            pace.took(turn, end.saturating_sub(start));
+        }
+        self.last.store(end, Ordering::Relaxed);
         result
     }
 
@@ -370,53 +381,6 @@ impl Split {
     }
 }
 
-/// CPUs that the cgroup's quota allows, rounded up; `None` without a quota.
-fn cgroup_quota() -> Option<usize> {
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    quota_under("/sys/fs/cgroup".as_ref(), &own)
-}
-
-/// The tightest quota on the way from this process's group up to the root, for both versions of cgroups.
-fn quota_under(root: &std::path::Path, own: &str) -> Option<usize> {
-    let mut tightest: Option<f64> = None;
-    for line in own.lines() {
-        // `hierarchy:controllers:path`; version 2 has no controllers.
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
-        let version2 = controllers.is_empty();
-        if !version2 && !controllers.split(',').any(|c| c == "cpu") {
-            continue;
-        }
-        let base = if version2 { root.to_path_buf() } else { root.join(controllers) };
-        let base = if base.is_dir() { base } else { root.join("cpu") };
-        let mut group = Some(std::path::Path::new(path.trim_start_matches('/')));
-        while let Some(relative) = group {
-            let directory = base.join(relative);
-            let cpus = if version2 {
-                fs::read_to_string(directory.join("cpu.max")).ok().and_then(|text| {
-                    let (quota, period) = text.trim().split_once(' ')?;
-                    ratio(quota, period)
-                })
-            } else {
-                let read = |name| fs::read_to_string(directory.join(name)).ok();
-                read("cpu.cfs_quota_us").zip(read("cpu.cfs_period_us")).and_then(|(q, p)| ratio(&q, &p))
-            };
-            if let Some(cpus) = cpus {
-                tightest = Some(tightest.map_or(cpus, |t| t.min(cpus)));
-            }
-            group = relative.parent();
-        }
-    }
-    tightest.map(|cpus| (cpus.ceil() as usize).max(1))
-}
-
-/// Quota over period; `None` when unlimited (`max`, or a negative number).
-fn ratio(quota: &str, period: &str) -> Option<f64> {
-    let quota: f64 = quota.trim().parse().ok()?;
-    let period: f64 = period.trim().parse().ok()?;
-    (quota > 0.0 && period > 0.0).then_some(quota / period)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -437,25 +401,5 @@ mod tests {
             }
         }
         assert!(Threads::available() >= 1);
-    }
-
-    #[test]
-    fn the_quota_of_both_versions_is_read() {
-        let root = tempfile::tempdir().unwrap();
-        let write = |path: &str, text: &str| {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
-        write("outer/inner/cpu.max", "max 100000\n");
-        write("outer/cpu.max", "150000 100000\n");
-        assert_eq!(quota_under(root.path(), "0::/outer/inner\n"), Some(2));
-        assert_eq!(quota_under(root.path(), "0::/elsewhere\n"), None);
-
-        write("cpu,cpuacct/box/cpu.cfs_quota_us", "300000\n");
-        write("cpu,cpuacct/box/cpu.cfs_period_us", "100000\n");
-        assert_eq!(quota_under(root.path(), "4:cpu,cpuacct:/box\n3:memory:/box\n"), Some(3));
-        write("cpu,cpuacct/box/cpu.cfs_quota_us", "-1\n");
-        assert_eq!(quota_under(root.path(), "4:cpu,cpuacct:/box\n"), None);
     }
 }

@@ -15,7 +15,7 @@ use super::{Call, Operand, Place, Plan, PlanError, Step, Wanted, fusion, inline}
 use crate::analysis::{self, Analysis};
 use crate::info::Info;
 use crate::ops::OpError;
-use crate::threads::Threads;
+use crate::threads::{Pace, Threads};
 
 /// What a plan is made for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -163,7 +163,7 @@ impl<'a> Builder<'a> {
             buffers,
             heap,
             arena_bytes,
-            estimate,
+            pace: Pace::new(estimate),
             arenas: Mutex::new(Vec::new()),
         })
     }

@@ -19,13 +19,13 @@ mod tests;
 mod weights;
 
 use std::sync::Mutex;
-use std::time::Duration;
 
 use poda_formats::dtype::DataType;
 use poda_formats::storage::AlignedBytes;
 use poda_formats::{Op, Tensor, ValueId};
 
 use crate::ops::OpError;
+use crate::threads::Pace;
 use attention::AttentionNode;
 use draft::Explanation;
 use product::PackedProduct;
@@ -139,7 +139,7 @@ pub(crate) struct Plan {
     /// Number of values on the heap.
     pub(crate) heap: usize,
     pub(crate) arena_bytes: usize,
-    /// About the time of a run on one thread, for choosing where to run.
-    pub(crate) estimate: Duration,
+    /// How runs go: on the caller alone, or shared.
+    pub(crate) pace: Pace,
     arenas: Mutex<Vec<AlignedBytes>>,
 }
