@@ -14,6 +14,7 @@ pub mod activation;
 mod csr;
 pub mod depthwise;
 mod gemm;
+pub(crate) mod pool;
 pub mod simd;
 mod spmm;
 mod spmm_block;

@@ -1,10 +1,10 @@
 //! AVX2 and FMA: 8 lanes, 16 registers.
 
 use core::arch::x86_64::{
-    __m256, __m256i, _mm_loadu_ps, _mm256_andnot_si256, _mm256_blend_ps, _mm256_blendv_ps,
-    _mm256_castsi256_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps, _mm256_maskstore_ps,
-    _mm256_permute2f128_ps, _mm256_set_m128, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps,
-    _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    __m256, __m256i, _mm_loadu_ps, _mm256_andnot_si256, _mm256_blend_ps, _mm256_blendv_ps, _mm256_castpd_ps,
+    _mm256_castps_pd, _mm256_castsi256_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps,
+    _mm256_maskstore_ps, _mm256_permute2f128_ps, _mm256_permute4x64_pd, _mm256_set_m128, _mm256_set1_ps,
+    _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
 
 use rten_simd::isa::Avx2Isa;
@@ -40,6 +40,16 @@ unsafe impl Simd for Avx2Isa {
             _mm256_blendv_ps(v.0, _mm256_maskload_ps(ptr, lanes), _mm256_castsi256_ps(lanes))
         }
         .into()
+    }
+
+    #[inline(always)]
+    fn unzip(self, a: Self::F32, b: Self::F32) -> [Self::F32; 2] {
+        // SAFETY: the CPU has AVX2, because `self` exists.
+        unsafe {
+            // Within 128-bit lanes, then their halves in order.
+            let ordered = |v| _mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(_mm256_castps_pd(v))).into();
+            [ordered(_mm256_shuffle_ps::<0x88>(a.0, b.0)), ordered(_mm256_shuffle_ps::<0xdd>(a.0, b.0))]
+        }
     }
 
     #[inline(always)]

@@ -2,10 +2,11 @@
 
 use core::arch::asm;
 use core::arch::x86_64::{
-    __m512, __mmask16, _mm_load_ss, _mm_loadu_ps, _mm512_broadcast_f32x4, _mm512_castpd_ps, _mm512_castps_pd,
-    _mm512_castsi512_ps, _mm512_mask_broadcast_f32x4, _mm512_mask_broadcastss_ps, _mm512_mask_loadu_ps,
-    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    __m512, __mmask16, _mm_load_ss, _mm_loadu_ps, _mm512_add_epi32, _mm512_broadcast_f32x4, _mm512_castpd_ps,
+    _mm512_castps_pd, _mm512_castsi512_ps, _mm512_mask_broadcast_f32x4, _mm512_mask_broadcastss_ps,
+    _mm512_mask_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_permutex2var_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+    _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use rten_simd::isa::Avx512Isa;
@@ -33,6 +34,16 @@ unsafe impl Simd for Avx512Isa {
     unsafe fn load_between(self, v: Self::F32, ptr: *const f32, from: usize, to: usize) -> Self::F32 {
         // SAFETY: masked-out lanes are not read; the caller answers for the others.
         unsafe { _mm512_mask_loadu_ps(v.0, first(to) & !first(from), ptr) }.into()
+    }
+
+    #[inline(always)]
+    fn unzip(self, a: Self::F32, b: Self::F32) -> [Self::F32; 2] {
+        // SAFETY: the CPU has AVX-512, because `self` exists.
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+            [even, odd].map(|index| _mm512_permutex2var_ps(a.0, index, b.0).into())
+        }
     }
 
     #[inline(always)]

@@ -64,6 +64,9 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
         unsafe { [splat(self, *weights), splat(self, *weights.add(1))] }
     }
 
+    /// The elements of even index of `a` and then of `b`, and those of odd index.
+    fn unzip(self, a: Self::F32, b: Self::F32) -> [Self::F32; 2];
+
     /// The sum of the elements.
     #[inline(always)]
     fn total(self, v: Self::F32) -> f32 {
@@ -273,6 +276,14 @@ mod tests {
                         (0..lanes).map(|i| [3.0, 9.0, 0.0, 5.0][i / 4] + (i % 4) as f32).collect();
                     assert_eq!(dst, expected);
                 }
+            }
+            // SAFETY: `src` holds more than two vectors, `dst` one.
+            let [a, b] = [0, lanes].map(|i| unsafe { simd.load_first(src.as_ptr().add(i), lanes) });
+            for (odd, v) in simd.unzip(a, b).into_iter().enumerate() {
+                let mut dst = vec![-1.0; lanes];
+                // SAFETY: `dst` holds a vector.
+                unsafe { simd.store_first(v, dst.as_mut_ptr(), lanes) };
+                assert!(dst.iter().enumerate().all(|(i, &v)| v == src[2 * i + odd]), "{odd}: {dst:?}");
             }
             // SAFETY: `src` holds more than two elements, `dst` a vector.
             let pair = unsafe { simd.splat_pair(src.as_ptr().add(1)) };

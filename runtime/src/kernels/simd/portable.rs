@@ -34,6 +34,17 @@ unsafe impl Simd for GenericIsa {
     }
 
     #[inline(always)]
+    fn unzip(self, a: Self::F32, b: Self::F32) -> [Self::F32; 2] {
+        let (a, b) = (a.to_array(), b.to_array());
+        let both = |i: usize| if i < Self::LANES { a[i] } else { b[i - Self::LANES] };
+        [0, 1].map(|odd| {
+            let lanes: [f32; Self::LANES] = std::array::from_fn(|i| both(2 * i + odd));
+            // SAFETY: `lanes` is a local of a vector's size.
+            unsafe { self.f32().load_ptr(lanes.as_ptr()) }
+        })
+    }
+
+    #[inline(always)]
     unsafe fn load_values<V: Value>(self, ptr: *const V) -> Self::F32 {
         // SAFETY: the caller says that as many are readable.
         let lanes: [f32; Self::LANES] = std::array::from_fn(|i| unsafe { *ptr.add(i) }.widen());
