@@ -98,7 +98,10 @@ impl Packed for Spmm {
         };
         let stride = self.panels.depth * self.panels.shape.width;
         let group = (GROUP / (stride * size_of::<f32>()).max(1)).max(1);
-        if tiles.parts() >= 4 * parts || blocks < parts {
+        // Tokens keep their thread from one layer to the next where they deal out evenly: what a layer wrote is in the caches of
+        // the thread that reads it (MiniLM with 90 % zeros, 2 threads: 3.4 -> 3.0 ms, on two chiplets 5.6 -> 3.5).
+        let even = tiles.parts() > 1 && tiles.parts().is_multiple_of(parts);
+        if tiles.parts() >= 4 * parts || blocks < parts || even && call.y_layout == Layout::TokenMajor {
             // Each thread packs the tiles that it multiplies.
             let split = Split::even(tiles.parts(), parts);
             call.threads.for_each(split.parts(), |i| {
