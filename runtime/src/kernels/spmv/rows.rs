@@ -100,21 +100,6 @@ impl<V: Value> Rows<V> {
         let values: &[V] = self.0.values().tensor().as_slice().expect("checked by prepare");
         let rows: [&[V]; M] = std::array::from_fn(|m| &values[(row + m) * k..][..k]);
         let mut totals = [[[ops.zero(); 2]; R]; M];
-        let mut step = |weights: [*const V; M], i: usize, set: usize| {
-            // SAFETY: a vector of weights is readable, by the calls below, and of `X`, which is followed by zeros.
-            unsafe {
-                let mut x = [ops.zero(); R];
-                for r in 0..R {
-                    x[r] = ops.load_ptr(columns[r].add(i));
-                }
-                for m in 0..M {
-                    let w = simd.load_values(weights[m]);
-                    for r in 0..R {
-                        totals[m][r][set] = ops.mul_add(w, x[r], totals[m][r][set]);
-                    }
-                }
-            }
-        };
         let pair = 2 * S::LANES;
         let even = k - k % pair;
         let mut i = 0;
@@ -125,8 +110,11 @@ impl<V: Value> Rows<V> {
                 weights[m] = rows[m][i..].as_ptr();
                 next[m] = rows[m][i + S::LANES..].as_ptr();
             }
-            step(weights, i, 0);
-            step(next, i + S::LANES, 1);
+            // SAFETY: of each row `pair` elements are left, and as many of `X`.
+            unsafe {
+                step(simd, weights, columns.map(|x| x.add(i)), 0, &mut totals);
+                step(simd, next, columns.map(|x| x.add(i + S::LANES)), 1, &mut totals);
+            }
             i += pair;
         }
         // What is left of each row, followed by zeros.
@@ -140,13 +128,45 @@ impl<V: Value> Rows<V> {
                 for m in 0..M {
                     weights[m] = rest[m][set * S::LANES..].as_ptr();
                 }
-                step(weights, i + set * S::LANES, set);
+                let at = i + set * S::LANES;
+                // SAFETY: `rest` holds two vectors of each row; `X` is followed by zeros.
+                unsafe { step(simd, weights, columns.map(|x| x.add(at)), set, &mut totals) };
             }
         }
         for m in 0..M {
             for r in 0..R {
                 let [a, b] = totals[m][r];
                 sums.0[r][at + m] = simd.total(ops.add(a, b));
+            }
+        }
+    }
+}
+
+/// Adds a vector of each of `M` rows times the same elements of `R` columns to set `set` of the sums. (A closure in its place
+/// is not inlined, and then compiled without the instructions: 20 times slower.)
+///
+/// # Safety
+/// A vector must be readable at each pointer.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+unsafe fn step<S: Simd, V: Value, const M: usize, const R: usize>(
+    simd: S,
+    weights: [*const V; M],
+    columns: [*const f32; R],
+    set: usize,
+    totals: &mut [[[S::F32; 2]; R]; M],
+) {
+    let ops = simd.f32();
+    // SAFETY: by the caller.
+    unsafe {
+        let mut x = [ops.zero(); R];
+        for r in 0..R {
+            x[r] = ops.load_ptr(columns[r]);
+        }
+        for m in 0..M {
+            let w = simd.load_values(weights[m]);
+            for r in 0..R {
+                totals[m][r][set] = ops.mul_add(w, x[r], totals[m][r][set]);
             }
         }
     }
