@@ -1,7 +1,7 @@
 //! Chooses the kernel for a weight: times the candidates on this machine, so that sparse is never slower than dense.
 //!
 //! Answers are kept in memory and in a file of the user's cache directory, keyed by the CPU, the version of the kernels, the
-//! shape, sparsity and layout of the product, and the number of threads. A file that is damaged, of another CPU or version,
+//! shape, sparsity, unevenness and layout of the product, and the number of threads. A file that is damaged, of another CPU or version,
 //! or cannot be written is ignored; [`Tuner::cache_note`] says so.
 
 mod cache;
@@ -327,6 +327,16 @@ fn written(len: usize, scale: f32) -> AlignedBytes {
     bytes
 }
 
+/// How uneven the rows of a weight are: their deviation in halves of their mean. Lanes that wait for the longest row make some
+/// kernels slow, so an answer for even rows is none for uneven ones.
+fn spread(weight: &WeightMatrix) -> u32 {
+    let Some(csr) = weight.csr().filter(|csr| csr.nnz() > 0) else { return 0 };
+    let mean = csr.nnz() as f64 / csr.rows() as f64;
+    let far = |pair: &[u32]| (f64::from(pair[1] - pair[0]) - mean).powi(2);
+    let variance = csr.row_offsets().windows(2).map(far).sum::<f64>() / csr.rows() as f64;
+    (2.0 * variance.sqrt() / mean) as u32
+}
+
 /// What an answer depends on, beside the machine. Sparsity counts in whole percents.
 fn key(
     weight: &WeightMatrix,
@@ -346,8 +356,9 @@ fn key(
     });
     let pattern = weight.pattern().map_or(String::new(), |pattern| format!(" {pattern}"));
     format!(
-        "{m}x{k}x{n} {} {kept}%{pattern} {}{} {}t {prefer:?}{conv}",
+        "{m}x{k}x{n} {} {kept}% ~{}{pattern} {}{} {}t {prefer:?}{conv}",
         weight.stored(),
+        spread(weight),
         layout(x_layout),
         layout(y_layout),
         threads.count()

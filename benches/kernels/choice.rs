@@ -1,0 +1,59 @@
+//! What the tuner chooses, against dense.
+
+use poda_formats::{CsrMatrix, Tensor};
+use poda_runtime::kernels::{Epilogue, Layout, PackedWeight, Problem, WeightMatrix, X};
+use poda_runtime::Threads;
+use poda_runtime::tune::{TuneOptions, Tuner};
+
+use crate::timing::{Variant, time};
+use crate::weights::{Mask, Random, aligned, pruned};
+
+/// Beyond this a choice is slower than dense, not noise.
+const NOISE: f64 = 1.05;
+
+/// Tunes one product from nothing, in both layouts, and times the choice in turns with dense; returns how many lose.
+pub(crate) fn choice(
+    [m, k, n]: [usize; 3],
+    sparsity: f32,
+    (mask, keep): (&str, Mask),
+    threads: &Threads,
+) -> usize {
+    let w = pruned([m, k], sparsity, keep);
+    let csr = CsrMatrix::from_dense(m, k, &w);
+    let zeros = 1.0 - csr.nnz() as f64 / (m * k) as f64;
+    // As reading a model does: a matrix without zeros is dense.
+    let dense = WeightMatrix::Dense(Tensor::from_slice(&[m, k], &w));
+    let weight = if sparsity > 0.0 { WeightMatrix::Csr(csr) } else { dense.clone() };
+    let mut random = Random(5);
+    let (x, bias) = (aligned(&random.values(k * n)), random.values(m));
+    let x: &[f32] = x.as_slice().expect("f32");
+    let mut lose = 0;
+    let layouts = [Layout::TokenMajor, Layout::FeatureMajor];
+    for layout in layouts.into_iter().take(if n == 1 { 1 } else { 2 }) {
+        let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None };
+        let tuner = Tuner::new(TuneOptions { cache: None, ..TuneOptions::default() });
+        let chosen = PackedWeight::prepare(&weight, &problem, &tuner, threads).expect("f32");
+        let rival = PackedWeight::prepare(&dense, &problem, &tuner, threads).expect("f32");
+        let input = X::Matrix { data: x, layout };
+        let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
+        let [mut ours, mut theirs] = [(); 2].map(|()| vec![f32::NAN; m * n]);
+        let mut variants = [
+            Variant::new(chosen.kernel(), || chosen.run(n, input, &mut ours, layout, &epilogue, threads)),
+            Variant::new(rival.kernel(), || rival.run(n, input, &mut theirs, layout, &epilogue, threads)),
+        ];
+        time(&mut variants);
+        let [own, dense] = [&variants[0], &variants[1]].map(Variant::median);
+        let slower = own > dense * NOISE;
+        lose += usize::from(slower);
+        println!(
+            "{m}x{k}x{n} {mask:<9} {:4.1}% {layout:?} {:<32} {:9.2} us  x{:.2} dense  {:.2} of the smallest bytes{}",
+            zeros * 100.0,
+            chosen.kernel(),
+            own * 1e6,
+            dense / own,
+            chosen.bytes() as f64 / chosen.smallest_bytes() as f64,
+            if slower { "  LOSES" } else { "" }
+        );
+    }
+    lose
+}
