@@ -1,8 +1,8 @@
 //! What the tuner chooses, against dense.
 
 use poda_formats::{CsrMatrix, Tensor};
-use poda_runtime::kernels::{Epilogue, Layout, PackedWeight, Problem, WeightMatrix, X};
 use poda_runtime::Threads;
+use poda_runtime::kernels::{Epilogue, Layout, PackedWeight, Problem, WeightMatrix, X};
 use poda_runtime::tune::{TuneOptions, Tuner};
 
 use crate::timing::{Variant, time};

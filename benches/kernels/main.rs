@@ -25,11 +25,12 @@ use criterion::{Criterion, Throughput};
 use depthwise::depthwise;
 use poda_formats::{CsrMatrix, Pattern};
 use poda_runtime::Threads;
-use poda_runtime::kernels::{Epilogue, KERNELS, Kernel, Layout, Level, PackedWeight, Problem, WeightMatrix, X};
+use poda_runtime::kernels::{
+    Epilogue, KERNELS, Kernel, Layout, Level, PackedWeight, Problem, WeightMatrix, X,
+};
 use product::product;
 use timing::roof;
 use weights::{MASKS, Random, pruned};
-
 
 /// All kernels of the widest vectors by criterion.
 fn by_criterion(threads: &Threads) {

@@ -30,7 +30,8 @@ impl Random {
 pub(crate) type Mask = fn(&mut Random, [usize; 2], f32) -> Vec<bool>;
 
 /// The masks by name.
-pub(crate) const MASKS: [(&str, Mask); 3] = [("uniform", uniform), ("uneven", uneven), ("clustered", clustered)];
+pub(crate) const MASKS: [(&str, Mask); 3] =
+    [("uniform", uniform), ("uneven", uneven), ("clustered", clustered)];
 
 /// Each weight by itself.
 fn uniform(random: &mut Random, [m, k]: [usize; 2], sparsity: f32) -> Vec<bool> {
@@ -107,8 +108,7 @@ pub(crate) fn structured([m, k]: [usize; 2], pattern: Pattern, sparsity: f32) ->
     match pattern {
         Pattern::Block { .. } => {
             let across = k.div_ceil(b);
-            let gone: Vec<bool> =
-                (0..m.div_ceil(a) * across).map(|_| random.fraction() < sparsity).collect();
+            let gone: Vec<bool> = (0..m.div_ceil(a) * across).map(|_| random.fraction() < sparsity).collect();
             for (i, w) in w.iter_mut().enumerate() {
                 if gone[i / k / a * across + i % k / b] {
                     *w = 0.0;

@@ -2,15 +2,15 @@
 //!
 //! The metadata hold the graph as JSON (`poda.graph`), a list of sections that says which tensors form which weight
 //! (`poda.weights`), and the version of both (`poda.version`). A dense weight is the tensor of its own name; a CSR
-//! weight is NAME.indptr, NAME.indices and NAME.values; so is one in blocks, and an N:M weight is NAME.values and
-//! NAME.positions (see [`BlockMatrix`](crate::BlockMatrix), [`NmMatrix`](crate::NmMatrix)). Values of dense and CSR weights may
-//! be narrower than the f32 that they stand for: such a section says how far they are from it, and int8 ones have
-//! NAME.scales as well. Tensors start on multiples of 64 bytes, and one that several
-//! weights share is stored once.
+//! weight is NAME.indptr, NAME.indices and NAME.values; so is one in blocks; one with a bitmap is NAME.bitmap and
+//! NAME.values, and an N:M weight is NAME.values and NAME.positions (see [`UncheckedCsr`],
+//! [`BlockMatrix`](crate::BlockMatrix), [`NmMatrix`](crate::NmMatrix)). Values of all but blocks and N:M may be narrower than
+//! the f32 that they stand for: such a section says how far they are from it, and int8 ones have NAME.scales as well.
+//! Tensors start on multiples of 64 bytes, and one that several weights share is stored once.
 //!
 //! Opening reads headers only: sizes, types and references are checked there, the arrays of sparse weights when they
 //! are first used (see [`CsrWeight`]). A layout to come is a new `kind` of section, which older versions refuse by name.
-//! Narrower values came with version 2; a file without them is still written as version 1.
+//! Narrower values came with version 2, bitmaps with version 3; a file is written as the lowest version that it can be.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Write};
@@ -30,9 +30,11 @@ use crate::values::{RoundingError, Values, ValuesError};
 use crate::weight::{CsrShapeError, CsrWeight, Weight};
 
 /// The newest version that this code reads and writes.
-pub const VERSION: u32 = 2;
-/// The version of files whose weights all store their values as the graph has them.
-const EXACT_VERSION: u32 = 1;
+pub const VERSION: u32 = 3;
+/// The first version with values narrower than the f32 that they stand for.
+const ROUNDED_VERSION: u32 = 2;
+/// The first version with bitmaps.
+const BITMAP_VERSION: u32 = 3;
 
 const VERSION_KEY: &str = "poda.version";
 const GRAPH_KEY: &str = "poda.graph";
@@ -40,6 +42,7 @@ const WEIGHTS_KEY: &str = "poda.weights";
 
 const DENSE: &str = "dense";
 const CSR: &str = "csr";
+const BITMAP: &str = "bitmap";
 const BLOCK: &str = "block";
 const NM: &str = "nm";
 
@@ -190,6 +193,10 @@ fn attach(
             let arrays = UncheckedCsr::new(rows, cols, indptr, indices, values(tensor, scales)?);
             CsrWeight::new(shape, section.transposed, arrays.map_err(csr_error)?).map_err(shape_error)?.into()
         }
+        (BITMAP, [bits, tensor, scales @ ..], rounded) if scales.len() <= usize::from(rounded.is_some()) => {
+            let arrays = UncheckedCsr::from_bitmap([rows, cols], bits.clone(), values(tensor, scales)?);
+            CsrWeight::new(shape, section.transposed, arrays.map_err(csr_error)?).map_err(shape_error)?.into()
+        }
         (kind @ (BLOCK | NM), parts, None) => {
             let pattern = Pattern::of_kind(kind, section.pattern.unwrap_or_default());
             let pattern = pattern.map_err(|error| csr_error(error.into()))?;
@@ -234,7 +241,7 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
     graph.normalize()?;
     let mut tensors = Tensors::default();
     let mut sections = Vec::new();
-    let mut version = EXACT_VERSION;
+    let mut version = 1;
     for (number, graph) in graph.with_bodies().into_iter().enumerate() {
         for (index, value) in graph.values.iter().enumerate() {
             let Some(weight) = &value.weight else { continue };
@@ -244,14 +251,9 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
                 Weight::Dense(tensor) => (DENSE, false, vec![("", tensor)], None),
                 Weight::Csr(csr) => {
                     let error = |error| ArtifactError::Csr { weight: value.name.clone(), error };
-                    let matrix = csr.matrix().map_err(error)?;
-                    let values = matrix.values();
-                    let arrays = vec![
-                        (".indptr", matrix.indptr()),
-                        (".indices", matrix.indices()),
-                        (".values", values.tensor()),
-                    ];
-                    (CSR, csr.is_transposed(), arrays, Some(values))
+                    csr.matrix().map_err(error)?;
+                    let arrays = csr.arrays();
+                    (arrays.layout(), csr.is_transposed(), arrays.arrays(), Some(arrays.values()))
                 }
                 Weight::Narrow(narrow) => {
                     let values = narrow.matrix().values();
@@ -269,7 +271,11 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
             let parts =
                 parts.map(|(part, tensor)| tensors.add(&format!("{}{part}", value.name), tensor)).collect();
             let rounded = weight.rounding_error();
-            version = if rounded.is_some() { VERSION } else { version };
+            version = version.max(match (kind, rounded) {
+                (BITMAP, _) => BITMAP_VERSION,
+                (_, Some(_)) => ROUNDED_VERSION,
+                (_, None) => 1,
+            });
             sections.push(Section {
                 graph: number,
                 value: ValueId(index as u32),

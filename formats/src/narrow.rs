@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dtype::DataType;
 use crate::graph::{Graph, ValueId};
-use crate::sparse::{CsrMatrix, SparseError, index_type};
+use crate::sparse::{CsrMatrix, SparseError, UncheckedCsr, bitmap, index_type};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
 use crate::values::{RoundError, RoundingError, ValueType, Values, ValuesError};
@@ -127,12 +127,13 @@ impl NarrowMatrix {
         })
     }
 
-    /// The same as CSR if that takes fewer bytes.
-    fn sparse_if_smaller(&self) -> Option<CsrMatrix> {
-        let size = self.values.stored().size();
-        let csr = (self.rows + 1) * size_of::<u32>()
-            + self.values.nonzeros() * (index_type(self.cols).size() + size);
-        if csr < self.values.len() * size { self.to_csr() } else { None }
+    /// The same with what is not zero, as CSR or with a bitmap, if that takes fewer bytes.
+    fn sparse_if_smaller(&self) -> Option<UncheckedCsr> {
+        let (size, nonzeros) = (self.values.stored().size(), self.values.nonzeros());
+        let csr = (self.rows + 1) * size_of::<u32>() + nonzeros * index_type(self.cols).size();
+        let places = csr.min(bitmap::bytes([self.rows, self.cols]));
+        let smaller = places + nonzeros * size < self.values.len() * size;
+        if smaller { self.to_csr().map(UncheckedCsr::smallest) } else { None }
     }
 }
 
@@ -236,7 +237,7 @@ impl Weight {
         csr.map_or_else(|| Self::Narrow(narrow.clone()), Self::from)
     }
 
-    /// This f32 weight with its values stored as `to`; a sparse one becomes CSR where that takes fewer bytes.
+    /// This f32 weight with its values stored as `to`; a sparse one stays sparse where that takes fewer bytes.
     fn round(&self, transpose: bool, to: ValueType) -> Result<Option<Self>, Failure> {
         let Some((rows, cols)) = CsrWeight::matrix_shape(self.shape(), transpose) else { return Ok(None) };
         if self.dtype() != DataType::F32 || self.values_type() == to.dtype() {
@@ -246,6 +247,7 @@ impl Weight {
             return Ok(Some(match self {
                 Self::Csr(csr) => {
                     let wide = csr.matrix()?.widened()?;
+                    let wide = UncheckedCsr::smallest(wide);
                     CsrWeight::new(csr.shape().to_vec(), csr.is_transposed(), wide)
                         .expect("the same shape")
                         .into()
@@ -374,7 +376,7 @@ mod tests {
     #[test]
     fn products_are_rounded_and_tables_are_not() {
         for to in &ValueType::ALL[1..] {
-            for (keep_every, layout) in [(1, "dense"), (8, "csr")] {
+            for (keep_every, layout) in [(1, "dense"), (8, "bitmap")] {
                 let exact = graph(keep_every);
                 let mut rounded = exact.clone();
                 assert_eq!(rounded.round_weights(*to), Ok(2));

@@ -25,7 +25,7 @@ pub enum Weight {
     Structured(StructuredWeight),
 }
 
-/// A tensor of rank 2 or more stored as CSR.
+/// A tensor of rank 2 or more of which only some elements are stored, as CSR or with a bitmap.
 ///
 /// Its arrays may come from a file that nobody has read yet: they are checked when [`CsrWeight::matrix`] is first
 /// asked for, so that opening a model touches headers only and still no kernel ever sees an unchecked index.
@@ -99,18 +99,22 @@ impl CsrWeight {
         self.transposed
     }
 
-    /// The three arrays, perhaps not checked yet.
+    /// The arrays, perhaps not checked yet.
     pub fn arrays(&self) -> &UncheckedCsr {
         &self.inner.arrays
     }
 
-    /// The matrix. The first call reads `indptr` and `indices` through to check them, at memory speed.
+    /// The matrix; it shares the arrays, but for the places that a bitmap gives, which are made anew by each call. The first
+    /// call reads the places through to check them, at memory speed.
     ///
     /// # Errors
     /// When they do not form a matrix.
-    pub fn matrix(&self) -> Result<&CsrMatrix, SparseError> {
+    pub fn matrix(&self) -> Result<CsrMatrix, SparseError> {
         let Inner { arrays, matrix } = &*self.inner;
-        matrix.get_or_init(|| arrays.clone().check()).as_ref().map_err(Clone::clone)
+        match arrays.layout() {
+            "csr" => matrix.get_or_init(|| arrays.clone().check()).clone(),
+            _ => arrays.clone().check(),
+        }
     }
 
     /// The dense tensor.
@@ -186,11 +190,11 @@ impl Weight {
         }
     }
 
-    /// Name of the layout: `dense`, `csr`, `block:4x1`, `nm:2:4` and the like.
+    /// Name of the layout: `dense`, `csr`, `bitmap`, `block:4x1`, `nm:2:4` and the like.
     pub fn layout(&self) -> Cow<'static, str> {
         match self {
             Self::Dense(_) | Self::Narrow(_) => "dense".into(),
-            Self::Csr(_) => "csr".into(),
+            Self::Csr(csr) => csr.arrays().layout().into(),
             Self::Structured(weight) => weight.pattern().to_string().into(),
         }
     }
@@ -231,9 +235,8 @@ impl Weight {
         match self {
             Self::Dense(tensor) => vec![tensor],
             Self::Csr(csr) => {
-                let (arrays, values) = (csr.arrays(), csr.arrays().values());
-                let scales = values.scales_tensor();
-                [arrays.indptr(), arrays.indices(), values.tensor()].into_iter().chain(scales).collect()
+                let arrays = csr.arrays().arrays().into_iter().map(|(_, tensor)| tensor);
+                arrays.chain(csr.arrays().values().scales_tensor()).collect()
             }
             Self::Narrow(narrow) => {
                 let values = narrow.matrix().values();

@@ -69,7 +69,7 @@ fn weights_are_pruned_exactly_and_stored_sparse() {
         .map(|w| w["nnz"].as_u64().unwrap())
         .sum();
     assert_eq!(nnz, (32 * 16 + 4 * 32) / 4);
-    assert!(weights.iter().any(|w| w["layout"] == "csr"));
+    assert!(weights.iter().any(|w| w["layout"] == "bitmap"));
     assert_close(&outputs(&dir, "sparse.safetensors"), &outputs(&dir, "sparse.onnx"));
 }
 

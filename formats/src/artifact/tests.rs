@@ -97,7 +97,7 @@ fn narrow_sample(to: ValueType) -> Graph {
 }
 
 #[test]
-fn narrower_values_come_back_equal_and_need_version_2() {
+fn narrower_values_and_bitmaps_come_back_equal_and_need_newer_versions() {
     for to in &ValueType::ALL[1..] {
         let graph = narrow_sample(*to);
         let folder = tempfile::tempdir().unwrap();
@@ -107,7 +107,14 @@ fn narrower_values_come_back_equal_and_need_version_2() {
         assert_eq!(back, graph);
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(bytes_of(&back), bytes, "writing is deterministic");
-        assert_eq!(version_of(&bytes), "2", "older versions refuse what they would misread");
+        assert_eq!(version_of(&bytes), "3", "older versions refuse what they would misread");
+        let mut older = graph.clone();
+        let s = older.find("s").unwrap();
+        let Some(Weight::Csr(csr)) = older.weight(s).cloned() else { panic!() };
+        assert_eq!(csr.arrays().layout(), "bitmap");
+        let csr = CsrWeight::new(csr.shape().to_vec(), true, csr.matrix().unwrap()).unwrap();
+        older.values[s.index()].weight = Some(csr.into());
+        assert_eq!(version_of(&bytes_of(&older)), "2");
         let Some(Weight::Narrow(narrow)) = back.weight(back.find("d").unwrap()) else { panic!() };
         assert!(narrow.matrix().values().tensor().storage().is_mapped());
         let file = SafeTensors::parse(Storage::owned(AlignedBytes::copy_of(&bytes))).unwrap();
@@ -122,7 +129,7 @@ fn damaged_narrow_weights_are_refused_by_name() {
     let file = bytes_of(&narrow_sample(ValueType::Int8));
     // (Of the header, so that lengths stay: one text by another of the same length.)
     let cases = [
-        ("\\\"d.scales\\\"", "\\\"s.indptr\\\"", "weight \"d\": tensor holds u32, expected f32"),
+        ("\\\"d.scales\\\"", "\\\"s.bitmap\\\"", "weight \"d\": tensor holds u8, expected f32"),
         ("\\\"d.scales\\\"", "\\\"s.scales\\\"", "weight \"d\": 5 scales for 40 rows"),
         (
             "\\\"s.values\\\",\\\"s.scales\\\"",
@@ -192,7 +199,7 @@ fn every_truncation_is_refused() {
 #[test]
 fn what_this_version_does_not_know_is_refused_by_name() {
     let cases = [
-        ("\"poda.version\":\"1\"", "\"poda.version\":\"3\"", "version \"3\""),
+        ("\"poda.version\":\"1\"", "\"poda.version\":\"4\"", "version \"4\""),
         ("\"poda.version\":\"1\"", "\"poda.version\":\"x\"", "version \"x\""),
         ("poda.graph", "poda.graqh", "metadata lack \"poda.graph\""),
         ("\\\"kind\\\":\\\"csr\\\"", "\\\"kind\\\":\\\"nm4\\\"", "\"w\" is stored as \"nm4\""),
@@ -228,6 +235,23 @@ fn damaged_indices_are_found_before_use_and_never_written() {
     let weight = graph.weight(graph.find("w").unwrap()).unwrap();
     assert!(matches!(weight.to_dense(), Err(SparseError::Column { col: 9, .. })));
     assert!(matches!(write(&mut Vec::new(), &graph), Err(ArtifactError::Csr { .. })));
+}
+
+#[test]
+fn damaged_bitmaps_are_found_before_use_and_never_written() {
+    let file = bytes_of(&narrow_sample(ValueType::Bf16));
+    let graph = parse_bytes(&file).unwrap();
+    let Some(Weight::Csr(csr)) = graph.weight(graph.find("s").unwrap()) else { panic!() };
+    let bits = csr.arrays().arrays()[0].1.bytes().to_vec();
+    let at = file.windows(bits.len()).rposition(|w| w == bits).unwrap();
+    for (byte, flip) in [(0, 1), (7, 0xff)] {
+        let mut bytes = file.clone();
+        bytes[at + byte] ^= flip;
+        let graph = parse_bytes(&bytes).unwrap();
+        let weight = graph.weight(graph.find("s").unwrap()).unwrap();
+        assert!(matches!(weight.to_dense(), Err(SparseError::Bits { values: 19, .. })), "{weight:?}");
+        assert!(matches!(write(&mut Vec::new(), &graph), Err(ArtifactError::Csr { .. })));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytemuck::Zeroable;
 
-use super::{Pattern, PatternError};
+use super::{Pattern, PatternError, bitmap};
 use crate::dtype::{DataType, Element};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError};
@@ -37,6 +37,10 @@ pub enum SparseError {
     Positions { expected: usize, found: usize },
     #[error("row {row}: position {position} of group {group} is out of range or out of order")]
     Position { row: usize, group: usize, position: usize },
+    #[error("expected {expected} bytes of bits, found {found}")]
+    BitmapBytes { expected: usize, found: usize },
+    #[error("{set} bits are set, but there are {values} values")]
+    Bits { set: usize, values: usize },
     #[error("{pattern} is not made of {found} arrays")]
     Arrays { pattern: Pattern, found: usize },
     #[error(transparent)]
@@ -47,15 +51,24 @@ pub enum SparseError {
     Tensor(#[from] TensorError),
 }
 
-/// Three arrays that claim to be a CSR matrix: sizes and types are checked, what the arrays hold is not yet.
+/// Where the stored elements of a matrix lie.
+#[derive(Debug, Clone, PartialEq)]
+enum Places {
+    /// u32 `[rows + 1]`, and u16 or u32 `[nnz]`.
+    Indices { indptr: Tensor, indices: Tensor },
+    /// As [`bitmap`] says.
+    Bitmap(Tensor),
+}
+
+/// Arrays that claim to be a sparse matrix, the places of its elements as CSR or as a bitmap: sizes and types are checked, what
+/// the arrays hold is not yet.
 ///
 /// Making one touches no element, so a mapped file's pages stay on disk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UncheckedCsr {
     rows: usize,
     cols: usize,
-    indptr: Tensor,
-    indices: Tensor,
+    places: Places,
     values: Values,
 }
 
@@ -72,21 +85,43 @@ impl UncheckedCsr {
         values: impl Into<Values>,
     ) -> Result<Self, SparseError> {
         let values = values.into();
-        let nnz = values.len();
-        if [rows, cols, nnz].into_iter().any(|n| u32::try_from(n).is_err()) {
-            return Err(SparseError::TooLarge { rows, cols, nnz });
-        }
-        if let Some(found) = values.scales().map(<[f32]>::len).filter(|&found| found != rows) {
-            return Err(ValuesError::ScaleCount { rows, found }.into());
-        }
-        if indices.len() != nnz {
-            return Err(SparseError::Lengths { indices: indices.len(), values: nnz });
+        check_sizes([rows, cols], &values)?;
+        if indices.len() != values.len() {
+            return Err(SparseError::Lengths { indices: indices.len(), values: values.len() });
         }
         if indptr.as_slice::<u32>()?.len() != rows + 1 {
             return Err(SparseError::IndptrLength { expected: rows + 1, found: indptr.len() });
         }
         check_index_type(&indices)?;
-        Ok(Self { rows, cols, indptr, indices, values })
+        Ok(Self { rows, cols, places: Places::Indices { indptr, indices }, values })
+    }
+
+    /// Takes bits u8 `[rows, ⌈cols / 8⌉]`, set where an element is stored, the first column of a byte in its lowest bit; and
+    /// `values` `[nnz]`.
+    ///
+    /// # Errors
+    /// When a size or a type does not fit.
+    pub fn from_bitmap(
+        [rows, cols]: [usize; 2],
+        bits: Tensor,
+        values: impl Into<Values>,
+    ) -> Result<Self, SparseError> {
+        let values = values.into();
+        check_sizes([rows, cols], &values)?;
+        let (expected, found) = (bitmap::bytes([rows, cols]), bits.as_slice::<u8>()?.len());
+        if expected != found {
+            return Err(SparseError::BitmapBytes { expected, found });
+        }
+        Ok(Self { rows, cols, places: Places::Bitmap(bits), values })
+    }
+
+    /// A matrix in the form that takes fewer bytes.
+    pub fn smallest(matrix: CsrMatrix) -> Self {
+        let CsrMatrix { rows, cols, .. } = matrix;
+        if bitmap::bytes([rows, cols]) < matrix.indptr.bytes().len() + matrix.indices.bytes().len() {
+            return Self { rows, cols, places: Places::Bitmap(bitmap::of(&matrix)), values: matrix.values };
+        }
+        matrix.into()
     }
 
     /// Number of rows.
@@ -99,19 +134,32 @@ impl UncheckedCsr {
         self.cols
     }
 
-    /// Bytes of the three arrays.
+    /// Name of the layout: `csr` or `bitmap`.
+    pub fn layout(&self) -> &'static str {
+        match self.places {
+            Places::Indices { .. } => "csr",
+            Places::Bitmap(_) => "bitmap",
+        }
+    }
+
+    /// The arrays, and what follows the weight's name in theirs.
+    pub fn arrays(&self) -> Vec<(&'static str, &Tensor)> {
+        let values = self.values.tensor();
+        match &self.places {
+            Places::Indices { indptr, indices } => {
+                vec![(".indptr", indptr), (".indices", indices), (".values", values)]
+            }
+            Places::Bitmap(bits) => vec![(".bitmap", bits), (".values", values)],
+        }
+    }
+
+    /// Bytes of the arrays.
     pub fn bytes(&self) -> usize {
-        self.indptr.bytes().len() + self.indices.bytes().len() + self.values.bytes()
-    }
-
-    /// `indptr`, u32 `[rows + 1]`.
-    pub fn indptr(&self) -> &Tensor {
-        &self.indptr
-    }
-
-    /// `indices`, u16 or u32 `[nnz]`.
-    pub fn indices(&self) -> &Tensor {
-        &self.indices
+        let places = match &self.places {
+            Places::Indices { indptr, indices } => indptr.bytes().len() + indices.bytes().len(),
+            Places::Bitmap(bits) => bits.bytes().len(),
+        };
+        places + self.values.bytes()
     }
 
     /// `values`, `[nnz]`.
@@ -119,23 +167,40 @@ impl UncheckedCsr {
         &self.values
     }
 
-    /// Reads `indptr` and `indices` through, and gives the matrix that they form.
+    /// Reads the places through, and gives the matrix that they form; it shares the arrays, but for a bitmap.
     ///
     /// # Errors
     /// The first violation found.
     pub fn check(self) -> Result<CsrMatrix, SparseError> {
-        let Self { rows, cols, indptr, indices, values } = self;
-        let ptr = indptr.as_slice::<u32>()?;
-        check_indptr(ptr, values.len())?;
-        check_columns(ptr, &indices, cols)?;
+        let Self { rows, cols, places, values } = self;
+        let [indptr, indices] = match places {
+            Places::Indices { indptr, indices } => {
+                let ptr = indptr.as_slice::<u32>()?;
+                check_indptr(ptr, values.len())?;
+                check_columns(ptr, &indices, cols)?;
+                [indptr, indices]
+            }
+            Places::Bitmap(bits) => bitmap::places(bits.as_slice()?, [rows, cols], values.len())?,
+        };
         Ok(CsrMatrix { rows, cols, indptr, indices, values })
+    }
+}
+
+fn check_sizes([rows, cols]: [usize; 2], values: &Values) -> Result<(), SparseError> {
+    let nnz = values.len();
+    if [rows, cols, nnz].into_iter().any(|n| u32::try_from(n).is_err()) {
+        return Err(SparseError::TooLarge { rows, cols, nnz });
+    }
+    match values.scales().map(<[f32]>::len).filter(|&found| found != rows) {
+        Some(found) => Err(ValuesError::ScaleCount { rows, found }.into()),
+        None => Ok(()),
     }
 }
 
 impl From<CsrMatrix> for UncheckedCsr {
     fn from(matrix: CsrMatrix) -> Self {
         let CsrMatrix { rows, cols, indptr, indices, values } = matrix;
-        Self { rows, cols, indptr, indices, values }
+        Self { rows, cols, places: Places::Indices { indptr, indices }, values }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Interchange layouts of sparse weights. What a kernel wants (panels, SELL) is made from these by the runtime.
 
+pub(crate) mod bitmap;
 mod block;
 mod csr;
 mod nm;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::pattern::NonZeros;
-use super::{CsrMatrix, Pattern, StructuredMatrix, index_type};
+use super::{CsrMatrix, Pattern, StructuredMatrix, UncheckedCsr, bitmap, index_type};
 use crate::graph::{Graph, Node, ValueId};
 use crate::op::Op;
 use crate::structured::StructuredWeight;
@@ -16,7 +16,7 @@ const SIDES: [usize; 5] = [2, 4, 8, 16, 32];
 const GROUPS: [usize; 4] = [2, 4, 8, 16];
 
 impl Weight {
-    /// `tensor` in the layout that takes the fewest bytes: dense, CSR, blocks or N:M. `transposed` is as in
+    /// `tensor` in the layout that takes the fewest bytes: dense, CSR, with a bitmap, in blocks or N:M. `transposed` is as in
     /// [`CsrWeight::new`].
     ///
     /// Only f32 becomes sparse. Zeros of either sign are left out, so -0.0 becomes 0.0; NaN stays.
@@ -47,7 +47,9 @@ impl Weight {
                 smallest = (bytes, Some(Some(pattern)));
             }
         }
-        let pattern = smallest.1?;
+        // A pattern need only take less than CSR, not less than a bitmap: there are kernels for it.
+        let with_bits = bitmap::bytes([rows, cols]) + nonzeros.count() * size_of::<f32>();
+        let pattern = smallest.1.or((with_bits < smallest.0).then_some(None))?;
         let matrix = if transposed {
             CsrMatrix::from_dense_transposed(rows, cols, values)
         } else {
@@ -55,7 +57,7 @@ impl Weight {
         };
         let shape = tensor.shape().to_vec();
         match pattern {
-            None => CsrWeight::new(shape, transposed, matrix).ok().map(Self::from),
+            None => CsrWeight::new(shape, transposed, UncheckedCsr::smallest(matrix)).ok().map(Self::from),
             Some(pattern) => {
                 let matrix = StructuredMatrix::from_csr(matrix.view().ok()?, pattern)?;
                 StructuredWeight::new(shape, transposed, matrix).ok().map(Self::from)
@@ -206,16 +208,18 @@ mod tests {
 
     #[test]
     fn the_smaller_form_is_taken_and_stands_for_the_same() {
-        // 6 bytes for each stored value and 4 for each row, against 4 for each element.
+        // 6 bytes for each stored value and 4 for each row, or 4 and a bit for each element, against 4 for each element.
         let cases = [
             (vec![8, 64], 1, false, "dense"),
-            (vec![8, 64], 2, false, "csr"),
-            (vec![8, 64], 2, true, "csr"),
-            (vec![64, 1], 2, false, "dense"),
-            (vec![4, 2, 3, 3], 5, false, "csr"),
+            (vec![8, 64], 2, false, "bitmap"),
+            (vec![8, 64], 2, true, "bitmap"),
+            (vec![640, 8], 40, true, "csr"),
+            (vec![64, 1], 2, false, "bitmap"),
+            (vec![4, 2, 3, 3], 5, false, "bitmap"),
             (vec![4, 2, 3, 3], 5, true, "dense"),
             (vec![64], 9, false, "dense"),
-            (vec![2, 70000], 3, false, "csr"),
+            (vec![2, 70000], 3, false, "bitmap"),
+            (vec![2, 70000], 40, false, "csr"),
             (vec![0, 8], 1, false, "dense"),
         ];
         for (shape, keep_every, transposed, layout) in cases {

@@ -42,7 +42,7 @@ impl Source {
             && csr.is_transposed() == self.transposed
         {
             let matrix = csr.matrix().map_err(|e| OpError::Invalid(e.to_string()))?;
-            let (matrix, rows) = (self.scaled(matrix)?, self.m / groups.max(1));
+            let (matrix, rows) = (self.scaled(&matrix)?, self.m / groups.max(1));
             let part = |g: usize| match groups {
                 1 => matrix.clone(),
                 _ => matrix.row_range(g * rows..(g + 1) * rows),

@@ -178,11 +178,8 @@ fn dense_bytes(weight: &Weight) -> usize {
 /// Values with the positions of their elements in the dense tensor, ascending.
 fn sparse(name: &str, csr: &CsrWeight) -> Result<SparseTensorProto, SparseError> {
     // ONNX has no narrower values that stand for f32, so these are widened.
-    let matrix = if csr.arrays().values().rounding_error().is_some() {
-        &csr.matrix()?.widened()?
-    } else {
-        csr.matrix()?
-    };
+    let stored = csr.matrix()?;
+    let matrix = if stored.values().rounding_error().is_some() { stored.widened()? } else { stored };
     let values = matrix.values().tensor();
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let mut elements: Vec<(usize, &[u8])> = (0..rows)
