@@ -41,15 +41,19 @@ pub(super) fn variants(weight: &WeightMatrix, problem: &Problem) -> Vec<Params> 
     let Some(csr) = weight.csr() else { return Vec::new() };
     let density = csr.nnz() as f64 / (csr.rows() * csr.cols()).max(1) as f64;
     let lanes = Level::best().lanes();
+    // 16 registers hold a pair's sums of 6 vectors, or two sets of 3; 32 hold two sets of 4 and more.
+    let sets = if lanes < 16 { 1 } else { 2 };
     let all: &[[usize; 2]] = match (problem.n.div_ceil(lanes), density) {
         (1, _) => &[[1, 256], [1, 512]],
         (2, _) => &[[2, 192], [2, 320]],
+        (3 | 4, _) if lanes < 16 => &[[4, 96], [4, 64]],
+        (_, d) if lanes < 16 && d > 0.07 => &[[6, 48], [6, 64], [4, 96]],
+        (_, _) if lanes < 16 => &[[6, 96], [4, 96]],
         (_, d) if d > 0.15 => &[[4, 128], [4, 96]],
         (_, d) if d > 0.07 => &[[4, 128], [4, 192]],
         _ => &[[4, 192], [2, 320]],
     };
-    let variants =
-        all.iter().map(|&[vectors, depth]| Params { vectors, depth, rows: 768, sets: 2, parts: 1 });
+    let variants = all.iter().map(|&[vectors, depth]| Params { vectors, depth, rows: 768, sets, parts: 1 });
     variants.collect()
 }
 
@@ -251,6 +255,8 @@ impl Vectorized for Multiply<'_> {
                             (3, _) => segment::<S, 3, 2>(simd, panels, at, x, y),
                             (4, 1) => segment::<S, 4, 1>(simd, panels, at, x, y),
                             (4, _) => segment::<S, 4, 2>(simd, panels, at, x, y),
+                            (5, _) => segment::<S, 5, 1>(simd, panels, at, x, y),
+                            (6, _) => segment::<S, 6, 1>(simd, panels, at, x, y),
                             other => unreachable!("a tile of {other:?} vectors"),
                         }
                     }

@@ -13,9 +13,6 @@ use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 
 /// Rows side by side.
 const ROWS: usize = 4;
-/// Bytes of weights that are fetched ahead of their use (rows that lie a power of two apart defeat the CPU's own prefetching:
-/// 4096×4096 in bf16 takes 1.3 ms without).
-const AHEAD: usize = 512;
 /// Elements of the widest vector.
 const WIDEST: usize = 16;
 
@@ -109,13 +106,9 @@ impl<V: Value> Rows<V> {
         while i < even {
             let mut weights = [std::ptr::null(); M];
             let mut next = weights;
-            // A little ahead, at the end of a row in the one that follows the `M`.
-            let ahead = AHEAD / size_of::<V>();
-            let ahead = if i + ahead < k { ahead } else { ahead + (M - 1) * k };
             for m in 0..M {
                 weights[m] = rows[m][i..].as_ptr();
                 next[m] = rows[m][i + S::LANES..].as_ptr();
-                ops.prefetch(weights[m].wrapping_add(ahead).cast());
             }
             // SAFETY: of each row `pair` elements are left, and as many of `X`.
             unsafe {
