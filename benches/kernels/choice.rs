@@ -11,13 +11,45 @@ use crate::weights::{Mask, Random, aligned, pruned};
 /// Beyond this a choice is slower than dense, not noise.
 const NOISE: f64 = 1.05;
 
-/// Tunes one product from nothing, in both layouts, and times the choice in turns with dense; returns how many lose.
+/// What was found.
+#[derive(Default)]
+pub(crate) struct Tally {
+    /// Products.
+    cells: usize,
+    /// Where another kernel than dense was chosen.
+    sparse: usize,
+    /// Where that is slower.
+    lose: usize,
+    /// How far dense is from itself where it was chosen: the noise.
+    noise: Vec<f64>,
+}
+
+impl Tally {
+    /// Prints the sums.
+    pub(crate) fn print(mut self) {
+        let Self { cells, sparse, lose, .. } = self;
+        println!("{cells} products; another kernel than dense for {sparse}, more than 5 % slower in {lose}");
+        self.noise.sort_by(f64::total_cmp);
+        if let [.., most] = self.noise[..] {
+            let [middle, high] = [50, 90].map(|part| self.noise[(self.noise.len() - 1) * part / 100]);
+            println!(
+                "dense timed against itself: {:.0} % apart in the median, {:.0} % in one of ten, {:.0} % at most",
+                middle * 100.0,
+                high * 100.0,
+                most * 100.0
+            );
+        }
+    }
+}
+
+/// Tunes one product from nothing, in both layouts, and times the choice in turns with dense.
 pub(crate) fn choice(
     [m, k, n]: [usize; 3],
     sparsity: f32,
     (mask, keep): (&str, Mask),
     threads: &Threads,
-) -> usize {
+    tally: &mut Tally,
+) {
     let w = pruned([m, k], sparsity, keep);
     let csr = CsrMatrix::from_dense(m, k, &w);
     let zeros = 1.0 - csr.nnz() as f64 / (m * k) as f64;
@@ -27,7 +59,6 @@ pub(crate) fn choice(
     let mut random = Random(5);
     let (x, bias) = (aligned(&random.values(k * n)), random.values(m));
     let x: &[f32] = x.as_slice().expect("f32");
-    let mut lose = 0;
     let layouts = [Layout::TokenMajor, Layout::FeatureMajor];
     for layout in layouts.into_iter().take(if n == 1 { 1 } else { 2 }) {
         let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None };
@@ -43,8 +74,14 @@ pub(crate) fn choice(
         ];
         time(&mut variants);
         let [own, dense] = [&variants[0], &variants[1]].map(Variant::median);
-        let slower = own > dense * NOISE;
-        lose += usize::from(slower);
+        let same = chosen.kernel() == rival.kernel();
+        let slower = !same && own > dense * NOISE;
+        tally.cells += 1;
+        tally.sparse += usize::from(!same);
+        tally.lose += usize::from(slower);
+        if same {
+            tally.noise.push((own / dense).max(dense / own) - 1.0);
+        }
         println!(
             "{m}x{k}x{n} {mask:<9} {:4.1}% {layout:?} {:<32} {:9.2} us  x{:.2} dense  {:.2} of the smallest bytes{}",
             zeros * 100.0,
@@ -55,5 +92,4 @@ pub(crate) fn choice(
             if slower { "  LOSES" } else { "" }
         );
     }
-    lose
 }

@@ -20,7 +20,7 @@ mod product;
 mod timing;
 mod weights;
 
-use choice::choice;
+use choice::{Tally, choice};
 use criterion::{Criterion, Throughput};
 use depthwise::depthwise;
 use poda_formats::{CsrMatrix, Pattern};
@@ -111,16 +111,15 @@ fn main() {
         "choice" => {
             let argument = |i: usize, default| arguments.get(i).map_or(default, String::as_str);
             let masks = argument(3, "uniform,uneven,clustered");
-            let (mut lose, mut cells) = (0, 0);
+            let mut tally = Tally::default();
             for shape in argument(1, SHAPES).split(',').map(shape) {
                 for sparsity in argument(2, SPARSITIES).split(',').map(percentage) {
                     for mask in MASKS.iter().filter(|(name, _)| masks.contains(name)) {
-                        lose += choice(shape, sparsity, *mask, &threads);
-                        cells += if shape[2] == 1 { 1 } else { 2 };
+                        choice(shape, sparsity, *mask, &threads, &mut tally);
                     }
                 }
             }
-            println!("{lose} of {cells} are more than 5 % slower than dense");
+            tally.print();
         }
         "product" => {
             for sparsity in arguments[2].split(',').map(percentage) {

@@ -1,5 +1,6 @@
 //! Block-sparse × dense product, many columns: the panel kernel of [`super::spmm`] for strips of rows that keep the same
-//! columns (`packing/strips.rs`). A row of `X` is loaded once for all rows of a strip, so that the inner loop is that of a dense product but for the look-up of the row.
+//! columns (`packing/strips.rs`). A row of `X` is loaded once for all rows of a strip, so that the inner loop is that of a
+//! dense product but for the look-up of the row.
 
 use rten_simd::ops::{BitOps, NumOps};
 
@@ -24,14 +25,16 @@ pub(super) fn fits(weight: &WeightMatrix, _: &Problem) -> bool {
 /// Widths and depths worth trying.
 pub(super) fn variants(weight: &WeightMatrix, problem: &Problem) -> Vec<Params> {
     let level = Level::best();
-    let most = match height(weight, level) {
-        Some(8) => 3,
-        _ if level == Level::Avx512 => 4,
-        _ => 3,
+    // Sums, a row of X and a weight fill the registers: of 16, 4 rows of 2 vectors leave none (3 spill: half the speed).
+    let (most, depths) = match (height(weight, level), level) {
+        (Some(8), Level::Avx512) => (3, [[512, 1024], [192, 512], [192, 336], [128, 256]]),
+        (_, Level::Avx512) => (4, [[512, 1024], [192, 512], [192, 336], [128, 256]]),
+        (Some(4), _) => (2, [[256, 512], [96, 192], [64, 128], [64, 96]]),
+        (_, _) => (3, [[256, 512], [96, 192], [64, 128], [64, 96]]),
     };
     let vectors = problem.n.div_ceil(level.lanes()).clamp(1, most);
     // Offsets reach 64 KiB; narrow tiles stay in cache at any depth.
-    let depths = [[512, 1024], [192, 512], [192, 336], [128, 256]][vectors - 1];
+    let depths = depths[vectors - 1];
     let variants = depths.iter().map(|&depth| Params { vectors, depth, rows: 768, sets: 1, parts: 1 });
     variants.collect()
 }
