@@ -26,6 +26,8 @@ use cache::Cache;
 const BUDGET: Duration = Duration::from_millis(2);
 /// A sparse kernel must beat dense by this factor: less is noise.
 const MARGIN: f64 = 1.03;
+/// The best sparse kernel and the best dense one are timed once more, in turns, unless they are this many times apart.
+const APART: f64 = 1.5;
 /// Kernels whose estimate is beyond this many times the least are not timed.
 const HOPELESS: f64 = 6.0;
 /// Bytes that every packing may take beside its weights.
@@ -210,6 +212,13 @@ impl Tuner {
             Some(geometry) => X::Image { data, geometry },
             None => X::Matrix { data, layout: problem.x_layout },
         };
+        let mut run = |packed: &dyn Packed| {
+            let start = Instant::now();
+            let (y, y_layout, epilogue) = (&mut *y, problem.y_layout, &Epilogue::default());
+            x.with_right(|x| packed.run(Call { n, x, y, y_layout, epilogue, threads }));
+            start.elapsed()
+        };
+        let rounded = |time: Duration| Some((time.as_secs_f64() * 1e9).round() / 1e3);
         let mut timed = Vec::new();
         for &kernel in kernels {
             let mut variants = (kernel.variants)(weight, problem);
@@ -219,24 +228,16 @@ impl Tuner {
             for params in variants {
                 let params = Params { parts: threads.count(), ..params };
                 let packed = kernel.pack(&source, problem, params)?;
-                let epilogue = Epilogue::default();
-                let mut run = || {
-                    let start = Instant::now();
-                    let (y, y_layout) = (&mut *y, problem.y_layout);
-                    let epilogue = &epilogue;
-                    x.with_right(|x| packed.run(Call { n, x, y, y_layout, epilogue, threads }));
-                    start.elapsed()
-                };
-                run();
-                let mut best = run();
+                run(&*packed);
+                let mut best = run(&*packed);
                 let begun = Instant::now();
                 while begun.elapsed() < BUDGET {
-                    best = best.min(run());
+                    best = best.min(run(&*packed));
                 }
                 let candidate = Candidate {
                     kernel: kernel.name.to_owned(),
                     params,
-                    micros: Some((best.as_secs_f64() * 1e9).round() / 1e3),
+                    micros: rounded(best),
                     bytes: Some(packed.bytes()),
                 };
                 // One packing at a time, so that choosing takes little more memory than the largest.
@@ -259,10 +260,29 @@ impl Tuner {
             Prefer::Latency if kernel.dense => 0,
             _ => bytes(candidate).saturating_sub(limit),
         };
-        timed.sort_by(|a, b| {
+        let by_rank = |a: &(&'static Kernel, Candidate), b: &(&'static Kernel, Candidate)| {
             let time = (micros(&a.1) * handicap(a.0)).total_cmp(&(micros(&b.1) * handicap(b.0)));
             excess(a.0, &a.1).cmp(&excess(b.0, &b.1)).then(time)
-        });
+        };
+        timed.sort_by(by_rank);
+        // A shared machine is not as fast now as it was a few candidates ago, so what is close is compared in turns.
+        let firsts = [true, false].map(|dense| timed.iter().position(|(kernel, _)| kernel.dense == dense));
+        if let [Some(dense), Some(sparse)] = firsts
+            && self.options.prefer == Prefer::Latency
+            && (1.0 / APART..APART).contains(&(micros(&timed[dense].1) / micros(&timed[sparse].1)))
+        {
+            let pack = |i: usize| timed[i].0.pack(&source, problem, timed[i].1.params);
+            let packed = [pack(dense)?, pack(sparse)?];
+            let mut best = [Duration::MAX; 2];
+            let begun = Instant::now();
+            while begun.elapsed() < 2 * BUDGET || best[1] == Duration::MAX {
+                for (best, packed) in best.iter_mut().zip(&packed) {
+                    *best = (*best).min(run(&**packed));
+                }
+            }
+            [dense, sparse].into_iter().zip(best).for_each(|(i, best)| timed[i].1.micros = rounded(best));
+            timed.sort_by(by_rank);
+        }
         let candidates: Vec<Candidate> = timed.iter().map(|(_, candidate)| candidate.clone()).collect();
         let (kernel, winner) = timed.swap_remove(0);
         give_back();
