@@ -30,7 +30,7 @@ use poda_runtime::kernels::{
 };
 use product::product;
 use timing::roof;
-use weights::{MASKS, Random, pruned};
+use weights::{MASKS, Mask, Random, pruned};
 
 /// All kernels of the widest vectors by criterion.
 fn by_criterion(threads: &Threads) {
@@ -89,6 +89,10 @@ fn shape(text: &str) -> [usize; 3] {
     numbers.try_into().expect("MxKxN")
 }
 
+fn mask(name: &str) -> (&'static str, Mask) {
+    *MASKS.iter().find(|(known, _)| *known == name).expect("masks are uniform, uneven and clustered")
+}
+
 fn percentage(text: &str) -> f32 {
     text.parse::<f32>().expect("a percentage") / 100.0
 }
@@ -110,12 +114,15 @@ fn main() {
         }
         "choice" => {
             let argument = |i: usize, default| arguments.get(i).map_or(default, String::as_str);
-            let masks = argument(3, "uniform,uneven,clustered");
+            let masks: Vec<_> = match arguments.get(3) {
+                None => MASKS.to_vec(),
+                Some(names) => names.split(',').map(mask).collect(),
+            };
             let mut tally = Tally::default();
             for shape in argument(1, SHAPES).split(',').map(shape) {
                 for sparsity in argument(2, SPARSITIES).split(',').map(percentage) {
-                    for mask in MASKS.iter().filter(|(name, _)| masks.contains(name)) {
-                        choice(shape, sparsity, *mask, &threads, &mut tally);
+                    for &mask in &masks {
+                        choice(shape, sparsity, mask, &threads, &mut tally);
                     }
                 }
             }

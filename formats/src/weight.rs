@@ -111,10 +111,11 @@ impl CsrWeight {
     /// When they do not form a matrix.
     pub fn matrix(&self) -> Result<CsrMatrix, SparseError> {
         let Inner { arrays, matrix } = &*self.inner;
-        match arrays.layout() {
-            "csr" => matrix.get_or_init(|| arrays.clone().check()).clone(),
-            _ => arrays.clone().check(),
+        // Kept, the indices of a bitmap would stay in memory beside what kernels make of them.
+        if arrays.has_bitmap() {
+            return arrays.clone().check();
         }
+        matrix.get_or_init(|| arrays.clone().check()).clone()
     }
 
     /// The dense tensor.

@@ -142,6 +142,11 @@ impl UncheckedCsr {
         }
     }
 
+    /// Whether the places are bits, which [`UncheckedCsr::check`] turns into indices anew each time.
+    pub(crate) fn has_bitmap(&self) -> bool {
+        matches!(self.places, Places::Bitmap(_))
+    }
+
     /// The arrays, and what follows the weight's name in theirs.
     pub fn arrays(&self) -> Vec<(&'static str, &Tensor)> {
         let values = self.values.tensor();
