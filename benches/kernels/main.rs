@@ -46,7 +46,8 @@ fn by_criterion(threads: &Threads) {
             group.throughput(Throughput::Elements(2 * (weight.nnz() * n) as u64));
             let best = |kernel: &&Kernel| kernel.level == Level::best() && kernel.takes(&weight, &problem);
             for kernel in KERNELS.iter().filter(best) {
-                let packed = PackedWeight::with_kernel(&weight, &problem, kernel.name).unwrap();
+                let params = kernel.guess(&weight, &problem, threads);
+                let packed = PackedWeight::with_kernel(&weight, &problem, kernel, params).unwrap();
                 let input = X::Matrix { data: &x, layout };
                 let mut y = vec![0.0; m * n];
                 let epilogue = Epilogue::default();

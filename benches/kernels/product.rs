@@ -79,7 +79,8 @@ pub(crate) fn product(
             }
             let tried = if kernel.name.contains("panel") { params() } else { vec![None] };
             for params in tried {
-                let packed = PackedWeight::with_params(weight, &problem, kernel.name, params).unwrap();
+                let tried = params.unwrap_or_else(|| kernel.guess(weight, &problem, threads));
+                let packed = PackedWeight::with_kernel(weight, &problem, kernel, tried).unwrap();
                 let mut y = vec![f32::NAN; m * n];
                 let input = X::Matrix { data: x, layout };
                 packed.run(n, input, &mut y, layout, &epilogue, threads);
@@ -104,7 +105,8 @@ pub(crate) fn product(
             };
             for kernel in KERNELS.iter().filter(fits) {
                 for params in if kernel.name.contains("block") { params() } else { vec![None] } {
-                    let packed = PackedWeight::with_params(weight, &problem, kernel.name, params).unwrap();
+                    let tried = params.unwrap_or_else(|| kernel.guess(weight, &problem, threads));
+                    let packed = PackedWeight::with_kernel(weight, &problem, kernel, tried).unwrap();
                     let mut y = vec![f32::NAN; m * n];
                     let input = X::Matrix { data: x, layout };
                     packed.run(n, input, &mut y, layout, &epilogue, threads);

@@ -3,13 +3,13 @@
 //! The metadata hold the graph as JSON (`poda.graph`), a list of sections that says which tensors form which weight
 //! (`poda.weights`), and the version of both (`poda.version`). A dense weight is the tensor of its own name; a CSR
 //! weight is NAME.indptr, NAME.indices and NAME.values; so is one in blocks; one with a bitmap is NAME.bitmap and
-//! NAME.values, and an N:M weight is NAME.values and NAME.positions (see [`UncheckedCsr`],
+//! NAME.values, and an N:M weight is NAME.values and NAME.positions (see [`UncheckedUnstructured`],
 //! [`BlockMatrix`](crate::BlockMatrix), [`NmMatrix`](crate::NmMatrix)). Values of all but blocks and N:M may be narrower than
 //! the f32 that they stand for: such a section says how far they are from it, and int8 ones have NAME.scales as well.
 //! Tensors start on multiples of 64 bytes, and one that several weights share is stored once.
 //!
 //! Opening reads headers only: sizes, types and references are checked there, the arrays of sparse weights when they
-//! are first used (see [`CsrWeight`]). A layout to come is a new `kind` of section, which older versions refuse by name.
+//! are first used (see [`UnstructuredWeight`]). A layout to come is a new `kind` of section, which older versions refuse by name.
 //! Narrower values came with version 2, bitmaps with version 3; a file is written as the lowest version that it can be.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -23,11 +23,11 @@ use crate::dtype::DataType;
 use crate::graph::{Dim, Graph, GraphError, Value, ValueId};
 use crate::narrow::{NarrowMatrix, NarrowWeight};
 use crate::safetensors::{self, SafeTensors, SafeTensorsError};
-use crate::sparse::{Pattern, SparseError, StructuredMatrix, Unchecked, UncheckedCsr};
+use crate::sparse::{Pattern, SparseError, StructuredMatrix, Unchecked, UncheckedUnstructured};
 use crate::structured::StructuredWeight;
 use crate::tensor::Tensor;
 use crate::values::{RoundingError, Values, ValuesError};
-use crate::weight::{CsrShapeError, CsrWeight, Weight};
+use crate::weight::{MatrixShapeError, UnstructuredWeight, Weight};
 
 /// The newest version that this code reads and writes.
 pub const VERSION: u32 = 3;
@@ -97,7 +97,7 @@ pub enum ArtifactError {
     #[error("weight {weight:?}: {error}")]
     Values { weight: String, error: ValuesError },
     #[error("weight {weight:?}: {error}")]
-    CsrShape { weight: String, error: CsrShapeError },
+    CsrShape { weight: String, error: MatrixShapeError },
     #[error("weight {weight:?} is declared as {declared}, stored as {stored}")]
     Declared { weight: String, declared: String, stored: String },
     #[error(transparent)]
@@ -173,7 +173,7 @@ fn attach(
     let shape_error = |error| ArtifactError::CsrShape { weight: weight.clone(), error };
     let values_error = |error| ArtifactError::Values { weight: weight.clone(), error };
     let shape = section.shape.unwrap_or_default();
-    let (rows, cols) = CsrWeight::matrix_shape(&shape, section.transposed).unwrap_or_default();
+    let (rows, cols) = UnstructuredWeight::matrix_shape(&shape, section.transposed).unwrap_or_default();
     let values = |tensor: &Tensor, scales: &[Tensor]| match section.rounded {
         Some(error) => {
             Values::rounded(tensor.clone(), scales.first().cloned(), rows, error).map_err(values_error)
@@ -190,12 +190,17 @@ fn attach(
             if scales.len() <= usize::from(rounded.is_some()) =>
         {
             let (indptr, indices) = (indptr.clone(), indices.clone());
-            let arrays = UncheckedCsr::new(rows, cols, indptr, indices, values(tensor, scales)?);
-            CsrWeight::new(shape, section.transposed, arrays.map_err(csr_error)?).map_err(shape_error)?.into()
+            let arrays = UncheckedUnstructured::new(rows, cols, indptr, indices, values(tensor, scales)?);
+            UnstructuredWeight::new(shape, section.transposed, arrays.map_err(csr_error)?)
+                .map_err(shape_error)?
+                .into()
         }
         (BITMAP, [bits, tensor, scales @ ..], rounded) if scales.len() <= usize::from(rounded.is_some()) => {
-            let arrays = UncheckedCsr::from_bitmap([rows, cols], bits.clone(), values(tensor, scales)?);
-            CsrWeight::new(shape, section.transposed, arrays.map_err(csr_error)?).map_err(shape_error)?.into()
+            let arrays =
+                UncheckedUnstructured::from_bitmap([rows, cols], bits.clone(), values(tensor, scales)?);
+            UnstructuredWeight::new(shape, section.transposed, arrays.map_err(csr_error)?)
+                .map_err(shape_error)?
+                .into()
         }
         (kind @ (BLOCK | NM), parts, None) => {
             let pattern = Pattern::of_kind(kind, section.pattern.unwrap_or_default());
@@ -249,7 +254,7 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
             let mut pattern = None;
             let (kind, transposed, arrays, values) = match weight {
                 Weight::Dense(tensor) => (DENSE, false, vec![("", tensor)], None),
-                Weight::Csr(csr) => {
+                Weight::Unstructured(csr) => {
                     let error = |error| ArtifactError::Csr { weight: value.name.clone(), error };
                     csr.matrix().map_err(error)?;
                     let arrays = csr.arrays();

@@ -23,9 +23,9 @@ pub use graph::{Dim, Graph, GraphError, Node, Value, ValueId};
 pub use narrow::{NarrowMatrix, NarrowWeight, RoundedWeight};
 pub use op::Op;
 pub use sparse::{
-    BlockMatrix, CsrMatrix, CsrView, NmMatrix, Pattern, PatternError, StructuredMatrix, UncheckedCsr,
+    BlockMatrix, CsrMatrix, CsrView, NmMatrix, Pattern, PatternError, StructuredMatrix, UncheckedUnstructured,
 };
 pub use structured::StructuredWeight;
 pub use tensor::{Tensor, TensorView};
 pub use values::{RoundingError, ValueType, Values};
-pub use weight::{CsrWeight, Weight};
+pub use weight::{UnstructuredWeight, Weight};

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::dtype::DataType;
 use crate::graph::{Graph, ValueId};
-use crate::sparse::{CsrMatrix, SparseError, UncheckedCsr, bitmap, index_type};
+use crate::sparse::{CsrMatrix, SparseError, UncheckedUnstructured, bitmap, index_type};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
 use crate::values::{RoundError, RoundingError, ValueType, Values, ValuesError};
-use crate::weight::{CsrShapeError, CsrWeight, Weight};
+use crate::weight::{MatrixShapeError, UnstructuredWeight, Weight};
 
 /// A dense row-major matrix `[rows, cols]` of rounded values. Valid by construction.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,12 +128,12 @@ impl NarrowMatrix {
     }
 
     /// The same with what is not zero, as CSR or with a bitmap, if that takes fewer bytes.
-    fn sparse_if_smaller(&self) -> Option<UncheckedCsr> {
+    fn sparse_if_smaller(&self) -> Option<UncheckedUnstructured> {
         let (size, nonzeros) = (self.values.stored().size(), self.values.nonzeros());
         let csr = (self.rows + 1) * size_of::<u32>() + nonzeros * index_type(self.cols).size();
         let places = csr.min(bitmap::bytes([self.rows, self.cols]));
         let smaller = places + nonzeros * size < self.values.len() * size;
-        if smaller { self.to_csr().map(UncheckedCsr::smallest) } else { None }
+        if smaller { self.to_csr().map(UncheckedUnstructured::smallest) } else { None }
     }
 }
 
@@ -146,15 +146,15 @@ pub struct NarrowWeight {
 }
 
 impl NarrowWeight {
-    /// A tensor of `shape` whose elements are those of a matrix; `transposed` is as in [`CsrWeight::new`].
+    /// A tensor of `shape` whose elements are those of a matrix; `transposed` is as in [`UnstructuredWeight::new`].
     ///
     /// # Errors
     /// When the sizes do not fit.
-    pub fn new(shape: Vec<usize>, transposed: bool, matrix: NarrowMatrix) -> Result<Self, CsrShapeError> {
+    pub fn new(shape: Vec<usize>, transposed: bool, matrix: NarrowMatrix) -> Result<Self, MatrixShapeError> {
         let (rows, cols) = (matrix.rows, matrix.cols);
-        match CsrWeight::matrix_shape(&shape, transposed) {
+        match UnstructuredWeight::matrix_shape(&shape, transposed) {
             Some(expected) if expected == (rows, cols) => Ok(Self { shape, transposed, matrix }),
-            _ => Err(CsrShapeError { rows, cols, transposed, shape }),
+            _ => Err(MatrixShapeError { rows, cols, transposed, shape }),
         }
     }
 
@@ -233,22 +233,25 @@ impl Weight {
     /// The smallest form of a narrow weight, sparse if that takes fewer bytes.
     pub(crate) fn smallest_narrow(narrow: &NarrowWeight) -> Self {
         let csr = narrow.matrix.sparse_if_smaller();
-        let csr = csr.and_then(|csr| CsrWeight::new(narrow.shape.clone(), narrow.transposed, csr).ok());
+        let csr =
+            csr.and_then(|csr| UnstructuredWeight::new(narrow.shape.clone(), narrow.transposed, csr).ok());
         csr.map_or_else(|| Self::Narrow(narrow.clone()), Self::from)
     }
 
     /// This f32 weight with its values stored as `to`; a sparse one stays sparse where that takes fewer bytes.
     fn round(&self, transpose: bool, to: ValueType) -> Result<Option<Self>, Failure> {
-        let Some((rows, cols)) = CsrWeight::matrix_shape(self.shape(), transpose) else { return Ok(None) };
+        let Some((rows, cols)) = UnstructuredWeight::matrix_shape(self.shape(), transpose) else {
+            return Ok(None);
+        };
         if self.dtype() != DataType::F32 || self.values_type() == to.dtype() {
             return Ok(None);
         }
         if to == ValueType::F32 {
             return Ok(Some(match self {
-                Self::Csr(csr) => {
+                Self::Unstructured(csr) => {
                     let wide = csr.matrix()?.widened()?;
-                    let wide = UncheckedCsr::smallest(wide);
-                    CsrWeight::new(csr.shape().to_vec(), csr.is_transposed(), wide)
+                    let wide = UncheckedUnstructured::smallest(wide);
+                    UnstructuredWeight::new(csr.shape().to_vec(), csr.is_transposed(), wide)
                         .expect("the same shape")
                         .into()
                 }
@@ -261,7 +264,7 @@ impl Weight {
         let matrix = NarrowMatrix::new(rows, cols, values).expect("as many values and scales as rounded");
         let narrow = NarrowWeight { shape: self.shape().to_vec(), transposed: transpose, matrix };
         Ok(Some(match self {
-            Self::Csr(_) | Self::Structured(_) => Self::smallest_narrow(&narrow),
+            Self::Unstructured(_) | Self::Structured(_) => Self::smallest_narrow(&narrow),
             Self::Dense(_) | Self::Narrow(_) => Self::Narrow(narrow),
         }))
     }
@@ -317,7 +320,7 @@ impl Graph {
             let (Some(weight), Some(transpose)) = (&value.weight, transpose) else { continue };
             let place = match weight {
                 Weight::Dense(tensor) => tensor.bytes().as_ptr(),
-                Weight::Csr(csr) => csr.arrays().values().tensor().bytes().as_ptr(),
+                Weight::Unstructured(csr) => csr.arrays().values().tensor().bytes().as_ptr(),
                 Weight::Narrow(narrow) => narrow.matrix.values.tensor().bytes().as_ptr(),
                 Weight::Structured(weight) => weight.arrays()[0].1.bytes().as_ptr(),
             };

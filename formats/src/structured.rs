@@ -6,9 +6,9 @@ use crate::dtype::DataType;
 use crate::sparse::{Pattern, SparseError, StructuredMatrix, Unchecked};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
-use crate::weight::{CsrShapeError, CsrWeight};
+use crate::weight::{MatrixShapeError, UnstructuredWeight};
 
-/// A tensor of rank 2 or more stored by a [`Pattern`]. Its shape relates to its matrix as in [`CsrWeight::new`].
+/// A tensor of rank 2 or more stored by a [`Pattern`]. Its shape relates to its matrix as in [`UnstructuredWeight::new`].
 ///
 /// Its arrays may come from a file that nobody has read yet: they are checked when [`StructuredWeight::matrix`] is first
 /// asked for. Cloning shares the arrays and the outcome of the check.
@@ -34,11 +34,11 @@ impl StructuredWeight {
         shape: Vec<usize>,
         transposed: bool,
         matrix: impl Into<Unchecked<StructuredMatrix>>,
-    ) -> Result<Self, CsrShapeError> {
+    ) -> Result<Self, MatrixShapeError> {
         let arrays = matrix.into();
         let [rows, cols] = arrays.arrays().shape();
-        if CsrWeight::matrix_shape(&shape, transposed) != Some((rows, cols)) {
-            return Err(CsrShapeError { rows, cols, transposed, shape });
+        if UnstructuredWeight::matrix_shape(&shape, transposed) != Some((rows, cols)) {
+            return Err(MatrixShapeError { rows, cols, transposed, shape });
         }
         Ok(Self { shape, transposed, inner: Arc::new(Inner { arrays, checked: OnceLock::new() }) })
     }
@@ -98,9 +98,9 @@ impl StructuredWeight {
     ///
     /// # Errors
     /// When the arrays do not form a matrix.
-    pub fn to_csr(&self) -> Result<CsrWeight, SparseError> {
+    pub fn to_csr(&self) -> Result<UnstructuredWeight, SparseError> {
         let csr = self.matrix()?.to_csr();
-        Ok(CsrWeight::new(self.shape.clone(), self.transposed, csr).expect("of the same shape"))
+        Ok(UnstructuredWeight::new(self.shape.clone(), self.transposed, csr).expect("of the same shape"))
     }
 
     /// The dense tensor.

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::dtype::DataType;
 use crate::narrow::NarrowWeight;
-use crate::sparse::{CsrMatrix, SparseError, UncheckedCsr};
+use crate::sparse::{CsrMatrix, SparseError, UncheckedUnstructured};
 use crate::storage::{AlignedBytes, Storage};
 use crate::structured::StructuredWeight;
 use crate::tensor::{Tensor, TensorError, checked_bytes};
@@ -18,7 +18,7 @@ pub enum Weight {
     /// Every element is stored.
     Dense(Tensor),
     /// Elements that are not zero are stored; the values may be narrower than f32.
-    Csr(CsrWeight),
+    Unstructured(UnstructuredWeight),
     /// Every element is stored, narrower than f32.
     Narrow(NarrowWeight),
     /// Blocks that are not all zero, or N of each M elements, are stored.
@@ -27,11 +27,11 @@ pub enum Weight {
 
 /// A tensor of rank 2 or more of which only some elements are stored, as CSR or with a bitmap.
 ///
-/// Its arrays may come from a file that nobody has read yet: they are checked when [`CsrWeight::matrix`] is first
+/// Its arrays may come from a file that nobody has read yet: they are checked when [`UnstructuredWeight::matrix`] is first
 /// asked for, so that opening a model touches headers only and still no kernel ever sees an unchecked index.
 /// Cloning shares the arrays and the outcome of the check.
 #[derive(Debug, Clone)]
-pub struct CsrWeight {
+pub struct UnstructuredWeight {
     shape: Vec<usize>,
     transposed: bool,
     inner: Arc<Inner>,
@@ -39,22 +39,22 @@ pub struct CsrWeight {
 
 #[derive(Debug)]
 struct Inner {
-    arrays: UncheckedCsr,
+    arrays: UncheckedUnstructured,
     matrix: OnceLock<Result<CsrMatrix, SparseError>>,
 }
 
-/// Why a CSR matrix does not stand for a tensor of some shape.
+/// Why a matrix does not stand for a tensor of some shape.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a {rows}x{cols} matrix (transposed: {transposed}) cannot stand for a tensor of shape {shape:?}")]
 #[allow(missing_docs)]
-pub struct CsrShapeError {
+pub struct MatrixShapeError {
     pub rows: usize,
     pub cols: usize,
     pub transposed: bool,
     pub shape: Vec<usize>,
 }
 
-impl CsrWeight {
+impl UnstructuredWeight {
     /// A tensor of `shape` whose elements are those of a matrix.
     ///
     /// Not transposed, the matrix is `[shape[0], product of the rest]`: a convolution's or a Gemm's
@@ -66,15 +66,15 @@ impl CsrWeight {
     pub fn new(
         shape: Vec<usize>,
         transposed: bool,
-        matrix: impl Into<UncheckedCsr>,
-    ) -> Result<Self, CsrShapeError> {
+        matrix: impl Into<UncheckedUnstructured>,
+    ) -> Result<Self, MatrixShapeError> {
         let arrays = matrix.into();
         let (rows, cols) = (arrays.rows(), arrays.cols());
         match Self::matrix_shape(&shape, transposed) {
             Some(expected) if expected == (rows, cols) => {
                 Ok(Self { shape, transposed, inner: Arc::new(Inner { arrays, matrix: OnceLock::new() }) })
             }
-            _ => Err(CsrShapeError { rows, cols, transposed, shape }),
+            _ => Err(MatrixShapeError { rows, cols, transposed, shape }),
         }
     }
 
@@ -100,7 +100,7 @@ impl CsrWeight {
     }
 
     /// The arrays, perhaps not checked yet.
-    pub fn arrays(&self) -> &UncheckedCsr {
+    pub fn arrays(&self) -> &UncheckedUnstructured {
         &self.inner.arrays
     }
 
@@ -145,7 +145,7 @@ impl CsrWeight {
     }
 }
 
-impl PartialEq for CsrWeight {
+impl PartialEq for UnstructuredWeight {
     fn eq(&self, other: &Self) -> bool {
         (&self.shape, self.transposed, self.arrays()) == (&other.shape, other.transposed, other.arrays())
     }
@@ -156,7 +156,7 @@ impl Weight {
     pub fn shape(&self) -> &[usize] {
         match self {
             Self::Dense(tensor) => tensor.shape(),
-            Self::Csr(csr) => &csr.shape,
+            Self::Unstructured(csr) => &csr.shape,
             Self::Narrow(narrow) => narrow.shape(),
             Self::Structured(weight) => weight.shape(),
         }
@@ -166,7 +166,7 @@ impl Weight {
     pub fn dtype(&self) -> DataType {
         match self {
             Self::Dense(tensor) => tensor.dtype(),
-            Self::Csr(csr) => csr.arrays().values().dtype(),
+            Self::Unstructured(csr) => csr.arrays().values().dtype(),
             Self::Narrow(narrow) => narrow.matrix().values().dtype(),
             Self::Structured(weight) => weight.dtype(),
         }
@@ -176,7 +176,7 @@ impl Weight {
     pub fn values_type(&self) -> DataType {
         match self {
             Self::Dense(tensor) => tensor.dtype(),
-            Self::Csr(csr) => csr.arrays().values().stored(),
+            Self::Unstructured(csr) => csr.arrays().values().stored(),
             Self::Narrow(narrow) => narrow.matrix().values().stored(),
             Self::Structured(weight) => weight.dtype(),
         }
@@ -186,7 +186,7 @@ impl Weight {
     pub fn rounding_error(&self) -> Option<RoundingError> {
         match self {
             Self::Dense(_) | Self::Structured(_) => None,
-            Self::Csr(csr) => csr.arrays().values().rounding_error(),
+            Self::Unstructured(csr) => csr.arrays().values().rounding_error(),
             Self::Narrow(narrow) => narrow.matrix().values().rounding_error(),
         }
     }
@@ -195,14 +195,14 @@ impl Weight {
     pub fn layout(&self) -> Cow<'static, str> {
         match self {
             Self::Dense(_) | Self::Narrow(_) => "dense".into(),
-            Self::Csr(csr) => csr.arrays().layout().into(),
+            Self::Unstructured(csr) => csr.arrays().layout().into(),
             Self::Structured(weight) => weight.pattern().to_string().into(),
         }
     }
 
     /// Whether it stores fewer elements than there are.
     pub fn is_sparse(&self) -> bool {
-        matches!(self, Self::Csr(_) | Self::Structured(_))
+        matches!(self, Self::Unstructured(_) | Self::Structured(_))
     }
 
     /// Number of elements, zeros included.
@@ -225,7 +225,7 @@ impl Weight {
                     Err(_) => tensor.bytes().chunks_exact(size).filter(|e| e.iter().any(|&b| b != 0)).count(),
                 }
             }
-            Self::Csr(csr) => csr.arrays().values().len(),
+            Self::Unstructured(csr) => csr.arrays().values().len(),
             Self::Narrow(narrow) => narrow.matrix().values().nonzeros(),
             Self::Structured(weight) => weight.nnz(),
         }
@@ -235,7 +235,7 @@ impl Weight {
     pub fn tensors(&self) -> Vec<&Tensor> {
         match self {
             Self::Dense(tensor) => vec![tensor],
-            Self::Csr(csr) => {
+            Self::Unstructured(csr) => {
                 let arrays = csr.arrays().arrays().into_iter().map(|(_, tensor)| tensor);
                 arrays.chain(csr.arrays().values().scales_tensor()).collect()
             }
@@ -251,7 +251,7 @@ impl Weight {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Dense(tensor) => tensor.bytes().len(),
-            Self::Csr(csr) => csr.arrays().bytes(),
+            Self::Unstructured(csr) => csr.arrays().bytes(),
             Self::Narrow(narrow) => narrow.matrix().values().bytes(),
             Self::Structured(weight) => weight.bytes(),
         }
@@ -264,7 +264,7 @@ impl Weight {
     pub fn to_dense(&self) -> Result<Tensor, SparseError> {
         match self {
             Self::Dense(tensor) => Ok(tensor.clone()),
-            Self::Csr(csr) => csr.to_dense(),
+            Self::Unstructured(csr) => csr.to_dense(),
             Self::Narrow(narrow) => Ok(narrow.to_dense()?),
             Self::Structured(weight) => weight.to_dense(),
         }
@@ -289,9 +289,9 @@ impl From<StructuredWeight> for Weight {
     }
 }
 
-impl From<CsrWeight> for Weight {
-    fn from(csr: CsrWeight) -> Self {
-        Self::Csr(csr)
+impl From<UnstructuredWeight> for Weight {
+    fn from(csr: UnstructuredWeight) -> Self {
+        Self::Unstructured(csr)
     }
 }
 
@@ -302,25 +302,25 @@ mod tests {
     #[test]
     fn a_transposed_csr_weight_gives_the_tensor_back() {
         let matrix = CsrMatrix::from_dense(2, 3, &[1.0, 0.0, 2.0, 0.0, 3.0, 0.0]);
-        let weight = Weight::from(CsrWeight::new(vec![3, 2], true, matrix.clone()).unwrap());
+        let weight = Weight::from(UnstructuredWeight::new(vec![3, 2], true, matrix.clone()).unwrap());
         let dense = weight.to_dense().unwrap();
         assert_eq!(dense.shape(), [3, 2]);
         assert_eq!(dense.as_slice::<f32>().unwrap(), [1.0, 0.0, 0.0, 3.0, 2.0, 0.0]);
         assert_eq!(weight.nnz(), 3);
-        assert!(CsrWeight::new(vec![2, 3], true, matrix.clone()).is_err());
-        assert!(CsrWeight::new(vec![2, 1, 3], false, matrix).is_ok());
+        assert!(UnstructuredWeight::new(vec![2, 3], true, matrix.clone()).is_err());
+        assert!(UnstructuredWeight::new(vec![2, 1, 3], false, matrix).is_ok());
     }
 
     #[test]
     fn arrays_are_checked_before_their_first_use() {
-        let arrays = UncheckedCsr::new(
+        let arrays = UncheckedUnstructured::new(
             1,
             2,
             Tensor::from_slice(&[2], &[0_u32, 1]),
             Tensor::from_slice(&[1], &[7_u16]),
             Tensor::from_slice(&[1], &[1.0_f32]),
         );
-        let weight = CsrWeight::new(vec![1, 2], false, arrays.unwrap()).unwrap();
+        let weight = UnstructuredWeight::new(vec![1, 2], false, arrays.unwrap()).unwrap();
         let error = SparseError::Column { row: 0, col: 7, cols: 2 };
         assert_eq!(weight.matrix(), Err(error.clone()));
         assert_eq!(Weight::from(weight).to_dense(), Err(error));

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use poda_formats::sparse::SparseError;
-use poda_formats::{CsrWeight, Graph, Pattern, ValueId};
+use poda_formats::{Graph, Pattern, UnstructuredWeight, ValueId};
 
 use crate::allocation::Scope;
 use crate::criterion::Criterion;
@@ -39,7 +39,7 @@ pub fn matrices(graph: &Graph, weights: &[ValueId]) -> (Vec<Matrix>, Vec<ValueId
     for &id in weights {
         let shape = graph.weight(id).map(poda_formats::Weight::shape).unwrap_or_default();
         let size = uses.get(&id).and_then(|&transposed| {
-            CsrWeight::matrix_shape(shape, transposed).map(|(rows, cols)| (rows, cols, transposed))
+            UnstructuredWeight::matrix_shape(shape, transposed).map(|(rows, cols)| (rows, cols, transposed))
         });
         match size {
             Some((rows, cols, transposed)) => matrices.push(Matrix { id, rows, cols, transposed }),

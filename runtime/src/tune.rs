@@ -168,8 +168,7 @@ impl Tuner {
         if !self.options.timing {
             let cost = |kernel: &&&Kernel| (kernel.cost)(weight, problem);
             let kernel = kernels.iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("dense takes all");
-            let params = (kernel.variants)(weight, problem).first().copied().unwrap_or_default();
-            let params = Params { parts: threads.count(), ..params };
+            let params = kernel.guess(weight, problem, threads);
             let reason = "chosen by the cost model, not timed".to_owned();
             return pack(kernel, &source, problem, params, reason);
         }
@@ -221,12 +220,7 @@ impl Tuner {
         let rounded = |time: Duration| Some((time.as_secs_f64() * 1e9).round() / 1e3);
         let mut timed = Vec::new();
         for &kernel in kernels {
-            let mut variants = (kernel.variants)(weight, problem);
-            if variants.is_empty() {
-                variants.push(Params::default());
-            }
-            for params in variants {
-                let params = Params { parts: threads.count(), ..params };
+            for params in kernel.variants(weight, problem, threads) {
                 let packed = kernel.pack(&source, problem, params)?;
                 run(&*packed);
                 let mut best = run(&*packed);

@@ -20,7 +20,7 @@ fn sample() -> Graph {
     let x = g.add_input("x", DataType::F32, vec![Dim::Symbol("batch".into()), Dim::Fixed(3)]);
     let condition = g.add_weight("condition", Tensor::scalar(Boolean(1)));
     let matrix = CsrMatrix::from_dense(3, 3, &[0.0, 1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, f32::INFINITY]);
-    let sparse = g.add_weight("w", CsrWeight::new(vec![3, 3], true, matrix).unwrap());
+    let sparse = g.add_weight("w", UnstructuredWeight::new(vec![3, 3], true, matrix).unwrap());
     let clash = g.add_weight("w.values", Tensor::from_slice(&[3], &[1.0_f32, 2.0, 3.0]));
     let reserved = g.add_weight("__metadata__", Tensor::from_slice(&[0], &[0.0_f32; 0]));
     let shared = g.weight(clash).unwrap().clone();
@@ -110,9 +110,9 @@ fn narrower_values_and_bitmaps_come_back_equal_and_need_newer_versions() {
         assert_eq!(version_of(&bytes), "3", "older versions refuse what they would misread");
         let mut older = graph.clone();
         let s = older.find("s").unwrap();
-        let Some(Weight::Csr(csr)) = older.weight(s).cloned() else { panic!() };
+        let Some(Weight::Unstructured(csr)) = older.weight(s).cloned() else { panic!() };
         assert_eq!(csr.arrays().layout(), "bitmap");
-        let csr = CsrWeight::new(csr.shape().to_vec(), true, csr.matrix().unwrap()).unwrap();
+        let csr = UnstructuredWeight::new(csr.shape().to_vec(), true, csr.matrix().unwrap()).unwrap();
         older.values[s.index()].weight = Some(csr.into());
         assert_eq!(version_of(&bytes_of(&older)), "2");
         let Some(Weight::Narrow(narrow)) = back.weight(back.find("d").unwrap()) else { panic!() };
@@ -241,7 +241,7 @@ fn damaged_indices_are_found_before_use_and_never_written() {
 fn damaged_bitmaps_are_found_before_use_and_never_written() {
     let file = bytes_of(&narrow_sample(ValueType::Bf16));
     let graph = parse_bytes(&file).unwrap();
-    let Some(Weight::Csr(csr)) = graph.weight(graph.find("s").unwrap()) else { panic!() };
+    let Some(Weight::Unstructured(csr)) = graph.weight(graph.find("s").unwrap()) else { panic!() };
     let bits = csr.arrays().arrays()[0].1.bytes().to_vec();
     let at = file.windows(bits.len()).rposition(|w| w == bits).unwrap();
     for (byte, flip) in [(0, 1), (7, 0xff)] {

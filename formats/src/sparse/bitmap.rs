@@ -65,7 +65,7 @@ pub(super) fn places(bits: &[u8], [rows, cols]: [usize; 2], nnz: usize) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sparse::UncheckedCsr;
+    use crate::sparse::UncheckedUnstructured;
 
     /// About one element in `every` is kept.
     fn matrix(rows: usize, cols: usize, every: usize) -> CsrMatrix {
@@ -80,7 +80,8 @@ mod tests {
             for every in [1, 2, 5, 1000] {
                 let matrix = matrix(rows, cols, every);
                 let arrays =
-                    UncheckedCsr::from_bitmap([rows, cols], of(&matrix), matrix.values().clone()).unwrap();
+                    UncheckedUnstructured::from_bitmap([rows, cols], of(&matrix), matrix.values().clone())
+                        .unwrap();
                 assert_eq!(arrays.check().unwrap(), matrix, "{rows}x{cols} one in {every}");
             }
         }
@@ -90,7 +91,7 @@ mod tests {
     fn the_smaller_form_is_taken() {
         for (every, layout) in [(2, "bitmap"), (10, "bitmap"), (30, "csr")] {
             let matrix = matrix(16, 640, every);
-            let arrays = UncheckedCsr::smallest(matrix.clone());
+            let arrays = UncheckedUnstructured::smallest(matrix.clone());
             assert_eq!(arrays.layout(), layout);
             assert!(arrays.bytes() <= matrix.bytes());
             assert_eq!(arrays.check().unwrap(), matrix);
@@ -101,7 +102,8 @@ mod tests {
     fn hostile_bits_are_refused() {
         let make = |shape: [usize; 2], bits: &[u8], values: usize| {
             let values = Tensor::from_slice(&[values], &vec![1.0_f32; values]);
-            UncheckedCsr::from_bitmap(shape, Tensor::from_slice(&[bits.len()], bits), values)?.check()
+            UncheckedUnstructured::from_bitmap(shape, Tensor::from_slice(&[bits.len()], bits), values)?
+                .check()
         };
         let error = |shape, bits: &[u8], values| make(shape, bits, values).unwrap_err().to_string();
         assert!(make([2, 3], &[0b101, 0b010], 3).is_ok());

@@ -4,219 +4,20 @@ use std::ops::Range;
 
 use bytemuck::Zeroable;
 
-use super::{Pattern, PatternError, bitmap};
+use super::{SparseError, UncheckedUnstructured};
 use crate::dtype::{DataType, Element};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError};
-use crate::values::{Values, ValuesError};
-
-/// Why arrays do not form a valid sparse matrix.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-#[allow(missing_docs)]
-pub enum SparseError {
-    #[error("indptr has {found} entries, expected rows + 1 = {expected}")]
-    IndptrLength { expected: usize, found: usize },
-    #[error("indptr must start at 0 and end at nnz = {nnz}, found {first} and {last}")]
-    IndptrEnds { first: usize, last: usize, nnz: usize },
-    #[error("indptr falls at row {row}")]
-    IndptrOrder { row: usize },
-    #[error("row {row}: column {col} is out of range or out of order ({cols} columns)")]
-    Column { row: usize, col: u32, cols: usize },
-    #[error("{indices} indices but {values} values")]
-    Lengths { indices: usize, values: usize },
-    #[error("indices must be u16 or u32, found {found}")]
-    IndexType { found: DataType },
-    #[error("{rows} rows or {cols} columns or {nnz} values are more than 32 bits count")]
-    TooLarge { rows: usize, cols: usize, nnz: usize },
-    #[error("{blocks} blocks of {rows}x{cols} need {} values, found {values}", blocks * rows * cols)]
-    BlockValues { blocks: usize, rows: usize, cols: usize, values: usize },
-    #[error("{rows} rows of {slots} slots, but {values} values")]
-    Slots { rows: usize, slots: usize, values: usize },
-    #[error("expected {expected} bytes of positions, found {found}")]
-    Positions { expected: usize, found: usize },
-    #[error("row {row}: position {position} of group {group} is out of range or out of order")]
-    Position { row: usize, group: usize, position: usize },
-    #[error("expected {expected} bytes of bits, found {found}")]
-    BitmapBytes { expected: usize, found: usize },
-    #[error("{set} bits are set, but there are {values} values")]
-    Bits { set: usize, values: usize },
-    #[error("{pattern} is not made of {found} arrays")]
-    Arrays { pattern: Pattern, found: usize },
-    #[error(transparent)]
-    Pattern(#[from] PatternError),
-    #[error(transparent)]
-    Values(#[from] ValuesError),
-    #[error(transparent)]
-    Tensor(#[from] TensorError),
-}
-
-/// Where the stored elements of a matrix lie.
-#[derive(Debug, Clone, PartialEq)]
-enum Places {
-    /// u32 `[rows + 1]`, and u16 or u32 `[nnz]`.
-    Indices { indptr: Tensor, indices: Tensor },
-    /// As [`bitmap`] says.
-    Bitmap(Tensor),
-}
-
-/// Arrays that claim to be a sparse matrix, the places of its elements as CSR or as a bitmap: sizes and types are checked, what
-/// the arrays hold is not yet.
-///
-/// Making one touches no element, so a mapped file's pages stay on disk.
-#[derive(Debug, Clone, PartialEq)]
-pub struct UncheckedCsr {
-    rows: usize,
-    cols: usize,
-    places: Places,
-    values: Values,
-}
-
-impl UncheckedCsr {
-    /// Takes `indptr` u32 `[rows + 1]`, `indices` u16 or u32 `[nnz]`, `values` `[nnz]`.
-    ///
-    /// # Errors
-    /// When a size or a type does not fit.
-    pub fn new(
-        rows: usize,
-        cols: usize,
-        indptr: Tensor,
-        indices: Tensor,
-        values: impl Into<Values>,
-    ) -> Result<Self, SparseError> {
-        let values = values.into();
-        check_sizes([rows, cols], &values)?;
-        if indices.len() != values.len() {
-            return Err(SparseError::Lengths { indices: indices.len(), values: values.len() });
-        }
-        if indptr.as_slice::<u32>()?.len() != rows + 1 {
-            return Err(SparseError::IndptrLength { expected: rows + 1, found: indptr.len() });
-        }
-        check_index_type(&indices)?;
-        Ok(Self { rows, cols, places: Places::Indices { indptr, indices }, values })
-    }
-
-    /// Takes bits u8 `[rows, ⌈cols / 8⌉]`, set where an element is stored, the first column of a byte in its lowest bit; and
-    /// `values` `[nnz]`.
-    ///
-    /// # Errors
-    /// When a size or a type does not fit.
-    pub fn from_bitmap(
-        [rows, cols]: [usize; 2],
-        bits: Tensor,
-        values: impl Into<Values>,
-    ) -> Result<Self, SparseError> {
-        let values = values.into();
-        check_sizes([rows, cols], &values)?;
-        let (expected, found) = (bitmap::bytes([rows, cols]), bits.as_slice::<u8>()?.len());
-        if expected != found {
-            return Err(SparseError::BitmapBytes { expected, found });
-        }
-        Ok(Self { rows, cols, places: Places::Bitmap(bits), values })
-    }
-
-    /// A matrix in the form that takes fewer bytes.
-    pub fn smallest(matrix: CsrMatrix) -> Self {
-        let CsrMatrix { rows, cols, .. } = matrix;
-        if bitmap::bytes([rows, cols]) < matrix.indptr.bytes().len() + matrix.indices.bytes().len() {
-            return Self { rows, cols, places: Places::Bitmap(bitmap::of(&matrix)), values: matrix.values };
-        }
-        matrix.into()
-    }
-
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Number of columns.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// Name of the layout: `csr` or `bitmap`.
-    pub fn layout(&self) -> &'static str {
-        match self.places {
-            Places::Indices { .. } => "csr",
-            Places::Bitmap(_) => "bitmap",
-        }
-    }
-
-    /// Whether the places are bits, which [`UncheckedCsr::check`] turns into indices anew each time.
-    pub(crate) fn has_bitmap(&self) -> bool {
-        matches!(self.places, Places::Bitmap(_))
-    }
-
-    /// The arrays, and what follows the weight's name in theirs.
-    pub fn arrays(&self) -> Vec<(&'static str, &Tensor)> {
-        let values = self.values.tensor();
-        match &self.places {
-            Places::Indices { indptr, indices } => {
-                vec![(".indptr", indptr), (".indices", indices), (".values", values)]
-            }
-            Places::Bitmap(bits) => vec![(".bitmap", bits), (".values", values)],
-        }
-    }
-
-    /// Bytes of the arrays.
-    pub fn bytes(&self) -> usize {
-        let places = match &self.places {
-            Places::Indices { indptr, indices } => indptr.bytes().len() + indices.bytes().len(),
-            Places::Bitmap(bits) => bits.bytes().len(),
-        };
-        places + self.values.bytes()
-    }
-
-    /// `values`, `[nnz]`.
-    pub fn values(&self) -> &Values {
-        &self.values
-    }
-
-    /// Reads the places through, and gives the matrix that they form; it shares the arrays, but for a bitmap.
-    ///
-    /// # Errors
-    /// The first violation found.
-    pub fn check(self) -> Result<CsrMatrix, SparseError> {
-        let Self { rows, cols, places, values } = self;
-        let [indptr, indices] = match places {
-            Places::Indices { indptr, indices } => {
-                let ptr = indptr.as_slice::<u32>()?;
-                check_indptr(ptr, values.len())?;
-                check_columns(ptr, &indices, cols)?;
-                [indptr, indices]
-            }
-            Places::Bitmap(bits) => bitmap::places(bits.as_slice()?, [rows, cols], values.len())?,
-        };
-        Ok(CsrMatrix { rows, cols, indptr, indices, values })
-    }
-}
-
-fn check_sizes([rows, cols]: [usize; 2], values: &Values) -> Result<(), SparseError> {
-    let nnz = values.len();
-    if [rows, cols, nnz].into_iter().any(|n| u32::try_from(n).is_err()) {
-        return Err(SparseError::TooLarge { rows, cols, nnz });
-    }
-    match values.scales().map(<[f32]>::len).filter(|&found| found != rows) {
-        Some(found) => Err(ValuesError::ScaleCount { rows, found }.into()),
-        None => Ok(()),
-    }
-}
-
-impl From<CsrMatrix> for UncheckedCsr {
-    fn from(matrix: CsrMatrix) -> Self {
-        let CsrMatrix { rows, cols, indptr, indices, values } = matrix;
-        Self { rows, cols, places: Places::Indices { indptr, indices }, values }
-    }
-}
+use crate::values::Values;
 
 /// A sparse matrix `[rows, cols]` whose arrays may lie in a mapped file. Valid by construction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CsrMatrix {
-    rows: usize,
-    cols: usize,
-    indptr: Tensor,
-    indices: Tensor,
-    values: Values,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) indptr: Tensor,
+    pub(super) indices: Tensor,
+    pub(super) values: Values,
 }
 
 impl CsrMatrix {
@@ -231,7 +32,7 @@ impl CsrMatrix {
         indices: Tensor,
         values: impl Into<Values>,
     ) -> Result<Self, SparseError> {
-        UncheckedCsr::new(rows, cols, indptr, indices, values)?.check()
+        UncheckedUnstructured::new(rows, cols, indptr, indices, values)?.check()
     }
 
     /// Keeps the elements of a dense row-major f32 matrix that are not zero (NaN is kept).

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use super::pattern::NonZeros;
-use super::{CsrMatrix, Pattern, StructuredMatrix, UncheckedCsr, bitmap, index_type};
+use super::{CsrMatrix, Pattern, StructuredMatrix, UncheckedUnstructured, bitmap, index_type};
 use crate::graph::{Graph, Node, ValueId};
 use crate::op::Op;
 use crate::structured::StructuredWeight;
 use crate::tensor::Tensor;
-use crate::weight::{CsrWeight, Weight};
+use crate::weight::{UnstructuredWeight, Weight};
 
 /// Sides of the blocks that are looked for, 1 × c, r × 1 and square.
 const SIDES: [usize; 5] = [2, 4, 8, 16, 32];
@@ -17,7 +17,7 @@ const GROUPS: [usize; 4] = [2, 4, 8, 16];
 
 impl Weight {
     /// `tensor` in the layout that takes the fewest bytes: dense, CSR, with a bitmap, in blocks or N:M. `transposed` is as in
-    /// [`CsrWeight::new`].
+    /// [`UnstructuredWeight::new`].
     ///
     /// Only f32 becomes sparse. Zeros of either sign are left out, so -0.0 becomes 0.0; NaN stays.
     pub fn smallest(tensor: &Tensor, transposed: bool) -> Self {
@@ -31,7 +31,7 @@ impl Weight {
 
     fn sparse_if_smaller(tensor: &Tensor, transposed: bool, patterns: &[Pattern]) -> Option<Self> {
         let values = tensor.as_slice::<f32>().ok()?;
-        let (rows, cols) = CsrWeight::matrix_shape(tensor.shape(), transposed)?;
+        let (rows, cols) = UnstructuredWeight::matrix_shape(tensor.shape(), transposed)?;
         // All counts of a sparse matrix take 32 bits.
         u32::try_from(rows.max(cols).max(values.len())).ok()?;
         let nonzeros = NonZeros::of(rows, cols, values, transposed);
@@ -57,7 +57,9 @@ impl Weight {
         };
         let shape = tensor.shape().to_vec();
         match pattern {
-            None => CsrWeight::new(shape, transposed, UncheckedCsr::smallest(matrix)).ok().map(Self::from),
+            None => UnstructuredWeight::new(shape, transposed, UncheckedUnstructured::smallest(matrix))
+                .ok()
+                .map(Self::from),
             Some(pattern) => {
                 let matrix = StructuredMatrix::from_csr(matrix.view().ok()?, pattern)?;
                 StructuredWeight::new(shape, transposed, matrix).ok().map(Self::from)
@@ -162,13 +164,13 @@ impl Graph {
                 Weight::Narrow(narrow) if narrow.is_transposed() == transposed => {
                     narrow.matrix().values().tensor().bytes().as_ptr()
                 }
-                Weight::Narrow(_) | Weight::Csr(_) | Weight::Structured(_) => continue,
+                Weight::Narrow(_) | Weight::Unstructured(_) | Weight::Structured(_) => continue,
             };
             let key = (place, weight.shape().to_vec(), transposed);
             let weight = seen.entry(key).or_insert_with(|| match weight {
                 Weight::Dense(tensor) => Weight::smallest_by(tensor, transposed, patterns),
                 Weight::Narrow(narrow) => Weight::smallest_narrow(narrow),
-                Weight::Csr(_) | Weight::Structured(_) => unreachable!("left out above"),
+                Weight::Unstructured(_) | Weight::Structured(_) => unreachable!("left out above"),
             });
             stored += usize::from(weight.is_sparse());
             value.weight = Some(weight.clone());
@@ -316,7 +318,7 @@ mod tests {
             g.values.iter().map(|v| v.weight.as_ref().map(|w| w.to_dense().unwrap())).collect();
         assert_eq!(before, after);
         let transposed = |name: &str| match g.weight(g.find(name).unwrap()) {
-            Some(Weight::Csr(csr)) => Some(csr.is_transposed()),
+            Some(Weight::Unstructured(csr)) => Some(csr.is_transposed()),
             _ => None,
         };
         let found = names.map(transposed);
@@ -324,7 +326,7 @@ mod tests {
         assert_eq!(found, [Some(true), none, Some(true), Some(false), none, none, Some(true), none, none]);
         assert_eq!(transposed("conv"), Some(false));
         let place = |id| match g.weight(id) {
-            Some(Weight::Csr(csr)) => csr.arrays().values().tensor().bytes().as_ptr(),
+            Some(Weight::Unstructured(csr)) => csr.arrays().values().tensor().bytes().as_ptr(),
             weight => panic!("{weight:?}"),
         };
         assert_eq!(place(right), place(twin));

@@ -146,8 +146,8 @@ pub enum KernelError {
     Rank { shape: Vec<usize> },
     #[error(transparent)]
     Widen(#[from] TensorError),
-    #[error("no kernel named {name} takes this weight on this CPU")]
-    NoSuchKernel { name: String },
+    #[error("kernel {name} does not take this weight on this CPU")]
+    Refused { name: String },
 }
 
 impl WeightMatrix {
@@ -324,34 +324,23 @@ impl PackedWeight {
         Ok(Self { m, k, nnz, smallest_bytes, kernel, choice, packed })
     }
 
-    /// Packs a weight for the kernel of that name.
+    /// Packs a weight for a kernel with some of its [`Kernel::variants`].
     ///
     /// # Errors
-    /// When no kernel of that name takes this weight on this CPU.
-    pub fn with_kernel(weight: &WeightMatrix, problem: &Problem, name: &str) -> Result<Self, KernelError> {
-        Self::with_params(weight, problem, name, None)
-    }
-
-    /// Packs a weight for the kernel of that name with given measures, or with its best guess.
-    ///
-    /// # Errors
-    /// When no kernel of that name takes this weight on this CPU.
-    pub fn with_params(
+    /// When the kernel does not take this weight on this CPU.
+    pub fn with_kernel(
         weight: &WeightMatrix,
         problem: &Problem,
-        name: &str,
-        params: Option<Params>,
+        kernel: &'static Kernel,
+        params: Params,
     ) -> Result<Self, KernelError> {
         let [m, k] = weight.shape()?;
-        let kernel = KERNELS
-            .iter()
-            .find(|kernel| kernel.name == name && kernel.takes(weight, problem))
-            .ok_or_else(|| KernelError::NoSuchKernel { name: name.to_owned() })?;
-        let guess = || (kernel.variants)(weight, problem).first().copied();
-        let params = params.or_else(guess).unwrap_or_default();
+        let name = kernel.name.to_owned();
+        if !kernel.takes(weight, problem) {
+            return Err(KernelError::Refused { name });
+        }
         let packed = kernel.pack(&Source::new(weight), problem, params)?;
-        let bytes = Some(packed.bytes());
-        let candidate = Candidate { kernel: name.to_owned(), params, micros: None, bytes };
+        let candidate = Candidate { kernel: name, params, micros: None, bytes: Some(packed.bytes()) };
         let choice = Choice { candidates: vec![candidate], reason: "asked for by name".to_owned() };
         let (nnz, smallest_bytes) = (weight.nnz(), weight.smallest_bytes());
         Ok(Self { m, k, nnz, smallest_bytes, kernel, choice, packed })

@@ -37,10 +37,10 @@ struct Spmm {
 }
 
 /// Widths and depths worth trying on any CPU; the first is the guess where nothing is timed.
-pub(super) fn variants(weight: &WeightMatrix, problem: &Problem) -> Vec<Params> {
+pub(super) fn variants(weight: &WeightMatrix, problem: &Problem, level: Level) -> Vec<Params> {
     let Some(csr) = weight.csr() else { return Vec::new() };
     let density = csr.nnz() as f64 / (csr.rows() * csr.cols()).max(1) as f64;
-    let lanes = Level::best().lanes();
+    let lanes = level.lanes();
     // 16 registers hold a pair's sums of 6 vectors, or two sets of 3; 32 hold two sets of 4 and more.
     let sets = if lanes < 16 { 1 } else { 2 };
     let all: &[[usize; 2]] = match (problem.n.div_ceil(lanes), density) {
@@ -396,7 +396,7 @@ unsafe fn each<S: Simd, const N: usize>(
 ) {
     // SAFETY: by the caller.
     unsafe {
-        let [first, second] = simd.splat_pair(weights);
+        let [first, second] = simd.splat_each(weights);
         one(simd, first, x.add(*offsets as usize), a);
         one(simd, second, x.add(*offsets.add(1) as usize), b);
     }

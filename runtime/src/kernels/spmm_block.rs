@@ -23,8 +23,7 @@ pub(super) fn fits(weight: &WeightMatrix, _: &Problem) -> bool {
 }
 
 /// Widths and depths worth trying.
-pub(super) fn variants(weight: &WeightMatrix, problem: &Problem) -> Vec<Params> {
-    let level = Level::best();
+pub(super) fn variants(weight: &WeightMatrix, problem: &Problem, level: Level) -> Vec<Params> {
     // Sums, a row of X and a weight fill the registers: of 16, 4 rows of 2 vectors leave none (3 spill: half the speed).
     let (most, depths) = match (height(weight, level), level) {
         (Some(8), Level::Avx512) => (3, [[512, 1024], [192, 512], [192, 336], [128, 256]]),

@@ -111,7 +111,8 @@ fn check(
                 if bad.is_some() && kernel.dense {
                     continue;
                 }
-                let packed = PackedWeight::with_kernel(&weight, &problem, kernel.name).unwrap();
+                let params = kernel.guess(&weight, &problem, &threads);
+                let packed = PackedWeight::with_kernel(&weight, &problem, kernel, params).unwrap();
                 let x = if x_layout == Layout::FeatureMajor { x.clone() } else { transposed(&x, [k, n]) };
                 let token = y_layout == Layout::TokenMajor;
                 let residual = if token { transposed(&residual, [m, n]) } else { residual.clone() };
@@ -224,7 +225,8 @@ fn images_meet_blocks() {
         let layout = Layout::FeatureMajor;
         let problem = Problem { n, x_layout: layout, y_layout: layout, conv: Some(conv.clone()) };
         for kernel in KERNELS.iter().filter(|kernel| kernel.takes(&weight, &problem)) {
-            let packed = PackedWeight::with_kernel(&weight, &problem, kernel.name).unwrap();
+            let params = kernel.guess(&weight, &problem, &Threads::single());
+            let packed = PackedWeight::with_kernel(&weight, &problem, kernel, params).unwrap();
             let mut y = vec![f32::NAN; m * n];
             let x = X::Image { data: &image, geometry: &conv };
             packed.run(n, x, &mut y, layout, &Epilogue::default(), &Threads::single());
@@ -275,7 +277,8 @@ fn what_lies_beyond_the_matrix_is_never_used() {
             let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None };
             let x: Vec<f32> = (0..k * n).map(value).collect();
             for kernel in KERNELS.iter().filter(|kernel| kernel.takes(&weight, &problem)) {
-                let packed = PackedWeight::with_kernel(&weight, &problem, kernel.name).unwrap();
+                let params = kernel.guess(&weight, &problem, &Threads::single());
+                let packed = PackedWeight::with_kernel(&weight, &problem, kernel, params).unwrap();
                 let mut y = vec![f32::NAN; m * n];
                 let x = X::Matrix { data: &x, layout };
                 packed.run(n, x, &mut y, layout, &Epilogue::default(), &Threads::single());

@@ -8,6 +8,7 @@ use poda_formats::tensor::TensorError;
 
 use super::simd::{Level, Value};
 use super::{Packed, Problem, WeightMatrix, csr, gemm, spmm, spmm_block, spmv};
+use crate::threads::Threads;
 
 /// Measures of a packing, for the kernels that have a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -38,8 +39,8 @@ pub struct Kernel {
     pub(crate) fits: fn(&WeightMatrix, &Problem) -> bool,
     /// Estimated time in cycles, for choosing without timing.
     pub(crate) cost: fn(&WeightMatrix, &Problem) -> f64,
-    /// Measures worth trying, the best guess first; none when there is nothing to choose.
-    pub(crate) variants: fn(&WeightMatrix, &Problem) -> Vec<Params>,
+    /// Measures worth trying with a level's registers, the best guess first; none when there is nothing to choose.
+    pub(crate) variants: fn(&WeightMatrix, &Problem, Level) -> Vec<Params>,
     /// Packs the weight.
     pub(crate) prepare: fn(&WeightMatrix, &Problem, Level, Params) -> Box<dyn Packed>,
 }
@@ -55,6 +56,21 @@ impl Kernel {
     pub fn takes(&self, weight: &WeightMatrix, problem: &Problem) -> bool {
         let reads = self.values == DataType::F32 || self.values == weight.stored();
         reads && self.level.available() && (self.fits)(weight, problem)
+    }
+
+    /// Measures worth trying for so many threads, the best guess first.
+    pub fn variants(&self, weight: &WeightMatrix, problem: &Problem, threads: &Threads) -> Vec<Params> {
+        let mut variants = (self.variants)(weight, problem, self.level);
+        if variants.is_empty() {
+            variants.push(Params::default());
+        }
+        variants.iter_mut().for_each(|params| params.parts = threads.count());
+        variants
+    }
+
+    /// The first of [`Kernel::variants`].
+    pub fn guess(&self, weight: &WeightMatrix, problem: &Problem, threads: &Threads) -> Params {
+        self.variants(weight, problem, threads)[0]
     }
 
     /// Packs a weight that the kernel takes.
@@ -118,7 +134,7 @@ const fn dense(name: &'static str, level: Level) -> Kernel {
         dense: true,
         fits: |_, _| true,
         cost,
-        variants: |_, _| Vec::new(),
+        variants: |_, _, _| Vec::new(),
         prepare: gemm::prepare,
     }
 }
@@ -152,7 +168,16 @@ const fn few<V: Value>(
     cost: fn(&WeightMatrix, &Problem) -> f64,
     prepare: fn(&WeightMatrix, &Problem, Level, Params) -> Box<dyn Packed>,
 ) -> Kernel {
-    Kernel { name, level, values: V::DTYPE, dense: false, fits, cost, variants: |_, _| Vec::new(), prepare }
+    Kernel {
+        name,
+        level,
+        values: V::DTYPE,
+        dense: false,
+        fits,
+        cost,
+        variants: |_, _, _| Vec::new(),
+        prepare,
+    }
 }
 
 const fn spmv_csr<V: Value>(name: &'static str, level: Level) -> Kernel {
@@ -201,15 +226,15 @@ const fn spmv_wsell<V: Value, const T: usize, const B: usize>(name: &'static str
 }
 
 #[cfg(target_arch = "x86_64")]
-const fn spmv_bitmap<V: Value>(name: &'static str) -> Kernel {
+const fn spmv_bitmap<V: Value>(name: &'static str, level: Level) -> Kernel {
     let cost = |weight: &WeightMatrix, problem: &Problem| {
         let [m, k] = weight.shape().unwrap_or_default();
         // Bits are expanded anew for every four columns.
-        (m * k) as f64 * (0.11 * problem.n.div_ceil(4) as f64 + 0.03 * problem.n as f64)
+        filled(m * k) * (1.8 * problem.n.div_ceil(4) as f64 + 0.5 * problem.n as f64)
     };
     // Also for many columns, where nothing else is as small.
     let fits = |weight: &WeightMatrix, _: &Problem| weight.is_sparse();
-    few::<V>(name, Level::Avx512, fits, cost, spmv::bitmap::prepare::<V>)
+    few::<V>(name, level, fits, cost, spmv::bitmap::prepare::<V>)
 }
 
 /// Dense rows of narrow values.
@@ -234,7 +259,7 @@ pub static KERNELS: &[Kernel] = &[
         dense: false,
         fits: |weight, _| weight.is_sparse(),
         cost: |weight, problem| vectors(weight.nnz(), problem.n) * 8.0,
-        variants: |_, _| Vec::new(),
+        variants: |_, _, _| Vec::new(),
         prepare: csr::prepare,
     },
     panels("spmm_f32_panel_portable", Level::Portable),
@@ -265,7 +290,9 @@ pub static KERNELS: &[Kernel] = &[
     #[cfg(target_arch = "x86_64")]
     spmv_sell::<f32>("spmv_f32_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16::<f32>),
     #[cfg(target_arch = "x86_64")]
-    spmv_bitmap::<f32>("spmv_f32_bitmap_avx512"),
+    spmv_bitmap::<f32>("spmv_f32_bitmap_avx2", Level::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    spmv_bitmap::<f32>("spmv_f32_bitmap_avx512", Level::Avx512),
     #[cfg(target_arch = "x86_64")]
     spmv_wsell::<f32, 8, 4>("spmv_f32_wsell128x4_avx512"),
     #[cfg(target_arch = "x86_64")]
@@ -285,7 +312,9 @@ pub static KERNELS: &[Kernel] = &[
     #[cfg(target_arch = "x86_64")]
     spmv_sell::<bf16>("spmv_bf16_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16::<bf16>),
     #[cfg(target_arch = "x86_64")]
-    spmv_bitmap::<bf16>("spmv_bf16_bitmap_avx512"),
+    spmv_bitmap::<bf16>("spmv_bf16_bitmap_avx2", Level::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    spmv_bitmap::<bf16>("spmv_bf16_bitmap_avx512", Level::Avx512),
     #[cfg(target_arch = "x86_64")]
     spmv_wsell::<bf16, 8, 4>("spmv_bf16_wsell128x4_avx512"),
     #[cfg(target_arch = "x86_64")]
@@ -305,7 +334,9 @@ pub static KERNELS: &[Kernel] = &[
     #[cfg(target_arch = "x86_64")]
     spmv_sell::<f16>("spmv_f16_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16::<f16>),
     #[cfg(target_arch = "x86_64")]
-    spmv_bitmap::<f16>("spmv_f16_bitmap_avx512"),
+    spmv_bitmap::<f16>("spmv_f16_bitmap_avx2", Level::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    spmv_bitmap::<f16>("spmv_f16_bitmap_avx512", Level::Avx512),
     #[cfg(target_arch = "x86_64")]
     spmv_wsell::<f16, 8, 4>("spmv_f16_wsell128x4_avx512"),
     #[cfg(target_arch = "x86_64")]
@@ -325,7 +356,9 @@ pub static KERNELS: &[Kernel] = &[
     #[cfg(target_arch = "x86_64")]
     spmv_sell::<i8>("spmv_i8_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16::<i8>),
     #[cfg(target_arch = "x86_64")]
-    spmv_bitmap::<i8>("spmv_i8_bitmap_avx512"),
+    spmv_bitmap::<i8>("spmv_i8_bitmap_avx2", Level::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    spmv_bitmap::<i8>("spmv_i8_bitmap_avx512", Level::Avx512),
     #[cfg(target_arch = "x86_64")]
     spmv_wsell::<i8, 8, 4>("spmv_i8_wsell128x4_avx512"),
     #[cfg(target_arch = "x86_64")]

@@ -110,16 +110,18 @@ fn check(case: &Case) {
                 if !kernel.takes(&weight, &problem) {
                     continue;
                 }
-                let packed = PackedWeight::with_kernel(&weight, &problem, kernel.name).unwrap();
-                let mut y = vec![f32::NAN; m * n];
-                packed.run(n, input, &mut y, case.y_layout, &epilogue, &threads);
-                for (i, (&y, &e)) in y.iter().zip(expected).enumerate() {
-                    let close = (y - e).abs() <= 1e-5 * (k as f32).sqrt().max(1.0);
-                    assert!(
-                        close,
-                        "{}: y[{i}] = {y}, expected {e}, planned {planned}: {case:?}",
-                        kernel.name
-                    );
+                for params in kernel.variants(&weight, &problem, &threads) {
+                    let packed = PackedWeight::with_kernel(&weight, &problem, kernel, params).unwrap();
+                    let mut y = vec![f32::NAN; m * n];
+                    packed.run(n, input, &mut y, case.y_layout, &epilogue, &threads);
+                    for (i, (&y, &e)) in y.iter().zip(expected).enumerate() {
+                        let close = (y - e).abs() <= 1e-5 * (k as f32).sqrt().max(1.0);
+                        assert!(
+                            close,
+                            "{}: y[{i}] = {y}, expected {e}, {params:?}, planned {planned}: {case:?}",
+                            kernel.name
+                        );
+                    }
                 }
             }
         }
@@ -246,7 +248,8 @@ fn nan_and_infinity_reach_only_rows_that_keep_their_column() {
             if !kernel.takes(&weight, &problem) {
                 continue;
             }
-            let packed = PackedWeight::with_kernel(&weight, &problem, kernel.name).unwrap();
+            let params = kernel.guess(&weight, &problem, &Threads::single());
+            let packed = PackedWeight::with_kernel(&weight, &problem, kernel, params).unwrap();
             let mut y = vec![0.0; m * n];
             let x = X::Matrix { data: &x, layout: Layout::FeatureMajor };
             packed.run(n, x, &mut y, Layout::FeatureMajor, &Epilogue::default(), &Threads::single());

@@ -38,7 +38,7 @@ impl Source {
 
     /// The matrix in `groups` parts of `m / groups` rows. Zeros are found here.
     fn matrices(&self, weight: &Weight, groups: usize) -> Result<Vec<WeightMatrix>, OpError> {
-        if let Weight::Csr(csr) = weight
+        if let Weight::Unstructured(csr) = weight
             && csr.is_transposed() == self.transposed
         {
             let matrix = csr.matrix().map_err(|e| OpError::Invalid(e.to_string()))?;

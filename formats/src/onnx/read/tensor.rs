@@ -10,7 +10,7 @@ use crate::onnx::proto::{DataLocation, SparseTensorProto, TensorProto, data_type
 use crate::sparse::{CsrMatrix, SparseError};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
-use crate::weight::{CsrShapeError, CsrWeight, Weight};
+use crate::weight::{MatrixShapeError, UnstructuredWeight, Weight};
 
 /// Why a tensor of the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub enum TensorProblem {
     #[error(transparent)]
     Csr(#[from] SparseError),
     #[error(transparent)]
-    CsrShape(#[from] CsrShapeError),
+    CsrShape(#[from] MatrixShapeError),
 }
 
 /// Where the bytes of weights come from: the model's file, and files beside it.
@@ -123,7 +123,7 @@ impl WeightSource {
                 return Err(too_sparse(bytes));
             }
             let matrix = csr(*rows, rest.iter().product(), &positions, values)?;
-            return Ok(CsrWeight::new(shape, false, matrix)?.into());
+            return Ok(UnstructuredWeight::new(shape, false, matrix)?.into());
         }
         let bytes = checked_bytes(dtype, &shape).unwrap_or(usize::MAX);
         if bytes > affordable {

@@ -202,7 +202,7 @@ fn identity(weight: &Weight) -> (Vec<(*const u8, usize)>, DataType, &[usize], bo
     let places = weight.tensors().into_iter().map(place).collect();
     let transposed = match weight {
         Weight::Dense(_) => false,
-        Weight::Csr(csr) => csr.is_transposed(),
+        Weight::Unstructured(csr) => csr.is_transposed(),
         Weight::Structured(weight) => weight.is_transposed(),
         Weight::Narrow(narrow) => narrow.is_transposed(),
     };

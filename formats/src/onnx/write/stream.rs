@@ -17,7 +17,7 @@ use crate::onnx::proto::{
     DataLocation, ModelProto, SparseTensorProto, StringStringEntryProto, TensorProto, data_type_code,
 };
 use crate::sparse::SparseError;
-use crate::weight::{CsrWeight, Weight};
+use crate::weight::{UnstructuredWeight, Weight};
 
 const MODEL_GRAPH: u32 = 7;
 const GRAPH_INITIALIZER: u32 = 5;
@@ -54,9 +54,11 @@ impl<'g> Weights<'g> {
     /// All in the model; those that are stored sparse in sparse form if `sparse`.
     pub(super) fn new(list: Vec<(String, &'g Weight)>, sparse: bool) -> Self {
         let place = |weight: &Weight| match weight {
-            Weight::Csr(csr) if sparse && !csr.arrays().values().is_empty() => Place::Sparse,
+            Weight::Unstructured(csr) if sparse && !csr.arrays().values().is_empty() => Place::Sparse,
             Weight::Structured(weight) if sparse && weight.nnz() > 0 => Place::Sparse,
-            Weight::Csr(_) | Weight::Structured(_) | Weight::Dense(_) | Weight::Narrow(_) => Place::Inline,
+            Weight::Unstructured(_) | Weight::Structured(_) | Weight::Dense(_) | Weight::Narrow(_) => {
+                Place::Inline
+            }
         };
         Self { list: list.into_iter().map(|(name, weight)| (name, weight, place(weight))).collect() }
     }
@@ -129,7 +131,7 @@ impl<'g> Weights<'g> {
         let (name, weight, place) = &self.list[index];
         let mut tensor = tensor_header(name, weight);
         Ok(match (*place, weight) {
-            (Place::Sparse, Weight::Csr(csr)) => {
+            (Place::Sparse, Weight::Unstructured(csr)) => {
                 let error = |error| WriteError::Weight { weight: name.clone(), error };
                 let head = sparse(name, csr).map_err(error)?.encode_to_vec();
                 Field { tag: GRAPH_SPARSE_INITIALIZER, head, raw: None }
@@ -176,7 +178,7 @@ fn dense_bytes(weight: &Weight) -> usize {
 }
 
 /// Values with the positions of their elements in the dense tensor, ascending.
-fn sparse(name: &str, csr: &CsrWeight) -> Result<SparseTensorProto, SparseError> {
+fn sparse(name: &str, csr: &UnstructuredWeight) -> Result<SparseTensorProto, SparseError> {
     // ONNX has no narrower values that stand for f32, so these are widened.
     let stored = csr.matrix()?;
     let matrix = if stored.values().rounding_error().is_some() { stored.widened()? } else { stored };

@@ -11,7 +11,7 @@ use crate::op::*;
 use crate::sparse::CsrMatrix;
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::Tensor;
-use crate::weight::{CsrWeight, Weight};
+use crate::weight::{UnstructuredWeight, Weight};
 
 /// Graph → ONNX → Graph.
 fn back(graph: &Graph, options: &OnnxOptions) -> Graph {
@@ -477,7 +477,8 @@ fn weighty() -> Graph {
     let b = g.add_weight("b", tensor.clone());
     let c = g.add_weight(
         "c",
-        CsrWeight::new(vec![24, 24], true, CsrMatrix::from_dense_transposed(24, 24, &dense)).unwrap(),
+        UnstructuredWeight::new(vec![24, 24], true, CsrMatrix::from_dense_transposed(24, 24, &dense))
+            .unwrap(),
     );
     let axes = g.add_weight("axes", Tensor::from_slice(&[1], &[0_i64]));
     let mut x = g.add_input("x", DataType::F32, vec![Dim::Symbol("n".into()), Dim::Fixed(24)]);
@@ -507,7 +508,7 @@ fn weights_are_written_once_dense_or_sparse() {
     found.sort_by_key(|(name, _)| expected.iter().position(|(other, _)| other == name));
     assert_eq!(found, expected);
     let c = sparse.weight(sparse.find("c").unwrap()).unwrap();
-    assert!(matches!(c, Weight::Csr(_)), "{c:?}");
+    assert!(matches!(c, Weight::Unstructured(_)), "{c:?}");
 }
 
 #[test]

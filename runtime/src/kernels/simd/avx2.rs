@@ -1,11 +1,13 @@
 //! AVX2 and FMA: 8 lanes, 16 registers.
 
+use core::arch::asm;
 use core::arch::x86_64::{
     __m256, __m256i, _mm_castps_pd, _mm_loadu_ps, _mm_movehl_ps, _mm_store_ss, _mm_storel_pd, _mm_storeu_ps,
     _mm256_andnot_si256, _mm256_blend_ps, _mm256_blendv_ps, _mm256_castpd_ps, _mm256_castps_pd,
     _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_extractf128_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_maskload_ps, _mm256_permute2f128_ps, _mm256_permute4x64_pd, _mm256_set_m128, _mm256_set1_ps,
-    _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    _mm256_maskload_ps, _mm256_movehdup_ps, _mm256_moveldup_ps, _mm256_permute2f128_ps,
+    _mm256_permute4x64_pd, _mm256_set_m128, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps,
+    _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
 
 use rten_simd::isa::Avx2Isa;
@@ -65,6 +67,23 @@ unsafe impl Simd for Avx2Isa {
         unsafe { store(v.0, ptr, n) };
     }
 
+    /// One load and two shuffles instead of two loads, of which the CPU does two in a cycle.
+    #[inline(always)]
+    unsafe fn splat_pair(self, weights: *const f32) -> [Self::F32; 2] {
+        // SAFETY: the caller says that two weights are readable.
+        unsafe {
+            let pairs = pairs(weights);
+            [_mm256_moveldup_ps(pairs).into(), _mm256_movehdup_ps(pairs).into()]
+        }
+    }
+
+    /// Here the shuffles would be as many as the loads that they save are worth.
+    #[inline(always)]
+    unsafe fn splat_each(self, weights: *const f32) -> [Self::F32; 2] {
+        // SAFETY: by the caller.
+        unsafe { [_mm256_set1_ps(*weights).into(), _mm256_set1_ps(*weights.add(1)).into()] }
+    }
+
     #[inline(always)]
     unsafe fn splat_parts(self, at: [*const f32; 4], parts: usize) -> Self::F32 {
         // SAFETY: by the caller.
@@ -104,6 +123,22 @@ unsafe impl Simd for Avx2Isa {
             }
         }
     }
+}
+
+/// Two elements in turn. Assembly keeps the compiler from loading each of them by itself.
+///
+/// # Safety
+/// They must be readable.
+#[inline]
+#[target_feature(enable = "avx")]
+unsafe fn pairs(at: *const f32) -> __m256 {
+    let pairs;
+    // SAFETY: by the caller; the instruction touches nothing else.
+    unsafe {
+        asm!("vbroadcastsd {0}, qword ptr [{1}]", out(ymm_reg) pairs, in(reg) at,
+            options(pure, readonly, nostack, preserves_flags));
+    }
+    pairs
 }
 
 /// Writes the first `n` lanes in whole pieces: an AMD Zen 3 takes over ten cycles for a masked store.
