@@ -44,7 +44,9 @@ pub(super) fn variants(weight: &WeightMatrix, problem: &Problem, level: Level) -
     // 16 registers hold a pair's sums of 6 vectors, or two sets of 3; 32 hold two sets of 4 and more.
     let sets = if lanes < 16 { 1 } else { 2 };
     let all: &[[usize; 2]] = match (problem.n.div_ceil(lanes), density) {
+        (1, d) if lanes < 16 && d > 0.15 => &[[1, 128], [1, 256]],
         (1, _) => &[[1, 256], [1, 512]],
+        (2, d) if lanes < 16 && d > 0.15 => &[[2, 64], [2, 128]],
         (2, _) => &[[2, 192], [2, 320]],
         (3 | 4, _) if lanes < 16 => &[[4, 96], [4, 64]],
         (_, d) if lanes < 16 && d > 0.07 => &[[6, 48], [6, 64], [4, 96]],

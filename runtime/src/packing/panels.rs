@@ -25,9 +25,9 @@ pub(crate) struct PanelShape {
 /// Consecutive pairs of equal measures, or one row without a partner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Group {
-    /// Columns that both rows hold.
+    /// Columns that both rows hold, taken together.
     pub(crate) shared: u32,
-    /// Columns that each row holds alone.
+    /// Columns of each row beside those.
     pub(crate) single: u32,
     /// Number of pairs; 0 for a row without a partner, whose weights `single` counts.
     pub(crate) pairs: u32,
@@ -164,14 +164,14 @@ impl Panels {
                 let a = left.pop().expect("two are left");
                 let best = (0..left.len()).max_by_key(|&i| shared(a, left[i])).expect("one is left");
                 let b = left.swap_remove(best);
-                pairs.push((shared(a, b), a, b));
+                pairs.push((shared(a, b) / unit(len) * unit(len), a, b));
             }
             pairs.sort_unstable();
             for alike in pairs.chunk_by(|a, b| a.0 == b.0) {
                 let shared = alike[0].0;
                 self.groups.push(Group { shared, single: len - shared, pairs: alike.len() as u32 });
                 for &(_, a, b) in alike {
-                    self.pair([a, b], [inside[a], inside[b]], columns.start);
+                    self.pair([a, b], [inside[a], inside[b]], shared, columns.start);
                 }
             }
             if let [row] = left[..] {
@@ -185,8 +185,8 @@ impl Panels {
         }
     }
 
-    /// Appends a pair of rows that hold equally many weights.
-    fn pair(&mut self, rows: [usize; 2], weights: [&[(u32, f32)]; 2], start: usize) {
+    /// Appends a pair of rows that hold equally many weights, of which `shared` are taken as such.
+    fn pair(&mut self, rows: [usize; 2], weights: [&[(u32, f32)]; 2], mut shared: u32, start: usize) {
         self.rows.extend(rows.map(|row| self.row_offset(row)));
         let mut alone = [Vec::new(), Vec::new()];
         let [mut a, mut b] = weights;
@@ -197,7 +197,8 @@ impl Panels {
                 Some(first)
             };
             match (take(&mut a), take(&mut b)) {
-                (Some(a), Some(b)) => {
+                (Some(a), Some(b)) if shared > 0 => {
+                    shared -= 1;
                     self.weights.extend([a.1, b.1]);
                     self.offsets.push(offset(self.shape, column, start));
                 }
@@ -215,6 +216,17 @@ impl Panels {
 
     fn row_offset(&self, row: usize) -> u32 {
         (row * self.shape.width * size_of::<f32>()) as u32
+    }
+}
+
+/// Shared columns of a pair of rows with `len` weights each are taken by so many, and what is left over as if it were not
+/// shared: fewer different numbers make longer groups, whose loops end where the CPU expects. On Zen 3 worth 5 % at 64 and
+/// more weights, 2 % at 16; below, sharing is worth more.
+fn unit(len: u32) -> u32 {
+    match len {
+        0..16 => 1,
+        16..64 => 2,
+        _ => 4,
     }
 }
 
