@@ -5,6 +5,7 @@
 //!     cargo bench -p poda-runtime --bench kernels -- product 768x768x16 80 avx512 block:4x1,nm:1:4   # and by patterns
 //!     cargo bench -p poda-runtime --bench kernels -- choice                    # is what the tuner chooses ever slower than dense?
 //!     cargo bench -p poda-runtime --bench kernels -- choice 768x768x1,768x768x17 0,10,50,99 uneven
+//!     THREADS=2 cargo bench -p poda-runtime --bench kernels -- scaling 3072x768x128 0,50,90   # over one thread
 //!     cargo bench -p poda-runtime --bench kernels -- pointwise avx512          # EfficientNet-Lite0's 1×1 layers
 //!     cargo bench -p poda-runtime --bench kernels -- depthwise                 # and its depthwise ones
 //!
@@ -17,6 +18,7 @@
 mod choice;
 mod depthwise;
 mod product;
+mod scaling;
 mod timing;
 mod weights;
 
@@ -28,7 +30,9 @@ use poda_runtime::Threads;
 use poda_runtime::kernels::{
     Epilogue, KERNELS, Kernel, Layout, Level, PackedWeight, Problem, WeightMatrix, X,
 };
+use poda_runtime::tune::{TuneOptions, Tuner};
 use product::product;
+use scaling::scaling;
 use timing::roof;
 use weights::{MASKS, Mask, Random, pruned};
 
@@ -106,7 +110,8 @@ fn main() {
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("nothing has used rayon yet");
     let roof = roof();
     println!("FMA roof, one thread: {roof:.1} GFLOP/s; threads: {}", threads.count());
-    match arguments.first().map_or("", String::as_str) {
+    let argument = |i: usize, default| arguments.get(i).map_or(default, String::as_str);
+    match argument(0, "") {
         "depthwise" => depthwise(&threads, roof),
         "pointwise" => {
             for shape in POINTWISE {
@@ -114,7 +119,6 @@ fn main() {
             }
         }
         "choice" => {
-            let argument = |i: usize, default| arguments.get(i).map_or(default, String::as_str);
             let masks: Vec<_> = match arguments.get(3) {
                 None => MASKS.to_vec(),
                 Some(names) => names.split(',').map(mask).collect(),
@@ -128,6 +132,14 @@ fn main() {
                 }
             }
             tally.print();
+        }
+        "scaling" => {
+            let tuner = Tuner::new(TuneOptions { cache: None, ..TuneOptions::default() });
+            for shape in argument(1, "3072x768x128").split(',').map(shape) {
+                for sparsity in argument(2, "0,50,80,90,95").split(',').map(percentage) {
+                    scaling(shape, sparsity, &threads, &tuner);
+                }
+            }
         }
         "product" => {
             for sparsity in arguments[2].split(',').map(percentage) {

@@ -20,6 +20,10 @@ impl<'a> Variant<'a> {
         sorted.sort_by(f64::total_cmp);
         sorted[sorted.len() / 2]
     }
+
+    pub(crate) fn least(&self) -> f64 {
+        self.seconds.iter().copied().fold(f64::INFINITY, f64::min)
+    }
 }
 
 /// Time that this thread has run, so that other processes on the machine disturb less; with `THREADS` above 1 it is wall time.

@@ -22,7 +22,7 @@ use crate::threads::{Split, SyncPtr};
 /// Bytes of packed `X` that stay in L2 while blocks of rows pass by.
 const GROUP: usize = 512 << 10;
 /// Multiply-adds below which another thread does not pay.
-const PARALLEL: usize = 1 << 16;
+const PARALLEL: usize = 1 << 15;
 
 /// A sparse weight, packed for one instruction set.
 struct Spmm {

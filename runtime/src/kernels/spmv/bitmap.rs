@@ -38,6 +38,8 @@ pub(in crate::kernels) fn prepare<V: Value>(
 }
 
 impl<V: Value> Multiply for Bitmap<V> {
+    const PARALLEL: usize = 1 << 12;
+
     fn shape(&self) -> [usize; 2] {
         [self.m, self.k]
     }

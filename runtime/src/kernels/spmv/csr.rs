@@ -36,6 +36,8 @@ pub(in crate::kernels) fn prepare<V: Value>(
 struct Csr<V>(CsrMatrix, PhantomData<V>);
 
 impl<V: Value> Multiply for Csr<V> {
+    const PARALLEL: usize = 1 << 11;
+
     fn shape(&self) -> [usize; 2] {
         [self.0.rows(), self.0.cols()]
     }

@@ -39,6 +39,8 @@ pub(in crate::kernels) fn prepare<V: Value>(
 struct Rows<V>(NarrowMatrix, PhantomData<V>);
 
 impl<V: Value> Multiply for Rows<V> {
+    const PARALLEL: usize = 1 << 12;
+
     fn shape(&self) -> [usize; 2] {
         [self.0.rows(), self.0.cols()]
     }

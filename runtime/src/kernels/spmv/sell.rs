@@ -64,6 +64,8 @@ struct Avx2<V, const GATHER: bool>(Sell<V, 8>);
 struct Avx512<V>(Sell<V, 16>);
 
 impl<V: Value, const GATHER: bool> Multiply for Avx2<V, GATHER> {
+    const PARALLEL: usize = 1 << 11;
+
     fn shape(&self) -> [usize; 2] {
         [self.0.m, self.0.k]
     }
@@ -94,6 +96,8 @@ impl<V: Value, const GATHER: bool> Multiply for Avx2<V, GATHER> {
 }
 
 impl<V: Value> Multiply for Avx512<V> {
+    const PARALLEL: usize = 1 << 11;
+
     fn shape(&self) -> [usize; 2] {
         [self.0.m, self.0.k]
     }
