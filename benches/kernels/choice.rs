@@ -69,8 +69,12 @@ pub(crate) fn choice(
         let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
         let [mut ours, mut theirs] = [(); 2].map(|()| vec![f32::NAN; m * n]);
         let mut variants = [
-            Variant::new(chosen.kernel(), || chosen.run(n, input, &mut ours, layout, &epilogue, threads)),
-            Variant::new(rival.kernel(), || rival.run(n, input, &mut theirs, layout, &epilogue, threads)),
+            Variant::new(chosen.kernel(), threads, || {
+                chosen.run(n, input, &mut ours, layout, &epilogue, threads);
+            }),
+            Variant::new(rival.kernel(), threads, || {
+                rival.run(n, input, &mut theirs, layout, &epilogue, threads);
+            }),
         ];
         time(&mut variants);
         let [own, dense] = [&variants[0], &variants[1]].map(Variant::median);

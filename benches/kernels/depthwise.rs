@@ -38,7 +38,7 @@ pub(crate) fn depthwise(threads: &Threads, roof: f64) {
             activation: Activation::Clip { min: 0.0, max: 6.0 },
             ..Epilogue::default()
         };
-        let mut v = [Variant::new("depthwise", || packed.run(&x, &g, &mut y, &epilogue, threads))];
+        let mut v = [Variant::new("depthwise", threads, || packed.run(&x, &g, &mut y, &epilogue, threads))];
         time(&mut v);
         let t = v[0].median();
         total += t;

@@ -51,7 +51,7 @@ pub(crate) fn product(
             packed_a = gemm.prepack_a(theirs_w);
             let xm = NdTensorView::from_data([k, n], x);
             let (gemm, a, theirs) = (&gemm, &packed_a, &mut theirs);
-            variants.push(Variant::new("rten-gemm", move || {
+            variants.push(Variant::new("rten-gemm", threads, move || {
                 let options = GemmOptions::default();
                 threads
                     .install(|| gemm.gemm(theirs, GemmInputA::Packed(a), GemmInputB::Unpacked(xm), options))
@@ -61,7 +61,7 @@ pub(crate) fn product(
             packed_b = gemm.prepack_b(theirs_w.transposed());
             let xm = NdTensorView::from_data([n, k], x);
             let (gemm, b, theirs) = (&gemm, &packed_b, &mut theirs);
-            variants.push(Variant::new("rten-gemm", move || {
+            variants.push(Variant::new("rten-gemm", threads, move || {
                 let options = GemmOptions::default();
                 threads
                     .install(|| gemm.gemm(theirs, GemmInputA::Unpacked(xm), GemmInputB::Packed(b), options))
@@ -89,7 +89,7 @@ pub(crate) fn product(
                     format!("panel {}x{}x{} sets {} {}t", p.vectors, p.depth, p.rows, p.sets, p.parts)
                 });
                 bytes.push(packed.bytes());
-                variants.push(Variant::new(name, move || {
+                variants.push(Variant::new(name, threads, move || {
                     packed.run(n, input, &mut y, layout, &epilogue, threads);
                 }));
             }
@@ -114,7 +114,7 @@ pub(crate) fn product(
                     let params = params.map(|p| format!(" {}x{}x{}", p.vectors, p.depth, p.rows));
                     let name = format!("{pattern} {}{}", kernel.name, params.unwrap_or_default());
                     bytes.push(packed.bytes());
-                    variants.push(Variant::new(name, move || {
+                    variants.push(Variant::new(name, threads, move || {
                         packed.run(n, input, &mut y, layout, &epilogue, threads);
                     }));
                     counts.push(weight.nnz());

@@ -11,9 +11,10 @@ use crate::weights::{MASKS, Random, aligned, pruned};
 /// Times one product in turns on one thread and on all, each with the kernel that the tuner chooses for it.
 pub(crate) fn scaling([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, tuner: &Tuner) {
     let w = pruned([m, k], sparsity, MASKS[0].1);
-    let weight = match sparsity > 0.0 {
-        true => WeightMatrix::Csr(CsrMatrix::from_dense(m, k, &w)),
-        false => WeightMatrix::Dense(Tensor::from_slice(&[m, k], &w)),
+    let weight = if sparsity > 0.0 {
+        WeightMatrix::Csr(CsrMatrix::from_dense(m, k, &w))
+    } else {
+        WeightMatrix::Dense(Tensor::from_slice(&[m, k], &w))
     };
     let mut random = Random(5);
     let (x, bias) = (aligned(&random.values(k * n)), random.values(m));
@@ -29,7 +30,9 @@ pub(crate) fn scaling([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, t
     let mut variants: Vec<_> = runs
         .map(|((packed, threads), y)| {
             let input = X::Matrix { data, layout };
-            Variant::new(packed.kernel(), move || packed.run(n, input, y, layout, &epilogue, threads))
+            Variant::new(packed.kernel(), threads, move || {
+                packed.run(n, input, y, layout, &epilogue, threads);
+            })
         })
         .collect();
     time(&mut variants);

@@ -2,17 +2,20 @@
 
 use std::hint::black_box;
 
+use poda_runtime::Threads;
 use poda_runtime::kernels::Level;
 
 pub(crate) struct Variant<'a> {
     pub(crate) name: String,
+    threads: &'a Threads,
     run: Box<dyn FnMut() + 'a>,
     seconds: Vec<f64>,
 }
 
 impl<'a> Variant<'a> {
-    pub(crate) fn new(name: impl Into<String>, run: impl FnMut() + 'a) -> Self {
-        Self { name: name.into(), run: Box::new(run), seconds: Vec::new() }
+    /// Something to time, with those threads awake as within an inference.
+    pub(crate) fn new(name: impl Into<String>, threads: &'a Threads, run: impl FnMut() + 'a) -> Self {
+        Self { name: name.into(), threads, run: Box::new(run), seconds: Vec::new() }
     }
 
     pub(crate) fn median(&self) -> f64 {
@@ -51,12 +54,14 @@ pub(crate) fn time(variants: &mut [Variant<'_>]) {
     }
     for _ in 0..rounds {
         for (v, &repeats) in variants.iter_mut().zip(&repeats) {
-            (v.run)();
-            let start = now();
-            for _ in 0..repeats {
+            v.threads.install(|| {
                 (v.run)();
-            }
-            v.seconds.push((now() - start) / repeats as f64);
+                let start = now();
+                for _ in 0..repeats {
+                    (v.run)();
+                }
+                v.seconds.push((now() - start) / repeats as f64);
+            });
         }
     }
 }

@@ -146,6 +146,14 @@ impl Threads {
     }
 }
 
+/// Parts for work that `threads` threads share and that could be cut in `most`: a few for each thread where there can be, so that
+/// one whose CPU is busy with other work (often the neighbour on the same core of a shared machine) does less than its share
+/// rather than hold the others up.
+pub(crate) fn shares(threads: usize, most: usize) -> usize {
+    const SHARES: usize = 4;
+    if threads > 1 { threads * (most / threads).clamp(1, SHARES) } else { 1 }
+}
+
 /// Threads that [`for_each`] would use here: 1 outside of [`Threads::install`], and within a part.
 pub(crate) fn current() -> usize {
     session().map_or(1, |session| session.count)

@@ -17,12 +17,16 @@ use crate::packing::panels::{PanelShape, Panels};
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::{Rows, fill, pack_tile};
 use crate::packing::transpose::transpose;
-use crate::threads::{Split, SyncPtr};
+use crate::threads::{Split, SyncPtr, shares};
 
 /// Bytes of packed `X` that stay in L2 while blocks of rows pass by.
 const GROUP: usize = 512 << 10;
 /// Multiply-adds below which another thread does not pay.
 const PARALLEL: usize = 1 << 15;
+/// Multiply-adds of a product so short that its threads do not share what they pack, nor parts of equal time.
+const SHORT: usize = 1 << 19;
+/// Rows of a block below which fewer of them pair up well.
+const LEAST_ROWS: usize = 384;
 
 /// A sparse weight, packed for one instruction set.
 struct Spmm {
@@ -75,8 +79,14 @@ pub(super) fn prepare(
         PanelShape { width: vectors * level.lanes(), depth: depth * 16 / level.lanes().min(16), rows };
     // Rows of X are picked one by one when they are packed, except from token-major X, where they are columns.
     let skip = problem.conv.is_some() || problem.x_layout == Layout::FeatureMajor;
-    let panels = Panels::new(csr.view().expect("f32 is checked by PackedWeight"), shape, parts, skip);
+    let view = csr.view().expect("f32 is checked by PackedWeight");
+    let panels = Panels::new(view, shape, block_unit(csr.rows(), parts), skip);
     of_panels([csr.rows(), csr.cols()], level, params, panels)
+}
+
+/// What the number of blocks of `m` rows is a multiple of, for so many threads.
+pub(super) fn block_unit(m: usize, threads: usize) -> usize {
+    shares(threads, m / LEAST_ROWS)
 }
 
 /// A packed weight `[m, k]`.
@@ -102,46 +112,46 @@ impl Packed for Spmm {
             epilogue: call.epilogue,
             tiles,
         };
-        let stride = self.panels.depth * self.panels.shape.width;
+        let depth = self.panels.depth;
+        let stride = depth * self.panels.shape.width;
         let group = (GROUP / (stride * size_of::<f32>()).max(1)).max(1);
         // Tokens keep their thread from one layer to the next where they deal out evenly: what a layer wrote is in the caches of
         // the thread that reads it (MiniLM with 90 % zeros, 2 threads: 3.4 -> 3.0 ms, on two chiplets 5.6 -> 3.5).
         let even = tiles.parts() > 1 && tiles.parts().is_multiple_of(parts);
         if tiles.parts() >= 4 * parts || blocks < parts || even && call.y_layout == Layout::TokenMajor {
             // Each thread packs the tiles that it multiplies.
-            let split = Split::even(tiles.parts(), parts);
+            let split = Split::even(tiles.parts(), shares(parts, tiles.parts()));
             call.threads.for_each(split.parts(), |i| {
                 let tiles = split.part(i);
                 let mut x = Scratch::new(stride * group.min(tiles.len()));
                 let x = SyncPtr(x.as_mut_ptr());
                 for start in tiles.clone().step_by(group) {
                     let tiles = start..tiles.end.min(start + group);
-                    self.level.run(Pack { job: &job, tiles: tiles.clone(), x });
+                    self.level.run(Pack { job: &job, tiles: tiles.clone(), rows: 0..depth, x });
                     self.level.run(Multiply { job: &job, tiles, blocks: 0..blocks, x });
                 }
             });
-        } else if tiles.parts() == 1 {
+        } else if tiles.parts() == 1 && macs < SHORT {
             // Each thread packs what little there is, and multiplies its rows: to fetch it from another core's cache takes
             // longer.
             let split = self.split_blocks(parts);
             call.threads.for_each(split.len() - 1, |i| {
-                let mut x = Scratch::new(stride * tiles.parts());
+                let mut x = Scratch::new(stride);
                 let x = SyncPtr(x.as_mut_ptr());
-                let (blocks, tiles) = (split[i]..split[i + 1], 0..tiles.parts());
-                self.level.run(Pack { job: &job, tiles: tiles.clone(), x });
-                self.level.run(Multiply { job: &job, tiles, blocks, x });
+                self.level.run(Pack { job: &job, tiles: 0..1, rows: 0..depth, x });
+                self.level.run(Multiply { job: &job, tiles: 0..1, blocks: split[i]..split[i + 1], x });
             });
         } else {
             // All threads pack, then each multiplies its rows.
             let mut x = Scratch::new(stride * tiles.parts());
             let x = SyncPtr(x.as_mut_ptr());
-            let packers = Split::even(tiles.parts(), parts);
-            call.threads.for_each(packers.parts(), |i| {
-                let tiles = packers.part(i);
-                let x = SyncPtr(x.get().wrapping_add(tiles.start * stride));
-                self.level.run(Pack { job: &job, tiles, x });
+            let cuts = Split::even(depth, (4 * parts).div_ceil(tiles.parts()));
+            call.threads.for_each(tiles.parts() * cuts.parts(), |i| {
+                let (tile, rows) = (i / cuts.parts(), cuts.part(i % cuts.parts()));
+                let x = SyncPtr(x.get().wrapping_add(tile * stride));
+                self.level.run(Pack { job: &job, tiles: tile..tile + 1, rows, x });
             });
-            let split = self.split_blocks(parts);
+            let split = self.split_blocks(shares(parts, blocks));
             call.threads.for_each(split.len() - 1, |i| {
                 let (blocks, tiles) = (split[i]..split[i + 1], 0..tiles.parts());
                 self.level.run(Multiply { job: &job, tiles, blocks, x });
@@ -186,10 +196,12 @@ impl Job<'_> {
     }
 }
 
-/// Packs tiles of `X` one behind the other.
+/// Packs tiles of `X` one behind the other, or some of their rows.
 struct Pack<'a> {
     job: &'a Job<'a>,
     tiles: Range<usize>,
+    rows: Range<usize>,
+    /// The first of the tiles.
     x: SyncPtr,
 }
 
@@ -198,13 +210,17 @@ impl Vectorized for Pack<'_> {
 
     #[inline(always)]
     fn eval<S: Simd>(self, simd: S) {
-        let Self { job, tiles, x } = self;
+        let Self { job, tiles, rows, x } = self;
         let Panels { shape, used, depth, .. } = &job.spmm.panels;
-        let rows = used.as_ref().map_or(Rows::Range { start: 0, end: *depth }, |used| Rows::List(used));
+        let first = rows.start;
+        let rows = match used {
+            Some(used) => Rows::List(&used[rows]),
+            None => Rows::Range { start: rows.start, end: rows.end },
+        };
         for (i, tile) in tiles.enumerate() {
             // SAFETY: `x` holds `depth · width` elements for each tile; `PackedWeight::run` checked the length of X.
             unsafe {
-                let dst = x.get().add(i * depth * shape.width);
+                let dst = x.get().add((i * depth + first) * shape.width);
                 pack_tile(simd, &job.x, [job.spmm.k, job.n], rows, job.columns(tile), shape.width, dst);
             }
         }

@@ -54,7 +54,7 @@ pub(super) fn prepare(
     let shape =
         PanelShape { width: vectors * level.lanes(), depth: depth * 16 / level.lanes().min(16), rows };
     let skip = problem.conv.is_some() || problem.x_layout == super::Layout::FeatureMajor;
-    let panels = strips::pack(matrix, shape, height, parts, skip);
+    let panels = strips::pack(matrix, shape, height, spmm::block_unit(matrix.rows(), parts), skip);
     spmm::of_panels([matrix.rows(), matrix.cols()], level, params, panels)
 }
 

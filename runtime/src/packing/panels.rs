@@ -67,11 +67,11 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
-    /// Packs a matrix in blocks of about equal numbers of weights, a multiple of `parts` of them where rows allow.
+    /// Packs a matrix in blocks of about equal numbers of weights, a multiple of `unit` of them where rows allow.
     ///
     /// # Panics
     /// When a panel of `X` takes more than 64 KiB.
-    pub(crate) fn new(weight: CsrView<'_>, shape: PanelShape, parts: usize, skip_unused: bool) -> Self {
+    pub(crate) fn new(weight: CsrView<'_>, shape: PanelShape, unit: usize, skip_unused: bool) -> Self {
         assert!(shape.depth * shape.width * size_of::<f32>() <= 1 << 16, "{shape:?}");
         let matrix = weight.matrix();
         let (m, k) = (matrix.rows(), matrix.cols());
@@ -90,7 +90,7 @@ impl Panels {
                 weight.row(row).map(|(c, w)| (place.as_ref().map_or(c, |p| p[c as usize]), w)).collect()
             })
             .collect();
-        let blocks = balanced(matrix.row_offsets(), m.div_ceil(shape.rows).next_multiple_of(parts.max(1)));
+        let blocks = balanced(matrix.row_offsets(), m.div_ceil(shape.rows).next_multiple_of(unit.max(1)));
         let panels = depth.div_ceil(shape.depth);
         let mut packed = Self {
             shape,

@@ -19,7 +19,7 @@ pub(crate) fn pack(
     matrix: &BlockMatrix,
     shape: PanelShape,
     height: usize,
-    parts: usize,
+    unit: usize,
     skip_unused: bool,
 ) -> Panels {
     let ([r, c], (m, k)) = (matrix.block(), (matrix.rows(), matrix.cols()));
@@ -43,8 +43,7 @@ pub(crate) fn pack(
     let strips: Vec<Vec<Column>> = (0..m.div_ceil(height)).map(columns).collect();
     let mut counts = vec![0_u32];
     strips.iter().for_each(|strip| counts.push(counts[counts.len() - 1] + strip.len() as u32));
-    let parts = m.div_ceil(shape.rows).next_multiple_of(parts.max(1));
-    let cuts = balanced(&counts, parts);
+    let cuts = balanced(&counts, m.div_ceil(shape.rows).next_multiple_of(unit.max(1)));
     let values = matrix.values_f32().expect("checked by PackedWeight");
 
     let total = counts[strips.len()] as usize;

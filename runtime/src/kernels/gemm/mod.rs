@@ -18,7 +18,7 @@ use super::simd::{Level, Simd, Vectorized};
 use super::{Call, Epilogue, Layout, Packed, Params, Problem, Right, WeightMatrix};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose::{transpose, transpose_matrix};
-use crate::threads::{self, Split, SyncPtr};
+use crate::threads::{self, Split, SyncPtr, shares};
 pub(crate) use matmul::{Mat, matmul};
 use part::{Job, Part};
 
@@ -26,6 +26,8 @@ use part::{Job, Part};
 const PARALLEL: usize = 1 << 16;
 /// Columns that take as long as reading a weight that is not in L1.
 const READING: usize = 3;
+/// Rows of a weight, or columns of `X`, that are worth packing the other matrix' part for once more.
+const REPACK: [usize; 2] = [1024, 128];
 
 /// What runs along the vector lanes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -211,7 +213,15 @@ impl Left<'_> {
             Lanes::Features => panels < 2 * parts,
             Lanes::Columns => columns >= 6 * parts || panels < 2 * parts,
         };
-        let split = if by_columns { Split::even(columns, parts) } else { Split::even(panels, parts) };
+        let all = if by_columns { columns } else { panels };
+        // Smaller parts where that costs little: few columns are not packed, so there any split will do.
+        let most = match (by_columns, self.lanes) {
+            (true, Lanes::Columns) => n / REPACK[1],
+            (true, Lanes::Features) => parts,
+            (false, _) if n <= 3 => self.m * self.k * (n + READING) / (4 * PARALLEL),
+            (false, _) => self.m / REPACK[0],
+        };
+        let split = Split::even(all, shares(parts, most));
         let job = Job { left: *self, n, x, y: SyncPtr(y.as_mut_ptr()), epilogue };
         threads::for_each(split.parts(), 1, |i| {
             let (panels, columns) =

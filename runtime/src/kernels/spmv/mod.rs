@@ -29,7 +29,7 @@ use super::simd::{Level, Simd, Vectorized, clamp, splat};
 use super::{Call, Epilogue, Layout, Packed, Right};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose::transpose;
-use crate::threads::SyncPtr;
+use crate::threads::{SyncPtr, shares};
 
 /// Rows that a kernel multiplies at a time.
 pub(super) const BLOCK: usize = 64;
@@ -165,7 +165,8 @@ impl<M: Multiply> Packed for Spmv<M> {
         };
         let blocks = m.div_ceil(self.matrix.block());
         let slots = self.matrix.slots(blocks);
-        let parts = threads.count().min(slots * n / M::PARALLEL).clamp(1, blocks);
+        let worth = slots * n / M::PARALLEL;
+        let parts = shares(threads.count().min(worth), worth / 4).min(blocks);
         let scales = self.scales.as_ref().map(|scales| scales.as_slice().expect("f32, checked by Values"));
         let y = SyncPtr(y.as_mut_ptr());
         let job = Job { matrix: &self.matrix, scales, x: &x, y, n, y_layout, epilogue };
