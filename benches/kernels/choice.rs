@@ -86,6 +86,13 @@ pub(crate) fn choice(
         if same {
             tally.noise.push((own / dense).max(dense / own) - 1.0);
         }
+        let tuned = |dense: bool| {
+            let all = &chosen.choice().candidates;
+            all.iter()
+                .find(|candidate| candidate.is_dense() == dense)
+                .and_then(|c| c.micros)
+                .unwrap_or(f64::NAN)
+        };
         println!(
             "{m}x{k}x{n} {mask:<9} {:4.1}% {layout:?} {:<32} {:9.2} us  x{:.2} dense  {:.2} of the smallest bytes{}",
             zeros * 100.0,
@@ -93,7 +100,11 @@ pub(crate) fn choice(
             own * 1e6,
             dense / own,
             chosen.bytes() as f64 / chosen.smallest_bytes() as f64,
-            if slower { "  LOSES" } else { "" }
+            if slower {
+                format!("  LOSES; tuned at {} us, dense at {}", tuned(false), tuned(true))
+            } else {
+                String::new()
+            }
         );
     }
 }

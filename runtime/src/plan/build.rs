@@ -288,10 +288,14 @@ fn dense(weight: &Weight, name: &str) -> Result<Tensor, PlanError> {
     })
 }
 
-/// About the time of a step on one thread, in nanoseconds: multiplications, weights from L2 and activations, at Zen 5's speed.
+/// About the time of a step on one thread, in nanoseconds, or less: multiplications, weights from L2 and activations at Zen 5's
+/// speed, and at least what the tuner measured, on all threads.
 fn estimate(step: &Step) -> u64 {
     let len = |o: &Operand| o.shape.iter().map(|&d| d as u64).product::<u64>();
     let touched: u64 = step.inputs.iter().chain(&step.outputs).flatten().map(len).sum();
     let explanation = step.call.explain();
-    explanation.macs_nonzero / 110 + explanation.weight_bytes as u64 / 80 + touched / 8
+    let model = explanation.macs_nonzero / 110 + explanation.weight_bytes as u64 / 80 + touched / 8;
+    let winner = explanation.weight.as_ref().and_then(|weight| weight.candidates.first());
+    let measured = winner.and_then(|winner| winner.micros).map_or(0, |micros| (micros * 1e3) as u64);
+    model.max(measured)
 }

@@ -8,9 +8,8 @@ use core::arch::x86_64::{
     _mm512_add_ps, _mm512_load_ps, _mm512_mask3_fmadd_ps, _mm512_maskz_expand_ps, _mm512_reduce_add_ps,
     _mm512_setzero_ps,
 };
-use std::ops::Range;
 
-use super::{BLOCK, Columns, Multiply, Spmv, Sums, by_columns};
+use super::{BLOCK, Line, Multiply, Spmv};
 use crate::kernels::simd::{Level, Simd, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::bitmap::{Bitmap, WORD};
@@ -53,24 +52,21 @@ impl<V: Value> Multiply for Bitmap<V> {
         WORD
     }
 
-    unsafe fn multiply<S: Simd>(
+    unsafe fn rows<S: Simd, const R: usize>(
         &self,
         _: S,
         block: usize,
-        x: &Columns,
-        columns: Range<usize>,
-        sums: &mut Sums,
+        columns: [*const f32; R],
+        finite: bool,
+        sums: &mut [Line],
     ) {
         // SAFETY: by the caller; vectors of 16 lanes are those of AVX-512.
         unsafe {
-            by_columns!(columns.len(), |R| {
-                let columns = x.columns::<R>(columns.start);
-                match (S::LANES == LANES, x.finite) {
-                    (true, _) => self.rows_avx512(block, columns, sums),
-                    (false, true) => self.rows_avx2::<R, true>(block, columns, sums),
-                    (false, false) => self.rows_avx2::<R, false>(block, columns, sums),
-                }
-            });
+            match (S::LANES == LANES, finite) {
+                (true, _) => self.rows_avx512(block, columns, sums),
+                (false, true) => self.rows_avx2::<R, true>(block, columns, sums),
+                (false, false) => self.rows_avx2::<R, false>(block, columns, sums),
+            }
         }
     }
 
@@ -83,9 +79,9 @@ impl<V: Value> Bitmap<V> {
     /// A block of rows times `R` columns.
     ///
     /// # Safety
-    /// As [`Multiply::multiply`].
+    /// As [`Multiply::rows`].
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma,bmi1,bmi2,popcnt")]
-    unsafe fn rows_avx512<const R: usize>(&self, block: usize, columns: [*const f32; R], sums: &mut Sums) {
+    unsafe fn rows_avx512<const R: usize>(&self, block: usize, columns: [*const f32; R], sums: &mut [Line]) {
         let (width, first) = (self.k.div_ceil(WORD), self.values().as_ptr());
         for row in block * BLOCK..self.m.min((block + 1) * BLOCK) {
             let mut totals = [[_mm512_setzero_ps(); 4]; R];
@@ -114,7 +110,7 @@ impl<V: Value> Bitmap<V> {
                 // SAFETY: as above.
                 values = unsafe { values.add(word.count_ones() as usize) };
             }
-            for (sums, [a, b, c, d]) in sums.0.iter_mut().zip(totals) {
+            for (sums, [a, b, c, d]) in sums.iter_mut().zip(totals) {
                 sums[row % BLOCK] =
                     _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)));
             }
@@ -124,13 +120,13 @@ impl<V: Value> Bitmap<V> {
     /// The same. `FINITE` says that 0 times any element of the columns is 0.
     ///
     /// # Safety
-    /// As [`Multiply::multiply`].
+    /// As [`Multiply::rows`].
     #[target_feature(enable = "avx2,fma,f16c,popcnt")]
     unsafe fn rows_avx2<const R: usize, const FINITE: bool>(
         &self,
         block: usize,
         columns: [*const f32; R],
-        sums: &mut Sums,
+        sums: &mut [Line],
     ) {
         let (width, first) = (self.k.div_ceil(WORD), self.values().as_ptr());
         for row in block * BLOCK..self.m.min((block + 1) * BLOCK) {
@@ -162,7 +158,7 @@ impl<V: Value> Bitmap<V> {
                     }
                 }
             }
-            for (sums, [a, b, c, d]) in sums.0.iter_mut().zip(totals) {
+            for (sums, [a, b, c, d]) in sums.iter_mut().zip(totals) {
                 sums[row % BLOCK] = sum(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d)));
             }
         }

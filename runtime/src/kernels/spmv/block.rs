@@ -2,11 +2,9 @@
 //! `X`, broadcast. Wide blocks, 4 columns: the weights of a row meet 4 elements of `X` as they lie. Where a vector is longer
 //! than that, it takes several columns, or pieces of a row, at once.
 
-use std::ops::Range;
-
 use rten_simd::ops::{BitOps, NumOps};
 
-use super::{BLOCK, COLUMNS, Columns, Multiply, Spmv, Sums, by_columns};
+use super::{BLOCK, COLUMNS, Line, Multiply, Spmv};
 use crate::kernels::simd::{Level, Simd};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::blocks::Blocks;
@@ -98,18 +96,55 @@ impl<const H: usize> Multiply for Tall<H> {
     }
 
     #[inline(always)]
-    unsafe fn multiply<S: Simd>(
+    #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+    unsafe fn rows<S: Simd, const R: usize>(
         &self,
         simd: S,
         block: usize,
-        x: &Columns,
-        columns: Range<usize>,
-        sums: &mut Sums,
+        columns: [*const f32; R],
+        _: bool,
+        sums: &mut [Line],
     ) {
-        // SAFETY: by the caller.
-        by_columns!(columns.len(), |R| unsafe {
-            self.strips::<S, R>(simd, block, x.columns(columns.start), sums);
-        });
+        let ops = simd.f32();
+        // Columns in a vector, vectors of a column, and columns of `X` that share as many chains of sums as hide latency.
+        let parts = (S::LANES / H).max(1);
+        let vectors = (H / S::LANES).max(1);
+        let chains = if R * vectors < 4 { 4 } else { 1 };
+        let starts = &self.0.starts[block * (BLOCK / H)..];
+        for (strip, range) in starts.windows(2).take(BLOCK / H).enumerate() {
+            let (mut slot, end) = (range[0] as usize, range[1] as usize);
+            let mut totals = [[[ops.zero(); MOST / 4]; 4]; R];
+            // SAFETY: `Blocks` holds `H` weights for each slot, and a multiple of `parts` slots; columns are at most `k`,
+            // where a zero lies.
+            unsafe {
+                while slot + chains * parts <= end {
+                    for chain in 0..chains {
+                        self.step(simd, slot + chain * parts, columns, chain, &mut totals);
+                    }
+                    slot += chains * parts;
+                }
+                while slot < end {
+                    self.step(simd, slot, columns, 0, &mut totals);
+                    slot += parts;
+                }
+                for r in 0..R {
+                    let out = &mut sums[r][strip * H..][..H];
+                    for v in 0..vectors {
+                        let [a, b, c, d] = [0, 1, 2, 3].map(|chain| totals[r][chain][v]);
+                        let sum = if chains == 4 { ops.add(ops.add(a, b), ops.add(c, d)) } else { a };
+                        if parts == 1 {
+                            ops.store_ptr(sum, out.as_mut_ptr().add(v * S::LANES));
+                        } else {
+                            let mut lanes = [0.0; MOST];
+                            ops.store_ptr(sum, lanes.as_mut_ptr());
+                            for i in 0..H {
+                                out[i] = (0..parts).map(|part| lanes[part * H + i]).sum();
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -151,61 +186,6 @@ impl<const H: usize> Tall<H> {
             }
         }
     }
-
-    /// The strips of a block of rows times `R` columns.
-    ///
-    /// # Safety
-    /// As [`Multiply::multiply`].
-    #[inline(always)]
-    #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
-    unsafe fn strips<S: Simd, const R: usize>(
-        &self,
-        simd: S,
-        block: usize,
-        columns: [*const f32; R],
-        sums: &mut Sums,
-    ) {
-        let ops = simd.f32();
-        // Columns in a vector, vectors of a column, and columns of `X` that share as many chains of sums as hide latency.
-        let parts = (S::LANES / H).max(1);
-        let vectors = (H / S::LANES).max(1);
-        let chains = if R * vectors < 4 { 4 } else { 1 };
-        let starts = &self.0.starts[block * (BLOCK / H)..];
-        for (strip, range) in starts.windows(2).take(BLOCK / H).enumerate() {
-            let (mut slot, end) = (range[0] as usize, range[1] as usize);
-            let mut totals = [[[ops.zero(); MOST / 4]; 4]; R];
-            // SAFETY: `Blocks` holds `H` weights for each slot, and a multiple of `parts` slots; columns are at most `k`,
-            // where a zero lies.
-            unsafe {
-                while slot + chains * parts <= end {
-                    for chain in 0..chains {
-                        self.step(simd, slot + chain * parts, columns, chain, &mut totals);
-                    }
-                    slot += chains * parts;
-                }
-                while slot < end {
-                    self.step(simd, slot, columns, 0, &mut totals);
-                    slot += parts;
-                }
-                for r in 0..R {
-                    let out = &mut sums.0[r][strip * H..][..H];
-                    for v in 0..vectors {
-                        let [a, b, c, d] = [0, 1, 2, 3].map(|chain| totals[r][chain][v]);
-                        let sum = if chains == 4 { ops.add(ops.add(a, b), ops.add(c, d)) } else { a };
-                        if parts == 1 {
-                            ops.store_ptr(sum, out.as_mut_ptr().add(v * S::LANES));
-                        } else {
-                            let mut lanes = [0.0; MOST];
-                            ops.store_ptr(sum, lanes.as_mut_ptr());
-                            for i in 0..H {
-                                out[i] = (0..parts).map(|part| lanes[part * H + i]).sum();
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
 }
 
 impl Multiply for Wide {
@@ -222,18 +202,42 @@ impl Multiply for Wide {
     }
 
     #[inline(always)]
-    unsafe fn multiply<S: Simd>(
+    #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+    unsafe fn rows<S: Simd, const R: usize>(
         &self,
         simd: S,
         block: usize,
-        x: &Columns,
-        columns: Range<usize>,
-        sums: &mut Sums,
+        columns: [*const f32; R],
+        _: bool,
+        sums: &mut [Line],
     ) {
-        // SAFETY: by the caller.
-        by_columns!(columns.len(), |R| unsafe {
-            self.rows::<S, R>(simd, block, x.columns(columns.start), sums);
-        });
+        let ops = simd.f32();
+        let pieces = S::LANES / WIDTH;
+        let chains = if R < 4 { 4 } else { 1 };
+        let starts = &self.0.starts[block * BLOCK..];
+        for (row, range) in starts.windows(2).take(BLOCK).enumerate() {
+            let (mut slot, end) = (range[0] as usize, range[1] as usize);
+            let mut totals = [[ops.zero(); 4]; R];
+            // SAFETY: `Blocks` holds 4 weights for each slot, and a multiple of `pieces` slots; columns are at most `k`, and 4
+            // elements more may be read.
+            unsafe {
+                while slot + chains * pieces <= end {
+                    for chain in 0..chains {
+                        self.step(simd, slot + chain * pieces, columns, chain, &mut totals);
+                    }
+                    slot += chains * pieces;
+                }
+                while slot < end {
+                    self.step(simd, slot, columns, 0, &mut totals);
+                    slot += pieces;
+                }
+                for r in 0..R {
+                    let [a, b, c, d] = totals[r];
+                    let sum = if chains == 4 { ops.add(ops.add(a, b), ops.add(c, d)) } else { a };
+                    sums[r][row] = ops.sum(sum);
+                }
+            }
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -267,48 +271,6 @@ impl Wide {
                     x[piece] = columns[r].add(usize::from(*index.add(piece)));
                 }
                 totals[r][chain] = ops.mul_add(weights, simd.load_parts(x), totals[r][chain]);
-            }
-        }
-    }
-
-    /// A block of rows times `R` columns.
-    ///
-    /// # Safety
-    /// As [`Multiply::multiply`].
-    #[inline(always)]
-    #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
-    unsafe fn rows<S: Simd, const R: usize>(
-        &self,
-        simd: S,
-        block: usize,
-        columns: [*const f32; R],
-        sums: &mut Sums,
-    ) {
-        let ops = simd.f32();
-        let pieces = S::LANES / WIDTH;
-        let chains = if R < 4 { 4 } else { 1 };
-        let starts = &self.0.starts[block * BLOCK..];
-        for (row, range) in starts.windows(2).take(BLOCK).enumerate() {
-            let (mut slot, end) = (range[0] as usize, range[1] as usize);
-            let mut totals = [[ops.zero(); 4]; R];
-            // SAFETY: `Blocks` holds 4 weights for each slot, and a multiple of `pieces` slots; columns are at most `k`, and 4
-            // elements more may be read.
-            unsafe {
-                while slot + chains * pieces <= end {
-                    for chain in 0..chains {
-                        self.step(simd, slot + chain * pieces, columns, chain, &mut totals);
-                    }
-                    slot += chains * pieces;
-                }
-                while slot < end {
-                    self.step(simd, slot, columns, 0, &mut totals);
-                    slot += pieces;
-                }
-                for r in 0..R {
-                    let [a, b, c, d] = totals[r];
-                    let sum = if chains == 4 { ops.add(ops.add(a, b), ops.add(c, d)) } else { a };
-                    sums.0[r][row] = ops.sum(sum);
-                }
             }
         }
     }

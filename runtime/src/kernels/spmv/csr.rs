@@ -1,11 +1,10 @@
 //! CSR as it is stored: no packing, no padding, shared with the mapped file. For every CPU, and compiled for AVX2 as well.
 
 use std::marker::PhantomData;
-use std::ops::Range;
 
 use poda_formats::{CsrMatrix, DataType};
 
-use super::{BLOCK, COLUMNS, Columns, Multiply, Spmv, Sums, by_columns};
+use super::{BLOCK, COLUMNS, Line, Multiply, Spmv};
 use crate::kernels::simd::{Level, Simd, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 
@@ -51,29 +50,26 @@ impl<V: Value> Multiply for Csr<V> {
     }
 
     #[inline(always)]
-    unsafe fn multiply<S: Simd>(
+    unsafe fn rows<S: Simd, const R: usize>(
         &self,
         simd: S,
         block: usize,
-        x: &Columns,
-        columns: Range<usize>,
-        sums: &mut Sums,
+        columns: [*const f32; R],
+        _: bool,
+        sums: &mut [Line],
     ) {
-        let (indices, first) = (self.0.indices(), columns.start);
-        match indices.dtype() {
-            DataType::U16 => {
-                let indices: &[u16] = indices.as_slice().expect("checked by CsrMatrix");
-                // SAFETY: by the caller.
-                by_columns!(columns.len(), |R| unsafe {
-                    self.rows::<S, R, u16>(simd, indices, block, x.columns(first), sums);
-                });
-            }
-            _ => {
-                let indices: &[u32] = indices.as_slice().expect("checked by CsrMatrix");
-                // SAFETY: by the caller.
-                by_columns!(columns.len(), |R| unsafe {
-                    self.rows::<S, R, u32>(simd, indices, block, x.columns(first), sums);
-                });
+        let indices = self.0.indices();
+        // SAFETY: by the caller.
+        unsafe {
+            match indices.dtype() {
+                DataType::U16 => {
+                    let indices: &[u16] = indices.as_slice().expect("checked by CsrMatrix");
+                    self.with_indices(simd, indices, block, columns, sums);
+                }
+                _ => {
+                    let indices: &[u32] = indices.as_slice().expect("checked by CsrMatrix");
+                    self.with_indices(simd, indices, block, columns, sums);
+                }
             }
         }
     }
@@ -87,15 +83,15 @@ impl<V: Value> Csr<V> {
     /// A block of rows times `R` columns.
     ///
     /// # Safety
-    /// As [`Multiply::multiply`].
+    /// As [`Multiply::rows`].
     #[inline(always)]
-    unsafe fn rows<S: Simd, const R: usize, I: Copy + Into<u32>>(
+    unsafe fn with_indices<S: Simd, const R: usize, I: Copy + Into<u32>>(
         &self,
         simd: S,
         indices: &[I],
         block: usize,
         columns: [*const f32; R],
-        sums: &mut Sums,
+        sums: &mut [Line],
     ) {
         // Without the instruction, a fused multiply-add is a call of a function.
         let add = |sum: f32, w: f32, x: f32| {
@@ -127,7 +123,7 @@ impl<V: Value> Csr<V> {
                         add(totals[lane], value.widen(), unsafe { *column.add(col.into() as usize) });
                 }
             }
-            for (sums, totals) in sums.0.iter_mut().zip(totals) {
+            for (sums, totals) in sums.iter_mut().zip(totals) {
                 let [a, b, c, d, e, f, g, h] = totals;
                 sums[row] = ((a + e) + (b + f)) + ((c + g) + (d + h));
             }

@@ -40,9 +40,12 @@ pub(super) const COLUMNS: usize = 4;
 /// Most columns that a kernel multiplies at a time.
 const MOST_COLUMNS: usize = 12;
 
+/// Sums of a block of rows in one column.
+pub(super) type Line = [f32; MOST_ROWS];
+
 /// Sums of a block of rows, one line a column.
 #[repr(align(64))]
-pub(super) struct Sums(pub(super) [[f32; MOST_ROWS]; MOST_COLUMNS]);
+pub(super) struct Sums([Line; MOST_COLUMNS]);
 
 impl Default for Sums {
     fn default() -> Self {
@@ -72,48 +75,50 @@ pub(super) trait Multiply: Send + Sync {
     /// Elements that are read beyond the end of a column of `X`.
     fn overread(&self) -> usize;
 
-    /// Writes the sums of a block of rows times up to [`Multiply::COLUMNS`] columns. Weights that are not stored contribute nothing.
+    /// Writes the sums of a block of rows times `R` columns, a line each. Weights that are not stored contribute nothing;
+    /// `finite` says that 0 times any element of the columns is 0.
     ///
     /// # Safety
-    /// The CPU must have the instructions that the matrix was packed for; `x` must have been made with this matrix' `k` and
-    /// `overread`, `block` must be one of its blocks, and `columns` at most [`Multiply::COLUMNS`] and some of `x`.
+    /// The CPU must have the instructions that the matrix was packed for, and `simd` be of its level; `block` must be one of
+    /// its blocks, and each column be `k` elements, followed by `overread` zeros and more up to a multiple of 64 bytes,
+    /// 64-byte aligned; `sums` must be 64-byte aligned.
+    unsafe fn rows<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        block: usize,
+        columns: [*const f32; R],
+        finite: bool,
+        sums: &mut [Line],
+    );
+
+    /// [`Multiply::rows`] for up to [`Multiply::COLUMNS`] columns of `x`.
+    ///
+    /// # Safety
+    /// As for `rows`; `x` must have been made for this matrix, and `columns` be some of its.
+    #[inline(always)]
     unsafe fn multiply<S: Simd>(
         &self,
         simd: S,
         block: usize,
         x: &Columns,
         columns: Range<usize>,
-        sums: &mut Sums,
-    );
+        sums: &mut [Line],
+    ) {
+        let first = columns.start;
+        // SAFETY: by the caller.
+        unsafe {
+            match columns.len() {
+                1 => self.rows(simd, block, x.columns::<1>(first), x.finite, sums),
+                2 => self.rows(simd, block, x.columns::<2>(first), x.finite, sums),
+                3 => self.rows(simd, block, x.columns::<3>(first), x.finite, sums),
+                _ => self.rows(simd, block, x.columns::<COLUMNS>(first), x.finite, sums),
+            }
+        }
+    }
 
     /// Bytes of everything.
     fn bytes(&self) -> usize;
 }
-
-/// `$body` with the constant `$R` for the number of columns, 1 to [`COLUMNS`].
-macro_rules! by_columns {
-    ($columns:expr, |$R:ident| $body:expr) => {
-        match $columns {
-            1 => {
-                const $R: usize = 1;
-                $body
-            }
-            2 => {
-                const $R: usize = 2;
-                $body
-            }
-            3 => {
-                const $R: usize = 3;
-                $body
-            }
-            _ => {
-                const $R: usize = 4;
-                $body
-            }
-        }
-    };
-}
-use by_columns;
 
 /// Columns of `X`, each contiguous, 64-byte aligned and followed by zeros.
 pub(super) struct Columns {
@@ -322,7 +327,7 @@ impl<M: Multiply> Vectorized for Part<'_, M> {
             for first in (0..n).step_by(M::COLUMNS) {
                 let columns = first..n.min(first + M::COLUMNS);
                 // SAFETY: this runs on the level given to `Spmv::new`; `x` was made for this matrix.
-                unsafe { matrix.multiply(simd, block, x, columns.clone(), &mut sums) };
+                unsafe { matrix.multiply(simd, block, x, columns.clone(), &mut sums.0) };
                 for (column, sums) in columns.zip(&mut sums.0) {
                     // SAFETY: `y` is `[m, n]`, checked by `PackedWeight::run`; these rows are this part's.
                     unsafe { self.job.finish(simd, rows.clone(), column, sums) };

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use poda_formats::NmMatrix;
 
-use super::{BLOCK, Columns, Multiply, Spmv, Sums};
+use super::{BLOCK, Columns, Line, Multiply, Spmv};
 use crate::kernels::simd::{Level, Simd};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::nm::{NmLanes, bits, groups_of_word};
@@ -57,37 +57,6 @@ pub(in crate::kernels) fn prepare(
 struct Avx512(NmLanes);
 struct Avx2(NmLanes);
 
-/// `$self.rows::<BITS, N, R>($block, …)` for the columns of a tile, in pieces of constant size.
-macro_rules! by_size {
-    ($widest:literal, $self:ident, $block:ident, $x:ident, $columns:ident, $sums:ident) => {{
-        let [n, m] = $self.0.n_of_m;
-        let mut first = $columns.start;
-        while first < $columns.end {
-            let at = first - $columns.start;
-            first += match $columns.end - first {
-                1 => by_size!(@ 1, $self, $block, $x, first, at, $sums, n, m),
-                2..=3 => by_size!(@ 2, $self, $block, $x, first, at, $sums, n, m),
-                4..=7 => by_size!(@ 4, $self, $block, $x, first, at, $sums, n, m),
-                8..=11 => by_size!(@ 8, $self, $block, $x, first, at, $sums, n, m),
-                _ => by_size!(@ $widest, $self, $block, $x, first, at, $sums, n, m),
-            };
-        }
-    }};
-    (@ $R:literal, $self:ident, $block:ident, $x:ident, $first:ident, $at:ident, $sums:ident, $n:ident, $m:ident) => {{
-        let columns = $x.columns::<$R>($first);
-        match (bits($m), $n) {
-            (2, 1) => $self.rows::<2, 1, $R>($block, columns, $at, $sums),
-            (2, 2) => $self.rows::<2, 2, $R>($block, columns, $at, $sums),
-            (2, _) => $self.rows::<2, 3, $R>($block, columns, $at, $sums),
-            (_, 1) => $self.rows::<4, 1, $R>($block, columns, $at, $sums),
-            (_, 2) => $self.rows::<4, 2, $R>($block, columns, $at, $sums),
-            (_, 4) => $self.rows::<4, 4, $R>($block, columns, $at, $sums),
-            _ => $self.rows::<4, 8, $R>($block, columns, $at, $sums),
-        }
-        $R
-    }};
-}
-
 /// [`Multiply`] but for the instructions.
 macro_rules! multiply {
     ($name:ident, $widest:literal) => {
@@ -107,16 +76,51 @@ macro_rules! multiply {
                 self.0.overread()
             }
 
-            unsafe fn multiply<S: Simd>(
+            unsafe fn rows<S: Simd, const R: usize>(
                 &self,
                 _: S,
                 block: usize,
+                columns: [*const f32; R],
+                _: bool,
+                sums: &mut [Line],
+            ) {
+                let [n, m] = self.0.n_of_m;
+                // SAFETY: by the caller; `fits` let only these N pass.
+                unsafe {
+                    match (bits(m), n) {
+                        (2, 1) => self.strips::<2, 1, R>(block, columns, sums),
+                        (2, 2) => self.strips::<2, 2, R>(block, columns, sums),
+                        (2, _) => self.strips::<2, 3, R>(block, columns, sums),
+                        (_, 1) => self.strips::<4, 1, R>(block, columns, sums),
+                        (_, 2) => self.strips::<4, 2, R>(block, columns, sums),
+                        (_, 4) => self.strips::<4, 4, R>(block, columns, sums),
+                        _ => self.strips::<4, 8, R>(block, columns, sums),
+                    }
+                }
+            }
+
+            unsafe fn multiply<S: Simd>(
+                &self,
+                simd: S,
+                block: usize,
                 x: &Columns,
                 columns: Range<usize>,
-                sums: &mut Sums,
+                sums: &mut [Line],
             ) {
-                // SAFETY: by the caller; `fits` let only these N pass.
-                unsafe { by_size!($widest, self, block, x, columns, sums) }
+                let mut first = columns.start;
+                while first < columns.end {
+                    let sums = &mut sums[first - columns.start..];
+                    // SAFETY: by the caller.
+                    first += unsafe {
+                        match columns.end - first {
+                            1 => some::<_, _, 1>(self, simd, block, x, first, sums),
+                            2..=3 => some::<_, _, 2>(self, simd, block, x, first, sums),
+                            4..=7 => some::<_, _, 4>(self, simd, block, x, first, sums),
+                            8..=11 => some::<_, _, 8>(self, simd, block, x, first, sums),
+                            _ => some::<_, _, $widest>(self, simd, block, x, first, sums),
+                        }
+                    };
+                }
             }
 
             fn bytes(&self) -> usize {
@@ -129,19 +133,36 @@ macro_rules! multiply {
 multiply!(Avx512, 12);
 multiply!(Avx2, 8);
 
+/// `R` columns from `first` on; gives their number.
+///
+/// # Safety
+/// As [`Multiply::multiply`].
+#[inline(always)]
+unsafe fn some<M: Multiply, S: Simd, const R: usize>(
+    matrix: &M,
+    simd: S,
+    block: usize,
+    x: &Columns,
+    first: usize,
+    sums: &mut [Line],
+) -> usize {
+    // SAFETY: by the caller.
+    unsafe { matrix.rows(simd, block, x.columns::<R>(first), x.finite, sums) };
+    R
+}
+
 impl Avx512 {
-    /// A block of rows times `R` columns, with positions of `BITS` bits, `N` in each group; sums go to lines `at` and on.
+    /// A block of rows times `R` columns, with positions of `BITS` bits, `N` in each group.
     ///
     /// # Safety
-    /// As [`Multiply::multiply`].
+    /// As [`Multiply::rows`].
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma,bmi1,bmi2")]
     #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
-    unsafe fn rows<const BITS: u32, const N: usize, const R: usize>(
+    unsafe fn strips<const BITS: u32, const N: usize, const R: usize>(
         &self,
         block: usize,
         columns: [*const f32; R],
-        at: usize,
-        sums: &mut Sums,
+        sums: &mut [Line],
     ) {
         const LANES: usize = 16;
         let (words, m) = (self.0.words, self.0.n_of_m[1]);
@@ -187,7 +208,7 @@ impl Avx512 {
                     }
                 }
                 for r in 0..R {
-                    let to = sums.0[at + r].as_mut_ptr().add(strip % (BLOCK / LANES) * LANES);
+                    let to = sums[r].as_mut_ptr().add(strip % (BLOCK / LANES) * LANES);
                     _mm512_store_ps(to, _mm512_add_ps(totals[r][0], totals[r][1]));
                 }
             }
@@ -196,18 +217,17 @@ impl Avx512 {
 }
 
 impl Avx2 {
-    /// A block of rows times `R` columns, with positions of `BITS` bits, `N` in each group; sums go to lines `at` and on.
+    /// A block of rows times `R` columns, with positions of `BITS` bits, `N` in each group.
     ///
     /// # Safety
-    /// As [`Multiply::multiply`].
+    /// As [`Multiply::rows`].
     #[target_feature(enable = "avx2,fma")]
     #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
-    unsafe fn rows<const BITS: u32, const N: usize, const R: usize>(
+    unsafe fn strips<const BITS: u32, const N: usize, const R: usize>(
         &self,
         block: usize,
         columns: [*const f32; R],
-        at: usize,
-        sums: &mut Sums,
+        sums: &mut [Line],
     ) {
         const LANES: usize = 8;
         let (words, m) = (self.0.words, self.0.n_of_m[1]);
@@ -247,7 +267,7 @@ impl Avx2 {
                     }
                 }
                 for r in 0..R {
-                    let to = sums.0[at + r].as_mut_ptr().add(strip % (BLOCK / LANES) * LANES);
+                    let to = sums[r].as_mut_ptr().add(strip % (BLOCK / LANES) * LANES);
                     _mm256_store_ps(to, _mm256_add_ps(totals[r][0], totals[r][1]));
                 }
             }

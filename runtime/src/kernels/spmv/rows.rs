@@ -2,12 +2,11 @@
 //! along `k`, four rows share the elements of `X`, and each row is read once for up to [`COLUMNS`] columns.
 
 use std::marker::PhantomData;
-use std::ops::Range;
 
 use poda_formats::NarrowMatrix;
 use rten_simd::ops::{BitOps, NumOps};
 
-use super::{BLOCK, Columns, Multiply, Spmv, Sums, by_columns};
+use super::{BLOCK, Line, Multiply, Spmv};
 use crate::kernels::simd::{Level, Simd, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 
@@ -55,26 +54,25 @@ impl<V: Value> Multiply for Rows<V> {
     }
 
     #[inline(always)]
-    unsafe fn multiply<S: Simd>(
+    unsafe fn rows<S: Simd, const R: usize>(
         &self,
         simd: S,
         block: usize,
-        x: &Columns,
-        columns: Range<usize>,
-        sums: &mut Sums,
+        columns: [*const f32; R],
+        _: bool,
+        sums: &mut [Line],
     ) {
         let rows = block * BLOCK..self.0.rows().min((block + 1) * BLOCK);
         let whole = rows.len() - rows.len() % ROWS;
         // SAFETY: by the caller; the rows are the block's.
-        by_columns!(columns.len(), |R| unsafe {
-            let x = x.columns::<R>(columns.start);
+        unsafe {
             for row in (0..whole).step_by(ROWS) {
-                self.rows::<S, ROWS, R>(simd, rows.start + row, x, row, sums);
+                self.together::<S, ROWS, R>(simd, rows.start + row, columns, row, sums);
             }
             for row in whole..rows.len() {
-                self.rows::<S, 1, R>(simd, rows.start + row, x, row, sums);
+                self.together::<S, 1, R>(simd, rows.start + row, columns, row, sums);
             }
-        });
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -86,16 +84,16 @@ impl<V: Value> Rows<V> {
     /// `M` rows from `row` on times `R` columns; their sums go to `sums[..][at..]`.
     ///
     /// # Safety
-    /// As [`Multiply::multiply`]; the rows must be some of the block.
+    /// As [`Multiply::rows`]; the rows must be some of the block.
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
-    unsafe fn rows<S: Simd, const M: usize, const R: usize>(
+    unsafe fn together<S: Simd, const M: usize, const R: usize>(
         &self,
         simd: S,
         row: usize,
         columns: [*const f32; R],
         at: usize,
-        sums: &mut Sums,
+        sums: &mut [Line],
     ) {
         let ops = simd.f32();
         let k = self.0.cols();
@@ -138,7 +136,7 @@ impl<V: Value> Rows<V> {
         for m in 0..M {
             for r in 0..R {
                 let [a, b] = totals[m][r];
-                sums.0[r][at + m] = simd.total(ops.add(a, b));
+                sums[r][at + m] = simd.total(ops.add(a, b));
             }
         }
     }

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use poda_formats::CsrMatrix;
 
-use super::{BLOCK, Columns, Multiply, Spmv, Sums, by_columns};
+use super::{BLOCK, Line, Multiply, Spmv};
 use crate::kernels::simd::{Level, Simd, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::sell::Sell;
@@ -78,16 +78,16 @@ impl<V: Value, const GATHER: bool> Multiply for Avx2<V, GATHER> {
         1
     }
 
-    unsafe fn multiply<S: Simd>(
+    unsafe fn rows<S: Simd, const R: usize>(
         &self,
         _: S,
         block: usize,
-        x: &Columns,
-        columns: Range<usize>,
-        sums: &mut Sums,
+        columns: [*const f32; R],
+        _: bool,
+        sums: &mut [Line],
     ) {
         // SAFETY: by the caller.
-        unsafe { by_columns!(columns.len(), |R| self.rows::<R>(block, x.columns(columns.start), sums)) };
+        unsafe { self.lanes(block, columns, sums) };
     }
 
     fn bytes(&self) -> usize {
@@ -110,16 +110,16 @@ impl<V: Value> Multiply for Avx512<V> {
         1
     }
 
-    unsafe fn multiply<S: Simd>(
+    unsafe fn rows<S: Simd, const R: usize>(
         &self,
         _: S,
         block: usize,
-        x: &Columns,
-        columns: Range<usize>,
-        sums: &mut Sums,
+        columns: [*const f32; R],
+        _: bool,
+        sums: &mut [Line],
     ) {
         // SAFETY: by the caller.
-        unsafe { by_columns!(columns.len(), |R| self.rows::<R>(block, x.columns(columns.start), sums)) };
+        unsafe { self.lanes(block, columns, sums) };
     }
 
     fn bytes(&self) -> usize {
@@ -162,9 +162,9 @@ impl<V: Value, const GATHER: bool> Avx2<V, GATHER> {
     /// A block of rows times `R` columns.
     ///
     /// # Safety
-    /// As [`Multiply::multiply`].
+    /// As [`Multiply::rows`].
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn rows<const R: usize>(&self, block: usize, columns: [*const f32; R], sums: &mut Sums) {
+    unsafe fn lanes<const R: usize>(&self, block: usize, columns: [*const f32; R], sums: &mut [Line]) {
         let indices = self.0.indices().as_ptr();
         let values = self.0.values().as_ptr();
         for (steps, rows) in self.0.groups(block) {
@@ -195,7 +195,7 @@ impl<V: Value, const GATHER: bool> Avx2<V, GATHER> {
             for step in even..steps.end {
                 one(step, 0);
             }
-            for (sums, [a, b]) in sums.0.iter_mut().zip(totals) {
+            for (sums, [a, b]) in sums.iter_mut().zip(totals) {
                 let mut lanes = [0.0; 8];
                 // SAFETY: 8 lanes.
                 unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), _mm256_add_ps(a, b)) };
@@ -211,9 +211,9 @@ impl<V: Value> Avx512<V> {
     /// A block of rows times `R` columns.
     ///
     /// # Safety
-    /// As [`Multiply::multiply`].
+    /// As [`Multiply::rows`].
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma,bmi1,bmi2")]
-    unsafe fn rows<const R: usize>(&self, block: usize, columns: [*const f32; R], sums: &mut Sums) {
+    unsafe fn lanes<const R: usize>(&self, block: usize, columns: [*const f32; R], sums: &mut [Line]) {
         let indices = self.0.indices().as_ptr();
         let values = self.0.values().as_ptr();
         for (steps, rows) in self.0.groups(block) {
@@ -238,7 +238,7 @@ impl<V: Value> Avx512<V> {
             for step in even..steps.end {
                 one(step, 0);
             }
-            for (sums, [a, b]) in sums.0.iter_mut().zip(totals) {
+            for (sums, [a, b]) in sums.iter_mut().zip(totals) {
                 let mut lanes = [0.0; 16];
                 // SAFETY: 16 lanes.
                 unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), _mm512_add_ps(a, b)) };

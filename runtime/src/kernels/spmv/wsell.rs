@@ -14,7 +14,7 @@ use core::arch::x86_64::{
 };
 use std::ops::Range;
 
-use super::{COLUMNS, Columns, Multiply, Spmv, Sums, by_columns};
+use super::{COLUMNS, Line, Multiply, Spmv, Sums};
 use crate::kernels::simd::{Level, Simd, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::wsell::{LANES, PADDING, STEPS, WindowedSell};
@@ -75,24 +75,21 @@ impl<V: Value, const T: usize, const B: usize> Multiply for Windowed<V, T, B> {
         T * LANES
     }
 
-    unsafe fn multiply<S: Simd>(
+    unsafe fn rows<S: Simd, const R: usize>(
         &self,
         _: S,
         block: usize,
-        x: &Columns,
-        columns: Range<usize>,
-        sums: &mut Sums,
+        columns: [*const f32; R],
+        finite: bool,
+        sums: &mut [Line],
     ) {
         // SAFETY: by the caller.
         unsafe {
-            by_columns!(columns.len(), |R| {
-                let columns = x.columns::<R>(columns.start);
-                if x.finite {
-                    self.rows::<R, true>(block, columns, sums);
-                } else {
-                    self.rows::<R, false>(block, columns, sums);
-                }
-            });
+            if finite {
+                self.lanes::<R, true>(block, columns, sums);
+            } else {
+                self.lanes::<R, false>(block, columns, sums);
+            }
         }
     }
 
@@ -131,13 +128,13 @@ impl<V: Value, const T: usize, const B: usize> Windowed<V, T, B> {
     /// A block of rows times `R` columns. `FINITE` says that 0 times any element of them is 0.
     ///
     /// # Safety
-    /// As [`Multiply::multiply`].
+    /// As [`Multiply::rows`].
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma,bmi1,bmi2")]
-    unsafe fn rows<const R: usize, const FINITE: bool>(
+    unsafe fn lanes<const R: usize, const FINITE: bool>(
         &self,
         block: usize,
         columns: [*const f32; R],
-        sums: &mut Sums,
+        sums: &mut [Line],
     ) {
         let matrix = &self.0;
         let groups = &matrix.starts[block * (matrix.block / LANES)..];
@@ -158,7 +155,7 @@ impl<V: Value, const T: usize, const B: usize> Windowed<V, T, B> {
                 // SAFETY: as above; a place is less than a block's rows.
                 unsafe {
                     let sum = _mm512_i32gather_ps::<4>(order, sorted.0[r].as_ptr());
-                    _mm512_store_ps(sums.0[r].as_mut_ptr().add(i * LANES), sum);
+                    _mm512_store_ps(sums[r].as_mut_ptr().add(i * LANES), sum);
                 }
             }
         }
@@ -167,7 +164,7 @@ impl<V: Value, const T: usize, const B: usize> Windowed<V, T, B> {
     /// The sums of a group of rows, a column each.
     ///
     /// # Safety
-    /// As [`Multiply::multiply`]; the chunks must be of this matrix.
+    /// As [`Multiply::rows`]; the chunks must be of this matrix.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma,bmi1,bmi2")]
     unsafe fn group<const R: usize, const FINITE: bool>(
