@@ -10,6 +10,7 @@ use crate::weights::{MASKS, Random, aligned, pruned};
 
 /// Times one product in turns on one thread and on all, each with the kernel that the tuner chooses for it.
 pub(crate) fn scaling([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, tuner: &Tuner) {
+    assert!(threads.count() > 1, "scaling compares one thread with THREADS=2 or more");
     let w = pruned([m, k], sparsity, MASKS[0].1);
     let weight = if sparsity > 0.0 {
         WeightMatrix::Csr(CsrMatrix::from_dense(m, k, &w))

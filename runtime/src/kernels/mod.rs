@@ -341,7 +341,7 @@ impl PackedWeight {
         }
         let packed = kernel.pack(&Source::new(weight), problem, params)?;
         let candidate = Candidate { kernel: name, params, micros: None, bytes: Some(packed.bytes()) };
-        let choice = Choice { candidates: vec![candidate], reason: "asked for by name".to_owned() };
+        let choice = Choice { candidates: vec![candidate], reason: "asked for".to_owned() };
         let (nnz, smallest_bytes) = (weight.nnz(), weight.smallest_bytes());
         Ok(Self { m, k, nnz, smallest_bytes, kernel, choice, packed })
     }
