@@ -9,8 +9,8 @@
 //!     cargo bench -p poda-runtime --bench kernels -- pointwise avx512          # EfficientNet-Lite0's 1×1 layers
 //!     cargo bench -p poda-runtime --bench kernels -- depthwise                 # and its depthwise ones
 //!
-//! `THREADS=2` takes two threads, `ROUNDS=21` more turns, `PARAMS=4x128x768x2x1,…` tries measures of panels, and
-//! `VALUES=bf16,f16,int8` adds the kernels that read weights stored so.
+//! `THREADS=2` takes two threads, `ROUNDS=21` more turns; of a product, `MASK=uneven` chooses the mask, `PARAMS=4x128x768x2x1,…`
+//! tries measures of panels, and `VALUES=bf16,f16,int8` adds the kernels that read weights stored so.
 //!
 //! Variants take turns in one process; each line gives the median, GFLOP/s of the *kept* weights, the fraction of the FMA roof
 //! measured in this process, and the speed-up over `rten-gemm` with a prepacked weight and over Poda's own dense kernel.
@@ -115,7 +115,7 @@ fn main() {
         "depthwise" => depthwise(&threads, roof),
         "pointwise" => {
             for shape in POINTWISE {
-                product(shape, 0.0, &threads, roof, arguments.get(1).map(String::as_str), &[]);
+                product(shape, 0.0, MASKS[0].1, &threads, roof, arguments.get(1).map(String::as_str), &[]);
             }
         }
         "choice" => {
@@ -142,12 +142,13 @@ fn main() {
             }
         }
         "product" => {
+            let (_, mask) = mask(&std::env::var("MASK").unwrap_or("uniform".to_owned()));
             for sparsity in arguments[2].split(',').map(percentage) {
                 let only = arguments.get(3).map(String::as_str);
                 let patterns =
                     arguments.get(4).map_or("", String::as_str).split(',').filter(|p| !p.is_empty());
                 let patterns: Vec<Pattern> = patterns.map(|p| p.parse().expect("a pattern")).collect();
-                product(shape(&arguments[1]), sparsity, &threads, roof, only, &patterns);
+                product(shape(&arguments[1]), sparsity, mask, &threads, roof, only, &patterns);
             }
         }
         _ => by_criterion(&threads),

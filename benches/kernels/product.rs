@@ -7,7 +7,7 @@ use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
 
 use crate::timing::{Variant, time};
-use crate::weights::{MASKS, Random, aligned, forms, pruned, structured};
+use crate::weights::{Mask, Random, aligned, forms, pruned, structured};
 
 /// Measures of panels to try, from `PARAMS=4x128x384x1x1,…` (vectors, depth, rows, sets, threads).
 fn params() -> Vec<Option<Params>> {
@@ -24,12 +24,13 @@ fn params() -> Vec<Option<Params>> {
 pub(crate) fn product(
     [m, k, n]: [usize; 3],
     sparsity: f32,
+    mask: Mask,
     threads: &Threads,
     roof: f64,
     only: Option<&str>,
     patterns: &[Pattern],
 ) {
-    let w = pruned([m, k], sparsity, MASKS[0].1);
+    let w = pruned([m, k], sparsity, mask);
     let mut random = Random(5);
     let x = aligned(&random.values(k * n));
     let x: &[f32] = x.as_slice().unwrap();

@@ -323,12 +323,13 @@ unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
             for _ in 0..group.pairs {
                 let ys: [*mut f32; 2] = [y.add(*row as usize).cast(), y.add(*row.add(1) as usize).cast()];
                 row = row.add(2);
-                // The stream of weights, a little ahead.
-                for line in 0..(shared + single).div_ceil(8) {
-                    ops.prefetch(weight.wrapping_add(AHEAD + 16 * line));
-                }
-                for line in 0..(shared + 2 * single).div_ceil(32) {
-                    ops.prefetch(offset.wrapping_add(AHEAD + 32 * line).cast());
+                if S::PREFETCH {
+                    for line in 0..(shared + single).div_ceil(8) {
+                        ops.prefetch(weight.wrapping_add(AHEAD + 16 * line));
+                    }
+                    for line in 0..(shared + 2 * single).div_ceil(32) {
+                        ops.prefetch(offset.wrapping_add(AHEAD + 32 * line).cast());
+                    }
                 }
                 let mut a = [[ops.zero(); N]; SETS];
                 let mut b = a;
@@ -414,9 +415,11 @@ unsafe fn each<S: Simd, const N: usize>(
 ) {
     // SAFETY: by the caller.
     unsafe {
-        let [first, second] = simd.splat_each(weights);
-        one(simd, first, x.add(*offsets as usize), a);
-        one(simd, second, x.add(*offsets.add(1) as usize), b);
+        let [first, second] = simd.splat_pair(weights);
+        // Loads are what is scarce: both offsets by one.
+        let offsets = offsets.cast::<u32>().read_unaligned();
+        one(simd, first, x.add((offsets & 0xffff) as usize), a);
+        one(simd, second, x.add((offsets >> 16) as usize), b);
     }
 }
 

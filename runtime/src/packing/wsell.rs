@@ -15,13 +15,12 @@ use poda_formats::sparse::CsrView;
 use poda_formats::storage::AlignedBytes;
 use poda_formats::{CsrMatrix, Element};
 
+use super::sell::{MOST_ROWS, block_rows};
+
 /// Rows in the lanes of a group.
 pub(crate) const LANES: usize = 16;
 /// Steps that share a vector of indices, one byte of each 32-bit lane a step.
 pub(crate) const STEPS: usize = 4;
-/// Most rows that are sorted among themselves: their places fit a byte. Of a Fashion-MNIST classifier's first layer, whose
-/// neurons keep 0 to 394 weights at 95 % of zeros in all, blocks of 64 rows make 2.1 slots per weight, 256 1.5, all rows 1.35.
-const MOST_ROWS: usize = 256;
 /// The index of a slot without a weight; indices of weights are less.
 pub(crate) const PADDING: u8 = 0x80;
 
@@ -149,12 +148,6 @@ struct Slot {
     index: u8,
     /// Number of the value in the matrix.
     value: usize,
-}
-
-/// Rows of a block, so that blocks are as large as may be and each of `parts` threads has as many.
-fn block_rows(m: usize, parts: usize) -> usize {
-    let blocks = m.div_ceil(MOST_ROWS).max(1).next_multiple_of(parts.max(1));
-    m.div_ceil(blocks).next_multiple_of(64).clamp(64, MOST_ROWS)
 }
 
 /// Rows by their number of weights.

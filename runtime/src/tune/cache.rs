@@ -11,7 +11,7 @@ use super::Choice;
 use crate::kernels::Level;
 
 /// Raised whenever a kernel's speed or a packing changes.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 
 /// The file.
 #[derive(Debug, Serialize, Deserialize)]

@@ -77,13 +77,6 @@ unsafe impl Simd for Avx2Isa {
         }
     }
 
-    /// Here the shuffles would be as many as the loads that they save are worth.
-    #[inline(always)]
-    unsafe fn splat_each(self, weights: *const f32) -> [Self::F32; 2] {
-        // SAFETY: by the caller.
-        unsafe { [_mm256_set1_ps(*weights).into(), _mm256_set1_ps(*weights.add(1)).into()] }
-    }
-
     #[inline(always)]
     unsafe fn splat_parts(self, at: [*const f32; 4], parts: usize) -> Self::F32 {
         // SAFETY: by the caller.

@@ -23,6 +23,7 @@ fn first(n: usize) -> __mmask16 {
 unsafe impl Simd for Avx512Isa {
     const LANES: usize = 16;
     const TILE_ROWS: usize = 12;
+    const PREFETCH: bool = true;
 
     #[inline(always)]
     unsafe fn load_first(self, ptr: *const f32, n: usize) -> Self::F32 {

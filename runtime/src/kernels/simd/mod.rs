@@ -29,6 +29,9 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
     const TILE_ROWS: usize;
     /// Vectors along the lanes of a dense tile.
     const TILE_VECTORS: usize = 2;
+    /// Whether to ask for a stream of weights ahead of its use. It pays where the CPU's own prefetcher is late and loads are
+    /// not what limits a kernel.
+    const PREFETCH: bool = false;
 
     /// The first `n <= LANES` elements at `ptr`, then zeros. Reads no others.
     ///
@@ -62,16 +65,6 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
     unsafe fn splat_pair(self, weights: *const f32) -> [Self::F32; 2] {
         // SAFETY: by the caller.
         unsafe { [splat(self, *weights), splat(self, *weights.add(1))] }
-    }
-
-    /// The same, for weights that do not share what they are multiplied with.
-    ///
-    /// # Safety
-    /// Two elements at `weights` must be readable.
-    #[inline(always)]
-    unsafe fn splat_each(self, weights: *const f32) -> [Self::F32; 2] {
-        // SAFETY: by the caller.
-        unsafe { self.splat_pair(weights) }
     }
 
     /// The elements of even index of `a` and then of `b`, and those of odd index.
@@ -295,11 +288,10 @@ mod tests {
                 unsafe { simd.store_first(v, dst.as_mut_ptr(), lanes) };
                 assert!(dst.iter().enumerate().all(|(i, &v)| v == src[2 * i + odd]), "{odd}: {dst:?}");
             }
-            // SAFETY: `src` holds more than four elements, `dst` a vector.
-            let pairs =
-                unsafe { [simd.splat_pair(src.as_ptr().add(1)), simd.splat_each(src.as_ptr().add(3))] };
+            // SAFETY: `src` holds more than two elements.
+            let pair = unsafe { simd.splat_pair(src.as_ptr().add(1)) };
             let mut dst = vec![0.0; lanes];
-            for (i, v) in pairs.into_iter().flatten().enumerate() {
+            for (i, v) in pair.into_iter().enumerate() {
                 // SAFETY: `dst` holds a vector.
                 unsafe { simd.store_first(v, dst.as_mut_ptr(), lanes) };
                 assert!(dst.iter().all(|&v| v == src[1 + i]));

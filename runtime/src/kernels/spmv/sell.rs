@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use poda_formats::CsrMatrix;
 
-use super::{BLOCK, Line, Multiply, Spmv};
+use super::{Line, Multiply, Spmv};
 use crate::kernels::simd::{Level, Simd, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::sell::Sell;
@@ -32,12 +32,12 @@ pub(in crate::kernels) fn prepare8<V: Value, const GATHER: bool>(
     weight: &WeightMatrix,
     _: &Problem,
     level: Level,
-    _: Params,
+    params: Params,
 ) -> Box<dyn Packed> {
     assert!(level >= Level::Avx2);
     let Some(csr) = weight.csr() else { panic!("SELL takes CSR weights") };
     // SAFETY: the level is AVX2 or more, checked above.
-    Box::new(unsafe { Spmv::new(Avx2::<V, GATHER>(pack(csr)), level, csr.values()) })
+    Box::new(unsafe { Spmv::new(Avx2::<V, GATHER>(pack(csr, params)), level, csr.values()) })
 }
 
 /// Packs a weight for 16 lanes.
@@ -48,16 +48,16 @@ pub(in crate::kernels) fn prepare16<V: Value>(
     weight: &WeightMatrix,
     _: &Problem,
     level: Level,
-    _: Params,
+    params: Params,
 ) -> Box<dyn Packed> {
     assert_eq!(level, Level::Avx512);
     let Some(csr) = weight.csr() else { panic!("SELL takes CSR weights") };
     // SAFETY: the level is AVX-512, checked above.
-    Box::new(unsafe { Spmv::new(Avx512::<V>(pack(csr)), level, csr.values()) })
+    Box::new(unsafe { Spmv::new(Avx512::<V>(pack(csr, params)), level, csr.values()) })
 }
 
-fn pack<V: Value, const LANES: usize>(csr: &CsrMatrix) -> Sell<V, LANES> {
-    Sell::pack(csr.stored().expect("checked by the table"))
+fn pack<V: Value, const LANES: usize>(csr: &CsrMatrix, params: Params) -> Sell<V, LANES> {
+    Sell::pack(csr.stored().expect("checked by the table"), params.parts)
 }
 
 struct Avx2<V, const GATHER: bool>(Sell<V, 8>);
@@ -68,6 +68,10 @@ impl<V: Value, const GATHER: bool> Multiply for Avx2<V, GATHER> {
 
     fn shape(&self) -> [usize; 2] {
         [self.0.m, self.0.k]
+    }
+
+    fn block(&self) -> usize {
+        self.0.block
     }
 
     fn slots(&self, block: usize) -> usize {
@@ -102,6 +106,10 @@ impl<V: Value> Multiply for Avx512<V> {
         [self.0.m, self.0.k]
     }
 
+    fn block(&self) -> usize {
+        self.0.block
+    }
+
     fn slots(&self, block: usize) -> usize {
         self.0.slots(block)
     }
@@ -129,13 +137,13 @@ impl<V: Value> Multiply for Avx512<V> {
 
 impl<V, const LANES: usize> Sell<V, LANES> {
     fn slots(&self, block: usize) -> usize {
-        self.starts[(self.starts.len() - 1).min(block * (BLOCK / LANES))] as usize * LANES
+        self.starts[(self.starts.len() - 1).min(block * (self.block / LANES))] as usize * LANES
     }
 
     /// The steps of each group of a block, and the rows of its lanes.
     fn groups(&self, block: usize) -> impl Iterator<Item = (Range<usize>, &[u8])> {
-        let starts = &self.starts[block * (BLOCK / LANES)..];
-        let rows = &self.rows[block * BLOCK..self.m.min((block + 1) * BLOCK)];
+        let starts = &self.starts[block * (self.block / LANES)..];
+        let rows = &self.rows[block * self.block..self.m.min((block + 1) * self.block)];
         starts.windows(2).map(|pair| pair[0] as usize..pair[1] as usize).zip(rows.chunks(LANES))
     }
 }
@@ -200,7 +208,7 @@ impl<V: Value, const GATHER: bool> Avx2<V, GATHER> {
                 // SAFETY: 8 lanes.
                 unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), _mm256_add_ps(a, b)) };
                 for (&row, lane) in rows.iter().zip(lanes) {
-                    sums[usize::from(row) % BLOCK] = lane;
+                    sums[usize::from(row)] = lane;
                 }
             }
         }
@@ -243,7 +251,7 @@ impl<V: Value> Avx512<V> {
                 // SAFETY: 16 lanes.
                 unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), _mm512_add_ps(a, b)) };
                 for (&row, lane) in rows.iter().zip(lanes) {
-                    sums[usize::from(row) % BLOCK] = lane;
+                    sums[usize::from(row)] = lane;
                 }
             }
         }
