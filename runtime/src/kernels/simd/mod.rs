@@ -141,7 +141,7 @@ pub(crate) trait Vectorized {
 pub enum Level {
     /// What every CPU has.
     Portable,
-    /// AVX2 with FMA.
+    /// AVX2 with FMA, F16C, POPCNT and BMI1, which came with it or before.
     Avx2,
     /// AVX-512 F, VL, BW, DQ.
     Avx512,
@@ -164,7 +164,12 @@ impl Level {
         match self {
             Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => Avx2Isa::new().is_some(),
+            Self::Avx2 => {
+                Avx2Isa::new().is_some()
+                    && is_x86_feature_detected!("f16c")
+                    && is_x86_feature_detected!("popcnt")
+                    && is_x86_feature_detected!("bmi1")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Avx512Isa::new().is_some(),
             #[cfg(not(target_arch = "x86_64"))]
