@@ -8,8 +8,6 @@ use core::arch::x86_64::{
     _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_cvtepu16_epi32, _mm512_fmadd_ps,
     _mm512_i32gather_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
-use std::ops::Range;
-
 use poda_formats::CsrMatrix;
 
 use super::{Line, Multiply, Spmv};
@@ -141,19 +139,6 @@ impl<V: Value> Multiply for Avx512<V> {
     }
 }
 
-impl<V, const LANES: usize> Sell<V, LANES> {
-    fn slots(&self, block: usize) -> usize {
-        self.starts[(self.starts.len() - 1).min(block * (self.block / LANES))] as usize * LANES
-    }
-
-    /// The steps of each group of a block, and the rows of its lanes.
-    fn groups(&self, block: usize) -> impl Iterator<Item = (Range<usize>, &[u8])> {
-        let starts = &self.starts[block * (self.block / LANES)..];
-        let rows = &self.rows[block * self.block..self.m.min((block + 1) * self.block)];
-        starts.windows(2).map(|pair| pair[0] as usize..pair[1] as usize).zip(rows.chunks(LANES))
-    }
-}
-
 /// The elements of a column at 4 indices of 16 bits. Assembly, because the compiler would load each element apart from
 /// inserting it: 6 of 37 instructions in a step. Taking an index by one instruction saves 4 more.
 ///
@@ -189,6 +174,7 @@ impl<V: Value, const GATHER: bool> Avx2<V, GATHER> {
     unsafe fn lanes<const R: usize>(&self, block: usize, columns: [*const f32; R], sums: &mut [Line]) {
         const MOST: usize = 2 * CHAINS;
         let chains = const { if R == 1 { MOST } else { CHAINS } };
+        sums[..R].iter_mut().for_each(|sums| sums[..self.0.block].fill(0.0));
         let indices = self.0.indices().as_ptr();
         let values = self.0.values().as_ptr();
         for (steps, rows) in self.0.groups(block) {
@@ -232,7 +218,7 @@ impl<V: Value, const GATHER: bool> Avx2<V, GATHER> {
                 // SAFETY: 8 lanes.
                 unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), total) };
                 for (&row, lane) in rows.iter().zip(lanes) {
-                    sums[usize::from(row)] = lane;
+                    sums[usize::from(row)] += lane;
                 }
             }
         }
@@ -246,6 +232,7 @@ impl<V: Value> Avx512<V> {
     /// As [`Multiply::rows`].
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma,bmi1,bmi2")]
     unsafe fn lanes<const R: usize>(&self, block: usize, columns: [*const f32; R], sums: &mut [Line]) {
+        sums[..R].iter_mut().for_each(|sums| sums[..self.0.block].fill(0.0));
         let indices = self.0.indices().as_ptr();
         let values = self.0.values().as_ptr();
         for (steps, rows) in self.0.groups(block) {
@@ -275,7 +262,7 @@ impl<V: Value> Avx512<V> {
                 // SAFETY: 16 lanes.
                 unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), _mm512_add_ps(a, b)) };
                 for (&row, lane) in rows.iter().zip(lanes) {
-                    sums[usize::from(row)] = lane;
+                    sums[usize::from(row)] += lane;
                 }
             }
         }
