@@ -17,7 +17,6 @@ mod gemm;
 pub(crate) mod pool;
 pub mod simd;
 mod spmm;
-mod spmm_block;
 mod spmv;
 #[cfg(test)]
 mod structured_tests;

@@ -7,7 +7,7 @@ use poda_formats::DataType;
 use poda_formats::tensor::TensorError;
 
 use super::simd::{Level, Value};
-use super::{Packed, Problem, WeightMatrix, csr, gemm, spmm, spmm_block, spmv};
+use super::{Packed, Problem, WeightMatrix, csr, gemm, spmm, spmv};
 use crate::threads::Threads;
 
 /// Measures of a packing, for the kernels that have a choice.
@@ -156,7 +156,7 @@ const fn blocks(name: &'static str, level: Level) -> Kernel {
         let [m, k] = weight.shape().unwrap_or_default();
         vectors(weight.nnz(), problem.n) / 1.7 + 4.0 * vectors(m + k, problem.n)
     };
-    let (fits, variants, prepare) = (spmm_block::fits, spmm_block::variants, spmm_block::prepare);
+    let (fits, variants, prepare) = (spmm::block::fits, spmm::block::variants, spmm::block::prepare);
     Kernel { name, level, values: DataType::F32, dense: false, fits, cost, variants, prepare }
 }
 

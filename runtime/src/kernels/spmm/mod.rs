@@ -7,17 +7,21 @@
 //! Gale et al., "Sparse GPU Kernels for Deep Learning", SC 2020, and Elsen et al., "Fast Sparse ConvNets", CVPR 2020, for the
 //! row-wise product; panels, pairs and the entry layout are measured on CPUs here.
 
+pub(super) mod block;
+mod segment;
+
 use std::ops::Range;
 
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::simd::{Level, Simd, Vectorized, clamp, splat};
-use super::{Call, Epilogue, Layout, Packed, Params, Problem, Right, WeightMatrix, spmm_block};
+use super::{Call, Epilogue, Layout, Packed, Params, Problem, Right, WeightMatrix};
 use crate::packing::panels::{PanelShape, Panels};
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::{Rows, fill, pack_tile};
 use crate::packing::transpose::transpose;
 use crate::threads::{Split, SyncPtr, shares};
+use segment::segment;
 
 /// Bytes of packed `X` that stay in L2 while blocks of rows pass by.
 const GROUP: usize = 512 << 10;
@@ -85,12 +89,12 @@ pub(super) fn prepare(
 }
 
 /// What the number of blocks of `m` rows is a multiple of, for so many threads.
-pub(super) fn block_unit(m: usize, threads: usize) -> usize {
+fn block_unit(m: usize, threads: usize) -> usize {
     shares(threads, m / LEAST_ROWS)
 }
 
 /// A packed weight `[m, k]`.
-pub(super) fn of_panels([m, k]: [usize; 2], level: Level, params: Params, panels: Panels) -> Box<dyn Packed> {
+fn of_panels([m, k]: [usize; 2], level: Level, params: Params, panels: Panels) -> Box<dyn Packed> {
     Box::new(Spmm { m, k, level, vectors: params.vectors, sets: params.sets, panels })
 }
 
@@ -262,7 +266,7 @@ impl Vectorized for Multiply<'_> {
                         let (y, at) = (y.cast(), block * panels.across + panel);
                         let vectors = columns.len().div_ceil(S::LANES);
                         if panels.height > 1 {
-                            spmm_block::segment(simd, panels, at, vectors, x, y);
+                            block::segment(simd, panels, at, vectors, x, y);
                             continue;
                         }
                         match (vectors, job.spmm.sets) {
@@ -283,183 +287,6 @@ impl Vectorized for Multiply<'_> {
             }
         }
     }
-}
-
-/// Adds the weights of one segment to the sums of its rows: `N` vectors, with `SETS` sets of accumulators, so that enough
-/// multiply-adds are in flight when `N` is small.
-///
-/// # Safety
-/// `x` must point to the panel's part of a tile, `y` to a tile of sums.
-#[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
-unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
-    simd: S,
-    panels: &Panels,
-    at: usize,
-    x: *const u8,
-    y: *mut u8,
-) {
-    let ops = simd.f32();
-    let (here, next) = (panels.segments[at], panels.segments[at + 1]);
-    // SAFETY: `Panels` counts the rows and entries of each group, and the caller answers for `x` and `y`.
-    unsafe {
-        let mut row = panels.rows.as_ptr().add(here.row);
-        let mut weight = panels.weights.as_ptr().add(here.weight);
-        let mut offset = panels.offsets.as_ptr().add(here.offset);
-        let load = |at: *const f32| -> [S::F32; N] {
-            let mut v = [ops.zero(); N];
-            for i in 0..N {
-                v[i] = ops.load_ptr(at.add(i * S::LANES));
-            }
-            v
-        };
-        let store = |v: [S::F32; N], at: *mut f32| {
-            for i in 0..N {
-                ops.store_ptr(v[i], at.add(i * S::LANES));
-            }
-        };
-        for group in &panels.groups[here.group..next.group] {
-            let (shared, single) = (group.shared as usize, group.single as usize);
-            for _ in 0..group.pairs {
-                let ys: [*mut f32; 2] = [y.add(*row as usize).cast(), y.add(*row.add(1) as usize).cast()];
-                row = row.add(2);
-                if S::PREFETCH {
-                    for line in 0..(shared + single).div_ceil(8) {
-                        ops.prefetch(weight.wrapping_add(AHEAD + 16 * line));
-                    }
-                    for line in 0..(shared + 2 * single).div_ceil(32) {
-                        ops.prefetch(offset.wrapping_add(AHEAD + 32 * line).cast());
-                    }
-                }
-                let mut a = [[ops.zero(); N]; SETS];
-                let mut b = a;
-                (a[0], b[0]) = (load(ys[0]), load(ys[1]));
-                let mut left = shared;
-                while left >= SETS {
-                    for s in 0..SETS {
-                        both(simd, weight.add(2 * s), x.add(*offset.add(s) as usize), &mut a[s], &mut b[s]);
-                    }
-                    weight = weight.add(2 * SETS);
-                    offset = offset.add(SETS);
-                    left -= SETS;
-                }
-                for _ in 0..left {
-                    both(simd, weight, x.add(*offset as usize), &mut a[0], &mut b[0]);
-                    weight = weight.add(2);
-                    offset = offset.add(1);
-                }
-                let mut left = single;
-                while left >= SETS {
-                    for s in 0..SETS {
-                        each(simd, weight.add(2 * s), x, offset.add(2 * s), &mut a[s], &mut b[s]);
-                    }
-                    weight = weight.add(2 * SETS);
-                    offset = offset.add(2 * SETS);
-                    left -= SETS;
-                }
-                for _ in 0..left {
-                    each(simd, weight, x, offset, &mut a[0], &mut b[0]);
-                    weight = weight.add(2);
-                    offset = offset.add(2);
-                }
-                store(total(simd, a), ys[0]);
-                store(total(simd, b), ys[1]);
-            }
-            if group.pairs == 0 {
-                let y = y.add(*row as usize).cast();
-                row = row.add(1);
-                let mut a = load(y);
-                for _ in 0..single {
-                    one(simd, splat(simd, *weight), x.add(*offset as usize), &mut a);
-                    weight = weight.add(1);
-                    offset = offset.add(1);
-                }
-                store(a, y);
-            }
-        }
-    }
-}
-
-/// Weights (and offsets) by which their prefetch runs ahead.
-const AHEAD: usize = 256;
-
-/// One weight times a row of `X`.
-///
-/// # Safety
-/// As [`segment`], with `x` at the row.
-#[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
-unsafe fn one<S: Simd, const N: usize>(simd: S, weight: S::F32, x: *const u8, a: &mut [S::F32; N]) {
-    let ops = simd.f32();
-    let x: *const f32 = x.cast();
-    // SAFETY: by the caller.
-    unsafe {
-        for i in 0..N {
-            a[i] = ops.mul_add(weight, ops.load_ptr(x.add(i * S::LANES)), a[i]);
-        }
-    }
-}
-
-/// A weight of each row of a pair, times its own row of `X`.
-///
-/// # Safety
-/// As [`segment`].
-#[inline(always)]
-unsafe fn each<S: Simd, const N: usize>(
-    simd: S,
-    weights: *const f32,
-    x: *const u8,
-    offsets: *const u16,
-    a: &mut [S::F32; N],
-    b: &mut [S::F32; N],
-) {
-    // SAFETY: by the caller.
-    unsafe {
-        let [first, second] = simd.splat_pair(weights);
-        // Loads are what is scarce: both offsets by one.
-        let offsets = offsets.cast::<u32>().read_unaligned();
-        one(simd, first, x.add((offsets & 0xffff) as usize), a);
-        one(simd, second, x.add((offsets >> 16) as usize), b);
-    }
-}
-
-/// A weight of each row of a pair, times the same row of `X`.
-///
-/// # Safety
-/// As [`segment`], with `x` at the row.
-#[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
-unsafe fn both<S: Simd, const N: usize>(
-    simd: S,
-    weights: *const f32,
-    x: *const u8,
-    a: &mut [S::F32; N],
-    b: &mut [S::F32; N],
-) {
-    let ops = simd.f32();
-    let x: *const f32 = x.cast();
-    // SAFETY: by the caller.
-    unsafe {
-        let [first, second] = simd.splat_pair(weights);
-        for i in 0..N {
-            let x = simd.keep(ops.load_ptr(x.add(i * S::LANES)));
-            a[i] = ops.mul_add(first, x, a[i]);
-            b[i] = ops.mul_add(second, x, b[i]);
-        }
-    }
-}
-
-/// The sum of accumulator sets.
-#[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
-fn total<S: Simd, const N: usize, const SETS: usize>(simd: S, sets: [[S::F32; N]; SETS]) -> [S::F32; N] {
-    let mut sum = sets[0];
-    for s in 1..SETS {
-        for i in 0..N {
-            sum[i] = simd.f32().add(sum[i], sets[s][i]);
-        }
-    }
-    sum
 }
 
 impl Job<'_> {

@@ -1,11 +1,11 @@
-//! Block-sparse × dense product, many columns: the panel kernel of [`super::spmm`] for strips of rows that keep the same
+//! Block-sparse × dense product, many columns: the panel kernel of [`super`] for strips of rows that keep the same
 //! columns (`packing/strips.rs`). A row of `X` is loaded once for all rows of a strip, so that the inner loop is that of a
 //! dense product but for the look-up of the row.
 
 use rten_simd::ops::{BitOps, NumOps};
 
-use super::simd::{Level, Simd, splat};
-use super::{Packed, Params, Problem, WeightMatrix, spmm};
+use crate::kernels::simd::{Level, Simd, splat};
+use crate::kernels::{Layout, Packed, Params, Problem, WeightMatrix};
 use crate::packing::panels::{Group, PanelShape, Panels};
 use crate::packing::strips;
 
@@ -18,12 +18,12 @@ fn height(weight: &WeightMatrix, level: Level) -> Option<usize> {
 }
 
 /// Whether it can be packed.
-pub(super) fn fits(weight: &WeightMatrix, _: &Problem) -> bool {
+pub(in crate::kernels) fn fits(weight: &WeightMatrix, _: &Problem) -> bool {
     height(weight, Level::Portable).is_some()
 }
 
 /// Widths and depths worth trying.
-pub(super) fn variants(weight: &WeightMatrix, problem: &Problem, level: Level) -> Vec<Params> {
+pub(in crate::kernels) fn variants(weight: &WeightMatrix, problem: &Problem, level: Level) -> Vec<Params> {
     // Sums, a row of X and a weight fill the registers: of 16, 4 rows of 2 vectors leave none (3 spill: half the speed).
     let (most, depths) = match (height(weight, level), level) {
         (Some(8), Level::Avx512) => (3, [[512, 1024], [192, 512], [192, 336], [128, 256]]),
@@ -42,7 +42,7 @@ pub(super) fn variants(weight: &WeightMatrix, problem: &Problem, level: Level) -
 ///
 /// # Panics
 /// When the weight has no such blocks; the table says that it must.
-pub(super) fn prepare(
+pub(in crate::kernels) fn prepare(
     weight: &WeightMatrix,
     problem: &Problem,
     level: Level,
@@ -53,9 +53,9 @@ pub(super) fn prepare(
     let Params { vectors, depth, rows, parts, .. } = params;
     let shape =
         PanelShape { width: vectors * level.lanes(), depth: depth * 16 / level.lanes().min(16), rows };
-    let skip = problem.conv.is_some() || problem.x_layout == super::Layout::FeatureMajor;
-    let panels = strips::pack(matrix, shape, height, spmm::block_unit(matrix.rows(), parts), skip);
-    spmm::of_panels([matrix.rows(), matrix.cols()], level, params, panels)
+    let skip = problem.conv.is_some() || problem.x_layout == Layout::FeatureMajor;
+    let panels = strips::pack(matrix, shape, height, super::block_unit(matrix.rows(), parts), skip);
+    super::of_panels([matrix.rows(), matrix.cols()], level, params, panels)
 }
 
 /// Adds the weights of one segment to the sums of its rows, in a tile that is `vectors` vectors wide at most.
