@@ -185,15 +185,17 @@ def measure(runner, cell, contestants):
 # --- tables
 
 
-def best_peer(results):
-    """The label of the fastest peer, or None when none ran."""
+def best_peer(results, ours=OURS[0]):
+    """The label of the peer that one of our forms leads least, turn by turn; None when none ran."""
     labels = [label for label in PEERS if race.ran(results, label)]
-    return min(labels, key=lambda label: race.median_ms(results[label]), default=None)
+    if not race.ran(results, ours):
+        return min(labels, key=lambda label: race.median_ms(results[label]), default=None)
+    return min(labels, key=lambda label: race.speedup(results[ours], results[label])[1], default=None)
 
 
 def lead(results, ours=OURS[0]):
-    """How many times as fast one of our forms is as the fastest peer, or None."""
-    best = best_peer(results)
+    """How many times as fast one of our forms is as the best peer, or None."""
+    best = best_peer(results, ours)
     if best is None or not race.ran(results, ours):
         return None
     return race.speedup(results[ours], results[best])[1]

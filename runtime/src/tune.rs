@@ -25,7 +25,7 @@ use cache::Cache;
 /// Time for each candidate, once it has run twice.
 const BUDGET: Duration = Duration::from_millis(2);
 /// A sparse kernel must beat dense by this factor: less is noise.
-const MARGIN: f64 = 1.03;
+const MARGIN: f64 = 1.05;
 /// The best sparse kernel and the best dense one are timed once more, in turns, unless they are this many times apart.
 const APART: f64 = 2.0;
 /// Turns of each at least.
