@@ -199,8 +199,8 @@ impl AxisTable {
             return;
         }
         match (&self.axes[a.0 as usize], &self.axes[b.0 as usize]) {
-            (Axis::Leaf { .. }, _) => self.bind(a, b),
-            (_, Axis::Leaf { .. }) => self.bind(b, a),
+            (Axis::Leaf { .. }, _) => self.bind(a, b, reason),
+            (_, Axis::Leaf { .. }) => self.bind(b, a, reason),
             (Axis::Product(_), Axis::Product(_)) => {
                 if !self.unify_factors(a, b, reason) {
                     self.block(a, reason);
@@ -227,9 +227,13 @@ impl AxisTable {
         self.product(&rest)
     }
 
-    fn bind(&mut self, leaf: AxisId, to: AxisId) {
+    fn bind(&mut self, leaf: AxisId, to: AxisId, reason: Reason) {
         let Axis::Leaf { block, .. } = self.axes[leaf.0 as usize] else { return };
-        debug_assert!(!self.leaves(to).contains(&leaf), "parts are smaller than the whole");
+        if self.leaves(to).contains(&leaf) {
+            // It would become a part of itself (the occurs check of unification).
+            self.block(to, reason);
+            return;
+        }
         if let Some(reason) = block {
             self.block(to, reason);
         }
