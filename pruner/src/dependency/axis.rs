@@ -229,8 +229,7 @@ impl AxisTable {
 
     fn bind(&mut self, leaf: AxisId, to: AxisId, reason: Reason) {
         let Axis::Leaf { block, .. } = self.axes[leaf.0 as usize] else { return };
-        if self.leaves(to).contains(&leaf) {
-            // It would become a part of itself (the occurs check of unification).
+        if self.contains(to, leaf) {
             self.block(to, reason);
             return;
         }
@@ -238,6 +237,19 @@ impl AxisTable {
             self.block(to, reason);
         }
         self.axes[leaf.0 as usize] = Axis::Link(to);
+    }
+
+    /// Whether an axis is `inner` or made of it; what replaced `inner` then would contain itself (the occurs check of
+    /// unification). `inner` must be its own representative.
+    fn contains(&self, id: AxisId, inner: AxisId) -> bool {
+        let id = self.root(id);
+        id == inner
+            || match &self.axes[id.0 as usize] {
+                Axis::Product(parts) | Axis::Sum(parts) => {
+                    parts.iter().any(|&part| self.contains(part, inner))
+                }
+                Axis::Leaf { .. } | Axis::Link(_) => false,
+            }
     }
 
     fn unify_segments(&mut self, sum: AxisId, other: AxisId, reason: Reason) {
@@ -248,7 +260,12 @@ impl AxisTable {
             self.unify(part, other, reason);
         }
         let (sum, other) = (self.find(sum), self.find(other));
-        if sum != other && !matches!(self.axes[sum.0 as usize], Axis::Leaf { .. }) {
+        if sum == other || matches!(self.axes[sum.0 as usize], Axis::Leaf { .. }) {
+            return;
+        }
+        if self.contains(other, sum) {
+            self.block(other, reason);
+        } else {
             self.axes[sum.0 as usize] = Axis::Link(other);
         }
     }
@@ -314,7 +331,14 @@ impl AxisTable {
                 for &part in &parts[1..] {
                     self.unify(parts[0], part, reason);
                 }
-                [self.push_leaf(rows, Some(reason.because(Why::Concatenated))), parts[0]]
+                let reason = reason.because(Why::Concatenated);
+                let columns_axis = if self.contains(parts[0], id) {
+                    self.block(id, reason);
+                    self.push_leaf(columns, Some(reason))
+                } else {
+                    parts[0]
+                };
+                [self.push_leaf(rows, Some(reason)), columns_axis]
             }
             Axis::Product(_) | Axis::Link(_) => return,
         };
