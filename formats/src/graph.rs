@@ -204,6 +204,20 @@ impl Graph {
         id
     }
 
+    /// Makes an input of a weight, as the last, which each run is then fed like any other; gives the weight. What is
+    /// computed from it, such as a product, follows it from run to run. `None` where the value is no weight.
+    ///
+    /// # Panics
+    /// When the id is of another graph.
+    pub fn make_input(&mut self, id: ValueId) -> Option<Weight> {
+        let value = self.value_mut(id);
+        let weight = value.weight.take()?;
+        value.dtype = Some(weight.dtype());
+        value.shape = Some(weight.shape().iter().map(|&d| Dim::Fixed(d)).collect());
+        self.inputs.push(id);
+        Some(weight)
+    }
+
     /// A name that no value has yet: `base`, or `base` with a number.
     pub fn unique_name(&self, base: &str) -> String {
         let taken: HashSet<&str> = self.values.iter().map(|v| v.name.as_str()).collect();

@@ -26,6 +26,6 @@ pub use sparse::{
     BlockMatrix, CsrMatrix, CsrView, NmMatrix, Pattern, PatternError, StructuredMatrix, UncheckedUnstructured,
 };
 pub use structured::StructuredWeight;
-pub use tensor::{Tensor, TensorView};
+pub use tensor::{Tensor, TensorView, TensorViewMut};
 pub use values::{RoundingError, ValueType, Values};
 pub use weight::{UnstructuredWeight, Weight};

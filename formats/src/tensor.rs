@@ -247,6 +247,40 @@ impl<'a> TensorView<'a> {
     }
 }
 
+/// A borrowed dense tensor to be written: row-major elements, aligned for their type.
+#[derive(Debug)]
+pub struct TensorViewMut<'a> {
+    dtype: DataType,
+    shape: &'a [usize],
+    bytes: &'a mut [u8],
+}
+
+impl<'a> TensorViewMut<'a> {
+    /// A view of `values` with `shape`.
+    ///
+    /// # Panics
+    /// When `values` does not hold as many elements as `shape`.
+    pub fn from_slice<T: Element>(shape: &'a [usize], values: &'a mut [T]) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "shape {shape:?}");
+        Self { dtype: T::DTYPE, shape, bytes: bytemuck::cast_slice_mut(values) }
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DataType {
+        self.dtype
+    }
+
+    /// Shape, outermost dimension first.
+    pub fn shape(&self) -> &'a [usize] {
+        self.shape
+    }
+
+    /// The bytes of the elements, row-major, native-endian.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
