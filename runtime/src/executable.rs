@@ -1,32 +1,54 @@
 //! A model ready to run, from any number of threads at once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod plans;
+mod results;
+#[cfg(test)]
+mod tests;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
+use poda_formats::graph::Node;
 use poda_formats::storage::AlignedBytes;
 use poda_formats::tensor::TensorError;
-use poda_formats::{Graph, Tensor, TensorView, ValueId};
+use poda_formats::{DataType, Graph, GraphError, Op, Tensor, TensorView, TensorViewMut, ValueId};
+use smallvec::SmallVec;
 
 use crate::analysis;
 use crate::feeds::{self, FeedError};
 use crate::memory;
-use crate::model::PrepareError;
 use crate::ops::OpError;
-use crate::options::Options;
-use crate::plan::{self, Plan, PlanError, Request, Weights};
+use crate::options::{Options, RunOptions};
+use crate::plan::{self, Between, Halt, Plan, PlanError, Request, Run, Wants, Weights};
 use crate::profile::Profile;
-use crate::threads::Threads;
+use crate::threads::{Threads, ThreadsError};
 use crate::tune::{TuneOptions, Tuner};
+use plans::Plans;
 
-/// A model ready to run. [`Executable::run`] may be called from many threads at once.
+/// A model ready to run. [`Executable::run`] and its like may be called from many threads at once.
 #[derive(Debug)]
 pub struct Executable {
     graph: Arc<Graph>,
     options: Options,
     threads: Threads,
     weights: Weights,
-    /// The most recently used last.
-    plans: Mutex<Vec<(Request, Arc<Plan>)>>,
+    plans: Plans,
+}
+
+/// Why a model cannot be made ready to run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum PrepareError {
+    #[error("node {node:?}: operator {op} (domain {domain:?}, opset {opset}) is not supported: {reason}")]
+    Unsupported { node: String, op: String, domain: String, opset: i64, reason: String },
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Threads(#[from] ThreadsError),
 }
 
 /// Why a run failed. The executable stays usable.
@@ -40,6 +62,16 @@ pub enum RunError {
     Plan(#[from] PlanError),
     #[error("value number {index} does not exist (the graph has {count})")]
     NoSuchValue { index: usize, count: usize },
+    #[error("stopped before step {step} of {steps}: cancelled, or the time was over")]
+    Stopped { step: usize, steps: usize },
+    #[error("no output is named {name:?}; the model gives {outputs:?}")]
+    UnknownOutput { name: String, outputs: Vec<String> },
+    #[error("output {name:?} has no buffer")]
+    MissingOutput { name: String },
+    #[error("output {name:?} has two buffers")]
+    DuplicateOutput { name: String },
+    #[error("output {name:?} is {expected:?}, its buffer {found:?}")]
+    Buffer { name: String, expected: (DataType, Vec<usize>), found: (DataType, Vec<usize>) },
     #[error(transparent)]
     Tensor(#[from] TensorError),
 }
@@ -48,14 +80,17 @@ pub enum RunError {
 const PROBE: usize = 16;
 
 impl Executable {
+    /// Makes a graph ready to run; see [`crate::Model::prepare`].
     pub(crate) fn new(graph: Arc<Graph>, options: Options) -> Result<Self, PrepareError> {
+        check_supported(&graph)?;
         let threads = Threads::new(options.threads.unwrap_or(0))?;
         // Constants that hold for any shapes of the inputs: their packed form serves every plan.
         let free = analysis::analyze_with(&graph, &|_| None);
         let stable = free.infos.iter().map(|info| info.as_ref().is_some_and(|i| i.value.is_some()));
         let tuner = TuneOptions { timing: options.tune, prefer: options.prefer, ..TuneOptions::default() };
         let weights = Weights::new(Tuner::new(tuner), stable.collect());
-        let executable = Self { graph, options, threads, weights, plans: Mutex::new(Vec::new()) };
+        let plans = Plans::new(options.plans);
+        let executable = Self { graph, options, threads, weights, plans };
         executable.plan_ahead()?;
         Ok(executable)
     }
@@ -68,12 +103,13 @@ impl Executable {
             return Ok(());
         }
         let shape = |&id: &ValueId| analysis::probe_shape(graph, id, PROBE);
-        let request = Request { shapes: graph.inputs.iter().map(shape).collect(), extra: Vec::new() };
+        let shapes = graph.inputs.iter().map(shape).collect();
+        let request = Request { shapes, wanted: Wants::Results(Vec::new()) };
         if analysis::default_shapes(graph, 1).is_err() {
             return plan::check(graph, &request);
         }
         let fixed = graph.inputs.iter().all(|&id| analysis::fixed_shape(graph, id).is_some());
-        match self.plan(request) {
+        match self.planned(request) {
             Err(error @ PlanError::Node { source: OpError::Unsupported { .. }, .. }) => Err(error),
             Err(error) if fixed => Err(error),
             // Another batch may do better.
@@ -96,28 +132,81 @@ impl Executable {
         self.threads.count()
     }
 
+    /// Bytes of the packed weights of all plans.
+    pub fn packed_bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
+    /// Plans, packs and tunes for inputs of these shapes, so that the first run with them is as fast as the next.
+    ///
+    /// # Errors
+    /// When shapes do not fit the inputs, or a node does not fit what it would be given.
+    pub fn warm(&self, shapes: &[(&str, &[usize])]) -> Result<(), RunError> {
+        let shapes = feeds::check_shapes(&self.graph, shapes)?;
+        self.planned(Request { shapes, wanted: Wants::Results(Vec::new()) })?;
+        Ok(())
+    }
+
     /// Runs the model on named inputs; gives named outputs, in the order of the graph.
     ///
     /// # Errors
     /// When feeds do not fit the inputs, or a node does not fit what it is given.
     pub fn run(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<(String, Tensor)>, RunError> {
-        self.run_with(inputs, &[])
+        self.run_with(inputs, &RunOptions::default())
     }
 
-    /// As [`Executable::run`], and gives further values of the graph after the outputs.
+    /// As [`Executable::run`], and gives further values of the graph after the outputs, or stops early.
     ///
     /// # Errors
-    /// As [`Executable::run`].
+    /// As [`Executable::run`], and [`RunError::Stopped`].
     pub fn run_with(
         &self,
         inputs: &[(&str, TensorView<'_>)],
-        extra: &[ValueId],
+        options: &RunOptions<'_>,
     ) -> Result<Vec<(String, Tensor)>, RunError> {
-        let count = self.graph.values.len();
-        if let Some(id) = extra.iter().find(|id| id.index() >= count) {
-            return Err(RunError::NoSuchValue { index: id.index(), count });
-        }
-        self.with_feeds(inputs, extra, |plan, feeds| self.execute(plan, feeds, None))
+        self.check_values(options.extra)?;
+        self.with_feeds(inputs, Want::Results(options.extra), |plan, feeds| {
+            let mut between = Between { stop: options.stop, ..Between::default() };
+            let results = self.results(plan, feeds, &mut between)?;
+            let names = plan.outputs.iter().map(|wanted| self.graph.value(wanted.id).name.clone());
+            Ok(names.zip(results).collect())
+        })
+    }
+
+    /// As [`Executable::run`], with a buffer of the caller's for each output. Once it has run a few times with inputs of some
+    /// shapes, nothing is allocated.
+    ///
+    /// # Errors
+    /// As [`Executable::run`], and when the buffers are not one for each output, of its type and shape.
+    pub fn run_into(
+        &self,
+        inputs: &[(&str, TensorView<'_>)],
+        outputs: &mut [(&str, TensorViewMut<'_>)],
+    ) -> Result<(), RunError> {
+        self.with_feeds(inputs, Want::Results(&[]), |plan, feeds| self.results_into(plan, feeds, outputs))
+    }
+
+    /// Runs what the values `taps` need and shows each as it arises, by its index in `taps`: nothing is kept, so that the memory
+    /// is that of a run, however many they are. Only these values are kept from being fused away. Ends with the last of them, or
+    /// when `show` breaks it off.
+    ///
+    /// # Errors
+    /// As [`Executable::run`].
+    pub fn observe(
+        &self,
+        inputs: &[(&str, TensorView<'_>)],
+        taps: &[ValueId],
+        mut show: impl FnMut(usize, TensorView<'_>) -> ControlFlow<()>,
+    ) -> Result<(), RunError> {
+        self.check_values(taps)?;
+        self.with_feeds(inputs, Want::Taps(taps), |plan, feeds| {
+            let mut between = Between { show: Some(&mut show), ..Between::default() };
+            let mut run = self.begin(plan, feeds, SmallVec::new())?;
+            match self.steps(&mut run, plan, &mut between) {
+                Err(Halt::Shown) => Ok(()),
+                other => other.map_err(|halt| self.error(plan, halt)),
+            }
+        })
     }
 
     /// Runs the model `runs` times, at least once, and tells where the time went.
@@ -125,80 +214,149 @@ impl Executable {
     /// # Errors
     /// As [`Executable::run`].
     pub fn profile(&self, inputs: &[(&str, TensorView<'_>)], runs: usize) -> Result<Profile, RunError> {
-        self.with_feeds(inputs, &[], |plan, feeds| {
+        self.with_feeds(inputs, Want::Results(&[]), |plan, feeds| {
             // The first run warms caches and is not counted.
-            self.execute(plan, feeds, None)?;
+            self.results(plan, feeds, &mut Between::default())?;
             let mut all = Vec::with_capacity(runs.max(1));
             for _ in 0..runs.max(1) {
                 let mut times = vec![Duration::ZERO; plan.steps.len()];
-                self.execute(plan, feeds, Some(&mut times))?;
+                let mut between = Between { times: Some(&mut times), ..Between::default() };
+                self.results(plan, feeds, &mut between)?;
                 all.push(times);
             }
-            Ok(Profile::new(plan, &all))
+            Ok(plan.profile(&all))
         })
+    }
+
+    fn check_values(&self, values: &[ValueId]) -> Result<(), RunError> {
+        let count = self.graph.values.len();
+        match values.iter().find(|id| id.index() >= count) {
+            Some(id) => Err(RunError::NoSuchValue { index: id.index(), count }),
+            None => Ok(()),
+        }
     }
 
     fn with_feeds<R>(
         &self,
         inputs: &[(&str, TensorView<'_>)],
-        extra: &[ValueId],
+        want: Want<'_>,
         f: impl FnOnce(&Plan, &[TensorView<'_>]) -> Result<R, RunError>,
     ) -> Result<R, RunError> {
-        let mut feeds = feeds::check(&self.graph, inputs)?;
+        let checked = feeds::check(&self.graph, inputs)?;
         // Elements are read in place when aligned for their type, as those of any typed buffer are.
         let unaligned =
             |view: &TensorView<'_>| !(view.bytes().as_ptr() as usize).is_multiple_of(view.dtype().size());
-        let copies: Vec<Option<AlignedBytes>> =
-            feeds.iter().map(|v| unaligned(v).then(|| AlignedBytes::copy_of(v.bytes()))).collect();
+        let copies: SmallVec<[Option<AlignedBytes>; 8]> =
+            checked.iter().map(|v| unaligned(v).then(|| AlignedBytes::copy_of(v.bytes()))).collect();
+        let mut feeds: feeds::Views<'_> = checked.iter().copied().collect();
         for (feed, copy) in feeds.iter_mut().zip(&copies) {
             if let Some(bytes) = copy {
                 *feed = TensorView::from_bytes(feed.dtype(), feed.shape(), bytes)?;
             }
         }
-        let shapes = feeds.iter().map(|v| v.shape().to_vec()).collect();
-        let plan = self.plan(Request { shapes, extra: extra.to_vec() })?;
+        let fits = |request: &Request| {
+            want.is(&request.wanted) && request.shapes.iter().eq(feeds.iter().map(|feed| feed.shape()))
+        };
+        let request = || Request {
+            shapes: feeds.iter().map(|feed| feed.shape().to_vec()).collect(),
+            wanted: want.owned(),
+        };
+        let plan = self.plan(fits, request)?;
         f(&plan, &feeds)
     }
 
-    fn execute(
-        &self,
-        plan: &Plan,
-        feeds: &[TensorView<'_>],
-        times: Option<&mut [Duration]>,
-    ) -> Result<Vec<(String, Tensor)>, RunError> {
-        let results = self.threads.run(&plan.pace, |threads| plan.run(feeds, threads, times));
-        let results = results.map_err(|e| match plan.steps.get(e.step) {
-            Some(step) => PlanError::Node { node: step.name.clone(), op: step.op.clone(), source: e.source },
-            None => PlanError::Memory { limit: memory::limit() },
-        })?;
-        let names = plan.outputs.iter().map(|wanted| self.graph.value(wanted.id).name.clone());
-        Ok(names.zip(results).collect())
+    fn planned(&self, request: Request) -> Result<Arc<Plan>, PlanError> {
+        self.plan(|kept| *kept == request, || request.clone())
     }
 
     /// The plan for a request, made now or kept from before.
-    fn plan(&self, request: Request) -> Result<Arc<Plan>, PlanError> {
-        let lock = || self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut plans = lock();
-        if let Some(at) = plans.iter().rposition(|(made_for, _)| *made_for == request) {
-            plans[at..].rotate_left(1);
-            return Ok(Arc::clone(&plans.last().expect("just found").1));
+    fn plan(
+        &self,
+        fits: impl Fn(&Request) -> bool,
+        request: impl FnOnce() -> Request,
+    ) -> Result<Arc<Plan>, PlanError> {
+        let mut made = false;
+        let plan = self.plans.get(fits, request, |request| {
+            made = true;
+            let context = plan::Context {
+                graph: &self.graph,
+                weights: &self.weights,
+                threads: &self.threads,
+                limit: self.options.memory_limit.unwrap_or_else(memory::limit),
+                fuse: self.options.fuse,
+            };
+            plan::build(&context, request)
+        })?;
+        if let (true, Some(limit)) = (made, self.options.packed_limit) {
+            self.plans.shrink(|| self.weights.bytes() > limit);
         }
-        drop(plans);
-        let limit = self.options.memory_limit.unwrap_or_else(memory::limit);
-        let context = plan::Context {
-            graph: &self.graph,
-            weights: &self.weights,
-            threads: &self.threads,
-            limit,
-            fuse: self.options.fuse,
-        };
-        // With the threads awake, as kernels that are timed here will run.
-        let plan = Arc::new(self.threads.install(|| plan::build(&context, &request))?);
-        let mut plans = lock();
-        if plans.len() >= self.options.plans.max(1) {
-            plans.remove(0);
-        }
-        plans.push((request, Arc::clone(&plan)));
         Ok(plan)
     }
+
+    fn begin<'a>(
+        &self,
+        plan: &'a Plan,
+        feeds: &'a [TensorView<'a>],
+        buffers: plan::Buffers<'a>,
+    ) -> Result<Run<'a>, RunError> {
+        let no_memory = || PlanError::Memory { limit: memory::limit() };
+        Ok(Run::new(plan, feeds, buffers).ok_or_else(no_memory)?)
+    }
+
+    fn steps(&self, run: &mut Run<'_>, plan: &Plan, between: &mut Between<'_>) -> Result<(), Halt> {
+        self.threads.run(&plan.pace, |threads| run.steps(threads, between))
+    }
+
+    /// What a caller is told of a run that ended early.
+    fn error(&self, plan: &Plan, halt: Halt) -> RunError {
+        match halt {
+            Halt::Failed { step, source } => match plan.steps.get(step) {
+                Some(step) => PlanError::Node { node: step.name.clone(), op: step.op.clone(), source }.into(),
+                None => PlanError::Memory { limit: memory::limit() }.into(),
+            },
+            Halt::Stopped { step } => RunError::Stopped { step, steps: plan.steps.len() },
+            Halt::Shown => unreachable!("nothing is shown but to `observe`"),
+        }
+    }
+}
+
+/// [`Wants`], borrowed.
+#[derive(Clone, Copy)]
+enum Want<'a> {
+    Results(&'a [ValueId]),
+    Taps(&'a [ValueId]),
+}
+
+impl Want<'_> {
+    fn is(self, wants: &Wants) -> bool {
+        match (self, wants) {
+            (Self::Results(extra), Wants::Results(kept)) => extra == kept,
+            (Self::Taps(taps), Wants::Taps(kept)) => taps == kept,
+            _ => false,
+        }
+    }
+
+    fn owned(self) -> Wants {
+        match self {
+            Self::Results(extra) => Wants::Results(extra.to_vec()),
+            Self::Taps(taps) => Wants::Taps(taps.to_vec()),
+        }
+    }
+}
+
+/// Refuses the first operator outside the set, in bodies of control flow too.
+fn check_supported(graph: &Graph) -> Result<(), PrepareError> {
+    for Node { name, op, .. } in graph.with_bodies().iter().flat_map(|graph| &graph.nodes) {
+        if let Op::Foreign(foreign) = op {
+            let foreign = foreign.clone();
+            return Err(PrepareError::Unsupported {
+                node: name.clone(),
+                op: foreign.op_type,
+                domain: foreign.domain,
+                opset: foreign.opset,
+                reason: foreign.reason,
+            });
+        }
+    }
+    Ok(())
 }

@@ -31,6 +31,7 @@
 //! weight, whoever put them there.
 
 pub mod analysis;
+mod cgroup;
 pub mod executable;
 pub mod feeds;
 pub mod info;
@@ -48,10 +49,10 @@ pub mod threads;
 pub mod tune;
 
 pub use analysis::{Analysis, analyze};
-pub use executable::{Executable, RunError};
+pub use executable::{Executable, PrepareError, RunError};
 pub use info::Info;
-pub use model::{LoadError, Model, PrepareError};
-pub use options::{Options, Prefer};
+pub use model::{LoadError, Model};
+pub use options::{Options, Prefer, RunOptions, Stop};
 pub use output::Output;
 pub use profile::{NodeProfile, Profile, WeightProfile};
 pub use threads::Threads;

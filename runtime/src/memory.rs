@@ -3,13 +3,15 @@
 use std::fs;
 use std::sync::OnceLock;
 
-/// The smaller of the address space limit and the machine's memory, in bytes; `isize::MAX` where neither is known. A
-/// single buffer beyond it is refused instead of tried.
+use crate::cgroup;
+
+/// The smallest of the address space limit, the container's limit and the machine's memory, in bytes; `isize::MAX` where
+/// none is known. A single buffer beyond it is refused instead of tried.
 pub(crate) fn limit() -> usize {
     static LIMIT: OnceLock<usize> = OnceLock::new();
     *LIMIT.get_or_init(|| {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
-        [address_space(&read("/proc/self/limits")), total(&read("/proc/meminfo"))]
+        [address_space(&read("/proc/self/limits")), cgroup::memory(), total(&read("/proc/meminfo"))]
             .into_iter()
             .flatten()
             .fold(isize::MAX as usize, usize::min)

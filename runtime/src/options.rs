@@ -1,5 +1,8 @@
 //! How a model is to be run.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
 pub use crate::tune::Prefer;
 
 /// Options of [`Model::prepare`](crate::Model::prepare).
@@ -14,10 +17,13 @@ pub struct Options {
     /// Whether neighbouring operators are fused. Off, every node runs on its own, which is for comparison.
     pub fuse: bool,
     /// Most bytes that the activations of one run may take; a plan beyond it is refused. `None` means what the
-    /// process's address space limit allows.
+    /// process may have: its address space limit, the container's limit and the machine's memory.
     pub memory_limit: Option<usize>,
     /// Plans kept, one for each set of input shapes; the one unused for longest goes first.
     pub plans: usize,
+    /// Most bytes that the packed weights of the plans kept may take together: beyond it plans go, but for the latest. `None`
+    /// means no limit but the number of plans, which share most of them.
+    pub packed_limit: Option<usize>,
 }
 
 impl Default for Options {
@@ -29,6 +35,33 @@ impl Default for Options {
             fuse: true,
             memory_limit: None,
             plans: 8,
+            packed_limit: None,
         }
     }
+}
+
+/// What ends a run before its last step. Looked at between steps.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stop<'a> {
+    /// Set by another thread when the results are no longer wanted.
+    pub cancelled: Option<&'a AtomicBool>,
+    /// When the results are no longer wanted.
+    pub deadline: Option<Instant>,
+}
+
+impl Stop<'_> {
+    /// Whether the run should end.
+    pub(crate) fn reached(&self) -> bool {
+        self.cancelled.is_some_and(|flag| flag.load(Ordering::Relaxed))
+            || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+/// How one run is to go, beside its inputs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunOptions<'a> {
+    /// Values of the graph to give after its outputs.
+    pub extra: &'a [poda_formats::ValueId],
+    /// What ends it early.
+    pub stop: Stop<'a>,
 }

@@ -1,10 +1,7 @@
 //! Where the time of a run goes.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
-use crate::plan::{Operand, Plan};
 use crate::tune::Candidate;
 
 /// Times of the steps of a run.
@@ -81,32 +78,5 @@ impl Profile {
     /// Sum of the medians, in ms.
     pub fn total_ms(&self) -> f64 {
         self.nodes.iter().map(|n| n.ms).sum()
-    }
-
-    pub(crate) fn new(plan: &Plan, times: &[Vec<Duration>]) -> Self {
-        let shapes = |operands: &[Option<Operand>]| {
-            operands.iter().map(|o| o.as_ref().map_or_else(Vec::new, |o| o.shape.clone())).collect()
-        };
-        let nodes = plan.steps.iter().enumerate().map(|(index, step)| {
-            let mut ms: Vec<f64> = times.iter().map(|run| run[index].as_secs_f64() * 1e3).collect();
-            ms.sort_by(f64::total_cmp);
-            let operands = step.inputs.iter().chain(&step.outputs).flatten();
-            let bytes: usize = operands.map(|o| o.shape.iter().product::<usize>() * o.dtype.size()).sum();
-            let kernel = step.call.explain();
-            NodeProfile {
-                name: step.name.clone(),
-                op: step.op.clone(),
-                kernel: kernel.name,
-                reason: kernel.reason,
-                inputs: shapes(&step.inputs),
-                outputs: shapes(&step.outputs),
-                ms: ms[ms.len() / 2],
-                macs: kernel.macs,
-                macs_nonzero: kernel.macs_nonzero,
-                bytes: bytes + kernel.weight_bytes,
-                weight: kernel.weight,
-            }
-        });
-        Self { nodes: nodes.collect(), arena_bytes: plan.arena_bytes, runs: times.len() }
     }
 }

@@ -2,38 +2,26 @@
 //!
 //! Answers are kept in memory and in a file of the user's cache directory, keyed by the CPU, the version of the kernels, the
 //! shape, sparsity, unevenness and layout of the product, and the number of threads. A file that is damaged, of another CPU or
-//! version, or cannot be written is ignored; [`Tuner::cache_note`] says so.
+//! version, or cannot be written is ignored; [`Tuner::cache_note`] says so. What an answer says is taken for times only: a
+//! candidate counts if its kernel takes the weight and offers those measures, and the best is found anew.
 
 mod cache;
+mod measure;
+mod rank;
 
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
 use poda_formats::DataType;
-use poda_formats::storage::{AlignedBytes, give_back};
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::{
-    Call, Epilogue, KERNELS, Kernel, KernelError, Layout, Level, Packed, Params, Problem, Source,
-    WeightMatrix, X,
-};
-use crate::packing::ConvGeometry;
+use crate::kernels::{KERNELS, Kernel, KernelError, Layout, Level, Params, Problem, Source, WeightMatrix};
 use crate::threads::Threads;
 use cache::Cache;
+use rank::Rank;
 
-/// Time for each candidate, once it has run twice.
-const BUDGET: Duration = Duration::from_millis(2);
-/// A sparse kernel must beat dense by this factor: less is noise.
-const MARGIN: f64 = 1.05;
-/// The best sparse kernel and the best dense one are timed once more, in turns, unless they are this many times apart.
-const APART: f64 = 2.0;
-/// Turns of each at least.
-const TURNS: usize = 3;
 /// Kernels whose estimate is beyond this many times the least are not timed.
 const HOPELESS: f64 = 6.0;
-/// Bytes that every packing may take beside its weights.
-const OVERHEAD: usize = 4096;
 
 /// What to prefer where the fastest kernel is not the smallest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -76,14 +64,19 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// The row of the table.
+    fn row(&self) -> Option<&'static Kernel> {
+        KERNELS.iter().find(|kernel| kernel.name == self.kernel)
+    }
+
     /// Whether the kernel multiplies pruned weights too.
     pub fn is_dense(&self) -> bool {
-        KERNELS.iter().any(|kernel| kernel.dense && kernel.name == self.kernel)
+        self.row().is_some_and(|kernel| kernel.dense)
     }
 }
 
 /// What was chosen, and why.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
     /// Everything considered, the winner first.
     pub candidates: Vec<Candidate>,
@@ -136,17 +129,61 @@ impl Tuner {
         self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Chooses a kernel and packs the weight for it.
+    /// Chooses a kernel for a weight, and its measures: those of the first candidate.
     ///
     /// # Errors
     /// When the weight is not an f32 matrix.
-    pub(crate) fn prepare(
+    pub(crate) fn choose(
         &self,
-        weight: &WeightMatrix,
+        source: &Source<'_>,
         problem: &Problem,
         threads: &Threads,
-    ) -> Result<(&'static Kernel, Choice, Box<dyn Packed>), KernelError> {
+    ) -> Result<(&'static Kernel, Choice), KernelError> {
+        let weight = source.stored();
         let shape = weight.shape()?;
+        let kernels = self.kernels(weight, problem);
+        let untimed = |kernel: &'static Kernel, params: Params, reason: &str| {
+            let candidate = Candidate { kernel: kernel.name.to_owned(), params, micros: None, bytes: None };
+            Ok((kernel, Choice { candidates: vec![candidate], reason: reason.to_owned() }))
+        };
+        if let [kernel] = kernels[..] {
+            return untimed(
+                kernel,
+                kernel.guess(weight, problem, threads),
+                "the only kernel for such weights",
+            );
+        }
+        let cost = |kernel: &&Kernel| (kernel.cost)(weight, problem);
+        if !self.options.timing {
+            let kernel = kernels.iter().copied().min_by(|a, b| cost(a).total_cmp(&cost(b)));
+            let kernel = kernel.expect("dense takes all");
+            let params = kernel.guess(weight, problem, threads);
+            return untimed(kernel, params, "chosen by the cost model, not timed");
+        }
+        let key = key(weight, shape, problem, threads, self.options.prefer);
+        let known = self.lock().get(&key);
+        let mut candidates = known.map_or_else(Vec::new, |mut candidates| {
+            candidates.retain(|candidate| offered(candidate, &kernels, weight, problem, threads));
+            candidates
+        });
+        let rank = Rank::new(weight, shape, self.options.prefer);
+        if candidates.is_empty() {
+            let mut promising = kernels;
+            if self.options.prefer == Prefer::Latency {
+                let least = promising.iter().map(cost).fold(f64::INFINITY, f64::min);
+                promising.retain(|kernel| kernel.dense || cost(kernel) <= HOPELESS * least);
+            }
+            candidates = measure::time(&promising, source, shape, problem, threads, &rank)?;
+            self.lock().insert(key, candidates.clone());
+        }
+        rank.sort(&mut candidates);
+        let kernel = candidates[0].row().expect("timed, or found among those offered");
+        let reason = rank.reason(&candidates);
+        Ok((kernel, Choice { candidates, reason }))
+    }
+
+    /// The kernels that may be chosen, at least one.
+    fn kernels(&self, weight: &WeightMatrix, problem: &Problem) -> Vec<&'static Kernel> {
         let stored = weight.stored();
         // Kernels for few columns run over any number, if slowly; what they read stays narrow.
         let few = Problem { n: problem.n.min(1), ..problem.clone() };
@@ -159,174 +196,10 @@ impl Tuner {
         if keeps && kernels.iter().any(|kernel| kernel.values == stored) {
             kernels.retain(|kernel| kernel.values == stored);
         }
-        let source = Source::new(weight);
         if kernels.is_empty() {
             kernels.extend(KERNELS.iter().filter(|kernel| kernel.takes(weight, problem)));
         }
-        if let [kernel] = kernels[..] {
-            let reason = "the only kernel for such weights".to_owned();
-            return pack(kernel, &source, problem, Params::default(), reason);
-        }
-        if !self.options.timing {
-            let cost = |kernel: &&&Kernel| (kernel.cost)(weight, problem);
-            let kernel = kernels.iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("dense takes all");
-            let params = kernel.guess(weight, problem, threads);
-            let reason = "chosen by the cost model, not timed".to_owned();
-            return pack(kernel, &source, problem, params, reason);
-        }
-        if self.options.prefer == Prefer::Latency {
-            let cost = |kernel: &&Kernel| (kernel.cost)(weight, problem);
-            let least = kernels.iter().map(cost).fold(f64::INFINITY, f64::min);
-            kernels.retain(|kernel| kernel.dense || cost(kernel) <= HOPELESS * least);
-        }
-        let key = key(weight, shape, problem, threads, self.options.prefer);
-        let known = self.lock().get(&key);
-        if let Some(choice) = known {
-            let winner = &choice.candidates[0];
-            if let Some(kernel) = kernels.iter().find(|kernel| kernel.name == winner.kernel) {
-                let packed = kernel.pack(&source, problem, winner.params)?;
-                return Ok((kernel, choice, packed));
-            }
-        }
-        let (kernel, choice, packed) = self.time(&kernels, weight, shape, problem, threads)?;
-        self.lock().insert(key, choice.clone());
-        Ok((kernel, choice, packed))
-    }
-
-    /// Times every variant of every kernel.
-    fn time(
-        &self,
-        kernels: &[&'static Kernel],
-        weight: &WeightMatrix,
-        [m, k]: [usize; 2],
-        problem: &Problem,
-        threads: &Threads,
-    ) -> Result<(&'static Kernel, Choice, Box<dyn Packed>), KernelError> {
-        let source = Source::new(weight);
-        let n = problem.n.max(1);
-        // Written before they are read: untouched pages would all be one page of zeros.
-        let x = written(problem.conv.as_ref().map_or(k * n, ConvGeometry::image_len), 1.0);
-        let mut y = written(m * n, 0.0);
-        let y: &mut [f32] = bytemuck::cast_slice_mut(&mut y);
-        let data: &[f32] = bytemuck::cast_slice(&x);
-        let x = match &problem.conv {
-            Some(geometry) => X::Image { data, geometry },
-            None => X::Matrix { data, layout: problem.x_layout },
-        };
-        let mut run = |packed: &dyn Packed| {
-            let start = Instant::now();
-            let (y, y_layout, epilogue) = (&mut *y, problem.y_layout, &Epilogue::default());
-            x.with_right(|x| packed.run(Call { n, x, y, y_layout, epilogue, threads }));
-            start.elapsed()
-        };
-        let rounded = |micros: f64| (micros * 1e3).round() / 1e3;
-        let mut timed = Vec::new();
-        for &kernel in kernels {
-            for params in kernel.variants(weight, problem, threads) {
-                let packed = kernel.pack(&source, problem, params)?;
-                // As within an inference: the other threads are awake.
-                let best = threads.install(|| {
-                    run(&*packed);
-                    let mut best = run(&*packed);
-                    let begun = Instant::now();
-                    while begun.elapsed() < BUDGET {
-                        best = best.min(run(&*packed));
-                    }
-                    best
-                });
-                let candidate = Candidate {
-                    kernel: kernel.name.to_owned(),
-                    params,
-                    micros: Some(rounded(best.as_secs_f64() * 1e6)),
-                    bytes: Some(packed.bytes()),
-                };
-                // One packing at a time, so that choosing takes little more memory than the largest.
-                drop(packed);
-                timed.push((kernel, candidate));
-            }
-        }
-        let micros = |candidate: &Candidate| candidate.micros.expect("timed above");
-        // Dense wins at parity.
-        let handicap = |kernel: &Kernel| if kernel.dense { 1.0 } else { MARGIN };
-        let bytes = |candidate: &Candidate| candidate.bytes.expect("packed above");
-        // How many times the smallest lossless format a sparse kernel may take. For speed, narrow values may be widened.
-        let (times, values) = match self.options.prefer {
-            Prefer::Latency => (1.6, DataType::F32),
-            Prefer::Memory => (1.1, weight.stored()),
-        };
-        let limit = (weight.smallest_bytes_of(values) as f64 * times) as usize + OVERHEAD;
-        // Those that take too many bytes come last. For memory dense is no exception, and the smallest is best where all do.
-        let excess = |kernel: &Kernel, candidate: &Candidate| match self.options.prefer {
-            Prefer::Latency if kernel.dense => 0,
-            _ => bytes(candidate).saturating_sub(limit),
-        };
-        let by_rank = |a: &(&'static Kernel, Candidate), b: &(&'static Kernel, Candidate)| {
-            let time = (micros(&a.1) * handicap(a.0)).total_cmp(&(micros(&b.1) * handicap(b.0)));
-            excess(a.0, &a.1).cmp(&excess(b.0, &b.1)).then(time)
-        };
-        timed.sort_by(by_rank);
-        // A shared machine is not as fast now as it was a few candidates ago, so what is close is compared in turns.
-        let firsts = [true, false].map(|dense| timed.iter().position(|(kernel, _)| kernel.dense == dense));
-        if let [Some(dense), Some(sparse)] = firsts
-            && self.options.prefer == Prefer::Latency
-            && (1.0 / APART..APART).contains(&(micros(&timed[dense].1) / micros(&timed[sparse].1)))
-        {
-            let pack = |i: usize| timed[i].0.pack(&source, problem, timed[i].1.params);
-            let packed = [pack(dense)?, pack(sparse)?];
-            // The other's run has taken the weight out of the caches, so the second and the third run count; a long product
-            // does not find it there anyway.
-            let again = micros(&timed[dense].1) < 10.0 * BUDGET.as_secs_f64() * 1e6;
-            let mut time = |packed: &dyn Packed| {
-                let first = run(packed);
-                (if again { run(packed).min(run(packed)) } else { first }).as_secs_f64() * 1e6
-            };
-            let mut turns = Vec::new();
-            threads.install(|| {
-                let begun = Instant::now();
-                while turns.len() < TURNS || begun.elapsed() < 4 * BUDGET {
-                    turns.push(packed.each_ref().map(|packed| time(&**packed)));
-                }
-            });
-            // Neighbours come and go within milliseconds and slow some kernels more than others, so neighbouring turns are
-            // compared, and no least times, of which one may have met a quiet moment and the other not.
-            let dense_time = median(turns.iter().map(|[dense, _]| *dense).collect());
-            let ratio = median(turns.iter().map(|[dense, sparse]| sparse / dense).collect());
-            timed[dense].1.micros = Some(rounded(dense_time));
-            timed[sparse].1.micros = Some(rounded(dense_time * ratio));
-            timed.sort_by(by_rank);
-        }
-        let candidates: Vec<Candidate> = timed.iter().map(|(_, candidate)| candidate.clone()).collect();
-        let (kernel, winner) = timed.swap_remove(0);
-        give_back();
-        let packed = kernel.pack(&source, problem, winner.params)?;
-        let dense = candidates.iter().find(|c| c.is_dense());
-        let sparse = candidates.iter().find(|c| !c.is_dense());
-        let density = weight.nnz() as f64 / (m * k).max(1) as f64;
-        let reason = match (dense, sparse, self.options.prefer) {
-            (Some(dense), _, Prefer::Memory) => format!(
-                "{:.2}× the bytes of the smallest format, {:.2}× the speed of dense",
-                bytes(&winner) as f64 / weight.smallest_bytes().max(1) as f64,
-                micros(dense) / micros(&winner)
-            ),
-            (Some(dense), Some(sparse), Prefer::Latency) if kernel.dense => {
-                // A sparse kernel takes time in proportion to what is kept.
-                let even = 1.0 - density * micros(dense) / micros(sparse);
-                format!(
-                    "stayed dense: {:.0} % is below this CPU's break-even of about {:.0} %",
-                    (1.0 - density) * 100.0,
-                    even.clamp(0.0, 1.0) * 100.0
-                )
-            }
-            (Some(dense), _, Prefer::Latency) => {
-                format!("{:.2}× the speed of dense", micros(dense) / micros(&winner))
-            }
-            (None, _, Prefer::Memory) => format!(
-                "{:.2}× the bytes of the smallest format",
-                bytes(&winner) as f64 / weight.smallest_bytes().max(1) as f64
-            ),
-            (None, _, _) => "the fastest".to_owned(),
-        };
-        Ok((kernel, Choice { candidates, reason }, packed))
+        kernels
     }
 }
 
@@ -336,33 +209,18 @@ impl Drop for Tuner {
     }
 }
 
-/// A kernel that was chosen without timing.
-fn pack(
-    kernel: &'static Kernel,
-    source: &Source<'_>,
+/// Whether a remembered candidate is one of these kernels, with measures that it offers and a time that can be.
+fn offered(
+    candidate: &Candidate,
+    kernels: &[&'static Kernel],
+    weight: &WeightMatrix,
     problem: &Problem,
-    params: Params,
-    reason: String,
-) -> Result<(&'static Kernel, Choice, Box<dyn Packed>), KernelError> {
-    let packed = kernel.pack(source, problem, params)?;
-    let bytes = Some(packed.bytes());
-    let candidate = Candidate { kernel: kernel.name.to_owned(), params, micros: None, bytes };
-    Ok((kernel, Choice { candidates: vec![candidate], reason }, packed))
-}
-
-/// The middle one of some numbers.
-fn median(mut numbers: Vec<f64>) -> f64 {
-    let middle = numbers.len() / 2;
-    *numbers.select_nth_unstable_by(middle, f64::total_cmp).1
-}
-
-/// A buffer whose pages are all written.
-fn written(len: usize, scale: f32) -> AlignedBytes {
-    let mut bytes = AlignedBytes::zeroed(len * size_of::<f32>());
-    for (i, x) in bytemuck::cast_slice_mut::<_, f32>(&mut bytes).iter_mut().enumerate() {
-        *x = scale * ((i % 127) as f32 / 63.5 - 1.0);
-    }
-    bytes
+    threads: &Threads,
+) -> bool {
+    let Some(kernel) = kernels.iter().find(|kernel| kernel.name == candidate.kernel) else { return false };
+    kernel.variants(weight, problem, threads).contains(&candidate.params)
+        && candidate.micros.is_some_and(|micros| micros.is_finite() && micros >= 0.0)
+        && candidate.bytes.is_some()
 }
 
 /// How uneven the rows of a weight are: their deviation in halves of their mean. Lanes that wait for the longest row make some
@@ -407,8 +265,9 @@ fn key(
 mod tests {
     use poda_formats::CsrMatrix;
 
+    use super::rank::OVERHEAD;
     use super::*;
-    use crate::kernels::PackedWeight;
+    use crate::kernels::{Epilogue, PackedWeight, X};
 
     fn weight(sparsity: usize) -> WeightMatrix {
         let dense: Vec<f32> =
@@ -447,6 +306,76 @@ mod tests {
         PackedWeight::prepare(&weight(95), &PROBLEM, &nowhere, &threads).unwrap();
         nowhere.save();
         assert!(nowhere.cache_note().is_some());
+    }
+
+    /// Times `weight(95)` into a file, changes what the file says, and prepares from it.
+    fn from_changed_file(change: impl Fn(&mut serde_json::Value)) -> (Choice, Choice) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kernels.json");
+        let options = TuneOptions { cache: Some(path.clone()), ..TuneOptions::default() };
+        let prepare = || {
+            let tuner = Tuner::new(options.clone());
+            let packed = PackedWeight::prepare(&weight(95), &PROBLEM, &tuner, &Threads::single()).unwrap();
+            // A packing that was not built for its measures would show here.
+            let (x, mut y) = (vec![1.0; 256 * 64], vec![f32::NAN; 64 * 64]);
+            let x = X::Matrix { data: &x, layout: Layout::FeatureMajor };
+            packed.run(64, x, &mut y, Layout::FeatureMajor, &Epilogue::default(), &Threads::single());
+            for (row, y) in y.chunks(64).enumerate() {
+                let expected = (0..256).filter(|col| (row * 256 + col) * 7919 % 100 >= 95).count();
+                assert!(y.iter().all(|&y| y == expected as f32), "row {row}");
+            }
+            packed.choice().clone()
+        };
+        let before = prepare();
+        let mut file: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let timed = file["timed"].as_object_mut().unwrap();
+        assert_eq!(timed.len(), 1);
+        change(&mut timed.values_mut().next().unwrap()[0]);
+        std::fs::write(&path, file.to_string()).unwrap();
+        (before, prepare())
+    }
+
+    #[test]
+    fn a_stale_or_hostile_file_chooses_only_what_kernels_offer() {
+        if Level::best() == Level::Portable {
+            // Fewer candidates than are taken away here.
+            return;
+        }
+        let (before, after) = from_changed_file(|_| ());
+        assert_eq!(before, after);
+        let hostile: [(&str, serde_json::Value); 9] = [
+            ("params", serde_json::json!({"vectors": 7, "depth": 96, "rows": 768, "sets": 1, "parts": 1})),
+            ("params", serde_json::json!({"vectors": 1, "depth": 0, "rows": 0, "sets": 0, "parts": 1})),
+            (
+                "params",
+                serde_json::json!({"vectors": 4, "depth": 96, "rows": 768, "sets": 1, "parts": u64::MAX}),
+            ),
+            ("kernel", serde_json::json!("spmv_f32_csr_portable")),
+            ("kernel", serde_json::json!("spmv_i8_sell16_gather_avx512")),
+            ("kernel", serde_json::json!("\u{1b}[2J")),
+            ("micros", serde_json::json!(-1.0)),
+            ("micros", serde_json::json!(null)),
+            ("bytes", serde_json::json!(null)),
+        ];
+        for (field, value) in hostile {
+            let (before, after) = from_changed_file(|candidate| candidate[field] = value.clone());
+            // Taken out; the others stand.
+            assert_eq!(after.candidates, before.candidates[1..], "{field}: {value}");
+        }
+        // A claim to be fast changes the order, as a measurement would, and nothing else.
+        let (before, after) = from_changed_file(|candidate| candidate["micros"] = serde_json::json!(1e9));
+        assert_eq!(after.candidates.len(), before.candidates.len());
+        assert_ne!(after.candidates[0], before.candidates[0]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_is_no_cache() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kernels.json");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let tuner = Tuner::new(TuneOptions { cache: Some(path), ..TuneOptions::default() });
+        assert!(tuner.cache_note().unwrap().contains("not a regular file"));
     }
 
     #[test]

@@ -1,20 +1,26 @@
-//! Once warm, a run allocates its results and little else: nothing whose size depends on the model's activations.
+//! Once warm, a run allocates its results and little else: nothing whose size depends on the model's activations. Into the
+//! caller's buffers, a run allocates nothing at all.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use poda_formats::op::{Binary, ConvAttributes, Padding, PoolKind, Unary};
-use poda_formats::{DataType, Dim, Graph, Op, Tensor};
+use poda_formats::{DataType, Dim, Graph, Op, Tensor, TensorViewMut};
 use poda_runtime::{Model, Options};
 
 struct Counting;
 
 static BYTES: AtomicUsize = AtomicUsize::new(0);
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+/// One test at a time: all count with the same numbers.
+static ALONE: Mutex<()> = Mutex::new(());
 
 // SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         BYTES.fetch_add(layout.size(), Ordering::Relaxed);
+        CALLS.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
@@ -62,6 +68,7 @@ fn model() -> Model {
 
 #[test]
 fn a_warm_run_allocates_only_results() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let x = Tensor::from_slice(&[1, 8, 64, 64], &vec![0.5_f32; 8 * 64 * 64]);
     for threads in [1, 2] {
         let options = Options { threads: Some(threads), tune: false, ..Options::default() };
@@ -82,5 +89,34 @@ fn a_warm_run_allocates_only_results() {
         let bytes = bytes[bytes.len() / 2];
         // Names, shapes and ten floats of results, and the bookkeeping of one run.
         assert!(bytes < 4096, "{bytes} bytes in each run on {threads} threads");
+    }
+}
+
+#[test]
+fn a_warm_run_into_buffers_allocates_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let x = Tensor::from_slice(&[1, 8, 64, 64], &vec![0.5_f32; 8 * 64 * 64]);
+    for threads in [1, 2] {
+        let options = Options { threads: Some(threads), tune: false, ..Options::default() };
+        let executable = model().prepare(options).expect("a supported model");
+        let mut y = [f32::NAN; 10];
+        let mut run = || {
+            let y = TensorViewMut::from_slice(&[1, 10], &mut y);
+            executable.run_into(&[("x", x.view())], &mut [("y", y)]).expect("feeds that fit");
+        };
+        for _ in 0..4 {
+            run();
+        }
+        let mut calls: Vec<usize> = (0..11)
+            .map(|_| {
+                let before = CALLS.load(Ordering::Relaxed);
+                run();
+                CALLS.load(Ordering::Relaxed) - before
+            })
+            .collect();
+        // The median, as above.
+        calls.sort_unstable();
+        assert_eq!(calls[calls.len() / 2], 0, "{calls:?} allocations in each run on {threads} threads");
+        assert!(y.iter().all(|y| y.is_finite()));
     }
 }

@@ -1,6 +1,6 @@
 //! Sparse × dense product straight from CSR: each stored weight scales one row of `X`. Simple, and fit for every CPU.
 
-use super::simd::Level;
+use super::simd::Supported;
 use super::{Call, Layout, Packed, Params, Problem, Right, WeightMatrix};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose_matrix;
@@ -18,7 +18,7 @@ pub(super) struct Rows {
 ///
 /// # Panics
 /// When the weight is not CSR; the table says that it must be.
-pub(super) fn prepare(weight: &WeightMatrix, _: &Problem, _: Level, _: Params) -> Box<dyn Packed> {
+pub(super) fn prepare(weight: &WeightMatrix, _: &Problem, _: Supported, _: Params) -> Box<dyn Packed> {
     let Some(csr) = weight.csr() else { panic!("the csr kernel takes CSR weights") };
     let view = csr.view().expect("f32 is checked by PackedWeight");
     Box::new(Rows {

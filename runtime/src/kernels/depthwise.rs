@@ -10,7 +10,7 @@ use std::ops::Range;
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::Epilogue;
-use super::simd::{Level, Simd, Vectorized, clamp, splat};
+use super::simd::{Simd, Supported, Vectorized, clamp, splat};
 use crate::packing::ConvGeometry;
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::fill;
@@ -27,7 +27,7 @@ const BAND: usize = 128 << 10;
 /// Weights of a depthwise convolution.
 #[derive(Debug, Clone)]
 pub struct Depthwise {
-    level: Level,
+    level: Supported,
     channels: usize,
     multiplier: usize,
     taps: usize,
@@ -41,14 +41,14 @@ impl Depthwise {
     /// # Panics
     /// When the weights are not a multiple of `channels · kh · kw`.
     pub fn prepare(weights: &[f32], geometry: &ConvGeometry) -> Self {
-        Self::with_level(weights, geometry, Level::best())
+        Self::with_level(weights, geometry, Supported::best())
     }
 
     /// The same, for a given instruction set.
     ///
     /// # Panics
-    /// As [`Depthwise::prepare`], and in [`Depthwise::run`] when the CPU lacks the instructions.
-    pub fn with_level(weights: &[f32], geometry: &ConvGeometry, level: Level) -> Self {
+    /// As [`Depthwise::prepare`].
+    pub fn with_level(weights: &[f32], geometry: &ConvGeometry, level: Supported) -> Self {
         let [kh, kw] = geometry.kernel();
         let (channels, taps, lanes) = (geometry.channels(), kh * kw, level.lanes());
         let multiplier = weights.len() / (channels * taps).max(1);
@@ -308,7 +308,7 @@ impl Part<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::Activation;
+    use crate::kernels::{Activation, Level};
 
     /// The specification.
     fn reference(
@@ -366,9 +366,7 @@ mod tests {
                         };
                         let expected = reference(&x, &w, multiplier, &g, &epilogue);
                         for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-                            if !level.available() {
-                                continue;
-                            }
+                            let Some(level) = level.supported() else { continue };
                             let mut y = vec![f32::NAN; outputs * g.n()];
                             let threads = Threads::new(1 + cases % 2).unwrap();
                             Depthwise::with_level(&w, &g, level).run(&x, &g, &mut y, &epilogue, &threads);

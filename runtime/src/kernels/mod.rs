@@ -24,7 +24,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use poda_formats::dtype::DataType;
 use poda_formats::tensor::TensorError;
@@ -38,7 +38,7 @@ use crate::tune::{Candidate, Choice, Tuner};
 pub use activation::Activation;
 pub use depthwise::Depthwise;
 pub(crate) use gemm::{Mat, matmul};
-pub use simd::Level;
+pub use simd::{Level, Supported};
 pub(crate) use table::Source;
 pub use table::{KERNELS, Kernel, Params};
 
@@ -147,6 +147,8 @@ pub enum KernelError {
     Widen(#[from] TensorError),
     #[error("kernel {name} does not take this weight on this CPU")]
     Refused { name: String },
+    #[error("kernel {name} cannot be packed with {params:?}")]
+    Params { name: String, params: Params },
 }
 
 impl WeightMatrix {
@@ -289,6 +291,9 @@ pub(crate) trait Packed: Send + Sync {
     fn bytes(&self) -> usize;
 }
 
+/// A weight as some kernel reads it.
+pub(crate) type Packing = Box<dyn Packed>;
+
 /// A weight `[m, k]` packed for the kernel that was chosen for it.
 pub struct PackedWeight {
     m: usize,
@@ -297,7 +302,7 @@ pub struct PackedWeight {
     smallest_bytes: usize,
     kernel: &'static Kernel,
     choice: Choice,
-    packed: Box<dyn Packed>,
+    packed: Arc<Packing>,
 }
 
 impl std::fmt::Debug for PackedWeight {
@@ -317,8 +322,30 @@ impl PackedWeight {
         tuner: &Tuner,
         threads: &Threads,
     ) -> Result<Self, KernelError> {
+        Self::prepare_with(weight, problem, tuner, threads, |_, _, pack| pack().map(Arc::new))
+    }
+
+    /// The same; `get` may know a packing of the weight for a kernel with some measures.
+    ///
+    /// # Errors
+    /// When the weight is not an f32 matrix, or `get` fails.
+    pub(crate) fn prepare_with(
+        weight: &WeightMatrix,
+        problem: &Problem,
+        tuner: &Tuner,
+        threads: &Threads,
+        get: impl FnOnce(
+            &'static Kernel,
+            Params,
+            &dyn Fn() -> Result<Packing, KernelError>,
+        ) -> Result<Arc<Packing>, KernelError>,
+    ) -> Result<Self, KernelError> {
         let [m, k] = weight.shape()?;
-        let (kernel, choice, packed) = tuner.prepare(weight, problem, threads)?;
+        let source = Source::new(weight);
+        let (kernel, mut choice) = tuner.choose(&source, problem, threads)?;
+        let params = choice.candidates[0].params;
+        let packed = get(kernel, params, &|| kernel.pack(&source, problem, params))?;
+        choice.candidates[0].bytes = Some(packed.bytes());
         let (nnz, smallest_bytes) = (weight.nnz(), weight.smallest_bytes());
         Ok(Self { m, k, nnz, smallest_bytes, kernel, choice, packed })
     }
@@ -326,7 +353,7 @@ impl PackedWeight {
     /// Packs a weight for a kernel with some of its [`Kernel::variants`].
     ///
     /// # Errors
-    /// When the kernel does not take this weight on this CPU.
+    /// When the kernel does not take this weight on this CPU, or has no such measures.
     pub fn with_kernel(
         weight: &WeightMatrix,
         problem: &Problem,
@@ -338,7 +365,7 @@ impl PackedWeight {
         if !kernel.takes(weight, problem) {
             return Err(KernelError::Refused { name });
         }
-        let packed = kernel.pack(&Source::new(weight), problem, params)?;
+        let packed = Arc::new(kernel.pack(&Source::new(weight), problem, params)?);
         let candidate = Candidate { kernel: name, params, micros: None, bytes: Some(packed.bytes()) };
         let choice = Choice { candidates: vec![candidate], reason: "asked for".to_owned() };
         let (nnz, smallest_bytes) = (weight.nnz(), weight.smallest_bytes());

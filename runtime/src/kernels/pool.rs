@@ -2,7 +2,7 @@
 
 use rten_simd::ops::{BitOps, NumOps};
 
-use super::simd::{Level, Simd, Vectorized};
+use super::simd::{Simd, Supported, Vectorized};
 
 /// `y[i, r, c] = max(x[i, 2r..2r + 2, 2c..2c + 2])` for each channel `i`, `x` `[channels, height, width]`, `y`
 /// `[channels, lines, columns]`; NaN counts as largest.
@@ -12,7 +12,7 @@ use super::simd::{Level, Simd, Vectorized};
 pub(crate) fn max_2x2(x: &[f32], [height, width]: [usize; 2], y: &mut [f32], [lines, columns]: [usize; 2]) {
     assert!(2 * columns <= width && 2 * lines <= height, "{lines} x {columns} of {height} x {width}");
     assert_eq!(x.len() / (height * width), y.len() / (lines * columns), "channels");
-    Level::best().run(Max2x2 { x, input: [height, width], y, output: [lines, columns] });
+    Supported::best().run(Max2x2 { x, input: [height, width], y, output: [lines, columns] });
 }
 
 struct Max2x2<'a> {
@@ -62,6 +62,7 @@ fn larger<S: Simd>(simd: S, a: S::F32, b: S::F32) -> S::F32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Level;
 
     #[test]
     #[allow(clippy::float_cmp, reason = "moved values are bit for bit the same")]
@@ -71,7 +72,9 @@ mod tests {
             let x: Vec<f32> = (0..14 * width)
                 .map(|i| if i % 41 == 7 { f32::NAN } else { (i * 37 % 101) as f32 - 50.0 })
                 .collect();
-            for level in [Level::Portable, Level::Avx2, Level::Avx512].into_iter().filter(|l| l.available()) {
+            for level in
+                [Level::Portable, Level::Avx2, Level::Avx512].into_iter().filter_map(Level::supported)
+            {
                 let mut y = vec![-99.0; 2 * 3 * columns];
                 level.run(Max2x2 { x: &x, input: [7, width], y: &mut y, output: [3, columns] });
                 for (i, &y) in y.iter().enumerate() {

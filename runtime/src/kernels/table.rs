@@ -6,9 +6,9 @@ use half::{bf16, f16};
 use poda_formats::DataType;
 use poda_formats::tensor::TensorError;
 
-use super::simd::{Level, Value};
-use super::{Packed, Problem, WeightMatrix, csr, gemm, spmm, spmv};
-use crate::threads::Threads;
+use super::simd::{Level, Supported, Value};
+use super::{KernelError, Packed, Problem, WeightMatrix, csr, gemm, spmm, spmv};
+use crate::threads::{MOST_THREADS, Threads};
 
 /// Measures of a packing, for the kernels that have a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -23,6 +23,19 @@ pub struct Params {
     pub sets: usize,
     /// Threads that will share the blocks.
     pub parts: usize,
+}
+
+impl Params {
+    /// Whether a kernel that has a choice can be packed so: tiles that it has code for, panels of `X` within reach of its
+    /// offsets (64 KiB at 16 lanes), blocks of rows, threads that can be.
+    fn possible(self) -> bool {
+        let Self { vectors, depth, rows, sets, parts } = self;
+        (1..=6).contains(&vectors)
+            && (1..=1024 / vectors).contains(&depth)
+            && (1..=1 << 16).contains(&rows)
+            && (1..=2).contains(&sets)
+            && (1..=MOST_THREADS).contains(&parts)
+    }
 }
 
 /// A way to compute a product.
@@ -42,7 +55,7 @@ pub struct Kernel {
     /// Measures worth trying with a level's registers, the best guess first; none when there is nothing to choose.
     pub(crate) variants: fn(&WeightMatrix, &Problem, Level) -> Vec<Params>,
     /// Packs the weight.
-    pub(crate) prepare: fn(&WeightMatrix, &Problem, Level, Params) -> Box<dyn Packed>,
+    pub(crate) prepare: fn(&WeightMatrix, &Problem, Supported, Params) -> Box<dyn Packed>,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -73,17 +86,24 @@ impl Kernel {
         self.variants(weight, problem, threads)[0]
     }
 
-    /// Packs a weight that the kernel takes.
+    /// Packs a weight that the kernel takes. Measures of a kernel without a choice are not looked at.
     ///
     /// # Errors
-    /// When memory does not hold a weight that must be widened.
+    /// When this CPU lacks the instructions, when the measures are none that the kernel can have, and when memory does not
+    /// hold a weight that must be widened.
     pub(crate) fn pack(
         &self,
         source: &Source<'_>,
         problem: &Problem,
         params: Params,
-    ) -> Result<Box<dyn Packed>, TensorError> {
-        Ok((self.prepare)(source.weight(self.values)?, problem, self.level, params))
+    ) -> Result<Box<dyn Packed>, KernelError> {
+        let refused = || KernelError::Refused { name: self.name.to_owned() };
+        let level = self.level.supported().ok_or_else(refused)?;
+        let weight = source.weight(self.values)?;
+        if !(self.variants)(weight, problem, self.level).is_empty() && !params.possible() {
+            return Err(KernelError::Params { name: self.name.to_owned(), params });
+        }
+        Ok((self.prepare)(weight, problem, level, params))
     }
 }
 
@@ -97,6 +117,11 @@ impl<'a> Source<'a> {
     /// Nothing is widened yet.
     pub(crate) fn new(stored: &'a WeightMatrix) -> Self {
         Self { stored, wide: OnceCell::new() }
+    }
+
+    /// The weight as it is stored.
+    pub(crate) fn stored(&self) -> &'a WeightMatrix {
+        self.stored
     }
 
     /// The weight with values of that type, which is its own or f32.
@@ -166,7 +191,7 @@ const fn few<V: Value>(
     level: Level,
     fits: fn(&WeightMatrix, &Problem) -> bool,
     cost: fn(&WeightMatrix, &Problem) -> f64,
-    prepare: fn(&WeightMatrix, &Problem, Level, Params) -> Box<dyn Packed>,
+    prepare: fn(&WeightMatrix, &Problem, Supported, Params) -> Box<dyn Packed>,
 ) -> Kernel {
     Kernel {
         name,
@@ -208,7 +233,7 @@ const fn n_of_m(name: &'static str, level: Level, fits: fn(&WeightMatrix, &Probl
 const fn spmv_sell<V: Value>(
     name: &'static str,
     level: Level,
-    prepare: fn(&WeightMatrix, &Problem, Level, Params) -> Box<dyn Packed>,
+    prepare: fn(&WeightMatrix, &Problem, Supported, Params) -> Box<dyn Packed>,
 ) -> Kernel {
     let cost = |weight: &WeightMatrix, problem: &Problem| 0.7 * (weight.nnz() * problem.n) as f64;
     few::<V>(name, level, spmv::sell::fits, cost, prepare)

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::ConvGeometry;
 use super::scratch::Scratch;
 use super::tile::Rows;
-use crate::kernels::simd::{Level, Simd, Vectorized, splat};
+use crate::kernels::simd::{Simd, Supported, Vectorized, splat};
 use crate::threads;
 
 /// Elements that pay for another thread to pad them.
@@ -102,7 +102,7 @@ impl<'a> PaddedImage<'a> {
             let pixels = geometry.input()[0] * geometry.input()[1];
             let mut padded = Scratch::new(geometry.channels() * channel);
             threads::for_each_chunk(&mut padded, channel, GRAIN.div_ceil(channel), |i, to| {
-                Level::best().run(Pad { from: &image[i * pixels..][..pixels], to, geometry, axes });
+                Supported::best().run(Pad { from: &image[i * pixels..][..pixels], to, geometry, axes });
             });
             Data::Padded(padded)
         };
@@ -137,7 +137,7 @@ impl<'a> PaddedImage<'a> {
             }
         }
         assert_eq!(out.len(), self.geometry.k() * self.geometry.n(), "{:?}", self.geometry);
-        Level::best().run(Unroll(self, out));
+        Supported::best().run(Unroll(self, out));
     }
 
     /// Writes `rows` × `cols` of the im2col matrix to `dst` `[rows][width]`, zeros beyond the columns.

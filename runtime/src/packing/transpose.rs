@@ -1,7 +1,6 @@
 //! Transposes of strided matrices, in register blocks.
 
-use crate::kernels::simd::Level;
-use crate::kernels::simd::{Simd, Vectorized};
+use crate::kernels::simd::{Simd, Supported, Vectorized};
 
 /// `dst[c · dst_stride + r] = src[r · src_stride + c]` for `r < rows`, `c < cols`.
 ///
@@ -49,5 +48,5 @@ pub fn transpose_matrix(src: &[f32], [rows, cols]: [usize; 2], dst: &mut [f32]) 
         }
     }
     assert_eq!([src.len(), dst.len()], [rows * cols; 2], "[{rows}, {cols}]");
-    Level::best().run(Op(src, [rows, cols], dst));
+    Supported::best().run(Op(src, [rows, cols], dst));
 }

@@ -11,7 +11,7 @@ use poda_formats::{Graph, Op, Tensor, ValueId, Weight};
 use super::arena::{self, Allocator};
 use super::draft::{Draft, DraftNode, Kind};
 use super::weights::Weights;
-use super::{Call, Operand, Place, Plan, PlanError, Step, Wanted, fusion, inline};
+use super::{Call, Operand, Place, Plan, PlanError, Step, Tap, Wanted, fusion, inline};
 use crate::analysis::{self, Analysis};
 use crate::info::Info;
 use crate::ops::OpError;
@@ -22,8 +22,16 @@ use crate::threads::{Pace, Threads};
 pub(crate) struct Request {
     /// Shape of each input of the graph.
     pub(crate) shapes: Vec<Vec<usize>>,
-    /// Values to give besides the graph's outputs.
-    pub(crate) extra: Vec<ValueId>,
+    pub(crate) wanted: Wants,
+}
+
+/// What a run is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Wants {
+    /// The graph's outputs, and these values.
+    Results(Vec<ValueId>),
+    /// These values as they arise, and nothing else.
+    Taps(Vec<ValueId>),
 }
 
 /// What plans of one executable share.
@@ -47,10 +55,13 @@ pub(crate) fn build(context: &Context<'_>, request: &Request) -> Result<Plan, Pl
     if let Some((index, source)) = analysis.failures.first() {
         return Err(node_error(&graph, *index, source.clone()));
     }
-    let wanted = graph.outputs.iter().chain(&request.extra).copied().collect();
+    let wanted = match &request.wanted {
+        Wants::Results(extra) => graph.outputs.iter().chain(extra).copied().collect(),
+        Wants::Taps(taps) => taps.clone(),
+    };
     let mut draft = Draft::new(&graph, analysis, wanted);
     fusion::rewrite(&mut draft, context.fuse);
-    Builder::new(context, &draft).build()
+    Builder::new(context, &draft).build(matches!(request.wanted, Wants::Taps(_)))
 }
 
 /// Looks for operators that are not supported, whatever the shapes turn out to be, without packing any weight.
@@ -128,7 +139,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn build(mut self) -> Result<Plan, PlanError> {
+    /// With `taps`, what is wanted is shown as it arises and needs no buffer of its own.
+    fn build(mut self, taps: bool) -> Result<Plan, PlanError> {
         for (position, id) in self.draft.graph.inputs.iter().enumerate() {
             self.places[id.index()] = Some(Place::Feed(position));
         }
@@ -144,12 +156,16 @@ impl<'a> Builder<'a> {
                 self.last_use[self.roots[id.index()].index()] = at;
             }
         }
-        self.place_outputs(&nodes)?;
+        if !taps {
+            self.place_outputs(&nodes)?;
+        }
         let steps =
             nodes.iter().enumerate().map(|(at, node)| self.step(at, node)).collect::<Result<Vec<_>, _>>()?;
         let arena_bytes = self.allocator.size();
-        let outputs = self.draft.wanted.iter().map(|&id| Ok(Wanted { id, operand: self.operand(id)? }));
-        let outputs = outputs.collect::<Result<Vec<_>, PlanError>>()?;
+        let wanted = self.draft.wanted.iter().map(|&id| Ok(Wanted { id, operand: self.operand(id)? }));
+        let wanted = wanted.collect::<Result<Vec<_>, PlanError>>()?;
+        let (outputs, taps) =
+            if taps { (Vec::new(), self.taps(&nodes, wanted)) } else { (wanted, Vec::new()) };
         let total = self.buffers.iter().try_fold(arena_bytes, |sum, &b| sum.checked_add(b));
         if total.is_none_or(|total| total > self.context.limit) {
             return Err(PlanError::Memory { limit: self.context.limit });
@@ -160,6 +176,7 @@ impl<'a> Builder<'a> {
             steps,
             constants,
             outputs,
+            taps,
             buffers,
             heap,
             arena_bytes,
@@ -199,6 +216,23 @@ impl<'a> Builder<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What is shown of a run, in order.
+    fn taps(&self, nodes: &[&DraftNode], wanted: Vec<Wanted>) -> Vec<Tap> {
+        // By root: the steps before it is there; none for inputs and constants.
+        let mut after = vec![0; self.roots.len()];
+        for (at, node) in nodes.iter().enumerate() {
+            node.outputs.iter().flatten().for_each(|id| after[id.index()] = at + 1);
+        }
+        let tap = |(index, Wanted { id, operand })| Tap {
+            after: after[self.roots[id.index()].index()],
+            index,
+            operand,
+        };
+        let mut taps: Vec<Tap> = wanted.into_iter().enumerate().map(tap).collect();
+        taps.sort_by_key(|tap| tap.after);
+        taps
     }
 
     fn bytes(&self, dtype: poda_formats::DataType, shape: &[usize]) -> Result<usize, PlanError> {

@@ -13,6 +13,7 @@ mod fusion;
 mod inline;
 #[allow(clippy::float_cmp, reason = "attributes that change nothing are exactly 1")]
 mod product;
+mod profile;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,8 @@ use draft::Explanation;
 use product::PackedProduct;
 
 pub(crate) use arena::Segment;
-pub(crate) use build::{Context, Request, build, check};
+pub(crate) use build::{Context, Request, Wants, build, check};
+pub(crate) use run::{Between, Buffers, Halt, Run};
 pub(crate) use weights::Weights;
 
 /// Why no plan could be made.
@@ -128,12 +130,25 @@ pub(crate) struct Wanted {
     pub(crate) operand: Operand,
 }
 
+/// A value that is shown as it arises.
+#[derive(Debug)]
+pub(crate) struct Tap {
+    /// Steps before it is there.
+    pub(crate) after: usize,
+    /// Which of the values that were asked for.
+    pub(crate) index: usize,
+    pub(crate) operand: Operand,
+}
+
 /// Steps with places, for one set of input shapes.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     pub(crate) constants: Vec<Tensor>,
+    /// None where values are tapped.
     pub(crate) outputs: Vec<Wanted>,
+    /// In the order in which they arise.
+    pub(crate) taps: Vec<Tap>,
     /// Bytes of each buffer that is handed out as a result.
     pub(crate) buffers: Vec<usize>,
     /// Number of values on the heap.

@@ -1,75 +1,137 @@
 //! Runs the steps of a plan.
 
+use std::ops::ControlFlow;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use poda_formats::storage::{AlignedBytes, Storage};
+use poda_formats::storage::AlignedBytes;
 use poda_formats::{Tensor, TensorView};
 use smallvec::SmallVec;
 
 use super::arena::Parts;
 use super::{Call, Operand, Place, Plan, Step, guard};
 use crate::ops::{self, OpError};
+use crate::options::Stop;
 use crate::output::Output;
 use crate::threads::Threads;
 
-/// What a run holds besides the plan.
-struct State<'a> {
+/// A run of a plan: what it holds besides it.
+pub(crate) struct Run<'a> {
+    plan: &'a Plan,
     feeds: &'a [TensorView<'a>],
     arena: AlignedBytes,
-    buffers: Vec<AlignedBytes>,
+    /// Where the results go that have a place before the run; see [`Plan::buffers`].
+    buffers: Buffers<'a>,
     heap: Vec<Option<Tensor>>,
 }
 
-/// Why a step failed.
-#[derive(Debug)]
-pub(crate) struct StepError {
-    /// Index of the step.
-    pub(crate) step: usize,
-    pub(crate) source: OpError,
+/// One for each of [`Plan::buffers`], of that length, aligned for its elements.
+pub(crate) type Buffers<'a> = SmallVec<[&'a mut [u8]; 4]>;
+
+/// Shown the tapped values as they arise, by index in the request; breaks off the run.
+pub(crate) type Show<'a> = dyn FnMut(usize, TensorView<'_>) -> ControlFlow<()> + 'a;
+
+/// What happens between the steps of a run.
+#[derive(Default)]
+pub(crate) struct Between<'a> {
+    /// How long each step took is added here.
+    pub(crate) times: Option<&'a mut [Duration]>,
+    /// What ends the run early.
+    pub(crate) stop: Stop<'a>,
+    /// Who sees the values that the plan taps.
+    pub(crate) show: Option<&'a mut Show<'a>>,
 }
 
-impl Plan {
-    /// Runs every step and gives the results in the order of `self.outputs`. With `times`, adds how long each step took.
+/// Why a run ended before its last step.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// A step failed.
+    Failed { step: usize, source: OpError },
+    /// [`Between::stop`] said so, before that step.
+    Stopped { step: usize },
+    /// [`Between::show`] broke it off.
+    Shown,
+}
+
+impl<'a> Run<'a> {
+    /// Begins a run; `None` where memory does not hold the activations.
+    ///
+    /// # Panics
+    /// When the buffers have not the lengths that the plan gives them.
+    pub(crate) fn new(plan: &'a Plan, feeds: &'a [TensorView<'a>], buffers: Buffers<'a>) -> Option<Self> {
+        assert!(buffers.iter().map(|buffer| buffer.len()).eq(plan.buffers.iter().copied()), "buffers");
+        let kept = plan.arenas.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let arena = kept.map_or_else(|| AlignedBytes::try_zeroed(plan.arena_bytes), Some)?;
+        Some(Self { plan, feeds, arena, buffers, heap: vec![None; plan.heap] })
+    }
+
+    /// Runs every step.
     ///
     /// # Errors
-    /// When a step fails.
-    pub(crate) fn run(
-        &self,
-        feeds: &[TensorView<'_>],
-        threads: &Threads,
-        mut times: Option<&mut [Duration]>,
-    ) -> Result<Vec<Tensor>, StepError> {
-        let no_memory = |len: usize| StepError {
-            step: 0,
-            source: OpError::TooLarge { dtype: poda_formats::DataType::U8, shape: vec![len] },
-        };
-        let buffer = |len: usize| AlignedBytes::try_zeroed(len).ok_or_else(|| no_memory(len));
-        let kept = self.arenas.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let arena = kept.map_or_else(|| buffer(self.arena_bytes), Ok)?;
-        let buffers = self.buffers.iter().map(|&len| buffer(len)).collect::<Result<Vec<_>, _>>()?;
-        let mut state = State { feeds, arena, buffers, heap: vec![None; self.heap] };
-        for (index, step) in self.steps.iter().enumerate() {
-            let start = times.is_some().then(Instant::now);
-            state.step(self, step, threads).map_err(|source| StepError { step: index, source })?;
-            if let (Some(start), Some(times)) = (start, times.as_deref_mut()) {
+    /// When a step fails, or the run is ended early.
+    pub(crate) fn steps(&mut self, threads: &Threads, between: &mut Between<'_>) -> Result<(), Halt> {
+        let plan = self.plan;
+        let mut taps = plan.taps.iter().peekable();
+        for index in 0..=plan.steps.len() {
+            while let Some(tap) = taps.next_if(|tap| tap.after == index) {
+                if let Some(show) = &mut between.show {
+                    let view = self.value(&tap.operand);
+                    let view = view.map_err(|source| Halt::Failed { step: index, source })?;
+                    if show(tap.index, view).is_break() {
+                        return Err(Halt::Shown);
+                    }
+                }
+            }
+            let Some(step) = plan.steps.get(index) else { break };
+            if between.stop.reached() {
+                return Err(Halt::Stopped { step: index });
+            }
+            let start = between.times.is_some().then(Instant::now);
+            self.step(step, threads).map_err(|source| Halt::Failed { step: index, source })?;
+            if let (Some(start), Some(times)) = (start, between.times.as_deref_mut()) {
                 times[index] += start.elapsed();
             }
         }
-        let results = state.results(self);
-        self.arenas.lock().unwrap_or_else(PoisonError::into_inner).push(state.arena);
-        Ok(results)
+        Ok(())
     }
-}
 
-impl State<'_> {
-    fn step(&mut self, plan: &Plan, step: &Step, threads: &Threads) -> Result<(), OpError> {
-        let Self { feeds, arena, buffers, heap } = self;
+    /// A value that a step has made, or that was there before.
+    ///
+    /// # Errors
+    /// When its shape is that of no tensor.
+    ///
+    /// # Panics
+    /// When no step has made it yet.
+    pub(crate) fn value<'s>(&'s self, operand: &'s Operand) -> Result<TensorView<'s>, OpError> {
+        let bytes = match operand.place {
+            Place::Heap(i) => return Ok(self.heap[i].as_ref().expect("made by a step").view()),
+            Place::Feed(i) => self.feeds[i].bytes(),
+            Place::Constant(i) => self.plan.constants[i].bytes(),
+            Place::Output(i) => &*self.buffers[i],
+            Place::Arena { offset, len } => &self.arena[offset..][..len],
+        };
+        Ok(TensorView::from_bytes(operand.dtype, &operand.shape, bytes)?)
+    }
+
+    /// A result that has no buffer, as a tensor: shares memory with what holds it, except for feeds.
+    pub(crate) fn tensor(&self, operand: &Operand) -> Option<Tensor> {
+        let Operand { place, shape, .. } = operand;
+        let reshaped = |tensor: &Tensor| tensor.reshaped(shape.clone()).expect("as many elements");
+        match *place {
+            Place::Heap(i) => Some(self.heap[i].clone().expect("made by a step")),
+            Place::Constant(i) => Some(reshaped(&self.plan.constants[i])),
+            Place::Feed(i) => Some(reshaped(&self.feeds[i].to_tensor())),
+            Place::Output(_) | Place::Arena { .. } => None,
+        }
+    }
+
+    fn step(&mut self, step: &Step, threads: &Threads) -> Result<(), OpError> {
+        let Self { plan, feeds, arena, buffers, heap } = self;
         // Buffers that this step writes are taken out while it reads others.
-        let mut taken: SmallVec<[(usize, AlignedBytes); 2]> = SmallVec::new();
+        let mut taken: SmallVec<[(usize, &mut [u8]); 4]> = SmallVec::new();
         for output in step.outputs.iter().flatten() {
             if let Place::Output(i) = output.place {
-                taken.push((i, std::mem::replace(&mut buffers[i], AlignedBytes::zeroed(0))));
+                taken.push((i, std::mem::take(&mut buffers[i])));
             }
         }
         let fresh: SmallVec<[(usize, Tensor); 2]> = {
@@ -125,31 +187,13 @@ impl State<'_> {
         }
         Ok(())
     }
+}
 
-    /// What the run gives. A buffer is handed out to the first result that it belongs to; others are copied.
-    fn results(&mut self, plan: &Plan) -> Vec<Tensor> {
-        let mut results = Vec::with_capacity(plan.outputs.len());
-        let mut made: Vec<Option<Tensor>> = vec![None; self.buffers.len()];
-        for wanted in &plan.outputs {
-            let Operand { place, dtype, shape } = &wanted.operand;
-            let tensor = match *place {
-                Place::Output(i) => {
-                    let tensor = made[i].get_or_insert_with(|| {
-                        let buffer = std::mem::replace(&mut self.buffers[i], AlignedBytes::zeroed(0));
-                        Tensor::new(*dtype, shape.clone(), Storage::owned(buffer)).expect("sized for it")
-                    });
-                    tensor.reshaped(shape.clone()).expect("as many elements")
-                }
-                Place::Heap(i) => self.heap[i].clone().expect("made by a step"),
-                Place::Constant(i) => plan.constants[i].reshaped(shape.clone()).expect("as many elements"),
-                Place::Feed(i) => {
-                    self.feeds[i].to_tensor().reshaped(shape.clone()).expect("as many elements")
-                }
-                Place::Arena { .. } => unreachable!("results have buffers"),
-            };
-            results.push(tensor);
-        }
-        results
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        // What it holds does not matter: steps write before they read.
+        let arena = std::mem::replace(&mut self.arena, AlignedBytes::zeroed(0));
+        self.plan.arenas.lock().unwrap_or_else(PoisonError::into_inner).push(arena);
     }
 }
 
@@ -157,7 +201,7 @@ fn view<'a>(
     operand: &'a Operand,
     plan: &'a Plan,
     feeds: &[TensorView<'a>],
-    buffers: &'a [AlignedBytes],
+    buffers: &'a [&mut [u8]],
     heap: &'a [Option<Tensor>],
     parts: &Parts<'a>,
 ) -> Result<TensorView<'a>, OpError> {
@@ -165,7 +209,7 @@ fn view<'a>(
         Place::Heap(i) => return Ok(heap[i].as_ref().expect("made by an earlier step").view()),
         Place::Feed(i) => feeds[i].bytes(),
         Place::Constant(i) => plan.constants[i].bytes(),
-        Place::Output(i) => &buffers[i],
+        Place::Output(i) => &*buffers[i],
         Place::Arena { offset, len } => parts.read(offset, len),
     };
     Ok(TensorView::from_bytes(operand.dtype, &operand.shape, bytes)?)
@@ -174,6 +218,7 @@ fn view<'a>(
 /// The elements of the one output of a step whose shapes are known.
 fn planned<'a>(outputs: &'a mut [Output<'_>]) -> &'a mut [f32] {
     match outputs {
+        [Output::Planned { bytes, .. }] if bytes.is_empty() => &mut [],
         [Output::Planned { bytes, .. }] => bytemuck::cast_slice_mut(bytes),
         other => unreachable!("{other:?} is not one planned output"),
     }

@@ -1,11 +1,15 @@
 //! Weights of products: from how the graph holds them to how kernels want them, packed once for all plans.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::fmt;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use poda_formats::{CsrMatrix, NarrowMatrix, Tensor, ValueId, Weight};
 
-use crate::kernels::{Depthwise, KernelError, Layout, PackedWeight, Problem, WeightMatrix};
+use crate::kernels::{
+    Depthwise, KernelError, Layout, Level, PackedWeight, Packing, Params, Problem, WeightMatrix,
+};
 use crate::ops::OpError;
 use crate::packing::ConvGeometry;
 use crate::threads::Threads;
@@ -169,47 +173,93 @@ pub(crate) enum Packed {
     Depthwise(Depthwise),
 }
 
-/// What tells packed weights apart. The number of columns counts by class: kernels packed for one take the others of
-/// its class about as well.
+/// What a packed weight is made of, whatever the number of columns.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Key {
+struct Identity {
     value: ValueId,
     transposed: bool,
     scale: Option<Vec<u32>>,
     groups: usize,
-    n_class: u8,
     layouts: (Layout, Layout),
     window: Option<[[usize; 2]; 3]>,
     depthwise: bool,
 }
 
-fn n_class(n: usize) -> u8 {
-    match n {
-        0..=1 => 0,
-        2..=8 => 1,
-        9..=32 => 2,
-        _ => 3,
+impl Identity {
+    /// Of a matrix that is multiplied with columns of pixels.
+    fn new(source: &Source, groups: usize) -> Self {
+        Self {
+            value: source.value,
+            transposed: source.transposed,
+            scale: source.scale.as_ref().map(|s| s.iter().map(|f| f.to_bits()).collect()),
+            groups,
+            layouts: (Layout::FeatureMajor, Layout::FeatureMajor),
+            window: None,
+            depthwise: false,
+        }
     }
+}
+
+/// What tells packed weights apart: the number of columns counts by [`size_class`].
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    identity: Arc<Identity>,
+    class: usize,
+}
+
+/// What tells packings of a matrix apart: classes that chose the same kernel share one.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct PackingKey {
+    identity: Arc<Identity>,
+    group: usize,
+    kernel: &'static str,
+    params: Params,
+    /// Whether the packing is for fewer columns than fill a few vectors.
+    few: bool,
+}
+
+/// The number of columns for which a kernel is chosen for all numbers of its class: the least of them. Kernels take about as many
+/// vectors for each, so that the least favours dense most: where a sparse kernel wins there, it wins everywhere in the class.
+/// Whole vectors, which are the usual numbers, are classes of their own.
+fn size_class(n: usize) -> usize {
+    let step = match n {
+        0..=16 => 1,
+        17..=256 => 16,
+        257..=1024 => 64,
+        // An eighth to a quarter of the number.
+        _ => n.next_power_of_two() / 8,
+    };
+    if n.is_multiple_of(step) { n } else { n / step * step + 1 }
 }
 
 fn window(conv: &ConvGeometry) -> [[usize; 2]; 3] {
     [conv.kernel(), conv.stride(), conv.dilation()]
 }
 
-/// All packed weights of an executable.
+/// All packed weights of an executable, kept alive by the plans that use them.
 #[derive(Debug)]
 pub(crate) struct Weights {
     tuner: Tuner,
     /// By [`ValueId`]: constants that do not depend on the shapes of the inputs. Only these are packed once for all plans.
     stable: Vec<bool>,
-    /// Kept alive by the plans that use them.
-    packed: Mutex<HashMap<Key, Weak<Packed>>>,
+    packed: Shelf<Key, Packed>,
+    packings: Shelf<PackingKey, Packing>,
 }
 
 impl Weights {
     /// No weights yet.
     pub(crate) fn new(tuner: Tuner, stable: Vec<bool>) -> Self {
-        Self { tuner, stable, packed: Mutex::default() }
+        Self { tuner, stable, packed: Shelf::default(), packings: Shelf::default() }
+    }
+
+    /// Bytes of all that is packed, for whatever plans.
+    pub(crate) fn bytes(&self) -> usize {
+        let depthwise = |packed: &Arc<Packed>| match &**packed {
+            Packed::Product(_) => 0,
+            Packed::Depthwise(depthwise) => depthwise.bytes(),
+        };
+        let products: usize = self.packings.all().iter().map(|packing| packing.bytes()).sum();
+        products + self.packed.all().iter().map(depthwise).sum::<usize>()
     }
 
     /// What chooses the kernels.
@@ -229,22 +279,32 @@ impl Weights {
         problem: &Problem,
         threads: &Threads,
     ) -> Result<Arc<Packed>, OpError> {
-        let key = Key {
-            value: source.value,
-            transposed: source.transposed,
-            scale: source.scale.as_ref().map(|s| s.iter().map(|f| f.to_bits()).collect()),
-            groups,
-            n_class: n_class(problem.n),
+        let identity = Arc::new(Identity {
             layouts: (problem.x_layout, problem.y_layout),
             window: problem.conv.as_ref().map(window),
-            depthwise: false,
-        };
-        self.pack(key, weight, || {
-            let invalid = |e: KernelError| OpError::Invalid(e.to_string());
+            ..Identity::new(source, groups)
+        });
+        let class = size_class(problem.n);
+        // An image has the columns that it has.
+        let n = if problem.conv.is_some() { problem.n } else { class };
+        let problem = &Problem { n, ..problem.clone() };
+        let few = n < 4 * Level::best().lanes();
+        let stable = self.is_stable(source);
+        let make = || {
             let matrices = source.matrices(weight, groups)?;
-            let packed = matrices.iter().map(|m| PackedWeight::prepare(m, problem, &self.tuner, threads));
-            Ok(Packed::Product(packed.collect::<Result<_, _>>().map_err(invalid)?))
-        })
+            let packed = matrices.iter().enumerate().map(|(group, matrix)| {
+                PackedWeight::prepare_with(matrix, problem, &self.tuner, threads, |kernel, params, pack| {
+                    if !stable {
+                        return pack().map(Arc::new);
+                    }
+                    let identity = Arc::clone(&identity);
+                    self.packings.get(PackingKey { identity, group, kernel: kernel.name, params, few }, pack)
+                })
+            });
+            let packed = packed.collect::<Result<_, _>>();
+            Ok(Packed::Product(packed.map_err(|e: KernelError| OpError::Invalid(e.to_string()))?))
+        };
+        self.pack(Key { identity: Arc::clone(&identity), class }, weight, stable, make)
     }
 
     /// The weight of a depthwise convolution, packed.
@@ -257,47 +317,141 @@ impl Weights {
         weight: &Weight,
         geometry: &ConvGeometry,
     ) -> Result<Arc<Packed>, OpError> {
-        let key = Key {
-            value: source.value,
-            transposed: source.transposed,
-            scale: source.scale.as_ref().map(|s| s.iter().map(|f| f.to_bits()).collect()),
-            groups: geometry.channels(),
-            n_class: 0,
-            layouts: (Layout::FeatureMajor, Layout::FeatureMajor),
+        let identity = Identity {
             window: Some(window(geometry)),
             depthwise: true,
+            ..Identity::new(source, geometry.channels())
         };
-        self.pack(key, weight, || {
+        let make = || {
             let tensor = weight.to_dense().map_err(|e| OpError::Invalid(e.to_string()))?;
             let tensor = match &source.scale {
                 Some(_) => source.transposed_and_scaled(tensor.as_slice()?),
                 None => tensor,
             };
             Ok(Packed::Depthwise(Depthwise::prepare(tensor.as_slice()?, geometry)))
-        })
+        };
+        self.pack(Key { identity: Arc::new(identity), class: 0 }, weight, self.is_stable(source), make)
+    }
+
+    fn is_stable(&self, source: &Source) -> bool {
+        self.stable.get(source.value.index()).copied().unwrap_or(false)
     }
 
     fn pack(
         &self,
         key: Key,
         weight: &Weight,
+        stable: bool,
         make: impl FnOnce() -> Result<Packed, OpError>,
     ) -> Result<Arc<Packed>, OpError> {
-        // Held while packing, so that two plans made at once do not pack the same weight twice.
-        let mut all = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(packed) = all.get(&key).and_then(Weak::upgrade) {
-            return Ok(packed);
+        let make = || {
+            let packed = super::guard(make)?;
+            release(weight);
+            Ok(packed)
+        };
+        if stable { self.packed.get(key, make) } else { make().map(Arc::new) }
+    }
+}
+
+/// Things that are made once, whoever asks first, and are kept alive by those who use them.
+struct Shelf<K, T>(Mutex<HashMap<K, Arc<Mutex<Weak<T>>>>>);
+
+impl<K, T> fmt::Debug for Shelf<K, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shelf")
+    }
+}
+
+impl<K, T> Default for Shelf<K, T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash, T> Shelf<K, T> {
+    /// What is there by this key, or what `make` gives. Who wants the same meanwhile waits; who wants something else does not.
+    fn get<E>(&self, key: K, make: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
+        let place = {
+            let mut all = self.lock();
+            // Places that nobody looks at and where nothing is left.
+            all.retain(|_, place| {
+                Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|weak| weak.strong_count() > 0)
+            });
+            Arc::clone(all.entry(key).or_default())
+        };
+        // Things come whole, so a panic elsewhere leaves a valid place.
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = place.upgrade() {
+            return Ok(kept);
         }
-        let packed = Arc::new(super::guard(make)?);
-        release(weight);
-        if self.stable.get(key.value.index()).copied().unwrap_or(false) {
-            all.insert(key, Arc::downgrade(&packed));
-        }
-        Ok(packed)
+        let made = Arc::new(make()?);
+        *place = Arc::downgrade(&made);
+        Ok(made)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Arc<Mutex<Weak<T>>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that is there and not being made.
+    fn all(&self) -> Vec<Arc<T>> {
+        self.lock().values().filter_map(|place| place.try_lock().ok()?.upgrade()).collect()
     }
 }
 
 /// Lets the pages of a mapped weight go: from here on its packed form is what is read.
 fn release(weight: &Weight) {
     weight.tensors().into_iter().for_each(|tensor| tensor.storage().release());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn classes_are_named_by_their_least_number_and_whole_vectors_stand_alone() {
+        for n in 1..5000 {
+            let class = size_class(n);
+            assert!(class <= n && n < 2 * class, "{n} in the class of {class}");
+            assert_eq!(size_class(class), class, "{n}");
+            assert!(n > 256 || n.div_ceil(16) == class.div_ceil(16), "{n}: as many vectors as {class}");
+            let whole = n <= 16 || n <= 256 && n.is_multiple_of(16) || n.is_power_of_two();
+            assert!(class == n || !whole, "{n} in the class of {class}");
+        }
+        assert_eq!(size_class(0), 0);
+        let classes: BTreeSet<usize> = (1..=1024).map(size_class).collect();
+        assert!(classes.len() <= 70, "{}", classes.len());
+    }
+
+    #[test]
+    fn a_thing_is_made_once_while_others_are_had() {
+        let shelf: Shelf<u32, String> = Shelf::default();
+        let (begun, ends) = (Barrier::new(2), Barrier::new(2));
+        thread::scope(|scope| {
+            let slow = scope.spawn(|| {
+                shelf.get(1, || {
+                    begun.wait();
+                    ends.wait();
+                    Ok::<_, ()>("one".to_owned())
+                })
+            });
+            begun.wait();
+            let same = scope.spawn(|| shelf.get(1, || Ok::<_, ()>("made twice".to_owned())));
+            let other = shelf.get(2, || Ok::<_, ()>("two".to_owned())).unwrap();
+            assert_eq!((other.as_str(), shelf.all().len()), ("two", 1));
+            ends.wait();
+            let slow = slow.join().unwrap().unwrap();
+            assert_eq!(*slow, "one");
+            assert!(Arc::ptr_eq(&slow, &same.join().unwrap().unwrap()));
+        });
+        // Nobody uses them any more.
+        assert!(shelf.all().is_empty());
+        assert_eq!(shelf.get(1, || Err("anew")), Err("anew"));
+        assert_eq!(*shelf.get(1, || Ok::<_, ()>("again".to_owned())).unwrap(), "again");
+        assert_eq!(shelf.lock().len(), 1, "places of what nobody uses are let go");
+    }
 }

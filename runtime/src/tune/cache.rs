@@ -1,31 +1,37 @@
 //! Answers of the tuner, in memory and in a file.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::PathBuf;
-use std::{env, fs};
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 
+use poda_formats::atomic::{AtomicFile, destination, folder};
+use poda_formats::storage::check_regular;
 use serde::{Deserialize, Serialize};
 
-use super::Choice;
+use super::Candidate;
 use crate::kernels::Level;
 
 /// Raised whenever a kernel's speed or a packing changes.
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
+/// Bytes of a file that are read: a hundred thousand answers.
+const MOST_BYTES: u64 = 64 << 20;
 
 /// The file.
 #[derive(Debug, Serialize, Deserialize)]
-struct File {
+struct Answers {
     version: u32,
     cpu: String,
-    choices: BTreeMap<String, Choice>,
+    /// What was timed, by what was asked.
+    timed: BTreeMap<String, Vec<Candidate>>,
 }
 
 /// Answers of this machine.
 #[derive(Debug)]
 pub(super) struct Cache {
     path: Option<PathBuf>,
-    choices: BTreeMap<String, Choice>,
+    timed: BTreeMap<String, Vec<Candidate>>,
     changed: bool,
     /// Why the file is not used.
     pub(super) note: Option<String>,
@@ -34,56 +40,67 @@ pub(super) struct Cache {
 impl Cache {
     /// Reads the file, if there is one for this machine.
     pub(super) fn open(path: Option<PathBuf>) -> Self {
-        let mut cache = Self { path, choices: BTreeMap::new(), changed: false, note: None };
+        let mut cache = Self { path, timed: BTreeMap::new(), changed: false, note: None };
         match cache.read() {
-            Ok(choices) => cache.choices = choices,
+            Ok(timed) => cache.timed = timed,
             Err(note) => cache.note = Some(note),
         }
         cache
     }
 
-    fn read(&self) -> Result<BTreeMap<String, Choice>, String> {
+    fn read(&self) -> Result<BTreeMap<String, Vec<Candidate>>, String> {
         let Some(path) = &self.path else { return Ok(BTreeMap::new()) };
-        let text = match fs::read_to_string(path) {
+        let text = match text(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
             Err(error) => return Err(format!("{}: {error}", path.display())),
         };
-        let file: File =
+        let answers: Answers =
             serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-        if file.version != VERSION || file.cpu != cpu() {
+        if answers.version != VERSION || answers.cpu != cpu() {
             return Err(format!("{}: of another CPU or version", path.display()));
         }
-        Ok(file.choices.into_iter().filter(|(_, choice)| !choice.candidates.is_empty()).collect())
+        Ok(answers.timed)
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<Choice> {
-        self.choices.get(key).cloned()
+    pub(super) fn get(&self, key: &str) -> Option<Vec<Candidate>> {
+        self.timed.get(key).cloned()
     }
 
-    pub(super) fn insert(&mut self, key: String, choice: Choice) {
-        self.choices.insert(key, choice);
+    pub(super) fn insert(&mut self, key: String, timed: Vec<Candidate>) {
+        self.timed.insert(key, timed);
         self.changed = true;
     }
 
     /// Writes the file when there is something new, with what other processes have added meanwhile.
     pub(super) fn save(&mut self) {
         let Some(path) = self.path.clone().filter(|_| self.changed) else { return };
-        let mut choices = self.read().unwrap_or_default();
-        choices.extend(self.choices.clone());
+        let mut timed = self.read().unwrap_or_default();
+        timed.extend(self.timed.clone());
         let write = || -> io::Result<()> {
-            let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-            fs::create_dir_all(directory)?;
-            // A name of this process's own, renamed into place, so that readers see the old file or the new one.
-            let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-            fs::write(&temporary, serde_json::to_vec(&File { version: VERSION, cpu: cpu(), choices })?)?;
-            fs::rename(&temporary, &path)
+            fs::create_dir_all(folder(&path))?;
+            let path = destination(&path)?;
+            let mut file = AtomicFile::create_in(folder(&path))?;
+            file.write_all(&serde_json::to_vec(&Answers { version: VERSION, cpu: cpu(), timed })?)?;
+            file.commit(&path)
         };
         match write() {
             Ok(()) => self.changed = false,
             Err(error) => self.note = Some(format!("{}: {error}", path.display())),
         }
     }
+}
+
+/// What a regular file of bearable length holds.
+fn text(path: &Path) -> io::Result<String> {
+    // Before it is opened: a pipe would wait for a writer.
+    check_regular(&fs::metadata(path)?)?;
+    let mut text = String::new();
+    let read = File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > MOST_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {MOST_BYTES} bytes")));
+    }
+    Ok(text)
 }
 
 /// `poda/kernels.json` in the user's cache directory.

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{Lanes, Left};
-use crate::kernels::simd::{Level, Simd, Vectorized};
+use crate::kernels::simd::{Simd, Supported, Vectorized};
 use crate::kernels::{Epilogue, Layout, Right};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose::{transpose, transpose_matrix};
@@ -59,7 +59,7 @@ pub(crate) fn matmul(a: Mat<'_, f32>, b: Mat<'_, f32>, c: &mut [f32]) {
     if k == 0 {
         return c.fill(0.0);
     }
-    let level = Level::best();
+    let level = Supported::best();
     if n < level.lanes() && m > n {
         // Vectors run along the columns of `c`, so that the longer side becomes that.
         if n == 1 {

@@ -12,9 +12,11 @@ mod matmul;
 mod part;
 mod tile;
 
+use std::ops::Range;
+
 use poda_formats::storage::AlignedBytes;
 
-use super::simd::{Level, Simd, Vectorized};
+use super::simd::{Simd, Supported, Vectorized};
 use super::{Call, Epilogue, Layout, Packed, Params, Problem, Right, WeightMatrix};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose::{transpose, transpose_matrix};
@@ -40,7 +42,7 @@ enum Lanes {
 struct Gemm {
     m: usize,
     k: usize,
-    level: Level,
+    level: Supported,
     lanes: Lanes,
     panels: AlignedBytes,
     starts: Vec<usize>,
@@ -51,7 +53,7 @@ struct Gemm {
 struct Left<'a> {
     m: usize,
     k: usize,
-    level: Level,
+    level: Supported,
     lanes: Lanes,
     /// `Features`: panels of a tile's width, each `[k][width]`, zeros beyond `m`.
     /// `Columns`: panels of up to a tile's rows, each `[k][rows]`.
@@ -61,8 +63,13 @@ struct Left<'a> {
 }
 
 /// Packs a weight for `level`.
-pub(super) fn prepare(weight: &WeightMatrix, problem: &Problem, level: Level, _: Params) -> Box<dyn Packed> {
-    struct Pack<'a>(&'a [f32], [usize; 2], Lanes, Level);
+pub(super) fn prepare(
+    weight: &WeightMatrix,
+    problem: &Problem,
+    level: Supported,
+    _: Params,
+) -> Box<dyn Packed> {
+    struct Pack<'a>(&'a [f32], [usize; 2], Lanes, Supported);
     impl Vectorized for Pack<'_> {
         type Output = Gemm;
 
@@ -89,11 +96,11 @@ pub(super) fn prepare(weight: &WeightMatrix, problem: &Problem, level: Level, _:
 
 impl Gemm {
     #[inline(always)]
-    fn pack<S: Simd>(simd: S, weight: &[f32], [m, k]: [usize; 2], lanes: Lanes, level: Level) -> Self {
+    fn pack<S: Simd>(simd: S, weight: &[f32], [m, k]: [usize; 2], lanes: Lanes, level: Supported) -> Self {
         let width = S::TILE_VECTORS * S::LANES;
         let starts: Vec<usize> = match lanes {
             Lanes::Features => (0..m).step_by(width).chain([m]).collect(),
-            Lanes::Columns => even(m, S::TILE_ROWS),
+            Lanes::Columns => cuts(m, S::TILE_ROWS).map(|cut| cut.start).chain([m]).collect(),
         };
         let len = match lanes {
             Lanes::Features => m.next_multiple_of(width) * k,
@@ -117,10 +124,10 @@ impl Gemm {
     }
 }
 
-/// `0..len` in as few parts of at most `most` as possible, of nearly equal length: where they start, and `len`.
-fn even(len: usize, most: usize) -> Vec<usize> {
+/// `0..len` in as few parts of at most `most` as possible, of nearly equal length; an empty range is one part.
+fn cuts(len: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     let parts = len.div_ceil(most).max(1);
-    (0..=parts).map(|i| i * len / parts).collect()
+    (0..parts).map(move |i| i * len / parts..(i + 1) * len / parts)
 }
 
 impl Packed for Gemm {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::tile::{Finish, Operands, Output, block, few_rows};
-use super::{Lanes, Left, even};
+use super::{Lanes, Left, cuts};
 use crate::kernels::simd::{Simd, Vectorized};
 use crate::kernels::{Epilogue, Layout, Right};
 use crate::packing::scratch::Scratch;
@@ -62,22 +62,23 @@ impl Part<'_> {
         // Strides of X by token and by feature.
         let [token, feature] = if layout == Layout::TokenMajor { [k, 1] } else { [1, job.n] };
         let width = S::TILE_VECTORS * S::LANES;
-        let groups = even(columns.len(), S::TILE_ROWS);
+        let groups = cuts(columns.len(), S::TILE_ROWS);
         // Few tokens are read where they lie; more are packed, so that one pointer reaches them all.
         let pack = columns.len() > 3;
-        let depths = even(k, DEPTH);
-        let deepest = depths.windows(2).map(|d| d[1] - d[0]).max().unwrap_or(0);
+        let depths = cuts(k, DEPTH);
+        let deepest = depths.clone().map(|depth| depth.len()).max().unwrap_or(0);
         let mut packed = Scratch::new(if pack { columns.len() * deepest } else { 0 });
-        for depth in depths.windows(2) {
-            let steps = depth[1] - depth[0];
-            let (first, last) = (depth[0] == 0, depth[1] == k);
+        for depth in depths {
+            let steps = depth.len();
+            let (first, last) = (depth.start == 0, depth.end == k);
             if pack {
-                for group in groups.windows(2) {
-                    let rows = group[1] - group[0];
+                for group in groups.clone() {
+                    let rows = group.len();
                     // SAFETY: tokens and features lie within X; the group's part of the scratch is `steps · rows` long.
                     unsafe {
-                        let src = data.as_ptr().add((columns.start + group[0]) * token + depth[0] * feature);
-                        let dst = packed.as_mut_ptr().add(group[0] * steps);
+                        let src =
+                            data.as_ptr().add((columns.start + group.start) * token + depth.start * feature);
+                        let dst = packed.as_mut_ptr().add(group.start * steps);
                         if layout == Layout::TokenMajor {
                             transpose(simd, src, k, [rows, steps], dst, rows);
                         } else {
@@ -99,22 +100,22 @@ impl Part<'_> {
                 };
                 let together = if panel + together <= panels.end { together } else { 1 };
                 let cols = starts[panel + together] - starts[panel];
-                for group in groups.windows(2) {
-                    let rows = group[1] - group[0];
-                    let at = (columns.start + group[0]) * m + starts[panel];
-                    // SAFETY: the panels hold `steps` steps from `depth[0]`, X the group's tokens, and `y` their features.
+                for group in groups.clone() {
+                    let rows = group.len();
+                    let at = (columns.start + group.start) * m + starts[panel];
+                    // SAFETY: the panels hold `steps` steps from `depth.start`, X the group's tokens, and `y` their features.
                     unsafe {
                         let a = if pack {
-                            packed.as_ptr().add(group[0] * steps)
+                            packed.as_ptr().add(group.start * steps)
                         } else {
-                            data.as_ptr().add((columns.start + group[0]) * token + depth[0] * feature)
+                            data.as_ptr().add((columns.start + group.start) * token + depth.start * feature)
                         };
                         let operands = Operands {
                             k: steps,
                             a,
                             a_row: token,
                             a_k: feature,
-                            b: job.left.panel(panel, depth[0], width),
+                            b: job.left.panel(panel, depth.start, width),
                             b_panel: width * k,
                             b_k: width,
                         };
@@ -148,8 +149,8 @@ impl Part<'_> {
         let width = S::TILE_VECTORS * S::LANES;
         let rows = starts[panels.start]..starts[panels.end];
         let resident = rows.len() * k * size_of::<f32>() <= RESIDENT;
-        let depths = even(k, if resident { 4 * DEPTH } else { DEPTH });
-        let steps = depths.windows(2).map(|d| d[1] - d[0]).max().unwrap_or(0);
+        let depths = cuts(k, if resident { 4 * DEPTH } else { DEPTH });
+        let steps = depths.clone().map(|depth| depth.len()).max().unwrap_or(0);
         // Long runs of each output row, as far as the packed columns stay near: 128 KiB (at k = 16, twice the speed of one tile).
         let chunk = ((PACKED / (steps.max(1) * size_of::<f32>())).clamp(width, 1024) / width * width)
             .max(if resident { width } else { COLUMNS });
@@ -161,12 +162,12 @@ impl Part<'_> {
         let mut packed = Scratch::new(steps * chunk);
         for start in columns.clone().step_by(chunk) {
             let end = columns.end.min(start + chunk);
-            for depth in depths.windows(2) {
-                let steps = depth[1] - depth[0];
+            for depth in depths.clone() {
+                let steps = depth.len();
                 let lies = |at: usize| direct.filter(|_| at + width <= end);
                 for at in (start..end).step_by(width) {
                     if lies(at).is_none() {
-                        let rows = Rows::Range { start: depth[0], end: depth[1] };
+                        let rows = Rows::Range { start: depth.start, end: depth.end };
                         // SAFETY: the tile's part of the scratch is `steps · width` long.
                         unsafe {
                             let dst = packed.as_mut_ptr().add((at - start) * steps);
@@ -179,20 +180,20 @@ impl Part<'_> {
                     let rows = starts[panel + 1] - row;
                     for at in (start..end).step_by(width) {
                         let cols = width.min(end - at);
-                        // SAFETY: as above; the panel holds `steps` steps from `depth[0]`, and `y` the rows' columns.
+                        // SAFETY: as above; the panel holds `steps` steps from `depth.start`, and `y` the rows' columns.
                         unsafe {
                             let (b, b_k) = match lies(at) {
-                                Some(data) => (data.as_ptr().add(depth[0] * n + at), n),
+                                Some(data) => (data.as_ptr().add(depth.start * n + at), n),
                                 None => (packed.as_ptr().add((at - start) * steps), width),
                             };
-                            let a = job.left.panel(panel, depth[0], rows);
+                            let a = job.left.panel(panel, depth.start, rows);
                             let operands = Operands { k: steps, a, a_row: 1, a_k: rows, b, b_panel: 0, b_k };
                             let bias =
                                 job.epilogue.bias.map_or(std::ptr::null(), |bias| bias[row..].as_ptr());
                             let finish =
-                                (depth[1] == k).then(|| job.finish(row * n + at, bias, std::ptr::null()));
+                                (depth.end == k).then(|| job.finish(row * n + at, bias, std::ptr::null()));
                             let c = job.y.get().add(row * n + at);
-                            let output = Output { c, stride: n, cols, first: depth[0] == 0, finish };
+                            let output = Output { c, stride: n, cols, first: depth.start == 0, finish };
                             let vectors = if cols <= S::LANES { 1 } else { S::TILE_VECTORS };
                             block(simd, [rows, vectors], operands, output);
                         }

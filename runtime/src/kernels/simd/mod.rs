@@ -1,7 +1,7 @@
 //! What the kernels need of a CPU beyond [`rten_simd::Isa`]: partial loads and stores, transposes, and broadcasts of
 //! weights in pairs. One implementation per instruction set, in a file of its own.
 //!
-//! A kernel is written once as a `Vectorized` and run by `Level::run` inside a function that has the instructions enabled,
+//! A kernel is written once as a `Vectorized` and run by `Supported::run` inside a function that has the instructions enabled,
 //! into which everything below is inlined.
 
 #[cfg(target_arch = "x86_64")]
@@ -136,45 +136,31 @@ pub(crate) trait Vectorized {
     fn eval<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// An instruction set that kernels are compiled for.
+/// An instruction set that kernels are compiled for: a name only. What runs with it needs a [`Supported`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Level {
     /// What every CPU has.
     Portable,
     /// AVX2 with FMA, F16C, POPCNT and BMI1, which came with it or before.
     Avx2,
-    /// AVX-512 F, VL, BW, DQ.
+    /// AVX-512 F, VL, BW, DQ, with FMA, F16C, POPCNT, BMI1 and BMI2.
     Avx512,
 }
 
 impl Level {
     /// The best that this CPU has.
     pub fn best() -> Self {
-        if Self::Avx512.available() {
-            Self::Avx512
-        } else if Self::Avx2.available() {
-            Self::Avx2
-        } else {
-            Self::Portable
-        }
+        Supported::best().level()
+    }
+
+    /// The proof that this CPU and its operating system have it, if they do.
+    pub fn supported(self) -> Option<Supported> {
+        Supported::check(self)
     }
 
     /// Whether this CPU has it.
     pub fn available(self) -> bool {
-        match self {
-            Self::Portable => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => {
-                Avx2Isa::new().is_some()
-                    && is_x86_feature_detected!("f16c")
-                    && is_x86_feature_detected!("popcnt")
-                    && is_x86_feature_detected!("bmi1")
-            }
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => Avx512Isa::new().is_some(),
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 => false,
-        }
+        self.supported().is_some()
     }
 
     /// Elements of an f32 vector.
@@ -185,36 +171,78 @@ impl Level {
             Self::Avx512 => 16,
         }
     }
+}
+
+/// A [`Level`] that this CPU was found to have: the only way to code that uses its instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Supported(Level);
+
+impl Supported {
+    /// The best that this CPU has.
+    pub fn best() -> Self {
+        let levels = [Level::Avx512, Level::Avx2];
+        levels.into_iter().find_map(Level::supported).unwrap_or(Self(Level::Portable))
+    }
+
+    /// Every feature that some function of the level enables is looked for, and whether the operating system keeps its
+    /// registers, which detection includes.
+    fn check(level: Level) -> Option<Self> {
+        /// Whether all these features were found.
+        #[cfg(target_arch = "x86_64")]
+        macro_rules! have {
+            ($($feature:tt),*) => { $(is_x86_feature_detected!($feature))&&* };
+        }
+        let found = match level {
+            Level::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => have!("avx", "avx2", "fma", "f16c", "popcnt", "bmi1") && Avx2Isa::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => {
+                have!("avx512f", "avx512vl", "avx512bw", "avx512dq", "fma", "f16c", "popcnt", "bmi1", "bmi2")
+                    && Avx512Isa::new().is_some()
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx2 | Level::Avx512 => false,
+        };
+        found.then_some(Self(level))
+    }
+
+    /// Its name.
+    pub fn level(self) -> Level {
+        self.0
+    }
+
+    /// Elements of an f32 vector.
+    pub fn lanes(self) -> usize {
+        self.0.lanes()
+    }
 
     /// Runs `op` with these instructions.
-    ///
-    /// # Panics
-    /// When the CPU lacks them.
     pub(crate) fn run<V: Vectorized>(self, op: V) -> V::Output {
-        match self {
-            Self::Portable => op.eval(GenericIsa::new()),
+        match self.0 {
+            Level::Portable => op.eval(GenericIsa::new()),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => {
+            Level::Avx2 => {
                 #[target_feature(enable = "avx,avx2,fma,f16c")]
                 unsafe fn run<V: Vectorized>(op: V, isa: Avx2Isa) -> V::Output {
                     op.eval(isa)
                 }
-                let isa = Avx2Isa::new().expect("a CPU with AVX2 and FMA");
-                // SAFETY: `isa` exists, so the CPU has these features.
+                let isa = Avx2Isa::new().expect("found by `check`");
+                // SAFETY: `check` found these features.
                 unsafe { run(op, isa) }
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => {
+            Level::Avx512 => {
                 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c,fma,bmi1,bmi2")]
                 unsafe fn run<V: Vectorized>(op: V, isa: Avx512Isa) -> V::Output {
                     op.eval(isa)
                 }
-                let isa = Avx512Isa::new().expect("a CPU with AVX-512");
-                // SAFETY: `isa` exists, so the CPU has AVX-512; every such CPU has BMI and FMA too.
+                let isa = Avx512Isa::new().expect("found by `check`");
+                // SAFETY: `check` found these features.
                 unsafe { run(op, isa) }
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 => panic!("{self:?} on another CPU"),
+            Level::Avx2 | Level::Avx512 => unreachable!("`check` found {self:?} on another CPU"),
         }
     }
 }
@@ -307,7 +335,7 @@ mod tests {
     #[test]
     fn every_level_does_what_it_says() {
         for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-            if level.available() {
+            if let Some(level) = level.supported() {
                 level.run(Check);
             }
         }

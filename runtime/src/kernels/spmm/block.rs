@@ -4,7 +4,7 @@
 
 use rten_simd::ops::{BitOps, NumOps};
 
-use crate::kernels::simd::{Level, Simd, splat};
+use crate::kernels::simd::{Level, Simd, Supported, splat};
 use crate::kernels::{Layout, Packed, Params, Problem, WeightMatrix};
 use crate::packing::panels::{Group, PanelShape, Panels};
 use crate::packing::strips;
@@ -45,11 +45,13 @@ pub(in crate::kernels) fn variants(weight: &WeightMatrix, problem: &Problem, lev
 pub(in crate::kernels) fn prepare(
     weight: &WeightMatrix,
     problem: &Problem,
-    level: Level,
+    level: Supported,
     params: Params,
 ) -> Box<dyn Packed> {
     let matrix = weight.blocks().expect("the block kernel takes blocks");
-    let height = height(weight, level).expect("the block kernel takes blocks of even height");
+    let height = height(weight, level.level()).expect("the block kernel takes blocks of even height");
+    // Registers hold 3 vectors of sums for 8 rows, 4 for fewer.
+    let params = Params { vectors: params.vectors.min(if height == 8 { 3 } else { 4 }), ..params };
     let Params { vectors, depth, rows, parts, .. } = params;
     let shape =
         PanelShape { width: vectors * level.lanes(), depth: depth * 16 / level.lanes().min(16), rows };

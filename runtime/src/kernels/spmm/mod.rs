@@ -13,8 +13,9 @@ mod segment;
 use std::ops::Range;
 
 use rten_simd::ops::{BitOps, NumOps};
+use smallvec::SmallVec;
 
-use super::simd::{Level, Simd, Vectorized, clamp, splat};
+use super::simd::{Level, Simd, Supported, Vectorized, clamp, splat};
 use super::{Call, Epilogue, Layout, Packed, Params, Problem, Right, WeightMatrix};
 use crate::packing::panels::{PanelShape, Panels};
 use crate::packing::scratch::Scratch;
@@ -36,7 +37,7 @@ const LEAST_ROWS: usize = 384;
 struct Spmm {
     m: usize,
     k: usize,
-    level: Level,
+    level: Supported,
     /// Vectors in the width of a tile.
     vectors: usize,
     /// Sets of accumulators.
@@ -47,7 +48,8 @@ struct Spmm {
 /// Widths and depths worth trying on any CPU; the first is the guess where nothing is timed.
 pub(super) fn variants(weight: &WeightMatrix, problem: &Problem, level: Level) -> Vec<Params> {
     let Some(csr) = weight.csr() else { return Vec::new() };
-    let density = csr.nnz() as f64 / (csr.rows() * csr.cols()).max(1) as f64;
+    // In whole percents, as the tuner remembers: weights that share an answer have the same choice.
+    let density = (csr.nnz() as f64 / (csr.rows() * csr.cols()).max(1) as f64 * 100.0).round() / 100.0;
     let lanes = level.lanes();
     // 16 registers hold a pair's sums of 6 vectors, or two sets of 3; 32 hold two sets of 4 and more.
     let sets = if lanes < 16 { 1 } else { 2 };
@@ -74,7 +76,7 @@ pub(super) fn variants(weight: &WeightMatrix, problem: &Problem, level: Level) -
 pub(super) fn prepare(
     weight: &WeightMatrix,
     problem: &Problem,
-    level: Level,
+    level: Supported,
     params: Params,
 ) -> Box<dyn Packed> {
     let Some(csr) = weight.csr() else { panic!("the panel kernel takes CSR weights") };
@@ -94,7 +96,7 @@ fn block_unit(m: usize, threads: usize) -> usize {
 }
 
 /// A packed weight `[m, k]`.
-fn of_panels([m, k]: [usize; 2], level: Level, params: Params, panels: Panels) -> Box<dyn Packed> {
+fn of_panels([m, k]: [usize; 2], level: Supported, params: Params, panels: Panels) -> Box<dyn Packed> {
     Box::new(Spmm { m, k, level, vectors: params.vectors, sets: params.sets, panels })
 }
 
@@ -170,10 +172,10 @@ impl Packed for Spmm {
 
 impl Spmm {
     /// First block of each part, and the number of blocks: parts of about equal numbers of weights.
-    fn split_blocks(&self, parts: usize) -> Vec<usize> {
+    fn split_blocks(&self, parts: usize) -> SmallVec<[usize; 32]> {
         let blocks = self.panels.blocks.len() - 1;
         let work = |block: usize| self.panels.segments[block * self.panels.across].weight;
-        let mut starts: Vec<usize> = (0..parts)
+        let mut starts: SmallVec<[usize; 32]> = (0..parts)
             .map(|i| (0..blocks).take_while(|&b| work(b) * parts < i * work(blocks)).count())
             .collect();
         starts.push(blocks);

@@ -10,7 +10,7 @@ use core::arch::x86_64::{
 };
 
 use super::{BLOCK, Line, Multiply, Spmv};
-use crate::kernels::simd::{Level, Simd, Value};
+use crate::kernels::simd::{Level, Simd, Supported, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::bitmap::{Bitmap, WORD};
 
@@ -26,10 +26,10 @@ const AHEAD: usize = 4096;
 pub(in crate::kernels) fn prepare<V: Value>(
     weight: &WeightMatrix,
     _: &Problem,
-    level: Level,
+    level: Supported,
     _: Params,
 ) -> Box<dyn Packed> {
-    assert!(level >= Level::Avx2);
+    assert!(level.level() >= Level::Avx2);
     let Some(csr) = weight.csr() else { panic!("the bitmap kernel takes CSR weights") };
     let matrix = Bitmap::<V>::pack(csr.stored().expect("checked by the table"));
     // SAFETY: the level is AVX2 or more, checked above, and tells which of the two loops runs.

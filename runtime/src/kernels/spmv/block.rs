@@ -5,7 +5,7 @@
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::{BLOCK, COLUMNS, Line, Multiply, Spmv};
-use crate::kernels::simd::{Level, Simd};
+use crate::kernels::simd::{Simd, Supported};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::blocks::Blocks;
 
@@ -43,7 +43,7 @@ fn fits(weight: &WeightMatrix, problem: &Problem) -> bool {
 pub(in crate::kernels) fn prepare_tall(
     weight: &WeightMatrix,
     _: &Problem,
-    level: Level,
+    level: Supported,
     _: Params,
 ) -> Box<dyn Packed> {
     let matrix = weight.blocks().expect("the block kernel takes blocks");
@@ -67,7 +67,7 @@ pub(in crate::kernels) fn prepare_tall(
 pub(in crate::kernels) fn prepare_wide(
     weight: &WeightMatrix,
     _: &Problem,
-    level: Level,
+    level: Supported,
     _: Params,
 ) -> Box<dyn Packed> {
     let matrix = weight.blocks().expect("the block kernel takes blocks");

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use poda_formats::{CsrMatrix, DataType};
 
 use super::{BLOCK, COLUMNS, Line, Multiply, Spmv};
-use crate::kernels::simd::{Level, Simd, Value};
+use crate::kernels::simd::{Simd, Supported, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 
 /// Weights multiplied side by side.
@@ -23,7 +23,7 @@ pub(in crate::kernels) fn fits(weight: &WeightMatrix, problem: &Problem) -> bool
 pub(in crate::kernels) fn prepare<V: Value>(
     weight: &WeightMatrix,
     _: &Problem,
-    level: Level,
+    level: Supported,
     _: Params,
 ) -> Box<dyn Packed> {
     let Some(csr) = weight.csr() else { panic!("the CSR kernel takes CSR weights") };

@@ -25,7 +25,7 @@ use poda_formats::Values;
 use poda_formats::tensor::Tensor;
 use rten_simd::ops::{BitOps, NumOps};
 
-use super::simd::{Level, Simd, Vectorized, clamp, splat};
+use super::simd::{Simd, Supported, Vectorized, clamp, splat};
 use super::{Call, Epilogue, Layout, Packed, Right};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose::transpose;
@@ -138,7 +138,7 @@ impl Columns {
 /// A packed matrix and the instructions that it was packed for.
 pub(super) struct Spmv<M> {
     matrix: M,
-    level: Level,
+    level: Supported,
     /// What the sums of each row are multiplied with, f32 `[m]`.
     scales: Option<Tensor>,
 }
@@ -148,7 +148,7 @@ impl<M: Multiply> Spmv<M> {
     ///
     /// # Safety
     /// `level` must have the instructions that the matrix needs.
-    pub(super) unsafe fn new(matrix: M, level: Level, values: &Values) -> Self {
+    pub(super) unsafe fn new(matrix: M, level: Supported, values: &Values) -> Self {
         Self { matrix, level, scales: values.scales_tensor().cloned() }
     }
 }

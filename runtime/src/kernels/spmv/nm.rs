@@ -14,7 +14,7 @@ use std::ops::Range;
 use poda_formats::NmMatrix;
 
 use super::{BLOCK, Columns, Line, Multiply, Spmv};
-use crate::kernels::simd::{Level, Simd};
+use crate::kernels::simd::{Level, Simd, Supported};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::nm::{NmLanes, bits, groups_of_word};
 
@@ -38,7 +38,7 @@ pub(in crate::kernels) fn fits8(weight: &WeightMatrix, problem: &Problem) -> boo
 pub(in crate::kernels) fn prepare(
     weight: &WeightMatrix,
     _: &Problem,
-    level: Level,
+    level: Supported,
     _: Params,
 ) -> Box<dyn Packed> {
     let matrix = weight.n_of_m().expect("the N:M kernel takes N:M");
@@ -46,7 +46,7 @@ pub(in crate::kernels) fn prepare(
     let packed = NmLanes::pack(matrix, level.lanes());
     // SAFETY: each matrix is packed for the level that it is run on.
     unsafe {
-        match level {
+        match level.level() {
             Level::Avx512 => Box::new(Spmv::new(Avx512(packed), level, &values)),
             Level::Avx2 => Box::new(Spmv::new(Avx2(packed), level, &values)),
             Level::Portable => unreachable!("the table has no such row"),

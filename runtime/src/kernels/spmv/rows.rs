@@ -7,7 +7,7 @@ use poda_formats::NarrowMatrix;
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::{BLOCK, Line, Multiply, Spmv};
-use crate::kernels::simd::{Level, Simd, Value};
+use crate::kernels::simd::{Simd, Supported, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 
 /// Rows side by side.
@@ -22,7 +22,7 @@ const WIDEST: usize = 16;
 pub(in crate::kernels) fn prepare<V: Value>(
     weight: &WeightMatrix,
     _: &Problem,
-    level: Level,
+    level: Supported,
     _: Params,
 ) -> Box<dyn Packed> {
     assert_eq!(weight.stored(), V::DTYPE, "checked by the table");

@@ -11,7 +11,7 @@ use core::arch::x86_64::{
 use poda_formats::CsrMatrix;
 
 use super::{Line, Multiply, Spmv};
-use crate::kernels::simd::{Level, Simd, Value};
+use crate::kernels::simd::{Level, Simd, Supported, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::sell::Sell;
 
@@ -35,10 +35,10 @@ pub(in crate::kernels) fn fits(weight: &WeightMatrix, problem: &Problem) -> bool
 pub(in crate::kernels) fn prepare8<V: Value, const GATHER: bool>(
     weight: &WeightMatrix,
     _: &Problem,
-    level: Level,
+    level: Supported,
     params: Params,
 ) -> Box<dyn Packed> {
-    assert!(level >= Level::Avx2);
+    assert!(level.level() >= Level::Avx2);
     let Some(csr) = weight.csr() else { panic!("SELL takes CSR weights") };
     // SAFETY: the level is AVX2 or more, checked above.
     Box::new(unsafe { Spmv::new(Avx2::<V, GATHER>(pack(csr, params)), level, csr.values()) })
@@ -51,10 +51,10 @@ pub(in crate::kernels) fn prepare8<V: Value, const GATHER: bool>(
 pub(in crate::kernels) fn prepare16<V: Value>(
     weight: &WeightMatrix,
     _: &Problem,
-    level: Level,
+    level: Supported,
     params: Params,
 ) -> Box<dyn Packed> {
-    assert_eq!(level, Level::Avx512);
+    assert_eq!(level.level(), Level::Avx512);
     let Some(csr) = weight.csr() else { panic!("SELL takes CSR weights") };
     // SAFETY: the level is AVX-512, checked above.
     Box::new(unsafe { Spmv::new(Avx512::<V>(pack(csr, params)), level, csr.values()) })

@@ -15,7 +15,7 @@ use core::arch::x86_64::{
 use std::ops::Range;
 
 use super::{COLUMNS, Line, Multiply, Spmv, Sums};
-use crate::kernels::simd::{Level, Simd, Value};
+use crate::kernels::simd::{Level, Simd, Supported, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::wsell::{LANES, PADDING, STEPS, WindowedSell};
 
@@ -44,10 +44,10 @@ pub(in crate::kernels) fn fits<V: Value, const T: usize, const B: usize>(
 pub(in crate::kernels) fn prepare<V: Value, const T: usize, const B: usize>(
     weight: &WeightMatrix,
     _: &Problem,
-    level: Level,
+    level: Supported,
     params: Params,
 ) -> Box<dyn Packed> {
-    assert_eq!(level, Level::Avx512);
+    assert_eq!(level.level(), Level::Avx512);
     let Some(csr) = weight.csr() else { panic!("windowed SELL takes CSR weights") };
     let matrix =
         WindowedSell::<V>::pack(csr.stored().expect("checked by the table"), T * LANES, B, params.parts);

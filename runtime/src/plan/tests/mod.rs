@@ -9,11 +9,11 @@ use poda_formats::op::{Binary, ConvAttributes, Padding, PoolAttributes, PoolKind
 use poda_formats::{DataType, Dim, Graph, Op, Tensor, TensorView, ValueId};
 use proptest::prelude::*;
 
-use crate::executable::{Executable, RunError};
+use crate::executable::{Executable, PrepareError, RunError};
 use crate::feeds::FeedError;
-use crate::model::{Model, PrepareError};
+use crate::model::Model;
 use crate::ops;
-use crate::options::Options;
+use crate::options::{Options, RunOptions};
 use crate::output::Output;
 
 /// Runs every node with fresh outputs.
@@ -418,12 +418,15 @@ fn intermediate_values_can_be_had() {
     let extra: Vec<ValueId> = graph.nodes.iter().filter_map(|n| n.output(0)).collect();
     all.outputs.extend(&extra);
     let expected = reference(&all, &[("x", x.clone())]);
-    let found = executable.run_with(&[("x", x.view())], &extra).unwrap();
+    let found = executable
+        .run_with(&[("x", x.view())], &RunOptions { extra: &extra, ..RunOptions::default() })
+        .unwrap();
     assert_eq!(found.len(), expected.len());
     for ((name, found), expected) in found.iter().zip(&expected) {
         assert!(close(found, expected), "{name}");
     }
-    let missing = executable.run_with(&[("x", x.view())], &[ValueId(9999)]);
+    let nowhere = RunOptions { extra: &[ValueId(9999)], ..RunOptions::default() };
+    let missing = executable.run_with(&[("x", x.view())], &nowhere);
     assert!(matches!(missing, Err(RunError::NoSuchValue { index: 9999, .. })));
 }
 

@@ -1,0 +1,36 @@
+//! What a profile says of a plan's steps.
+
+use std::time::Duration;
+
+use super::{Operand, Plan};
+use crate::profile::{NodeProfile, Profile};
+
+impl Plan {
+    /// The profile of some runs, of which `times` gives how long each step took.
+    pub(crate) fn profile(&self, times: &[Vec<Duration>]) -> Profile {
+        let shapes = |operands: &[Option<Operand>]| {
+            operands.iter().map(|o| o.as_ref().map_or_else(Vec::new, |o| o.shape.clone())).collect()
+        };
+        let nodes = self.steps.iter().enumerate().map(|(index, step)| {
+            let mut ms: Vec<f64> = times.iter().map(|run| run[index].as_secs_f64() * 1e3).collect();
+            ms.sort_by(f64::total_cmp);
+            let operands = step.inputs.iter().chain(&step.outputs).flatten();
+            let bytes: usize = operands.map(|o| o.shape.iter().product::<usize>() * o.dtype.size()).sum();
+            let kernel = step.call.explain();
+            NodeProfile {
+                name: step.name.clone(),
+                op: step.op.clone(),
+                kernel: kernel.name,
+                reason: kernel.reason,
+                inputs: shapes(&step.inputs),
+                outputs: shapes(&step.outputs),
+                ms: ms[ms.len() / 2],
+                macs: kernel.macs,
+                macs_nonzero: kernel.macs_nonzero,
+                bytes: bytes + kernel.weight_bytes,
+                weight: kernel.weight,
+            }
+        });
+        Profile { nodes: nodes.collect(), arena_bytes: self.arena_bytes, runs: times.len() }
+    }
+}
