@@ -27,10 +27,8 @@ use criterion::{Criterion, Throughput};
 use depthwise::depthwise;
 use poda_formats::{CsrMatrix, Pattern};
 use poda_runtime::Threads;
-use poda_runtime::kernels::{
-    Epilogue, KERNELS, Kernel, Layout, Level, PackedWeight, Problem, WeightMatrix, X,
-};
-use poda_runtime::tune::{TuneOptions, Tuner};
+use poda_runtime::kernels::{Epilogue, KERNELS, Kernel, Layout, Level, Problem, WeightMatrix, X};
+use poda_runtime::tune::{PackedWeight, TuneOptions, Tuner};
 use product::product;
 use scaling::scaling;
 use timing::roof;

@@ -2,7 +2,8 @@
 
 use poda_formats::Pattern;
 use poda_runtime::Threads;
-use poda_runtime::kernels::{Epilogue, KERNELS, Kernel, Layout, PackedWeight, Params, Problem, X};
+use poda_runtime::kernels::{Epilogue, KERNELS, Kernel, Layout, Params, Problem, X};
+use poda_runtime::tune::PackedWeight;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
 

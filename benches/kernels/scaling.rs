@@ -2,7 +2,8 @@
 
 use poda_formats::{CsrMatrix, Tensor};
 use poda_runtime::Threads;
-use poda_runtime::kernels::{Epilogue, Layout, PackedWeight, Problem, WeightMatrix, X};
+use poda_runtime::kernels::{Epilogue, Layout, Problem, WeightMatrix, X};
+use poda_runtime::tune::PackedWeight;
 use poda_runtime::tune::Tuner;
 
 use crate::timing::{Variant, time};

@@ -11,9 +11,9 @@ use poda_formats::tensor::checked_bytes;
 use poda_formats::{Dim, Graph, Op, Tensor, ValueId};
 
 use crate::info::Info;
+use crate::ops::guard;
 use crate::ops::{self, OpError};
 use crate::output::Output;
-use crate::plan::guard;
 
 /// Facts about every value of a graph, for one set of input shapes.
 #[derive(Debug, Clone)]

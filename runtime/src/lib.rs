@@ -45,6 +45,7 @@ pub mod packing;
 pub mod plan;
 pub mod profile;
 pub mod random_feeds;
+pub mod simd;
 pub mod threads;
 pub mod tune;
 

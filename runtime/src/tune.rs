@@ -7,6 +7,7 @@
 
 mod cache;
 mod measure;
+mod packed_weight;
 mod rank;
 
 use std::path::PathBuf;
@@ -19,6 +20,8 @@ use crate::kernels::{KERNELS, Kernel, KernelError, Layout, Level, Params, Proble
 use crate::threads::Threads;
 use cache::Cache;
 use rank::Rank;
+
+pub use packed_weight::PackedWeight;
 
 /// Kernels whose estimate is beyond this many times the least are not timed.
 const HOPELESS: f64 = 6.0;
@@ -267,7 +270,7 @@ mod tests {
 
     use super::rank::OVERHEAD;
     use super::*;
-    use crate::kernels::{Epilogue, PackedWeight, X};
+    use crate::kernels::{Epilogue, X};
 
     fn weight(sparsity: usize) -> WeightMatrix {
         let dense: Vec<f32> =

@@ -1,9 +1,9 @@
 //! Sparse × dense product straight from CSR: each stored weight scales one row of `X`. Simple, and fit for every CPU.
 
-use super::simd::Supported;
 use super::{Call, Layout, Packed, Params, Problem, Right, WeightMatrix};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose_matrix;
+use crate::simd::Supported;
 
 /// Rows of (column, value).
 pub(super) struct Rows {

@@ -10,11 +10,11 @@ use std::ops::Range;
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::Epilogue;
-use super::simd::{Simd, Supported, Vectorized, clamp, splat};
 use crate::packing::ConvGeometry;
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::fill;
 use crate::packing::transpose::transpose;
+use crate::simd::{Simd, Supported, Vectorized, clamp, splat};
 use crate::threads::{Split, SyncPtr, Threads};
 
 /// Multiply-adds below which another thread does not pay.

@@ -1,6 +1,6 @@
 //! Products of a stored weight with activations, `Y = epilogue(W · X)`, and the one table of kernels that compute them.
 //!
-//! A weight `[m, k]` is packed once, for one kernel, by [`PackedWeight::prepare`]; [`PackedWeight::run`] then takes any number
+//! A weight `[m, k]` is packed once, for one kernel, by `tune::PackedWeight::prepare`; `tune::PackedWeight::run` then takes any number
 //! of columns `n`. Activations are matrices in either [`Layout`], or images whose im2col matrix is packed on the fly.
 //!
 //! A pruned weight contributes nothing, whatever its input: the one difference from a dense product, where 0 · ∞ is NaN.
@@ -15,7 +15,6 @@ mod csr;
 pub mod depthwise;
 mod gemm;
 pub(crate) mod pool;
-pub mod simd;
 mod spmm;
 mod spmv;
 #[cfg(test)]
@@ -24,32 +23,23 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use poda_formats::dtype::DataType;
 use poda_formats::tensor::TensorError;
 use poda_formats::{BlockMatrix, CsrMatrix, NarrowMatrix, NmMatrix, Pattern, StructuredMatrix, Tensor};
 
 use crate::packing::ConvGeometry;
-use crate::packing::image::PaddedImage;
+pub(crate) use crate::packing::Right;
+pub use crate::packing::{Layout, X};
 use crate::threads::Threads;
-use crate::tune::{Candidate, Choice, Tuner};
 
+pub use crate::simd::{Level, Supported};
 pub use activation::Activation;
 pub use depthwise::Depthwise;
 pub(crate) use gemm::{Mat, matmul};
-pub use simd::{Level, Supported};
 pub(crate) use table::Source;
 pub use table::{KERNELS, Kernel, Params};
-
-/// Order of an activation matrix with `features` rows in the mathematical product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Layout {
-    /// `[features, n]`, `n` contiguous; images are `[channels, pixels]`.
-    FeatureMajor,
-    /// `[n, features]`, features contiguous.
-    TokenMajor,
-}
 
 /// What happens to a product before it is written: `activation(W · X + bias + residual)`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -60,38 +50,6 @@ pub struct Epilogue<'a> {
     pub residual: Option<&'a [f32]>,
     /// Applied last.
     pub activation: Activation,
-}
-
-/// The activations that a weight is multiplied with.
-#[derive(Debug, Clone, Copy)]
-pub enum X<'a> {
-    /// A matrix of `k · n` elements.
-    Matrix {
-        /// The elements.
-        data: &'a [f32],
-        /// Their order.
-        layout: Layout,
-    },
-    /// The im2col matrix of an image: row `(c, ky, kx)`, column = output pixel.
-    Image {
-        /// `[channels, h, w]`
-        data: &'a [f32],
-        /// Where each output pixel reads.
-        geometry: &'a ConvGeometry,
-    },
-}
-
-impl X<'_> {
-    /// Calls `f` with what kernels take.
-    pub(crate) fn with_right<R>(self, f: impl FnOnce(Right<'_>) -> R) -> R {
-        match self {
-            Self::Matrix { data, layout } => f(Right::Matrix { data, layout }),
-            Self::Image { data, geometry } if geometry.is_pointwise() => {
-                f(Right::Matrix { data, layout: Layout::FeatureMajor })
-            }
-            Self::Image { data, geometry } => f(Right::Image(&PaddedImage::new(data, geometry))),
-        }
-    }
 }
 
 /// What a weight will be used for, as far as it is known when it is packed.
@@ -263,16 +221,7 @@ impl WeightMatrix {
     }
 }
 
-/// The right matrix of a product, as kernels get it.
-#[derive(Clone, Copy)]
-pub(crate) enum Right<'a> {
-    /// `[k, n]`, also the image of a pointwise convolution.
-    Matrix { data: &'a [f32], layout: Layout },
-    /// The im2col matrix of an image.
-    Image(&'a PaddedImage<'a>),
-}
-
-/// One product: checked by [`PackedWeight::run`], trusted by kernels.
+/// One product: checked by `tune::PackedWeight::run`, trusted by kernels.
 pub(crate) struct Call<'a> {
     pub(crate) n: usize,
     pub(crate) x: Right<'a>,
@@ -293,149 +242,3 @@ pub(crate) trait Packed: Send + Sync {
 
 /// A weight as some kernel reads it.
 pub(crate) type Packing = Box<dyn Packed>;
-
-/// A weight `[m, k]` packed for the kernel that was chosen for it.
-pub struct PackedWeight {
-    m: usize,
-    k: usize,
-    nnz: usize,
-    smallest_bytes: usize,
-    kernel: &'static Kernel,
-    choice: Choice,
-    packed: Arc<Packing>,
-}
-
-impl std::fmt::Debug for PackedWeight {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PackedWeight([{}, {}], nnz {}, {})", self.m, self.k, self.nnz, self.kernel.name)
-    }
-}
-
-impl PackedWeight {
-    /// Chooses a kernel for a weight and packs it.
-    ///
-    /// # Errors
-    /// When the weight is not an f32 matrix.
-    pub fn prepare(
-        weight: &WeightMatrix,
-        problem: &Problem,
-        tuner: &Tuner,
-        threads: &Threads,
-    ) -> Result<Self, KernelError> {
-        Self::prepare_with(weight, problem, tuner, threads, |_, _, pack| pack().map(Arc::new))
-    }
-
-    /// The same; `get` may know a packing of the weight for a kernel with some measures.
-    ///
-    /// # Errors
-    /// When the weight is not an f32 matrix, or `get` fails.
-    pub(crate) fn prepare_with(
-        weight: &WeightMatrix,
-        problem: &Problem,
-        tuner: &Tuner,
-        threads: &Threads,
-        get: impl FnOnce(
-            &'static Kernel,
-            Params,
-            &dyn Fn() -> Result<Packing, KernelError>,
-        ) -> Result<Arc<Packing>, KernelError>,
-    ) -> Result<Self, KernelError> {
-        let [m, k] = weight.shape()?;
-        let source = Source::new(weight);
-        let (kernel, mut choice) = tuner.choose(&source, problem, threads)?;
-        let params = choice.candidates[0].params;
-        let packed = get(kernel, params, &|| kernel.pack(&source, problem, params))?;
-        choice.candidates[0].bytes = Some(packed.bytes());
-        let (nnz, smallest_bytes) = (weight.nnz(), weight.smallest_bytes());
-        Ok(Self { m, k, nnz, smallest_bytes, kernel, choice, packed })
-    }
-
-    /// Packs a weight for a kernel with some of its [`Kernel::variants`].
-    ///
-    /// # Errors
-    /// When the kernel does not take this weight on this CPU, or has no such measures.
-    pub fn with_kernel(
-        weight: &WeightMatrix,
-        problem: &Problem,
-        kernel: &'static Kernel,
-        params: Params,
-    ) -> Result<Self, KernelError> {
-        let [m, k] = weight.shape()?;
-        let name = kernel.name.to_owned();
-        if !kernel.takes(weight, problem) {
-            return Err(KernelError::Refused { name });
-        }
-        let packed = Arc::new(kernel.pack(&Source::new(weight), problem, params)?);
-        let candidate = Candidate { kernel: name, params, micros: None, bytes: Some(packed.bytes()) };
-        let choice = Choice { candidates: vec![candidate], reason: "asked for".to_owned() };
-        let (nnz, smallest_bytes) = (weight.nnz(), weight.smallest_bytes());
-        Ok(Self { m, k, nnz, smallest_bytes, kernel, choice, packed })
-    }
-
-    /// `y = activation(W · x + bias + residual)` for `n` columns; writes every element of `y`.
-    ///
-    /// # Panics
-    /// When a slice has not the length that `[m, k]`, `n` and the geometry give it.
-    pub fn run(
-        &self,
-        n: usize,
-        x: X<'_>,
-        y: &mut [f32],
-        y_layout: Layout,
-        epilogue: &Epilogue<'_>,
-        threads: &Threads,
-    ) {
-        match x {
-            X::Matrix { data, .. } => assert_eq!(data.len(), self.k * n, "x is not [{}, {n}]", self.k),
-            X::Image { data, geometry } => {
-                assert_eq!([geometry.k(), geometry.n()], [self.k, n], "{geometry:?}");
-                assert_eq!(data.len(), geometry.image_len(), "{geometry:?}");
-            }
-        }
-        assert_eq!(y.len(), self.m * n, "y is not [{}, {n}]", self.m);
-        if let Some(bias) = epilogue.bias {
-            assert_eq!(bias.len(), self.m, "bias");
-        }
-        if let Some(residual) = epilogue.residual {
-            assert_eq!(residual.len(), y.len(), "residual");
-        }
-        if !y.is_empty() {
-            x.with_right(|x| self.packed.run(Call { n, x, y, y_layout, epilogue, threads }));
-        }
-    }
-
-    /// Name of the kernel.
-    pub fn kernel(&self) -> &'static str {
-        self.kernel.name
-    }
-
-    /// Why that kernel.
-    pub fn reason(&self) -> &str {
-        &self.choice.reason
-    }
-
-    /// Why that kernel, and the others that were considered.
-    pub fn choice(&self) -> &Choice {
-        &self.choice
-    }
-
-    /// Rows and columns, `[m, k]`.
-    pub fn shape(&self) -> [usize; 2] {
-        [self.m, self.k]
-    }
-
-    /// Stored values.
-    pub fn nnz(&self) -> usize {
-        self.nnz
-    }
-
-    /// Bytes of the packed weight.
-    pub fn bytes(&self) -> usize {
-        self.packed.bytes()
-    }
-
-    /// Bytes of the smallest lossless format: dense, a bitmap or CSR.
-    pub fn smallest_bytes(&self) -> usize {
-        self.smallest_bytes
-    }
-}

@@ -2,7 +2,7 @@
 
 use rten_simd::ops::{BitOps, NumOps};
 
-use super::simd::{Simd, Supported, Vectorized};
+use crate::simd::{Simd, Supported, Vectorized};
 
 /// `y[i, r, c] = max(x[i, 2r..2r + 2, 2c..2c + 2])` for each channel `i`, `x` `[channels, height, width]`, `y`
 /// `[channels, lines, columns]`; NaN counts as largest.

@@ -3,9 +3,10 @@
 use poda_formats::{CsrMatrix, Pattern, StructuredMatrix};
 use proptest::prelude::*;
 
-use super::{Activation, Epilogue, KERNELS, Layout, PackedWeight, Problem, WeightMatrix, X};
+use super::{Activation, Epilogue, KERNELS, Layout, Problem, WeightMatrix, X};
 use crate::packing::{ConvGeometry, im2col};
 use crate::threads::Threads;
+use crate::tune::PackedWeight;
 
 fn hash(i: usize) -> u64 {
     let i = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -6,8 +6,8 @@ use half::{bf16, f16};
 use poda_formats::DataType;
 use poda_formats::tensor::TensorError;
 
-use super::simd::{Level, Supported, Value};
 use super::{KernelError, Packed, Problem, WeightMatrix, csr, gemm, spmm, spmv};
+use crate::simd::{Level, Supported, Value};
 use crate::threads::{MOST_THREADS, Threads};
 
 /// Measures of a packing, for the kernels that have a choice.

@@ -3,9 +3,10 @@
 use poda_formats::{CsrMatrix, NarrowMatrix, Tensor, ValueType, Values};
 use proptest::prelude::*;
 
-use super::{Activation, Epilogue, KERNELS, Kernel, Layout, PackedWeight, Problem, WeightMatrix, X};
+use super::{Activation, Epilogue, KERNELS, Kernel, Layout, Problem, WeightMatrix, X};
 use crate::packing::{ConvGeometry, im2col};
 use crate::threads::Threads;
+use crate::tune::PackedWeight;
 
 /// Reproducible values in -1..1.
 struct Random(u64);

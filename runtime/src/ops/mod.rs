@@ -320,3 +320,12 @@ fn refuse(op: &ForeignOp) -> OpError {
         reason: op.reason.clone(),
     }
 }
+
+/// Runs `f`; a panic inside becomes an error, so that no model or feed can take the process down.
+pub(crate) fn guard<R>(f: impl FnOnce() -> Result<R, OpError>) -> Result<R, OpError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(OpError::Invalid(format!("internal error: {}", message.unwrap_or_default())))
+    })
+}

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::ConvGeometry;
 use super::scratch::Scratch;
 use super::tile::Rows;
-use crate::kernels::simd::{Simd, Supported, Vectorized, splat};
+use crate::simd::{Simd, Supported, Vectorized, splat};
 use crate::threads;
 
 /// Elements that pay for another thread to pad them.

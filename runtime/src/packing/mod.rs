@@ -12,6 +12,7 @@ mod im2col;
 pub(crate) mod image;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod nm;
+mod operand;
 pub(crate) mod panels;
 pub(crate) mod scratch;
 pub(crate) mod sell;
@@ -22,4 +23,6 @@ pub(crate) mod wsell;
 
 pub use geometry::{ConvGeometry, GeometryError};
 pub use im2col::im2col;
+pub(crate) use operand::Right;
+pub use operand::{Layout, X};
 pub use transpose::transpose_matrix;

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use super::operand::{Layout, Right};
 use super::transpose::transpose;
-use crate::kernels::simd::{Simd, splat};
-use crate::kernels::{Layout, Right};
+use crate::simd::{Simd, splat};
 
 /// Which rows of `X` a tile holds.
 #[derive(Debug, Clone, Copy)]

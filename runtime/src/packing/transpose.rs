@@ -1,6 +1,6 @@
 //! Transposes of strided matrices, in register blocks.
 
-use crate::kernels::simd::{Simd, Supported, Vectorized};
+use crate::simd::{Simd, Supported, Vectorized};
 
 /// `dst[c · dst_stride + r] = src[r · src_stride + c]` for `r < rows`, `c < cols`.
 ///

@@ -9,7 +9,8 @@ use poda_formats::{Tensor, TensorView};
 use smallvec::SmallVec;
 
 use super::arena::Parts;
-use super::{Call, Operand, Place, Plan, Step, guard};
+use super::{Call, Operand, Place, Plan, Step};
+use crate::ops::guard;
 use crate::ops::{self, OpError};
 use crate::options::Stop;
 use crate::output::Output;

@@ -7,13 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use poda_formats::{CsrMatrix, NarrowMatrix, Tensor, ValueId, Weight};
 
-use crate::kernels::{
-    Depthwise, KernelError, Layout, Level, PackedWeight, Packing, Params, Problem, WeightMatrix,
-};
+use crate::kernels::{Depthwise, KernelError, Layout, Level, Packing, Params, Problem, WeightMatrix};
 use crate::ops::OpError;
 use crate::packing::ConvGeometry;
 use crate::threads::Threads;
-use crate::tune::Tuner;
+use crate::tune::{PackedWeight, Tuner};
 
 /// A dense weight with at least this fraction of zeros is also offered to the sparse kernels; below it none of them has
 /// been measured to win.
@@ -345,7 +343,7 @@ impl Weights {
         make: impl FnOnce() -> Result<Packed, OpError>,
     ) -> Result<Arc<Packed>, OpError> {
         let make = || {
-            let packed = super::guard(make)?;
+            let packed = crate::ops::guard(make)?;
             release(weight);
             Ok(packed)
         };

@@ -3,10 +3,10 @@
 use smallvec::SmallVec;
 
 use super::{Lanes, Left};
-use crate::kernels::simd::{Simd, Supported, Vectorized};
 use crate::kernels::{Epilogue, Layout, Right};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose::{transpose, transpose_matrix};
+use crate::simd::{Simd, Supported, Vectorized};
 use crate::threads;
 
 /// A matrix `[rows, cols]` with any strides, in elements.

@@ -16,10 +16,10 @@ use std::ops::Range;
 
 use poda_formats::storage::AlignedBytes;
 
-use super::simd::{Simd, Supported, Vectorized};
 use super::{Call, Epilogue, Layout, Packed, Params, Problem, Right, WeightMatrix};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose::{transpose, transpose_matrix};
+use crate::simd::{Simd, Supported, Vectorized};
 use crate::threads::{self, Split, SyncPtr, shares};
 pub(crate) use matmul::{Mat, matmul};
 use part::{Job, Part};

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use super::tile::{Finish, Operands, Output, block, few_rows};
 use super::{Lanes, Left, cuts};
-use crate::kernels::simd::{Simd, Vectorized};
 use crate::kernels::{Epilogue, Layout, Right};
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::{Rows, pack_tile};
 use crate::packing::transpose::transpose;
+use crate::simd::{Simd, Vectorized};
 use crate::threads::SyncPtr;
 
 /// Steps along `k` before partial sums go to memory: bounds the packed part of `X` to what L2 holds.

@@ -7,7 +7,7 @@
 
 use rten_simd::ops::{BitOps, NumOps};
 
-use crate::kernels::simd::{Simd, clamp, splat};
+use crate::simd::{Simd, clamp, splat};
 
 /// The operands of one block.
 #[derive(Clone, Copy)]

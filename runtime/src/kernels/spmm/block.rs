@@ -4,10 +4,10 @@
 
 use rten_simd::ops::{BitOps, NumOps};
 
-use crate::kernels::simd::{Level, Simd, Supported, splat};
 use crate::kernels::{Layout, Packed, Params, Problem, WeightMatrix};
 use crate::packing::panels::{Group, PanelShape, Panels};
 use crate::packing::strips;
+use crate::simd::{Level, Simd, Supported, splat};
 
 /// Rows of a strip, or `None` where blocks have an odd number of rows: nothing is shared in those.
 fn height(weight: &WeightMatrix, level: Level) -> Option<usize> {

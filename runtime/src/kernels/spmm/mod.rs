@@ -15,12 +15,12 @@ use std::ops::Range;
 use rten_simd::ops::{BitOps, NumOps};
 use smallvec::SmallVec;
 
-use super::simd::{Level, Simd, Supported, Vectorized, clamp, splat};
 use super::{Call, Epilogue, Layout, Packed, Params, Problem, Right, WeightMatrix};
 use crate::packing::panels::{PanelShape, Panels};
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::{Rows, fill, pack_tile};
 use crate::packing::transpose::transpose;
+use crate::simd::{Level, Simd, Supported, Vectorized, clamp, splat};
 use crate::threads::{Split, SyncPtr, shares};
 use segment::segment;
 

@@ -2,8 +2,8 @@
 
 use rten_simd::ops::{BitOps, NumOps};
 
-use crate::kernels::simd::{Simd, splat};
 use crate::packing::panels::Panels;
+use crate::simd::{Simd, splat};
 
 /// Adds the weights of one segment to the sums of its rows: `N` vectors, with `SETS` sets of accumulators, so that enough
 /// multiply-adds are in flight when `N` is small.

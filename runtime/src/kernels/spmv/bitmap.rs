@@ -10,9 +10,9 @@ use core::arch::x86_64::{
 };
 
 use super::{BLOCK, Line, Multiply, Spmv};
-use crate::kernels::simd::{Level, Simd, Supported, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::bitmap::{Bitmap, WORD};
+use crate::simd::{Level, Simd, Supported, Value};
 
 /// Lanes of a vector of AVX-512.
 const LANES: usize = 16;

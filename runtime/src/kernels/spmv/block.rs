@@ -5,9 +5,9 @@
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::{BLOCK, COLUMNS, Line, Multiply, Spmv};
-use crate::kernels::simd::{Simd, Supported};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::blocks::Blocks;
+use crate::simd::{Simd, Supported};
 
 /// Columns of a piece of a row.
 const WIDTH: usize = 4;

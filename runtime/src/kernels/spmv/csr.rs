@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 use poda_formats::{CsrMatrix, DataType};
 
 use super::{BLOCK, COLUMNS, Line, Multiply, Spmv};
-use crate::kernels::simd::{Simd, Supported, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
+use crate::simd::{Simd, Supported, Value};
 
 /// Weights multiplied side by side.
 const LANES: usize = 8;

@@ -25,10 +25,10 @@ use poda_formats::Values;
 use poda_formats::tensor::Tensor;
 use rten_simd::ops::{BitOps, NumOps};
 
-use super::simd::{Simd, Supported, Vectorized, clamp, splat};
 use super::{Call, Epilogue, Layout, Packed, Right};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose::transpose;
+use crate::simd::{Simd, Supported, Vectorized, clamp, splat};
 use crate::threads::{SyncPtr, shares};
 
 /// Rows that a kernel multiplies at a time.

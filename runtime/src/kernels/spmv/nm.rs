@@ -14,9 +14,9 @@ use std::ops::Range;
 use poda_formats::NmMatrix;
 
 use super::{BLOCK, Columns, Line, Multiply, Spmv};
-use crate::kernels::simd::{Level, Simd, Supported};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::nm::{NmLanes, bits, groups_of_word};
+use crate::simd::{Level, Simd, Supported};
 
 /// Whether it can be packed for AVX-512: for other N there is no code, and CSR serves.
 pub(in crate::kernels) fn fits16(weight: &WeightMatrix, _: &Problem) -> bool {

@@ -7,8 +7,8 @@ use poda_formats::NarrowMatrix;
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::{BLOCK, Line, Multiply, Spmv};
-use crate::kernels::simd::{Simd, Supported, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
+use crate::simd::{Simd, Supported, Value};
 
 /// Rows side by side.
 const ROWS: usize = 4;

@@ -11,9 +11,9 @@ use core::arch::x86_64::{
 use poda_formats::CsrMatrix;
 
 use super::{Line, Multiply, Spmv};
-use crate::kernels::simd::{Level, Simd, Supported, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::sell::Sell;
+use crate::simd::{Level, Simd, Supported, Value};
 
 /// Sums per column, to hide the latency of additions. A single column has registers for more on AVX2, and gains 5 % from the
 /// longer loop (Zen 3, 768×768 at 50 and 90 %).

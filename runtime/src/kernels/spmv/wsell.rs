@@ -15,9 +15,9 @@ use core::arch::x86_64::{
 use std::ops::Range;
 
 use super::{COLUMNS, Line, Multiply, Spmv, Sums};
-use crate::kernels::simd::{Level, Simd, Supported, Value};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::wsell::{LANES, PADDING, STEPS, WindowedSell};
+use crate::simd::{Level, Simd, Supported, Value};
 
 /// Chunks ahead of the one in use that are fetched, 4 KiB of values: across the page's end, where the hardware's prefetcher
 /// stops. At 4096×4096 and 80 to 95 %, from L3 and DRAM, 1.3 times the speed of 6 chunks on Zen 5; in L2 3 % less.

@@ -1,0 +1,54 @@
+//! The activations of a product: a matrix in either order, or an image whose im2col matrix is packed on the fly.
+
+use super::geometry::ConvGeometry;
+use super::image::PaddedImage;
+
+/// Order of an activation matrix with `features` rows in the mathematical product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// `[features, n]`, `n` contiguous; images are `[channels, pixels]`.
+    FeatureMajor,
+    /// `[n, features]`, features contiguous.
+    TokenMajor,
+}
+
+/// The activations that a weight is multiplied with.
+#[derive(Debug, Clone, Copy)]
+pub enum X<'a> {
+    /// A matrix of `k · n` elements.
+    Matrix {
+        /// The elements.
+        data: &'a [f32],
+        /// Their order.
+        layout: Layout,
+    },
+    /// The im2col matrix of an image: row `(c, ky, kx)`, column = output pixel.
+    Image {
+        /// `[channels, h, w]`
+        data: &'a [f32],
+        /// Where each output pixel reads.
+        geometry: &'a ConvGeometry,
+    },
+}
+
+impl X<'_> {
+    /// Calls `f` with what kernels take.
+    pub(crate) fn with_right<R>(self, f: impl FnOnce(Right<'_>) -> R) -> R {
+        match self {
+            Self::Matrix { data, layout } => f(Right::Matrix { data, layout }),
+            Self::Image { data, geometry } if geometry.is_pointwise() => {
+                f(Right::Matrix { data, layout: Layout::FeatureMajor })
+            }
+            Self::Image { data, geometry } => f(Right::Image(&PaddedImage::new(data, geometry))),
+        }
+    }
+}
+
+/// The right matrix of a product, as kernels get it.
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'a> {
+    /// `[k, n]`, also the image of a pointwise convolution.
+    Matrix { data: &'a [f32], layout: Layout },
+    /// The im2col matrix of an image.
+    Image(&'a PaddedImage<'a>),
+}
