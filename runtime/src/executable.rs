@@ -109,7 +109,7 @@ impl Executable {
             return plan::check(graph, &request);
         }
         let fixed = graph.inputs.iter().all(|&id| analysis::fixed_shape(graph, id).is_some());
-        match self.planned(request) {
+        match self.planned(&request) {
             Err(error @ PlanError::Node { source: OpError::Unsupported { .. }, .. }) => Err(error),
             Err(error) if fixed => Err(error),
             // Another batch may do better.
@@ -143,7 +143,7 @@ impl Executable {
     /// When shapes do not fit the inputs, or a node does not fit what it would be given.
     pub fn warm(&self, shapes: &[(&str, &[usize])]) -> Result<(), RunError> {
         let shapes = feeds::check_shapes(&self.graph, shapes)?;
-        self.planned(Request { shapes, wanted: Wants::Results(Vec::new()) })?;
+        self.planned(&Request { shapes, wanted: Wants::Results(Vec::new()) })?;
         Ok(())
     }
 
@@ -201,10 +201,10 @@ impl Executable {
         self.check_values(taps)?;
         self.with_feeds(inputs, Want::Taps(taps), |plan, feeds| {
             let mut between = Between { show: Some(&mut show), ..Between::default() };
-            let mut run = self.begin(plan, feeds, SmallVec::new())?;
+            let mut run = Self::begin(plan, feeds, SmallVec::new())?;
             match self.steps(&mut run, plan, &mut between) {
                 Err(Halt::Shown) => Ok(()),
-                other => other.map_err(|halt| self.error(plan, halt)),
+                other => other.map_err(|halt| Self::error(plan, halt)),
             }
         })
     }
@@ -255,7 +255,7 @@ impl Executable {
             }
         }
         let fits = |request: &Request| {
-            want.is(&request.wanted) && request.shapes.iter().eq(feeds.iter().map(|feed| feed.shape()))
+            want.is(&request.wanted) && request.shapes.iter().eq(feeds.iter().map(TensorView::shape))
         };
         let request = || Request {
             shapes: feeds.iter().map(|feed| feed.shape().to_vec()).collect(),
@@ -265,8 +265,8 @@ impl Executable {
         f(&plan, &feeds)
     }
 
-    fn planned(&self, request: Request) -> Result<Arc<Plan>, PlanError> {
-        self.plan(|kept| *kept == request, || request.clone())
+    fn planned(&self, request: &Request) -> Result<Arc<Plan>, PlanError> {
+        self.plan(|kept| kept == request, || request.clone())
     }
 
     /// The plan for a request, made now or kept from before.
@@ -294,7 +294,6 @@ impl Executable {
     }
 
     fn begin<'a>(
-        &self,
         plan: &'a Plan,
         feeds: &'a [TensorView<'a>],
         buffers: plan::Buffers<'a>,
@@ -308,7 +307,7 @@ impl Executable {
     }
 
     /// What a caller is told of a run that ended early.
-    fn error(&self, plan: &Plan, halt: Halt) -> RunError {
+    fn error(plan: &Plan, halt: Halt) -> RunError {
         match halt {
             Halt::Failed { step, source } => match plan.steps.get(step) {
                 Some(step) => PlanError::Node { node: step.name.clone(), op: step.op.clone(), source }.into(),

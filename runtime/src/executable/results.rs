@@ -21,8 +21,8 @@ impl Executable {
         let mut buffers = plan.buffers.iter().map(buffer).collect::<Result<Vec<_>, _>>()?;
         let others: Vec<Option<Tensor>> = {
             let places = buffers.iter_mut().map(|buffer| &mut buffer[..]).collect();
-            let mut run = self.begin(plan, feeds, places)?;
-            self.steps(&mut run, plan, between).map_err(|halt| self.error(plan, halt))?;
+            let mut run = Self::begin(plan, feeds, places)?;
+            self.steps(&mut run, plan, between).map_err(|halt| Self::error(plan, halt))?;
             plan.outputs.iter().map(|wanted| run.tensor(&wanted.operand)).collect()
         };
         let buffers: Vec<Storage> = buffers.into_iter().map(Storage::owned).collect();
@@ -64,7 +64,7 @@ impl Executable {
             };
             let operand = &wanted.operand;
             if !matches!(operand.place, Place::Heap(_)) {
-                self.check_buffer(name(at), (operand.dtype, &operand.shape), &outputs[i].1)?;
+                check_buffer(name(at), (operand.dtype, &operand.shape), &outputs[i].1)?;
             }
             match operand.place {
                 Place::Output(buffer) if giver[buffer].is_none() => giver[buffer] = Some(i),
@@ -81,8 +81,8 @@ impl Executable {
         let taken =
             giver.iter().map(|i| i.and_then(|i| own[i].take()).expect("every buffer is some output's"));
         let buffers: Buffers<'_> = taken.collect();
-        let mut run = self.begin(plan, feeds, buffers)?;
-        self.steps(&mut run, plan, &mut Between::default()).map_err(|halt| self.error(plan, halt))?;
+        let mut run = Self::begin(plan, feeds, buffers)?;
+        self.steps(&mut run, plan, &mut Between::default()).map_err(|halt| Self::error(plan, halt))?;
         for (at, i) in copied {
             let value = run.value(&plan.outputs[at].operand).expect("it has been made");
             let found = shapes[i];
@@ -100,17 +100,16 @@ impl Executable {
         }
         Ok(())
     }
+}
 
-    fn check_buffer(
-        &self,
-        name: &str,
-        (dtype, shape): (poda_formats::DataType, &[usize]),
-        view: &TensorViewMut<'_>,
-    ) -> Result<(), RunError> {
-        if (view.dtype(), view.shape()) == (dtype, shape) {
-            return Ok(());
-        }
-        let found = (view.dtype(), view.shape().to_vec());
-        Err(RunError::Buffer { name: name.to_owned(), expected: (dtype, shape.to_vec()), found })
+fn check_buffer(
+    name: &str,
+    (dtype, shape): (poda_formats::DataType, &[usize]),
+    view: &TensorViewMut<'_>,
+) -> Result<(), RunError> {
+    if (view.dtype(), view.shape()) == (dtype, shape) {
+        return Ok(());
     }
+    let found = (view.dtype(), view.shape().to_vec());
+    Err(RunError::Buffer { name: name.to_owned(), expected: (dtype, shape.to_vec()), found })
 }

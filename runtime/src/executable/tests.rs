@@ -174,7 +174,7 @@ fn taps_keep_only_themselves_from_fusion_and_end_with_the_last() {
     let executable = prepare(&graph, 1);
     let steps = |taps: &[&str]| {
         let taps = taps.iter().map(|name| graph.find(name).unwrap()).collect();
-        let plan = executable.planned(Request { shapes: vec![vec![2, 6]], wanted: Wants::Taps(taps) });
+        let plan = executable.planned(&Request { shapes: vec![vec![2, 6]], wanted: Wants::Taps(taps) });
         plan.unwrap().steps.len()
     };
     // The first product with its bias and activation is one step; the second is not needed.
@@ -218,7 +218,7 @@ fn a_run_stops_when_told() {
     let x = numbers(&[2, 6], 4);
     let run = |stop| executable.run_with(&[("x", x.view())], &RunOptions { stop, ..RunOptions::default() });
     let flag = AtomicBool::new(false);
-    let later = Instant::now() + Duration::from_secs(3600);
+    let later = Instant::now() + Duration::from_hours(1);
     assert!(run(Stop { cancelled: Some(&flag), deadline: Some(later) }).is_ok());
     flag.store(true, Ordering::Relaxed);
     let stopped = run(Stop { cancelled: Some(&flag), deadline: None });
@@ -342,7 +342,7 @@ fn executables_of_one_model_share_its_stored_weights() {
         let executable = model.prepare(options).unwrap();
         assert!(std::ptr::eq(executable.graph(), model.graph()));
         let plan = executable
-            .planned(Request { shapes: vec![vec![2]], wanted: Wants::Results(Vec::new()) })
+            .planned(&Request { shapes: vec![vec![2]], wanted: Wants::Results(Vec::new()) })
             .unwrap();
         let constants: Vec<_> = plan.constants.iter().map(|tensor| tensor.bytes().as_ptr()).collect();
         assert_eq!(constants, [stored], "read where the model holds it");

@@ -219,7 +219,7 @@ fn view<'a>(
 /// The elements of the one output of a step whose shapes are known.
 fn planned<'a>(outputs: &'a mut [Output<'_>]) -> &'a mut [f32] {
     match outputs {
-        [Output::Planned { bytes, .. }] if bytes.is_empty() => &mut [],
+        [Output::Planned { bytes: [], .. }] => &mut [],
         [Output::Planned { bytes, .. }] => bytemuck::cast_slice_mut(bytes),
         other => unreachable!("{other:?} is not one planned output"),
     }

@@ -6,6 +6,15 @@ use std::thread;
 
 use super::*;
 
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(thread::panicking(), "dropped");
+    }
+}
+
 #[test]
 fn every_part_runs_once() {
     for count in [1, 2, 3] {
@@ -57,14 +66,6 @@ fn a_panic_in_any_part_reaches_the_caller_once_all_are_done() {
         assert_eq!(sum.into_inner(), 4950);
     }
     // All of them at once, with what panics again when it is dropped.
-    struct Bomb;
-    impl Drop for Bomb {
-        fn drop(&mut self) {
-            if !thread::panicking() {
-                panic!("dropped");
-            }
-        }
-    }
     for _ in 0..20 {
         let panic = catch_unwind(AssertUnwindSafe(|| {
             threads.for_each(9, |_| std::panic::resume_unwind(Box::new(Bomb)));
