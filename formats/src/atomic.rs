@@ -1,37 +1,50 @@
 //! Files that appear whole or not at all.
+//!
+//! Where the file system can, a file being written has no name: whatever ends the process, nothing is left. Elsewhere, and
+//! for the moment in which a finished file takes an old one's place, it lies beside its place as `.poda-??????.tmp`, locked
+//! by the process that writes it. What nobody locks was abandoned, and the next write to that folder removes it.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tempfile::{Builder, NamedTempFile};
 
 /// Bytes that are written at a time. Linux keeps what was written at once in one piece of its cache, up to 2 MiB, and makes
 /// all of a piece resident in a process that reads a byte of it: 64 MiB instead of 28 for a model that reads a few rows of
 /// its embeddings.
 const PIECE: usize = 1 << 16;
 
-/// A file under a temporary name beside its place, removed when dropped.
+/// Start and end of temporary names.
+const TEMPORARY: [&str; 2] = [".poda-", ".tmp"];
+
+/// A file without a name, or with a temporary one beside its place; gone when dropped.
 ///
 /// Until [`AtomicFile::commit`] an old file at that place stays as it is, whatever fails; after it, the new file is
 /// there whole and on disk. Who has mapped the old file keeps seeing the old bytes.
 pub struct AtomicFile {
-    out: BufWriter<NamedTempFile>,
+    out: BufWriter<Unfinished>,
     folder: PathBuf,
+}
+
+enum Unfinished {
+    #[cfg(target_os = "linux")]
+    Unnamed(File),
+    Named(NamedTempFile),
 }
 
 impl AtomicFile {
     /// A new file that will be renamed to some name in `folder`.
     pub fn create_in(folder: &Path) -> io::Result<Self> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".poda-");
-        #[cfg(unix)]
-        {
-            // As any fresh file: the process's umask takes away from this.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(Permissions::from_mode(0o666));
-        }
-        let file = builder.tempfile_in(folder)?;
+        remove_abandoned(folder);
+        #[cfg(target_os = "linux")]
+        let unnamed = unnamed(folder).map(Unfinished::Unnamed);
+        #[cfg(not(target_os = "linux"))]
+        let unnamed = None;
+        let file = match unnamed {
+            Some(file) => file,
+            None => Unfinished::Named(named(folder)?),
+        };
         Ok(Self { out: BufWriter::with_capacity(PIECE, file), folder: folder.to_owned() })
     }
 
@@ -39,9 +52,116 @@ impl AtomicFile {
     pub fn commit(self, path: &Path) -> io::Result<()> {
         let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        // The rename itself lasts only once the folder is on disk.
+        match &file {
+            #[cfg(target_os = "linux")]
+            Unfinished::Unnamed(file) => match link(file, path) {
+                // A link replaces nothing, a renamed file does.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    let linked = temporary().make_in(&self.folder, |path| link(file, path))?;
+                    linked.persist(path).map_err(|error| error.error)?;
+                }
+                result => result?,
+            },
+            Unfinished::Named(_) => {}
+        }
+        if let Unfinished::Named(file) = file {
+            file.persist(path).map_err(|error| error.error)?;
+        }
+        // The name itself lasts only once the folder is on disk.
         File::open(&self.folder)?.sync_all()
+    }
+}
+
+impl Unfinished {
+    fn as_file(&self) -> &File {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Unnamed(file) => file,
+            Self::Named(file) => file.as_file(),
+        }
+    }
+}
+
+impl Write for Unfinished {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.as_file().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.as_file().flush()
+    }
+}
+
+fn temporary() -> Builder<'static, 'static> {
+    let mut builder = Builder::new();
+    builder.prefix(TEMPORARY[0]).suffix(TEMPORARY[1]);
+    builder
+}
+
+/// A locked file without a name, where the file system has such.
+#[cfg(target_os = "linux")]
+fn unnamed(folder: &Path) -> Option<File> {
+    use rustix::fs::{Mode, OFlags};
+    // Without this folder it could not be given a name later.
+    if !Path::new(DESCRIPTORS).is_dir() {
+        return None;
+    }
+    // As any fresh file: the process's umask takes away from this.
+    let mode = Mode::from_raw_mode(0o666);
+    let file: File =
+        rustix::fs::open(folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode).ok()?.into();
+    // It will have a temporary name for a moment if it replaces another.
+    file.try_lock().ok()?;
+    Some(file)
+}
+
+#[cfg(target_os = "linux")]
+const DESCRIPTORS: &str = "/proc/self/fd";
+
+/// Gives a file without a name the name `path`, which must be free.
+#[cfg(target_os = "linux")]
+fn link(file: &File, path: &Path) -> io::Result<()> {
+    use rustix::fs::{AtFlags, CWD};
+    use std::os::fd::AsRawFd;
+    let descriptor = format!("{DESCRIPTORS}/{}", file.as_raw_fd());
+    Ok(rustix::fs::linkat(CWD, descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+/// A locked file with a temporary name.
+fn named(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = temporary();
+    #[cfg(unix)]
+    {
+        // As any fresh file: the process's umask takes away from this.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(Permissions::from_mode(0o666));
+    }
+    loop {
+        let file = builder.tempfile_in(folder)?;
+        // (Where there are no locks, nobody takes the file for abandoned either.)
+        let locked = file.as_file().lock();
+        // Before it was locked, somebody may have taken it for abandoned.
+        if locked.is_err() || file.path().exists() {
+            return Ok(file);
+        }
+    }
+}
+
+/// Removes what processes that were killed left in `folder`. What cannot be removed stays.
+fn remove_abandoned(folder: &Path) {
+    let is_temporary = |name: &str| {
+        let inner = name.strip_prefix(TEMPORARY[0]).and_then(|name| name.strip_suffix(TEMPORARY[1]));
+        inner.is_some_and(|inner| inner.len() == 6 && inner.bytes().all(|b| b.is_ascii_alphanumeric()))
+    };
+    for entry in folder.read_dir().into_iter().flatten().flatten() {
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file
+            && entry.file_name().to_str().is_some_and(is_temporary)
+            && let Ok(file) = File::open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -92,6 +212,48 @@ mod tests {
 
     fn entries(folder: &Path) -> usize {
         fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn a_file_with_a_temporary_name_does_as_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        for bytes in [&b"old"[..], b"newer"] {
+            let out = Unfinished::Named(named(folder.path()).unwrap());
+            let mut file = AtomicFile { out: BufWriter::new(out), folder: folder.path().to_owned() };
+            file.write_all(bytes).unwrap();
+            assert_eq!(entries(folder.path()), if bytes == b"old" { 1 } else { 2 });
+            file.commit(&path).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+            assert_eq!(entries(folder.path()), 1);
+        }
+    }
+
+    #[test]
+    fn what_was_abandoned_goes_and_what_is_being_written_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let writing = named(folder.path()).unwrap();
+        for name in [".poda-abc123.tmp", ".poda-notes.tmp", ".poda-abc123", "model"] {
+            fs::write(folder.path().join(name), b"x").unwrap();
+        }
+        write(&folder.path().join("other"), b"y").unwrap();
+        assert!(!folder.path().join(".poda-abc123.tmp").exists());
+        assert!(writing.path().exists());
+        assert_eq!(entries(folder.path()), 5);
+        drop(writing);
+        assert_eq!(entries(folder.path()), 4);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_being_written_has_no_name_where_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = AtomicFile::create_in(folder.path()).unwrap();
+        file.write_all(&vec![7; 3 * PIECE]).unwrap();
+        let unnamed = matches!(file.out.get_ref(), Unfinished::Unnamed(_));
+        assert_eq!(entries(folder.path()), usize::from(!unnamed));
+        file.commit(&folder.path().join("model")).unwrap();
+        assert_eq!(entries(folder.path()), 1);
     }
 
     #[test]
