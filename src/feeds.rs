@@ -72,7 +72,7 @@ impl ShapeArgs {
     /// The concrete shape of each input of `graph`.
     pub(crate) fn resolve(&self, graph: &Graph) -> Result<Shapes> {
         let given = given_shapes(graph, &self.shape)?;
-        let symbols = settled_symbols(graph, &given)?;
+        let symbols = settled_symbols(graph, &given);
         // The inputs alone, with what is settled filled in.
         let mut settled = Graph::default();
         for &id in &graph.inputs {
@@ -90,6 +90,7 @@ impl ShapeArgs {
             let id = settled.add_value(value);
             settled.inputs.push(id);
         }
+        warn_of_conflicts(graph, given.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())));
         poda_runtime::analysis::default_shapes(&settled, self.batch).map_err(|error| {
             let input = graph.inputs.first().map_or("NAME", |&id| graph.value(id).name.as_str());
             anyhow::anyhow!("{error}, such as --shape {input}=1x128")
@@ -125,9 +126,10 @@ pub(crate) fn given_shapes(graph: &Graph, shapes: &[NamedShape]) -> Result<Shape
     Ok(given)
 }
 
-/// What the given shapes say of symbols: one that one input's shape settles is settled for all.
-fn settled_symbols<'a>(graph: &'a Graph, given: &Shapes) -> Result<BTreeMap<&'a str, usize>> {
-    let mut symbols = BTreeMap::new();
+/// What the given shapes say of symbols: one that one input's shape settles is settled for all, unless another says
+/// otherwise.
+fn settled_symbols<'a>(graph: &'a Graph, given: &Shapes) -> BTreeMap<&'a str, usize> {
+    let mut symbols: BTreeMap<&str, Option<usize>> = BTreeMap::new();
     for &id in &graph.inputs {
         let value = graph.value(id);
         let (Some(declared), Some(shape)) = (&value.shape, given.get(&value.name)) else { continue };
@@ -135,12 +137,19 @@ fn settled_symbols<'a>(graph: &'a Graph, given: &Shapes) -> Result<BTreeMap<&'a 
             if let Dim::Symbol(symbol) = declared
                 && !symbol.is_empty()
             {
-                let known = *symbols.entry(symbol.as_str()).or_insert(size);
-                ensure!(known == size, "--shape: {symbol:?} is both {known} and {size}");
+                let known = symbols.entry(symbol.as_str()).or_insert(Some(size));
+                *known = known.filter(|&known| known == size);
             }
         }
     }
-    Ok(symbols)
+    symbols.into_iter().filter_map(|(symbol, size)| Some((symbol, size?))).collect()
+}
+
+/// Says which dimensions of one name have different sizes.
+fn warn_of_conflicts<'a>(graph: &Graph, shapes: impl IntoIterator<Item = (&'a str, &'a [usize])>) {
+    for conflict in poda_runtime::feeds::conflicts(graph, shapes) {
+        eprintln!("poda: warning: {}", crate::table::escaped(&conflict.to_string()));
+    }
 }
 
 fn input_names(graph: &Graph) -> String {
@@ -184,6 +193,7 @@ pub(crate) fn from_files(graph: &Graph, files: &[NamedFile]) -> Result<Feeds> {
             feeds.push((name, tensor));
         }
     }
+    warn_of_conflicts(graph, feeds.iter().map(|(name, tensor)| (name.as_str(), tensor.shape())));
     for &id in &graph.inputs {
         let name = &graph.value(id).name;
         ensure!(

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic::{self, AtomicFile};
 use crate::dtype::DataType;
-use crate::graph::{Dim, Graph, GraphError, Value, ValueId};
+use crate::graph::{Graph, GraphError, Value, ValueId};
 use crate::narrow::{NarrowMatrix, NarrowWeight};
 use crate::safetensors::{self, SafeTensors, SafeTensorsError};
 use crate::sparse::{Pattern, SparseError, StructuredMatrix, Unchecked, UncheckedUnstructured};
@@ -220,9 +220,8 @@ fn attach(
 
 /// What a value says of its type and shape must be what its weight has.
 fn check_declared(value: &Value, stored: &Weight) -> Result<(), ArtifactError> {
-    let shape: Vec<Dim> = stored.shape().iter().map(|&dim| Dim::Fixed(dim)).collect();
     let same = value.dtype.is_none_or(|dtype| dtype == stored.dtype())
-        && value.shape.as_ref().is_none_or(|declared| *declared == shape);
+        && value.shape.as_ref().is_none_or(|declared| stored.fits(declared));
     if same {
         return Ok(());
     }

@@ -57,9 +57,16 @@ pub struct Value {
     pub dtype: Option<DataType>,
     /// Declared shape; `None` where the file says nothing.
     pub shape: Option<Vec<Dim>>,
+    /// Declared type where that is none of a tensor, or of elements that Poda has not, as an encoded ONNX `TypeProto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_type: Option<Vec<u8>>,
     /// The constant value, of weights.
     #[serde(skip)]
     pub weight: Option<Weight>,
+    /// Of a weight: whether a run may be fed another value in its place, within the declared shape. In ONNX, an input that
+    /// is an initializer as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overridable: bool,
 }
 
 /// An operator applied to values.
@@ -184,13 +191,18 @@ impl Graph {
             dtype: Some(weight.dtype()),
             shape: Some(weight.shape().iter().map(|&d| Dim::Fixed(d)).collect()),
             weight: Some(weight),
+            ..Value::default()
         })
     }
 
     /// Adds an input with its type and shape.
     pub fn add_input(&mut self, name: impl Into<String>, dtype: DataType, shape: Vec<Dim>) -> ValueId {
-        let id =
-            self.add_value(Value { name: name.into(), dtype: Some(dtype), shape: Some(shape), weight: None });
+        let id = self.add_value(Value {
+            name: name.into(),
+            dtype: Some(dtype),
+            shape: Some(shape),
+            ..Value::default()
+        });
         self.inputs.push(id);
         id
     }
@@ -213,7 +225,10 @@ impl Graph {
         let value = self.value_mut(id);
         let weight = value.weight.take()?;
         value.dtype = Some(weight.dtype());
-        value.shape = Some(weight.shape().iter().map(|&d| Dim::Fixed(d)).collect());
+        value.overridable = false;
+        if value.shape.as_ref().is_none_or(|declared| !weight.fits(declared)) {
+            value.shape = Some(weight.shape().iter().map(|&d| Dim::Fixed(d)).collect());
+        }
         self.inputs.push(id);
         Some(weight)
     }
@@ -279,12 +294,40 @@ impl Graph {
     }
 
     /// Checks ids, names, producers and the numbers of inputs and outputs, and puts nodes in topological order (keeping the given order where it is one).
-    /// Linear time. Bodies of control flow are checked too.
+    /// Linear time. Bodies of control flow are checked too. An output named again, which no file can hold, becomes a
+    /// copy with a name of its own.
     ///
     /// # Errors
     /// The first violation found.
     pub fn normalize(&mut self) -> Result<(), GraphError> {
-        self.normalize_nested(0)
+        self.normalize_nested(0)?;
+        self.copy_repeated_outputs();
+        Ok(())
+    }
+
+    fn copy_repeated_outputs(&mut self) {
+        let mut seen = HashSet::with_capacity(self.outputs.len());
+        let repeated: Vec<usize> =
+            (0..self.outputs.len()).filter(|&at| !seen.insert(self.outputs[at])).collect();
+        if repeated.is_empty() {
+            return;
+        }
+        let taken: HashSet<String> = self.values.iter().map(|value| value.name.clone()).collect();
+        let mut number = 0;
+        for at in repeated {
+            let output = self.outputs[at];
+            let Value { name: base, dtype, shape, .. } = self.value(output).clone();
+            let name = loop {
+                number += 1;
+                let name = format!("{base}_{number}");
+                if !taken.contains(&name) {
+                    break name;
+                }
+            };
+            let copy = self.add_node(Op::Identity, &[output], name);
+            *self.value_mut(copy) = Value { dtype, shape, ..std::mem::take(self.value_mut(copy)) };
+            self.outputs[at] = copy;
+        }
     }
 
     fn normalize_nested(&mut self, depth: usize) -> Result<(), GraphError> {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use crate::dtype::DataType;
+use crate::graph::Dim;
 use crate::narrow::NarrowWeight;
 use crate::sparse::{CsrMatrix, SparseError, UncheckedUnstructured};
 use crate::storage::{AlignedBytes, Storage};
@@ -203,6 +204,15 @@ impl Weight {
     /// Whether it stores fewer elements than there are.
     pub fn is_sparse(&self) -> bool {
         matches!(self, Self::Unstructured(_) | Self::Structured(_))
+    }
+
+    /// Whether its shape is one of those that `declared` allows.
+    pub(crate) fn fits(&self, declared: &[Dim]) -> bool {
+        let allowed = |(dim, size): (&Dim, &usize)| match dim {
+            Dim::Fixed(declared) => declared == size,
+            Dim::Symbol(_) => true,
+        };
+        declared.len() == self.shape().len() && declared.iter().zip(self.shape()).all(allowed)
     }
 
     /// Number of elements, zeros included.

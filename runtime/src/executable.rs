@@ -5,8 +5,9 @@ mod results;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use poda_formats::graph::Node;
@@ -34,6 +35,8 @@ pub struct Executable {
     threads: Threads,
     weights: Weights,
     plans: Plans,
+    /// The same model with these weights as inputs, for runs that are fed something else in their place.
+    overridden: Mutex<HashMap<Vec<ValueId>, Arc<Self>>>,
 }
 
 /// Why a model cannot be made ready to run.
@@ -74,6 +77,8 @@ pub enum RunError {
     Buffer { name: String, expected: (DataType, Vec<usize>), found: (DataType, Vec<usize>) },
     #[error(transparent)]
     Tensor(#[from] TensorError),
+    #[error("with other values for some weights: {0}")]
+    Prepare(#[source] Box<PrepareError>),
 }
 
 /// Size that symbols not named like a batch are given where operators are checked before any run.
@@ -89,8 +94,8 @@ impl Executable {
         let stable = free.infos.iter().map(|info| info.as_ref().is_some_and(|i| i.value.is_some()));
         let tuner = TuneOptions { timing: options.tune, prefer: options.prefer, ..TuneOptions::default() };
         let weights = Weights::new(Tuner::new(tuner), stable.collect());
-        let plans = Plans::new(options.plans);
-        let executable = Self { graph, options, threads, weights, plans };
+        let (plans, overridden) = (Plans::new(options.plans), Mutex::default());
+        let executable = Self { graph, options, threads, weights, plans, overridden };
         executable.plan_ahead()?;
         Ok(executable)
     }
@@ -242,6 +247,10 @@ impl Executable {
         want: Want<'_>,
         f: impl FnOnce(&Plan, &[TensorView<'_>]) -> Result<R, RunError>,
     ) -> Result<R, RunError> {
+        let overridden = feeds::overridden(&self.graph, inputs);
+        if !overridden.is_empty() {
+            return self.overriding(overridden)?.with_feeds(inputs, want, f);
+        }
         let checked = feeds::check(&self.graph, inputs)?;
         // Elements are read in place when aligned for their type, as those of any typed buffer are.
         let unaligned =
@@ -263,6 +272,22 @@ impl Executable {
         };
         let plan = self.plan(fits, request)?;
         f(&plan, &feeds)
+    }
+
+    /// The same model with `weights` as inputs, made now or kept from before.
+    fn overriding(&self, weights: Vec<ValueId>) -> Result<Arc<Self>, RunError> {
+        let mut all = self.overridden.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(executable) = all.get(&weights) {
+            return Ok(Arc::clone(executable));
+        }
+        let mut graph = Graph::clone(&self.graph);
+        for &weight in &weights {
+            graph.make_input(weight);
+        }
+        let executable = Self::new(Arc::new(graph), self.options.clone());
+        let executable = Arc::new(executable.map_err(|error| RunError::Prepare(Box::new(error)))?);
+        all.insert(weights, Arc::clone(&executable));
+        Ok(executable)
     }
 
     fn planned(&self, request: &Request) -> Result<Arc<Plan>, PlanError> {

@@ -1,7 +1,13 @@
 //! Checks what a run is fed against what the graph declares.
+//!
+//! Dimensions of one name need not agree: exporters write one name for all that are open, and reuse names. Such dimensions
+//! count as different, as in ONNX Runtime; [`conflicts`] tells of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
 use poda_formats::dtype::DataType;
-use poda_formats::{Dim, Graph, TensorView};
+use poda_formats::{Dim, Graph, TensorView, ValueId};
 use smallvec::{SmallVec, smallvec};
 
 /// Why feeds do not fit a graph's inputs.
@@ -21,10 +27,66 @@ pub enum FeedError {
     Rank { name: String, expected: usize, found: Vec<usize> },
     #[error("input {name:?} has shape {found:?}, expected {expected} in dimension {axis}")]
     Dimension { name: String, axis: usize, expected: usize, found: Vec<usize> },
-    #[error(
-        "input {name:?} has shape {found:?}, but dimension {axis} ({symbol}) is {expected} in input {other:?}"
-    )]
-    Symbol { name: String, axis: usize, symbol: String, expected: usize, other: String, found: Vec<usize> },
+}
+
+/// Two dimensions that the graph gives one name, and a run different sizes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Conflict {
+    pub symbol: String,
+    /// Input, axis and size of the one and the other.
+    pub dims: [(String, usize, usize); 2],
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [(a, a_axis, a_size), (b, b_axis, b_size)] = &self.dims;
+        write!(
+            f,
+            "dimension {a_axis} of input {a:?} is {a_size} and dimension {b_axis} of {b:?} is {b_size}, though the \
+             model calls both {:?}: they count as different",
+            self.symbol
+        )
+    }
+}
+
+/// The first two dimensions, for each name, that the graph gives this name and `shapes` different sizes.
+pub fn conflicts<'a>(
+    graph: &Graph,
+    shapes: impl IntoIterator<Item = (&'a str, &'a [usize])>,
+) -> Vec<Conflict> {
+    let shapes: HashMap<&str, &[usize]> = shapes.into_iter().collect();
+    let mut known: BTreeMap<&str, (&str, usize, usize)> = BTreeMap::new();
+    let mut found: BTreeMap<&str, Conflict> = BTreeMap::new();
+    for value in graph.inputs.iter().map(|&id| graph.value(id)) {
+        let (Some(dims), Some(shape)) = (&value.shape, shapes.get(value.name.as_str())) else { continue };
+        for (axis, (dim, &size)) in dims.iter().zip(*shape).enumerate() {
+            let Dim::Symbol(symbol) = dim else { continue };
+            let &mut first = known.entry(symbol).or_insert((&value.name, axis, size));
+            if first.2 != size && !symbol.is_empty() {
+                let own = |(name, axis, size): (&str, usize, usize)| (name.to_owned(), axis, size);
+                let dims = [own(first), own((&value.name, axis, size))];
+                found.entry(symbol).or_insert_with(|| Conflict { symbol: symbol.clone(), dims });
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+/// Weights that feeds are to take the place of, ascending.
+pub(crate) fn overridden(graph: &Graph, feeds: &[(&str, TensorView<'_>)]) -> Vec<ValueId> {
+    let is_input = |name: &str| graph.inputs.iter().any(|&id| graph.value(id).name == name);
+    // (Most runs feed inputs only, and are to allocate nothing.)
+    let fed = |value: &str| feeds.iter().any(|&(name, _)| name == value);
+    if feeds.iter().all(|(name, _)| is_input(name)) {
+        return Vec::new();
+    }
+    let ids = (0..graph.values.len() as u32).map(ValueId);
+    let overridden = |id: &ValueId| {
+        let value = graph.value(*id);
+        value.overridable && fed(&value.name)
+    };
+    ids.filter(overridden).collect()
 }
 
 /// The feeds in the order of the graph's inputs.
@@ -73,7 +135,7 @@ fn order<'a>(graph: &Graph, names: impl Iterator<Item = &'a str>) -> Result<Smal
     order.into_iter().enumerate().map(|(input, at)| at.ok_or_else(|| missing(input))).collect()
 }
 
-/// Checks the shape of each input against what the graph declares, and equal symbols for equal sizes.
+/// Checks the shape of each input against what the graph declares.
 fn fit<'a>(graph: &Graph, shape: impl Fn(usize) -> &'a [usize]) -> Result<(), FeedError> {
     for (input, &id) in graph.inputs.iter().enumerate() {
         let value = graph.value(id);
@@ -84,35 +146,12 @@ fn fit<'a>(graph: &Graph, shape: impl Fn(usize) -> &'a [usize]) -> Result<(), Fe
             return Err(FeedError::Rank { name: name(), expected: dims.len(), found: found() });
         }
         for (axis, (dim, &size)) in dims.iter().zip(sizes).enumerate() {
-            match dim {
-                Dim::Fixed(expected) if *expected != size => {
-                    return Err(FeedError::Dimension {
-                        name: name(),
-                        axis,
-                        expected: *expected,
-                        found: found(),
-                    });
-                }
-                Dim::Symbol(symbol) if !symbol.is_empty() => {
-                    let (first, at) = first(graph, dim, [input, axis]);
-                    let expected = shape(first)[at];
-                    if expected != size {
-                        let other = graph.value(graph.inputs[first]).name.clone();
-                        let (symbol, found) = (symbol.clone(), found());
-                        return Err(FeedError::Symbol { name: name(), axis, symbol, expected, other, found });
-                    }
-                }
-                Dim::Fixed(_) | Dim::Symbol(_) => {}
+            if let Dim::Fixed(expected) = dim
+                && *expected != size
+            {
+                return Err(FeedError::Dimension { name: name(), axis, expected: *expected, found: found() });
             }
         }
     }
     Ok(())
-}
-
-/// The first input and axis with a symbol, which input and axis `last` has.
-fn first(graph: &Graph, symbol: &Dim, last: [usize; 2]) -> (usize, usize) {
-    let dims = |input: usize| graph.value(graph.inputs[input]).shape.as_deref().unwrap_or_default();
-    let found = (0..last[0]).find_map(|input| Some((input, dims(input).iter().position(|d| d == symbol)?)));
-    let within = || (last[0], dims(last[0]).iter().position(|d| d == symbol).unwrap_or(last[1]));
-    found.unwrap_or_else(within)
 }

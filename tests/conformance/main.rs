@@ -1,22 +1,26 @@
 //! ONNX's own conformance vectors: each test is a model, inputs and expected outputs.
 //!
-//! Every test runs twice: node by node through the operators, where what `infer` promises is held against what `run`
-//! gives, and whole, as a user would run it. A test passes, fails, or is refused as unsupported; the refused ones are
+//! Every test runs three times: node by node through the operators, where what `infer` promises is held against what
+//! `run` gives; whole, as a user would run it; and written as ONNX and read again. What is written must be taken by
+//! ONNX's checker and ONNX Runtime as well. A test passes, fails, or is refused as unsupported; the refused ones are
 //! listed in `tests/data/onnx-unsupported.txt`. A failure breaks the build, and so does any change of that list.
 //! With a word as argument (`cargo test --test conformance -- gather`), only tests with that in their names run.
 
 mod compare;
 mod interpreter;
 mod pack;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use poda_formats::onnx::proto::{ModelProto, TensorProto, ValueInfoProto};
 use poda_formats::storage::{AlignedBytes, Storage};
-use poda_formats::{DataType, Graph, Op, Tensor, ValueId, onnx};
+use poda_formats::{DataType, Dim, Graph, Op, Tensor, ValueId, onnx};
 use poda_runtime::{Model, Options};
 use prost::Message;
+
+use written::Written;
 
 /// Why a test did not pass.
 #[derive(Debug)]
@@ -62,7 +66,7 @@ impl Case {
         for (&id, tensor) in graph.inputs.clone().iter().zip(&inputs) {
             let declared = &mut graph.value_mut(id).shape;
             if declared.as_ref().is_some_and(|shape| shape.len() != tensor.rank()) {
-                *declared = None;
+                *declared = Some(tensor.shape().iter().map(|&size| Dim::Fixed(size)).collect());
             }
         }
         Ok(Self { graph, inputs, outputs })
@@ -112,23 +116,26 @@ fn tensor(bytes: &[u8]) -> Result<Tensor, Outcome> {
 }
 
 /// As a user would run it.
-fn run_whole(case: &Case) -> Result<Vec<Tensor>, Outcome> {
-    let model = Model::from_graph(case.graph.clone()).map_err(|error| Outcome::Failed(error.to_string()))?;
+fn run_whole(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, Outcome> {
+    let model = Model::from_graph(graph.clone()).map_err(|error| Outcome::Failed(error.to_string()))?;
     let options = Options { threads: Some(1), tune: false, ..Options::default() };
     let executable = model.prepare(options).map_err(|error| Outcome::Failed(error.to_string()))?;
-    let names = case.graph.inputs.iter().map(|&id| case.graph.value(id).name.as_str());
-    let feeds: Vec<_> = names.zip(case.inputs.iter().map(Tensor::view)).collect();
+    let names = graph.inputs.iter().map(|&id| graph.value(id).name.as_str());
+    let feeds: Vec<_> = names.zip(inputs.iter().map(Tensor::view)).collect();
     let outputs = executable.run(&feeds).map_err(|error| Outcome::Failed(error.to_string()))?;
     Ok(outputs.into_iter().map(|(_, tensor)| tensor).collect())
 }
 
-fn check(files: &BTreeMap<String, Vec<u8>>) -> Result<(), Outcome> {
+fn check(name: &str, files: &BTreeMap<String, Vec<u8>>, written: &Written) -> Result<(), Outcome> {
     let case = Case::read(files)?;
     let agree = |outputs: &[Tensor], how: &str| {
         compare::outputs(outputs, &case.outputs).map_err(|e| Outcome::Failed(format!("{how}: {e}")))
     };
     agree(&interpreter::run(&case.graph, &case.inputs)?, "node by node")?;
-    agree(&run_whole(&case)?, "whole")
+    agree(&run_whole(&case.graph, &case.inputs)?, "whole")?;
+    let again = written.add(name, files, &case.graph);
+    let again = again.map_err(|error| Outcome::Failed(format!("written: {error}")))?;
+    agree(&run_whole(&again, &case.inputs)?, "written")
 }
 
 fn main() {
@@ -136,9 +143,10 @@ fn main() {
     let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let tests = pack::read(&data.join("onnx-tests.tar.zst"));
     let (mut passed, mut failed) = (0, Vec::new());
+    let written = Written::new();
     let mut unsupported = BTreeMap::new();
     for (name, files) in tests.iter().filter(|(name, _)| name.contains(&only)) {
-        match check(files) {
+        match check(name, files, &written) {
             Ok(()) => passed += 1,
             Err(Outcome::Unsupported(reason)) => {
                 unsupported.insert(name.as_str(), reason);
@@ -147,6 +155,8 @@ fn main() {
         }
     }
     println!("ONNX tests: {passed} passed, {} unsupported, {} failed", unsupported.len(), failed.len());
+    let refused = written.check();
+    assert!(refused.is_ok(), "written models are not taken:\n{}", refused.unwrap_err());
     assert!(failed.is_empty(), "{} ONNX tests failed:\n{}", failed.len(), failed.join("\n"));
     if !only.is_empty() {
         return;

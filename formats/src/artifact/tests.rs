@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dtype::Boolean;
+use crate::graph::Dim;
 use crate::op::{Binary, Op, Unary};
 use crate::sparse::CsrMatrix;
 use crate::storage::{ALIGNMENT, AlignedBytes, Storage};
@@ -401,5 +402,60 @@ proptest! {
                 let _ = (weight.nnz(), weight.to_dense());
             }
         }
+    }
+}
+
+/// What `fixtures/VERSION.safetensors`, written by the code of that time, holds: every kind of weight that the version has.
+fn fixture(version: u32) -> Graph {
+    let dense: Vec<f32> = (0..24).map(|i| if i % 4 < 2 { i as f32 / 2.0 - 3.0 } else { 0.0 }).collect();
+    let csr = CsrMatrix::from_dense(4, 6, &dense);
+    let mut g = Graph { name: format!("version {version}"), ..Graph::default() };
+    let x = g.add_input("x", DataType::F32, vec![Dim::Symbol("n".into()), Dim::Fixed(6)]);
+    let unstructured = |transposed: bool, matrix: UncheckedUnstructured| -> Weight {
+        let shape = if transposed { vec![6, 4] } else { vec![4, 6] };
+        UnstructuredWeight::new(shape, transposed, matrix).unwrap().into()
+    };
+    let structured = |pattern: &str| -> Weight {
+        let matrix = StructuredMatrix::from_csr(csr.view().unwrap(), pattern.parse().unwrap()).unwrap();
+        StructuredWeight::new(vec![6, 4], true, matrix).unwrap().into()
+    };
+    let narrow = |to: ValueType| NarrowMatrix::new(4, 6, Values::round(&dense, [4, 6], to).unwrap()).unwrap();
+    g.add_weight("dense", Tensor::from_slice(&[4, 6], &dense));
+    g.add_weight("integers", Tensor::from_slice(&[3], &[1_i64, -2, 3]));
+    g.add_weight("csr", unstructured(true, csr.clone().into()));
+    g.add_weight("blocks", structured("block:2x2"));
+    g.add_weight("nm", structured("nm:2:4"));
+    if version >= 2 {
+        let weight = NarrowWeight::new(vec![6, 4], true, narrow(ValueType::Int8)).unwrap();
+        g.add_weight("int8", weight);
+        let matrix = narrow(ValueType::Bf16);
+        g.add_weight("bf16", NarrowWeight::new(vec![4, 6], false, matrix.clone()).unwrap());
+        g.add_weight("bf16 csr", unstructured(false, matrix.to_csr().unwrap().into()));
+    }
+    if version >= 3 {
+        g.add_weight("bits", unstructured(true, UncheckedUnstructured::smallest(csr.clone())));
+        let csr = narrow(ValueType::Int8).to_csr().unwrap();
+        g.add_weight("int8 bits", unstructured(false, UncheckedUnstructured::smallest(csr)));
+    }
+    let y = g.add_node(Op::Binary(Binary::Add), &[x, x], "y");
+    g.outputs.push(y);
+    g
+}
+
+#[test]
+fn files_of_older_versions_still_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/artifact/fixtures");
+    for version in 1..=VERSION {
+        let (path, graph) = (folder.join(format!("{version}.safetensors")), fixture(version));
+        if std::env::var_os("PODA_BLESS").is_some() && !path.exists() {
+            save(&graph, &path).unwrap();
+        }
+        let file = safetensors::read(&path).unwrap();
+        assert_eq!(file.metadata()[VERSION_KEY], version.to_string());
+        assert_eq!(parse(&file).unwrap(), graph);
+        // What needs no newer version is written as the old one.
+        let mut bytes = Vec::new();
+        write(&mut bytes, &graph).unwrap();
+        assert_eq!(bytes, std::fs::read(&path).unwrap(), "version {version}");
     }
 }

@@ -39,7 +39,7 @@ impl Rewrite {
     fn value_like(&mut self, base: &str, like: ValueId) -> ValueId {
         let name = self.unique(base);
         let like = self.graph.value(like);
-        let value = Value { name, dtype: like.dtype, shape: like.shape.clone(), weight: None };
+        let value = Value { name, dtype: like.dtype, shape: like.shape.clone(), ..Value::default() };
         self.graph.add_value(value)
     }
 

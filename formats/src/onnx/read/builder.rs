@@ -45,7 +45,10 @@ impl Builder {
             Dim::Fixed(_) => size_of::<Dim>(),
             Dim::Symbol(name) => size_of::<Dim>() + name.len(),
         });
-        self.bytes += VALUE_BYTES + 2 * name.len() + symbols.sum::<usize>();
+        self.bytes += VALUE_BYTES
+            + 2 * name.len()
+            + symbols.sum::<usize>()
+            + value.other_type.as_ref().map_or(0, Vec::len);
         self.names.insert(name.clone(), 1);
         self.facts.push(Facts::of(&value));
         self.graph.add_value(Value { name, ..value })
@@ -57,6 +60,7 @@ impl Builder {
         value.dtype = Some(weight.dtype());
         value.shape = Some(weight.shape().iter().map(|&d| Dim::Fixed(d)).collect());
         value.weight = Some(weight);
+        value.other_type = None;
         self.facts[id.index()] = Facts::of(value);
     }
 

@@ -13,7 +13,7 @@ impl<'m> Reader<'m> {
         &mut self,
         node: &'m NodeProto,
         mut inputs: Vec<Option<ValueId>>,
-        outputs: Vec<Option<ValueId>>,
+        mut outputs: Vec<Option<ValueId>>,
     ) -> Result<(), OnnxError> {
         self.check_depth(node)?;
         let attributes = self.attributes(node)?;
@@ -47,6 +47,9 @@ impl<'m> Reader<'m> {
                 if !branch.graph.inputs.is_empty() {
                     return wrong(name, "inputs", 0, branch.graph.inputs.len());
                 }
+            }
+            leave_out(&mut outputs, &branches[0].graph, 0);
+            for (branch, name) in branches.iter().zip(["the then-branch", "the else-branch"]) {
                 if branch.graph.outputs.len() != outputs.len() {
                     return wrong(name, "outputs", outputs.len(), branch.graph.outputs.len());
                 }
@@ -64,6 +67,7 @@ impl<'m> Reader<'m> {
             }
             let carried = inputs.len() - 2;
             let mut body = [self.graph(body)?];
+            leave_out(&mut outputs, &body[0].graph, 1);
             let Graph { inputs: formal, outputs: results, .. } = &body[0].graph;
             if formal.len() != 2 + carried {
                 return wrong("the body", "inputs", 2 + carried, formal.len());
@@ -75,7 +79,7 @@ impl<'m> Reader<'m> {
             let [body] = body.map(|builder| Box::new(builder.graph));
             Op::Loop { body, carried }
         };
-        let name = format!("{}{}", self.frame().prefix, node.name);
+        let name = self.node_name(node);
         self.builder().add_node(Node { name, op, inputs, outputs });
         Ok(())
     }
@@ -98,4 +102,10 @@ impl<'m> Reader<'m> {
         }
         captured.into_iter().map(Some).collect()
     }
+}
+
+/// Gives a node that names fewer outputs than its body makes the others too, unnamed. The body makes `own` more that are
+/// none of the node's.
+pub(super) fn leave_out(outputs: &mut Vec<Option<ValueId>>, body: &Graph, own: usize) {
+    outputs.resize(outputs.len().max(body.outputs.len().saturating_sub(own)), None);
 }

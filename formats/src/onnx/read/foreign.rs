@@ -46,7 +46,7 @@ impl<'m> Reader<'m> {
             attributes,
             captures,
         });
-        let name = format!("{}{}", self.frame().prefix, node.name);
+        let name = self.node_name(node);
         self.builder().add_node(Node { name, op, inputs, outputs });
         Ok(())
     }

@@ -27,6 +27,8 @@ mod tests;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
+use prost::Message;
+
 use self::builder::Builder;
 use self::external::ExternalData;
 use self::function::{Frame, FunctionName};
@@ -93,6 +95,7 @@ fn read_model(file: Storage, external: ExternalData) -> Result<Graph, OnnxError>
         scopes: Vec::new(),
         frames: vec![Frame::of_model(&model)?],
         taken: 0,
+        overridable: model.ir_version.is_some_and(|version| version >= 4),
     };
     let mut graph = reader.graph(proto)?.graph;
     graph.metadata = metadata(&model);
@@ -136,6 +139,8 @@ struct Reader<'m> {
     frames: Vec<Frame<'m>>,
     /// Bytes that finished bodies, inlined functions and weights not in the file took so far, roughly.
     taken: usize,
+    /// Whether an input that is an initializer too may be fed.
+    overridable: bool,
 }
 
 impl<'m> Reader<'m> {
@@ -196,11 +201,15 @@ impl<'m> Reader<'m> {
         Ok(())
     }
 
-    /// Inputs that are initializers too, as all were before IR version 4, only give these a default value: no input.
+    /// Inputs that are initializers too, as all were before IR version 4, only give these a default value: no input, but
+    /// since then something else may be fed.
     fn inputs(&mut self, proto: &'m GraphProto) -> Result<(), OnnxError> {
         let weights: HashSet<&str> = self.scope().names.keys().copied().collect();
         for input in &proto.input {
             if weights.contains(input.name.as_str()) {
+                if self.overridable {
+                    self.override_by(input);
+                }
                 continue;
             }
             let builder = self.builder();
@@ -209,6 +218,18 @@ impl<'m> Reader<'m> {
             self.bind(proto, &input.name, Binding::Value(Some(id)))?;
         }
         Ok(())
+    }
+
+    /// Lets a run feed something else in place of the weight that `input` gives a default value.
+    fn override_by(&mut self, input: &ValueInfoProto) {
+        let Some(&Binding::Value(Some(id))) = self.scope().names.get(input.name.as_str()) else { return };
+        let declared = declared_value(input.r#type.as_ref());
+        let main = self.graphs.len() == 1;
+        let value = self.builder().graph.value_mut(id);
+        value.overridable = main;
+        if declared.shape.as_ref().is_some_and(|shape| value.weight.as_ref().is_some_and(|w| w.fits(shape))) {
+            value.shape = declared.shape;
+        }
     }
 
     /// Gives each output of each node a value, so that names resolve whatever the order of nodes, and makes the
@@ -295,23 +316,30 @@ fn own_bytes(tensor: &Tensor) -> usize {
     if tensor.storage().is_mapped() { 0 } else { tensor.bytes().len() }
 }
 
+/// What exporters write in place of a name for a dimension of any size.
+const NAMELESS: [&str; 3] = ["?", "-1", "None"];
+
 /// A value with the type and shape that the file declares. A negative size, which some exporters write, is any size.
 fn declared_value(proto: Option<&TypeProto>) -> Value {
+    let other_type = || proto.map(Message::encode_to_vec).filter(|bytes| !bytes.is_empty());
     let Some(TypeValue::Tensor(tensor)) = proto.and_then(|t| t.value.as_ref()) else {
-        return Value::default();
+        return Value { other_type: other_type(), ..Value::default() };
     };
     let dim = |dim: &super::proto::Dimension| match &dim.value {
         Some(DimensionValue::DimValue(size)) => {
             usize::try_from(*size).map_or_else(|_| Dim::Symbol(String::new()), Dim::Fixed)
         }
-        Some(DimensionValue::DimParam(name)) => Dim::Symbol(name.clone()),
-        None => Dim::Symbol(String::new()),
+        Some(DimensionValue::DimParam(name)) if !NAMELESS.contains(&name.as_str()) => {
+            Dim::Symbol(name.clone())
+        }
+        Some(DimensionValue::DimParam(_)) | None => Dim::Symbol(String::new()),
     };
     let shape = tensor.shape.as_ref().filter(|shape| shape.dim.len() <= RANK_LIMIT);
+    let dtype = data_type(tensor.elem_type).ok();
     Value {
-        name: String::new(),
-        dtype: data_type(tensor.elem_type).ok(),
+        dtype,
+        other_type: if dtype.is_none() && tensor.elem_type != 0 { other_type() } else { None },
         shape: shape.map(|shape| shape.dim.iter().map(dim).collect()),
-        weight: None,
+        ..Value::default()
     }
 }

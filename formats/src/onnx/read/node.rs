@@ -41,6 +41,8 @@ impl<'m> Reader<'m> {
                 return Err(OnnxError::NoOpset { domain, node, op_type });
             }
         };
+        // What an operator that stays foreign makes of trailing positions is not known: it keeps them.
+        let given = inputs.clone();
         while inputs.last() == Some(&None) {
             inputs.pop();
         }
@@ -52,7 +54,7 @@ impl<'m> Reader<'m> {
         let first_output = node.output.iter().find(|name| !name.is_empty());
         let label = [Some(&node.name), first_output, Some(&node.op_type)];
         let label = label.into_iter().flatten().find(|name| !name.is_empty()).map_or("", String::as_str);
-        let name = format!("{}{}", self.frame().prefix, node.name);
+        let name = self.node_name(node);
         let mut call = Call {
             label: format!("{}{label}", self.frame().prefix),
             builder: self.graphs.last_mut().expect("a graph is being read"),
@@ -90,9 +92,17 @@ impl<'m> Reader<'m> {
                 {
                     return self.inline(node, function, &inputs, &outputs);
                 }
-                self.foreign(node, version, &reason, inputs, outputs)
+                self.foreign(node, version, &reason, given, outputs)
             }
         }
+    }
+
+    /// The name for a node of the file, within the function that is being inlined if one is. A function's node without a
+    /// name has that of its output, as names of calls alone would be those of several nodes.
+    pub(super) fn node_name(&self, node: &NodeProto) -> String {
+        let first_output = || node.output.iter().find(|name| !name.is_empty());
+        let own = if node.name.is_empty() && self.in_function() { first_output() } else { None };
+        format!("{}{}", self.frame().prefix, own.unwrap_or(&node.name))
     }
 
     /// Bytes of names and attributes that reading a node of a function copies or goes through. Graphs are not among them,

@@ -2,6 +2,7 @@
 
 use super::attributes::{Attributes, Unsupported};
 use super::builder::Builder;
+use super::control::leave_out;
 use super::{OnnxError, Reader};
 use crate::dtype::DataType;
 use crate::graph::{Dim, Node, Value, ValueId};
@@ -64,7 +65,7 @@ impl Reader<'_> {
         scan: &Scan,
         mut body: Builder,
         inputs: &[Option<ValueId>],
-        outputs: Vec<Option<ValueId>>,
+        mut outputs: Vec<Option<ValueId>>,
     ) -> Result<(), OnnxError> {
         let wrong = |what, expected, found| {
             let (node, op_type) = (node.name.clone(), node.op_type.clone());
@@ -76,10 +77,11 @@ impl Reader<'_> {
         if body.graph.inputs.len() != inputs.len() {
             return wrong("inputs", inputs.len(), body.graph.inputs.len());
         }
+        leave_out(&mut outputs, &body.graph, 0);
         if body.graph.outputs.len() != outputs.len() || outputs.len() < *carried {
             return wrong("outputs", outputs.len().max(*carried), body.graph.outputs.len());
         }
-        let name = format!("{}{}", self.frame().prefix, node.name);
+        let name = self.node_name(node);
         let label =
             format!("{}{}", self.frame().prefix, if node.name.is_empty() { "Scan" } else { &node.name });
 

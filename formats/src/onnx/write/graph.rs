@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
+use prost::Message;
 
 use super::WriteError;
 use super::op::form;
@@ -36,7 +37,8 @@ pub(super) struct Main<'g> {
 
 impl Writer {
     pub(super) fn main<'g>(&mut self, graph: &'g Graph) -> Result<Main<'g>, WriteError> {
-        if let Some(input) = graph.inputs.iter().map(|&id| graph.value(id)).find(|v| v.dtype.is_none()) {
+        let untyped = |value: &&Value| value.dtype.is_none() && value.other_type.is_none();
+        if let Some(input) = graph.inputs.iter().map(|&id| graph.value(id)).find(untyped) {
             return Err(WriteError::InputType { name: input.name.clone() });
         }
         let mut names = self.names(graph, &HashMap::new());
@@ -45,7 +47,8 @@ impl Writer {
         let mut weights = Vec::new();
         for (index, value) in graph.values.iter().enumerate() {
             let Some(weight) = &value.weight else { continue };
-            let own_name = weight.bytes() < SHARED_FROM || outputs.contains(&ValueId(index as u32));
+            let id = ValueId(index as u32);
+            let own_name = weight.bytes() < SHARED_FROM || outputs.contains(&id) || value.overridable;
             let first = if own_name { index } else { *shared.entry(identity(weight)).or_insert(index) };
             if first == index {
                 weights.push((names[index].clone(), weight));
@@ -54,7 +57,10 @@ impl Writer {
                 after[0].clone_from(&before[first]);
             }
         }
-        let graph = self.graph(graph, &names, &graph.inputs)?;
+        let overridable =
+            (0..graph.values.len() as u32).map(ValueId).filter(|&id| graph.value(id).overridable);
+        let inputs: Vec<ValueId> = graph.inputs.iter().copied().chain(overridable).collect();
+        let graph = self.graph(graph, &names, &inputs)?;
         Ok(Main { graph, weights })
     }
 
@@ -71,13 +77,7 @@ impl Writer {
     }
 
     fn unique(&mut self, base: &str) -> String {
-        let mut name = base.to_owned();
-        let mut number = 0;
-        while name.is_empty() || !self.taken.insert(name.clone()) {
-            number += 1;
-            name = format!("{base}~{number}");
-        }
-        name
+        unique(&mut self.taken, base)
     }
 
     /// The message of a graph without its weights.
@@ -93,9 +93,21 @@ impl Writer {
         let inner = graph.values.iter().zip(names).zip(known);
         let declared = inner
             .filter(|((value, _), inner)| {
-                *inner && value.weight.is_none() && value.dtype.is_some() && value.shape.is_some()
+                let tensor = value.dtype.is_some() && value.shape.is_some();
+                *inner && value.weight.is_none() && (tensor || value.other_type.is_some())
             })
             .map(|((value, name), _)| value_info(value, name));
+        // Other engines refuse two nodes of one name in a graph.
+        let mut nodes = HashSet::new();
+        let nodes: Result<_, WriteError> = (graph.nodes.iter())
+            .map(|node| {
+                let mut proto = self.node(graph, node, names)?;
+                if !proto.name.is_empty() {
+                    proto.name = unique(&mut nodes, &proto.name);
+                }
+                Ok(proto)
+            })
+            .collect();
         let ends =
             |ids: &[ValueId]| ids.iter().map(|&id| value_info(graph.value(id), &names[id.index()])).collect();
         Ok(GraphProto {
@@ -103,7 +115,7 @@ impl Writer {
             input: ends(inputs),
             output: ends(&graph.outputs),
             value_info: declared.collect(),
-            node: graph.nodes.iter().map(|node| self.node(graph, node, names)).collect::<Result<_, _>>()?,
+            node: nodes?,
             ..GraphProto::default()
         })
     }
@@ -137,16 +149,23 @@ impl Writer {
         let opset = self.opsets.entry(form.domain.clone()).or_default();
         *opset = form.opset.max(*opset);
         let name = |id: &Option<ValueId>| id.map_or_else(String::new, |id| names[id.index()].clone());
-        let list = |ids: &[Option<ValueId>]| {
-            let mut list: Vec<String> = ids.iter().map(name).collect();
-            while list.last().is_some_and(String::is_empty) {
-                list.pop();
+        let (mut input, mut output): (Vec<_>, Vec<_>) =
+            (node.inputs[..own].iter().map(name).collect(), node.outputs.iter().map(name).collect());
+        if !matches!(node.op, Op::Foreign(_)) {
+            let named = required_outputs(&node.op, output.len());
+            output.resize(output.len().max(named), String::new());
+            for left_out in output[..named].iter_mut().filter(|name| name.is_empty()) {
+                *left_out = self.unique(if node.name.is_empty() { "unused" } else { &node.name });
             }
-            list
-        };
+            let inputs = if let Op::Loop { .. } = node.op { own } else { 0 };
+            for (list, least) in [(&mut input, inputs), (&mut output, named)] {
+                let end = list.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
+                list.truncate(end.max(least));
+            }
+        }
         Ok(NodeProto {
-            input: list(&node.inputs[..own]),
-            output: list(&node.outputs),
+            input,
+            output,
             name: node.name.clone(),
             op_type: form.op_type,
             domain: form.domain,
@@ -196,6 +215,29 @@ impl Writer {
     }
 }
 
+/// How many leading outputs of a node with `outputs` must be there and named, wanted or not.
+fn required_outputs(op: &Op, outputs: usize) -> usize {
+    match op {
+        // Each stands for a part or for an output of the bodies.
+        Op::Split { .. } | Op::If { .. } | Op::Loop { .. } => outputs,
+        Op::Recurrent(_) => 0,
+        Op::TopK { .. } => 2,
+        Op::DynamicQuantizeLinear => 3,
+        _ => 1,
+    }
+}
+
+/// `base`, or `base` and a number, which is not among `taken`; it is from now on.
+fn unique(taken: &mut HashSet<String>, base: &str) -> String {
+    let mut name = base.to_owned();
+    let mut number = 0;
+    while name.is_empty() || !taken.insert(name.clone()) {
+        number += 1;
+        name = format!("{base}~{number}");
+    }
+    name
+}
+
 /// What two weights have in common that lie in the same bytes.
 fn identity(weight: &Weight) -> (Vec<(*const u8, usize)>, DataType, &[usize], bool) {
     let place = |tensor: &Tensor| (tensor.bytes().as_ptr(), tensor.bytes().len());
@@ -235,5 +277,6 @@ fn value_info(value: &Value, name: &str) -> ValueInfoProto {
     let shape = value.shape.as_ref().map(|shape| TensorShapeProto { dim: shape.iter().map(dim).collect() });
     let tensor = value.dtype.map(|dtype| TensorType { elem_type: data_type_code(dtype), shape });
     let r#type = tensor.map(|tensor| TypeProto { value: Some(TypeValue::Tensor(tensor)) });
-    ValueInfoProto { name: name.to_owned(), r#type }
+    let other_type = || value.other_type.as_ref().and_then(|bytes| TypeProto::decode(&bytes[..]).ok());
+    ValueInfoProto { name: name.to_owned(), r#type: r#type.or_else(other_type) }
 }

@@ -15,8 +15,6 @@ mod tests;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use prost::Message;
-
 use self::graph::{Main, Writer};
 use self::stream::Weights;
 use super::METADATA_PREFIX;
@@ -61,9 +59,7 @@ pub enum WriteError {
     Graph(#[from] GraphError),
     #[error("weight {weight:?}: {error}")]
     Weight { weight: String, error: SparseError },
-    #[error(
-        "input {name:?} has no element type (strings, sequences and other types than tensors are not kept)"
-    )]
+    #[error("input {name:?} has no declared type")]
     InputType { name: String },
     #[error("node {node:?}: an attribute is damaged: {error}")]
     Attribute { node: String, error: prost::DecodeError },
@@ -87,8 +83,9 @@ pub fn write(out: &mut impl Write, graph: &Graph, options: &OnnxOptions) -> Resu
     let mut graph = graph.clone();
     graph.normalize()?;
     let (model, weights) = messages(&graph, options)?;
-    check_size(model.encoded_len() + weights.bytes("")?)?;
-    weights.write_model(out, model, "")
+    let layout = weights.layout(model, "")?;
+    check_size(layout.bytes)?;
+    weights.write_model(out, &layout)
 }
 
 /// Writes `graph` as the model `path`, with its weights in a file beside it where [`OnnxOptions`] say so.
@@ -108,14 +105,16 @@ pub fn save(graph: &Graph, path: impl AsRef<Path>, options: &OnnxOptions) -> Res
     let limit = options.external_data_above.min(MESSAGE_LIMIT);
     let mut location = String::new();
     let mut data = None;
-    if model.encoded_len() + weights.bytes("")? > limit && weights.move_out(EXTERNAL_FROM) {
+    let mut layout = weights.layout(model.clone(), "")?;
+    if layout.bytes > limit && weights.move_out(EXTERNAL_FROM) {
         let mut file = AtomicFile::create_in(folder)?;
         location = data_name(&path, weights.write_external(&mut file)?)?;
         data = Some(file);
+        layout = weights.layout(model, &location)?;
     }
-    check_size(model.encoded_len() + weights.bytes(&location)?)?;
+    check_size(layout.bytes)?;
     let mut file = AtomicFile::create_in(folder)?;
-    weights.write_model(&mut file, model, &location)?;
+    weights.write_model(&mut file, &layout)?;
     if let Some(data) = data {
         data.commit(&folder.join(&location))?;
     }

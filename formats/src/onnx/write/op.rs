@@ -5,12 +5,13 @@ use prost::Message;
 use super::WriteError;
 use super::attributes::Form;
 use crate::dtype::DataType;
-use crate::graph::{Graph, Node};
+use crate::graph::{Dim, Graph, Node};
 use crate::onnx::proto::{AttributeProto, GraphProto, data_type_code};
 use crate::op::{
     AspectRatioPolicy, Binary, ConvAttributes, CoordinateTransform, CumulativeKind, DepthToSpaceMode,
-    Direction, GridSampleMode, GridSamplePadding, NearestRounding, Op, PadMode, PoolAttributes, PoolKind,
-    RecurrentAttributes, RecurrentKind, ReduceKind, ResizeAttributes, ResizeMode, ScatterReduction, Unary,
+    Direction, GridSampleMode, GridSamplePadding, NearestRounding, Op, PadMode, Padding, PoolAttributes,
+    PoolKind, RecurrentAttributes, RecurrentKind, ReduceKind, ResizeAttributes, ResizeMode, ScatterReduction,
+    Unary,
 };
 
 /// The operator of `node` with its attributes; `bodies` are those of [`Op::bodies`].
@@ -84,7 +85,10 @@ pub(super) fn form(graph: &Graph, node: &Node, bodies: Vec<GraphProto>) -> Resul
         }
         Op::Softmax { kind: _, axis } => f.int("axis", *axis),
 
-        Op::Pool(attributes) => pool(f, attributes),
+        Op::Pool(attributes) => {
+            let image = node.input(0).and_then(|id| graph.value(id).shape.as_deref());
+            pool(f, attributes).since_if(22, newer_pool(attributes, image))
+        }
         Op::GlobalPool { kind } => match kind {
             PoolKind::Average | PoolKind::Max => f,
             PoolKind::Lp { p } => f.int("p", (*p).into()),
@@ -287,7 +291,9 @@ fn binary(f: Form, binary: Binary, types: &[DataType]) -> Form {
         | Binary::Less
         | Binary::LessOrEqual
         | Binary::PRelu => f,
-        Binary::Mod { fmod } => f.flag("fmod", fmod),
+        Binary::Mod { fmod } => {
+            f.flag("fmod", fmod).since_if(28, !fmod && types.iter().any(|dtype| dtype.is_float()))
+        }
         Binary::BitShift { left } => {
             let signed = [DataType::I8, DataType::I16, DataType::I32, DataType::I64];
             f.string("direction", if left { "LEFT" } else { "RIGHT" })
@@ -318,6 +324,22 @@ fn pool(f: Form, pool: &PoolAttributes) -> Form {
         .padding(&pool.padding)
         .flag("ceil_mode", pool.ceil_mode)
         .maybe(average.then_some(pool.count_include_pad), |f, include| f.flag("count_include_pad", include))
+}
+
+/// Whether older operator sets than 22 mean, or may mean, something else: they place windows differently that begin beyond
+/// an image (of this declared shape) and its first padding, and some ask for less than no padding.
+fn newer_pool(pool: &PoolAttributes, image: Option<&[Dim]>) -> bool {
+    let of = |list: &[usize], axis: usize| list.get(axis).copied().unwrap_or(1);
+    let strided = (0..pool.kernel.len()).any(|axis| of(&pool.strides, axis) > pool.kernel[axis]);
+    let dilated = pool.dilations.iter().any(|&d| d != 1);
+    let (padded, same) = match &pool.padding {
+        Padding::Explicit(pads) => (pads.iter().any(|&pad| pad != 0), false),
+        Padding::Valid => (false, false),
+        Padding::SameUpper | Padding::SameLower => (true, true),
+    };
+    let sizes = image.unwrap_or_default().iter().skip(2).zip(&pool.kernel);
+    let small = sizes.into_iter().any(|(size, kernel)| matches!(size, Dim::Fixed(size) if size < kernel));
+    same && strided || small || pool.ceil_mode && (strided || padded || dilated)
 }
 
 fn recurrent(f: Form, recurrent: &RecurrentAttributes) -> Form {

@@ -2,7 +2,8 @@
 //!
 //! A whole message would hold a second copy of every weight. Here the message without the main graph's weights is
 //! encoded as usual, and each weight follows as one more field of the graph, straight from where it lies: fields of
-//! a protobuf message may come in any order.
+//! a protobuf message may come in any order. Before the elements of a weight come blanks, as its documentation, such
+//! that they begin on a multiple of [`ALIGNMENT`] in the file: whoever maps it need not copy them.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::Write;
@@ -17,12 +18,14 @@ use crate::onnx::proto::{
     DataLocation, ModelProto, SparseTensorProto, StringStringEntryProto, TensorProto, data_type_code,
 };
 use crate::sparse::SparseError;
+use crate::storage::ALIGNMENT;
 use crate::weight::{UnstructuredWeight, Weight};
 
 const MODEL_GRAPH: u32 = 7;
 const GRAPH_INITIALIZER: u32 = 5;
 const GRAPH_SPARSE_INITIALIZER: u32 = 15;
 const TENSOR_RAW_DATA: u32 = 9;
+const TENSOR_DOC_STRING: u32 = 12;
 
 /// External tensors start on multiples of this, so that readers may map them.
 const EXTERNAL_ALIGNMENT: usize = 4096;
@@ -43,11 +46,20 @@ pub(super) struct Weights<'g> {
     list: Vec<(String, &'g Weight, Place)>,
 }
 
-/// One field of the graph: `head`, then perhaps the elements of a tensor.
+/// One field of the graph: `head`, then perhaps the elements of a tensor, of this many bytes.
 struct Field {
     tag: u32,
     head: Vec<u8>,
     raw: Option<usize>,
+}
+
+/// Where everything goes in the model's file.
+pub(super) struct Layout {
+    /// The model up to its graph's weights.
+    start: Vec<u8>,
+    fields: Vec<Field>,
+    /// Bytes of the whole file.
+    pub(super) bytes: usize,
 }
 
 impl<'g> Weights<'g> {
@@ -91,37 +103,45 @@ impl<'g> Weights<'g> {
         Ok(hasher.finish())
     }
 
-    /// Bytes that the weights add to the model.
-    pub(super) fn bytes(&self, location: &str) -> Result<usize, WriteError> {
-        (0..self.list.len()).try_fold(0, |sum, index| {
-            let field = self.field(index, location)?;
-            Ok(sum + key_len(field.tag) + encoded_len_varint(field.len() as u64) + field.len())
-        })
+    /// Places `model`, whose graph has no weights, with these; `location` names the file beside the model.
+    pub(super) fn layout(&self, mut model: ModelProto, location: &str) -> Result<Layout, WriteError> {
+        let graph = model.graph.take().unwrap_or_default().encode_to_vec();
+        let model = model.encode_to_vec();
+        let fields: Vec<Field> =
+            (0..self.list.len()).map(|index| self.field(index, location)).collect::<Result<_, _>>()?;
+        // How long the length of the graph is must be known before anything is placed.
+        let most = graph.len() + fields.iter().map(Field::most_bytes).sum::<usize>();
+        let width = encoded_len_varint(most as u64);
+        let mut start = model;
+        encode_key(MODEL_GRAPH, WireType::LengthDelimited, &mut start);
+        let length_at = start.len();
+        start.resize(length_at + width, 0);
+        let graph_at = start.len();
+        start.extend_from_slice(&graph);
+
+        let mut end = start.len();
+        let place = |mut field: Field| {
+            let bytes = field.place(end);
+            end += bytes;
+            field
+        };
+        let fields = fields.into_iter().map(place).collect();
+        let mut length = (end - graph_at) as u64;
+        for (at, byte) in start[length_at..graph_at].iter_mut().enumerate() {
+            let more = if at + 1 < width { 0x80 } else { 0 };
+            *byte = (length & 0x7f) as u8 | more;
+            length >>= 7;
+        }
+        Ok(Layout { start, fields, bytes: end })
     }
 
-    /// Writes `model`, whose graph has no weights, with these; `location` names the file beside the model.
-    pub(super) fn write_model(
-        &self,
-        out: &mut impl Write,
-        mut model: ModelProto,
-        location: &str,
-    ) -> Result<(), WriteError> {
-        let graph = model.graph.take().unwrap_or_default().encode_to_vec();
-        let mut bytes = model.encode_to_vec();
-        begin(MODEL_GRAPH, graph.len() + self.bytes(location)?, &mut bytes);
-        out.write_all(&bytes)?;
-        out.write_all(&graph)?;
-        for (index, (name, weight, _)) in self.list.iter().enumerate() {
-            let field = self.field(index, location)?;
-            let mut bytes = Vec::new();
-            begin(field.tag, field.len(), &mut bytes);
-            bytes.extend_from_slice(&field.head);
-            if let Some(raw) = field.raw {
-                begin(TENSOR_RAW_DATA, raw, &mut bytes);
-                out.write_all(&bytes)?;
+    /// Writes the model that was placed.
+    pub(super) fn write_model(&self, out: &mut impl Write, layout: &Layout) -> Result<(), WriteError> {
+        out.write_all(&layout.start)?;
+        for (field, (name, weight, _)) in layout.fields.iter().zip(&self.list) {
+            out.write_all(&field.head)?;
+            if field.raw.is_some() {
                 out.write_all(dense(name, weight)?.bytes())?;
-            } else {
-                out.write_all(&bytes)?;
             }
         }
         Ok(())
@@ -161,16 +181,44 @@ impl<'g> Weights<'g> {
 }
 
 impl Field {
-    fn len(&self) -> usize {
-        let raw = self.raw.map_or(0, |n| key_len(TENSOR_RAW_DATA) + encoded_len_varint(n as u64) + n);
+    /// More bytes than it can take.
+    fn most_bytes(&self) -> usize {
+        const KEYS_AND_LENGTHS: usize = 64;
+        self.head.len() + self.raw.unwrap_or(0) + KEYS_AND_LENGTHS + 2 * ALIGNMENT
+    }
+
+    /// Puts before `head` what begins the field, and after it what begins its elements, for a field that begins at byte
+    /// `at` of the file. Gives the bytes of the whole field.
+    fn place(&mut self, at: usize) -> usize {
+        let Some(raw) = self.raw else {
+            self.head.splice(0..0, begin(self.tag, self.head.len()));
+            return self.head.len();
+        };
+        let elements = begin(TENSOR_RAW_DATA, raw);
+        let field = |blanks: Option<usize>| {
+            let blanks = blanks.map_or_else(Vec::new, |n| {
+                let mut field = begin(TENSOR_DOC_STRING, n);
+                field.resize(field.len() + n, b' ');
+                field
+            });
+            let tensor = self.head.len() + blanks.len() + elements.len();
+            [begin(self.tag, tensor + raw), self.head.clone(), blanks, elements.clone()].concat()
+        };
+        let aligned = |field: &Vec<u8>| (at + field.len()).is_multiple_of(ALIGNMENT);
+        // A blank more is a byte more, except where the length of a length grows: twice at most.
+        let lengths = std::iter::once(None).chain((0..3 * ALIGNMENT).map(Some));
+        let lengths = lengths.take(if raw < ALIGNMENT { 1 } else { usize::MAX });
+        self.head = lengths.map(field).find(aligned).unwrap_or_else(|| field(None));
         self.head.len() + raw
     }
 }
 
 /// Key and length of a field.
-fn begin(tag: u32, length: usize, out: &mut Vec<u8>) {
-    encode_key(tag, WireType::LengthDelimited, out);
-    encode_varint(length as u64, out);
+fn begin(tag: u32, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(key_len(tag) + encoded_len_varint(length as u64));
+    encode_key(tag, WireType::LengthDelimited, &mut bytes);
+    encode_varint(length as u64, &mut bytes);
+    bytes
 }
 
 fn dense_bytes(weight: &Weight) -> usize {

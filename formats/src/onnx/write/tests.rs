@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::Range;
+
+use prost::Message;
 
 use super::*;
 use crate::dtype::DataType;
-use crate::graph::{Dim, Node, Value};
+use crate::graph::{Dim, Node, Value, ValueId};
 use crate::onnx::{read, read_storage};
 use crate::op::*;
 use crate::sparse::CsrMatrix;
@@ -29,7 +32,7 @@ fn opset(graph: &Graph) -> i64 {
 
 fn value(name: &str, dtype: DataType, shape: &[usize]) -> Value {
     let shape = Some(shape.iter().map(|&d| Dim::Fixed(d)).collect());
-    Value { name: name.into(), dtype: Some(dtype), shape, weight: None }
+    Value { name: name.into(), dtype: Some(dtype), shape, ..Value::default() }
 }
 
 /// One node over f32 inputs and outputs.
@@ -405,6 +408,103 @@ fn every_operator_comes_back_as_it_went() {
     }
 }
 
+/// Says what ONNX's checker has against `models`, if there is a Python with it.
+fn checked_by_onnx(models: &[(String, Vec<u8>)]) {
+    let Some(python) = std::env::var_os("PODA_TEST_PYTHON") else {
+        eprintln!("skipped: no Python with ONNX to check what was written (tests/run.sh provides it)");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in models {
+        fs::create_dir(folder.path().join(name)).unwrap();
+        fs::write(folder.path().join(name).join("written.onnx"), bytes).unwrap();
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/check_written.py");
+    let done = std::process::Command::new(python).arg(script).arg(folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert!(done.status.success(), "{said}");
+}
+
+#[test]
+fn what_is_left_out_leaves_the_rest_in_place() {
+    let mut models = Vec::new();
+    let mut leave_out = |mut graph: Graph, inputs: Range<usize>, outputs: Range<usize>| {
+        let name = format!("{}-{}-{inputs:?}-{outputs:?}", models.len(), graph.nodes[0].op.name());
+        graph.nodes[0].inputs[inputs].fill(None);
+        graph.nodes[0].outputs[outputs].fill(None);
+        let node = graph.nodes[0].clone();
+        graph.outputs = node.outputs.iter().copied().flatten().collect();
+        if graph.outputs.is_empty() {
+            graph.outputs.push(graph.inputs[0]);
+        }
+        let found = back(&graph, &OnnxOptions::default());
+        let names = |graph: &Graph, ids: &[Option<ValueId>]| -> Vec<Option<String>> {
+            let name = |id: &Option<ValueId>| id.map(|id| graph.value(id).name.clone());
+            let names: Vec<_> = ids.iter().map(name).collect();
+            let end = names.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+            names[..end].to_vec()
+        };
+        assert_eq!(names(&found, &found.nodes[0].inputs), names(&graph, &node.inputs), "{name}");
+        // What must be named has a name that nothing else has.
+        let (found, expected) = (names(&found, &found.nodes[0].outputs), names(&graph, &node.outputs));
+        for (index, expected) in expected.iter().enumerate().filter(|(_, expected)| expected.is_some()) {
+            assert_eq!(&found[index], expected, "{name}");
+        }
+        let mut bytes = Vec::new();
+        write(&mut bytes, &graph, &OnnxOptions::default()).unwrap();
+        models.push((name, bytes));
+    };
+    for graph in examples() {
+        let node = &graph.nodes[0];
+        let (arity, [inputs, outputs]) = (node.op.arity(), [node.inputs.len(), node.outputs.len()]);
+        let optional = match &node.op {
+            Op::Loop { .. } => 0..2,
+            op if arity.inputs == usize::MAX && !matches!(op, Op::Foreign(_)) => 0..0,
+            _ => arity.required..inputs,
+        };
+        for index in optional.clone() {
+            leave_out(graph.clone(), index..index + 1, 0..0);
+            leave_out(graph.clone(), index..optional.end, 0..0);
+        }
+        for index in 0..outputs {
+            leave_out(graph.clone(), 0..0, index..index + 1);
+            leave_out(graph.clone(), optional.clone(), index..outputs);
+        }
+    }
+    checked_by_onnx(&models);
+}
+
+#[test]
+fn no_two_nodes_of_a_graph_have_one_name() {
+    let mut graph = one(Op::If { then_branch: branch(), else_branch: branch() }, 2, 1);
+    let (x, y) = (graph.inputs[1], graph.outputs[0]);
+    for name in ["node", "node~1", "sum", ""] {
+        let z = graph.add_node(Op::Binary(Binary::Add), &[x, y], format!("{name} makes"));
+        graph.nodes.last_mut().unwrap().name = name.into();
+        graph.outputs.push(z);
+    }
+    let found = back(&graph, &OnnxOptions::default());
+    let mut names: Vec<_> =
+        found.with_bodies().into_iter().flat_map(|g| &g.nodes).map(|n| n.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["", "node", "node~1", "node~1~1", "sum", "sum", "sum"]);
+}
+
+#[test]
+fn each_output_is_a_value_of_its_own() {
+    let mut graph = one(Op::Identity, 1, 1);
+    let [input, output] = [graph.inputs[0], graph.outputs[0]];
+    graph.value_mut(output).name = "out".into();
+    graph.outputs = vec![output, output, input, output, input];
+    let found = back(&graph, &OnnxOptions::default());
+    let names: Vec<_> = found.outputs.iter().map(|&id| found.value(id).name.as_str()).collect();
+    assert_eq!(names, ["out", "out_1", "in0", "out_2", "in0_3"]);
+    let copied = |at: usize| found.nodes.iter().find(|n| n.output(0) == Some(found.outputs[at])).unwrap();
+    assert_eq!((copied(1).op.clone(), copied(1).inputs[0]), (Op::Identity, Some(found.outputs[0])));
+    assert_eq!((copied(4).op.clone(), copied(4).inputs[0]), (Op::Identity, Some(found.inputs[0])));
+    assert_eq!(found.value(found.outputs[3]).shape, graph.value(output).shape);
+}
+
 #[test]
 fn the_operator_set_is_the_oldest_that_suffices() {
     let bf16 = |op: Op, inputs: usize| {
@@ -509,6 +609,45 @@ fn weights_are_written_once_dense_or_sparse() {
     assert_eq!(found, expected);
     let c = sparse.weight(sparse.find("c").unwrap()).unwrap();
     assert!(matches!(c, Weight::Unstructured(_)), "{c:?}");
+}
+
+#[test]
+fn elements_lie_aligned_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    // Lengths around those where a length takes one byte more, so that the blanks have all sizes.
+    for shift in 0..70 {
+        let mut graph = weighty();
+        graph.name = "g".repeat(100 + shift);
+        for (index, len) in [1_usize, 15, 16, 31, 32, 33, 4000, 5000].into_iter().enumerate() {
+            let weight = Tensor::from_slice(&[len], &vec![len as f32; len]);
+            let id = graph.add_weight(format!("{}{index}", "w".repeat(shift)), weight);
+            graph.outputs.push(id);
+        }
+        save(&graph, &path, &OnnxOptions::default()).unwrap();
+        let opened = read(&path).unwrap();
+        for value in opened.values.iter().filter(|value| value.weight.is_some()) {
+            let Some(Weight::Dense(tensor)) = &value.weight else { panic!("{value:?}") };
+            if tensor.bytes().len() >= 64 {
+                assert!(tensor.storage().is_mapped(), "{}", value.name);
+                assert!(tensor.bytes().as_ptr().addr().is_multiple_of(64), "{}", value.name);
+            }
+            let original = graph.weight(graph.find(&value.name).unwrap()).unwrap();
+            assert_eq!(&original.to_dense().unwrap(), tensor);
+        }
+    }
+}
+
+#[test]
+fn a_length_may_take_more_bytes_than_it_needs() {
+    // The message is a little below 128 and 16384 bytes with as few blanks as there are, above with as many.
+    for len in (0..60).chain(16_100..16_400) {
+        let mut graph = Graph { name: "g".into(), ..Graph::default() };
+        let id = graph.add_weight("w", Tensor::from_slice(&[len], &vec![1_u8; len]));
+        graph.outputs.push(id);
+        let found = back(&graph, &OnnxOptions::default());
+        assert_eq!(found.weight(id), graph.weight(id), "{len}");
+    }
 }
 
 #[test]
