@@ -6,6 +6,7 @@
 //! time count among the threads: two callers of two threads work on their own.
 
 mod affinity;
+mod crowd;
 mod pace;
 mod parts;
 mod pool;
@@ -111,20 +112,32 @@ impl Threads {
         let Some(pool) = self.pool.as_ref().map(Started::pool).filter(|_| pace.estimate() >= SHARING) else {
             return f(&CALLER);
         };
+        if !matches!(PLACE.get(), Place::Outside) {
+            return f(self);
+        }
+        let others = pool.callers();
         // Other runs have the threads: what is short is over before they are free.
-        if pool.callers() + 1 >= self.count && pool.callers() > 0 && pace.estimate() < LONG {
-            let _counted = Entered::new(pool);
+        if others > 0 && others + 1 >= self.count && pace.estimate() < LONG {
+            let _entered = Entered::alone(pool);
             return f(&CALLER);
         }
         let now = || START.elapsed().as_nanos() as u64;
         let start = now();
         let idle = Duration::from_nanos(start.saturating_sub(self.last.load(Ordering::Relaxed)));
-        let turn = (idle < AWAKE && pool.callers() == 0).then(|| pace.turn());
-        let shares = turn.map_or(pace.estimate() >= WAKING, |turn| turn.shares);
-        let result = if shares { self.install(|| f(self)) } else { f(&CALLER) };
+        let turn = (idle < AWAKE && others == 0).then(|| pace.turn());
+        let pays = turn.map_or(pace.estimate() >= WAKING, |turn| turn.shares);
+        let shares = pays && pace.crowd().shares(start);
+        let entered = if shares { Entered::new(pool) } else { Entered::alone(pool) };
+        let result = f(if shares { self } else { &CALLER });
+        let waited = entered.waited();
+        drop(entered);
         let end = now();
-        if let Some(turn) = turn {
-            pace.took(turn, end.saturating_sub(start));
+        let time = end.saturating_sub(start);
+        if let Some(turn) = turn.filter(|turn| turn.shares == shares) {
+            pace.took(turn, time);
+        }
+        if pays && others == 0 {
+            pace.crowd().took(end, shares, time, waited);
         }
         self.last.store(end, Ordering::Relaxed);
         result
@@ -238,6 +251,17 @@ impl<'a> Entered<'a> {
         let session = pool.enter();
         let place = session.map_or(Place::Part, |session| Place::Installed(pool, session));
         Self { pool, session, _inside: Inside(PLACE.replace(place)) }
+    }
+
+    /// Without help.
+    fn alone(pool: &'a Pool) -> Self {
+        pool.enter_alone();
+        Self { pool, session: None, _inside: Inside::part() }
+    }
+
+    /// Nanoseconds so far that the caller waited long for the others.
+    fn waited(&self) -> u64 {
+        self.session.map_or(0, |session| self.pool.waited(session))
     }
 }
 

@@ -7,6 +7,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::crowd::Crowd;
+
 /// Work that always gains from more threads.
 const LONG: Duration = Duration::from_millis(1);
 /// Runs that are tried each way, two at a time in turns, of which the shortest counts.
@@ -23,6 +25,7 @@ pub(crate) struct Pace {
     alone: AtomicBool,
     /// Shortest run of this trial in nanoseconds, alone and shared.
     shortest: [AtomicU64; 2],
+    crowd: Crowd,
 }
 
 /// How one run goes.
@@ -43,12 +46,23 @@ impl Pace {
     /// For work that takes one thread about as long as `estimate`.
     pub(crate) fn new(estimate: Duration) -> Self {
         let shortest = [const { AtomicU64::new(u64::MAX) }; 2];
-        Self { estimate, runs: AtomicU32::new(0), alone: AtomicBool::new(false), shortest }
+        Self {
+            estimate,
+            runs: AtomicU32::new(0),
+            alone: AtomicBool::new(false),
+            shortest,
+            crowd: Crowd::default(),
+        }
     }
 
     /// What the work takes on one thread, about.
     pub(super) fn estimate(&self) -> Duration {
         self.estimate
+    }
+
+    /// Whether other processes make sharing slow.
+    pub(super) fn crowd(&self) -> &Crowd {
+        &self.crowd
     }
 
     /// How the next run goes: a period ends with a trial of both ways, in turns, because within milliseconds a shared machine is

@@ -113,10 +113,20 @@ impl Pool {
         };
         let session = self.sessions.iter().position(free);
         if let Some(session) = session {
-            self.sessions[session].lonely.store(0, Ordering::Relaxed);
+            self.sessions[session].begin();
             self.wake_helpers(callers);
         }
         session
+    }
+
+    /// A caller begins a run that it does on its own.
+    pub(super) fn enter_alone(&self) {
+        self.callers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Nanoseconds that the caller of a session has waited long for others.
+    pub(super) fn waited(&self, session: usize) -> u64 {
+        self.sessions[session].waited()
     }
 
     /// A caller's run is over.

@@ -5,10 +5,10 @@ use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Inside;
-use super::wait::Wait;
+use super::wait::{PATIENCE, Wait};
 
 /// Parts that are dealt out at once, one bit each; more are dealt out in groups.
 pub(super) const MOST: usize = u64::BITS as usize;
@@ -33,6 +33,8 @@ pub(super) struct Session {
     job: UnsafeCell<*const Job>,
     /// Parts that are done.
     done: Apart<AtomicUsize>,
+    /// Nanoseconds that the caller has waited for others beyond its patience.
+    waited: AtomicU64,
     /// Whether the caller sleeps until all parts are done.
     sleeps: AtomicBool,
     lock: Mutex<()>,
@@ -56,11 +58,23 @@ impl Session {
             open: Apart(AtomicU64::new(0)),
             job: UnsafeCell::new(&nothing as &Job),
             done: Apart(AtomicUsize::new(0)),
+            waited: AtomicU64::new(0),
             sleeps: AtomicBool::new(false),
             lock: Mutex::new(()),
             ended: Condvar::new(),
             panic: Mutex::new(None),
         }
+    }
+
+    /// A caller has taken it.
+    pub(super) fn begin(&self) {
+        self.lonely.store(0, Ordering::Relaxed);
+        self.waited.store(0, Ordering::Relaxed);
+    }
+
+    /// Nanoseconds that the caller has waited long for others.
+    pub(super) fn waited(&self) -> u64 {
+        self.waited.load(Ordering::Relaxed)
     }
 
     /// Has `job` called with each of `0..parts`, at most [`MOST`], by the caller, who has taken the session, and whoever comes.
@@ -126,6 +140,7 @@ impl Session {
             if wait.patient() {
                 continue;
             }
+            let begun = Instant::now();
             let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
             self.sleeps.store(true, Ordering::SeqCst);
             while !done() {
@@ -133,6 +148,8 @@ impl Session {
                 guard = slept.unwrap_or_else(PoisonError::into_inner).0;
             }
             self.sleeps.store(false, Ordering::SeqCst);
+            let waited = (PATIENCE + begun.elapsed()).as_nanos() as u64;
+            self.waited.fetch_add(waited, Ordering::Relaxed);
         }
     }
 }

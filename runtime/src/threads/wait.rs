@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// Looks before a thread offers its CPU to others each time.
 const SPINS: u32 = 2000;
 /// How long it offers its CPU before it should sleep.
-const PATIENCE: Duration = Duration::from_micros(50);
+pub(super) const PATIENCE: Duration = Duration::from_micros(50);
 
 /// Looks in vain so far.
 #[derive(Debug, Default)]

@@ -1,0 +1,183 @@
+//! Whether other processes take the CPUs of the other threads so often that one thread alone is faster.
+//!
+//! A neighbour that takes half of one CPU holds a thread up in the middle of a part, for which all others wait: on two CPUs that may
+//! cost more than the second thread gains. While the callers of some work wait long for threads that do not come back, both
+//! ways are timed for some milliseconds each, long enough to meet the neighbour at work and at rest, and the faster is taken
+//! for a while.
+
+use std::sync::{Mutex, PoisonError};
+
+/// Nanoseconds of runs that are compared: several turns of a neighbour.
+const WINDOW: u64 = 20_000_000;
+/// Runs that are compared, at least.
+const RUNS: u64 = 3;
+/// The other way is tried when the caller has waited for more than this part of the time.
+const SUSPICIOUS: u64 = 8;
+/// Runs that one thread does alone, at least, before the others are tried again.
+const LONE_RUNS: u64 = 32;
+/// How long one thread works alone before the others are tried again: from, to. It doubles while it stays the faster way.
+const HOLD: [u64; 2] = [50_000_000, 1_600_000_000];
+/// Windows without a trial after one in which sharing was faster: from, to.
+const QUIET: [u32; 2] = [16, 1024];
+
+/// What is known about some work that is run again and again.
+#[derive(Debug, Default)]
+pub(super) struct Crowd(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// Of the window under way: nanoseconds, those that the caller waited, runs.
+    time: u64,
+    waited: u64,
+    runs: u64,
+    /// Mean nanoseconds of a run in the last window that was shared, and alone.
+    shared: u64,
+    alone: Option<u64>,
+    hold: u64,
+    /// Windows to come that are not suspected.
+    quiet: u32,
+    next_quiet: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    Shared,
+    /// Alone for one window.
+    Trial,
+    /// Alone until then.
+    Alone(u64),
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let ([hold, _], [next_quiet, _]) = (HOLD, QUIET);
+        let phase = Phase::Shared;
+        Self { phase, time: 0, waited: 0, runs: 0, shared: 0, alone: None, hold, quiet: 0, next_quiet }
+    }
+}
+
+impl Crowd {
+    /// Whether the run that begins `now`, in nanoseconds, should be shared.
+    pub(super) fn shares(&self, now: u64) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(state.phase, Phase::Alone(until) if now >= until) {
+            state.enter(Phase::Shared);
+        }
+        state.phase == Phase::Shared
+    }
+
+    /// Takes note of a run that ended `now`, took `time` and in which the caller waited long for `waited`, all in nanoseconds.
+    pub(super) fn took(&self, now: u64, shared: bool, time: u64, waited: u64) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared != (state.phase == Phase::Shared) {
+            return;
+        }
+        state.time += time;
+        state.waited += waited;
+        state.runs += 1;
+        if state.time >= WINDOW && state.runs >= RUNS {
+            state.judge(now);
+        }
+    }
+}
+
+impl State {
+    fn enter(&mut self, phase: Phase) {
+        (self.phase, self.time, self.waited, self.runs) = (phase, 0, 0, 0);
+    }
+
+    /// A window is full.
+    fn judge(&mut self, now: u64) {
+        let (mean, suspicious) = (self.time / self.runs, self.waited * SUSPICIOUS > self.time);
+        match self.phase {
+            Phase::Shared => {
+                self.shared = mean;
+                self.quiet = self.quiet.saturating_sub(1);
+                match self.alone {
+                    _ if !suspicious => {
+                        // The neighbour has gone.
+                        (self.alone, self.hold) = (None, HOLD[0]);
+                        self.enter(Phase::Shared);
+                    }
+                    // Known from just before.
+                    Some(alone) if alone <= mean => self.stay_alone(now),
+                    Some(_) => self.stay_shared(),
+                    None if self.quiet > 0 => self.enter(Phase::Shared),
+                    None => self.enter(Phase::Trial),
+                }
+            }
+            Phase::Trial if mean <= self.shared => {
+                self.alone = Some(mean);
+                self.stay_alone(now);
+            }
+            Phase::Trial => self.stay_shared(),
+            Phase::Alone(_) => {
+                self.alone = Some(mean);
+                self.enter(self.phase);
+            }
+        }
+    }
+
+    fn stay_alone(&mut self, now: u64) {
+        let hold = self.hold.max(LONE_RUNS * self.alone.unwrap_or(0));
+        self.enter(Phase::Alone(now + hold));
+        self.hold = (2 * self.hold).min(HOLD[1]);
+        self.next_quiet = QUIET[0];
+    }
+
+    fn stay_shared(&mut self) {
+        self.enter(Phase::Shared);
+        self.alone = None;
+        self.quiet = self.next_quiet;
+        self.next_quiet = (2 * self.next_quiet).min(QUIET[1]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs for `millis` of a made-up clock; gives the fraction of runs that were shared.
+    fn run(crowd: &Crowd, now: &mut u64, millis: u64, [alone, shared]: [u64; 2], waited: u64) -> f64 {
+        let (end, mut all, mut together) = (*now + millis * 1_000_000, 0, 0);
+        while *now < end {
+            let shares = crowd.shares(*now);
+            let time = if shares { shared } else { alone };
+            *now += time;
+            crowd.took(*now, shares, time, if shares { waited } else { 0 });
+            all += 1;
+            together += u32::from(shares);
+        }
+        f64::from(together) / f64::from(all)
+    }
+
+    #[test]
+    fn without_waiting_nothing_is_tried() {
+        let (crowd, mut now) = (Crowd::default(), 0);
+        assert_eq!(run(&crowd, &mut now, 5000, [3_000_000, 2_000_000], 100_000), 1.0);
+    }
+
+    #[test]
+    fn beside_a_neighbour_the_faster_way_is_taken() {
+        let (crowd, mut now) = (Crowd::default(), 0);
+        // Slower together: nearly always alone.
+        run(&crowd, &mut now, 200, [3_000_000, 4_000_000], 1_500_000);
+        assert!(run(&crowd, &mut now, 5000, [3_000_000, 4_000_000], 1_500_000) < 0.05);
+        // The neighbour goes: within the longest hold all is shared again.
+        run(&crowd, &mut now, 1700, [3_000_000, 1_700_000], 0);
+        assert_eq!(run(&crowd, &mut now, 5000, [3_000_000, 1_700_000], 0), 1.0);
+        // Faster together in spite of the waiting: nearly always shared.
+        run(&crowd, &mut now, 200, [3_000_000, 2_000_000], 700_000);
+        assert!(run(&crowd, &mut now, 20_000, [3_000_000, 2_000_000], 700_000) > 0.98);
+    }
+
+    #[test]
+    fn long_and_short_runs_are_compared_over_enough_of_them() {
+        for time in [50_000, 500_000_000] {
+            let (crowd, mut now) = (Crowd::default(), 0);
+            run(&crowd, &mut now, 10_000, [time, 2 * time], time);
+            assert!(run(&crowd, &mut now, 100_000, [time, 2 * time], time) < 0.1, "{time}");
+        }
+    }
+}
