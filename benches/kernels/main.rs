@@ -8,6 +8,7 @@
 //!     THREADS=2 cargo bench -p poda-runtime --bench kernels -- scaling 3072x768x128 0,50,90   # over one thread
 //!     cargo bench -p poda-runtime --bench kernels -- pointwise avx512          # EfficientNet-Lite0's 1×1 layers
 //!     cargo bench -p poda-runtime --bench kernels -- depthwise                 # and its depthwise ones
+//!     cargo bench -p poda-runtime --bench kernels -- attention                 # of encoders, decoders, and over a long cache
 //!
 //! `THREADS=2` takes two threads, `ROUNDS=21` more turns; of a product, `MASK=uneven` chooses the mask, `PARAMS=4x128x768x2x1,…`
 //! tries measures of panels, and `VALUES=bf16,f16,int8` adds the kernels that read weights stored so.
@@ -15,6 +16,7 @@
 //! Variants take turns in one process; each line gives the median, GFLOP/s of the *kept* weights, the fraction of the FMA roof
 //! measured in this process, and the speed-up over `rten-gemm` with a prepacked weight and over Poda's own dense kernel.
 
+mod attention;
 mod choice;
 mod depthwise;
 mod product;
@@ -22,6 +24,7 @@ mod scaling;
 mod timing;
 mod weights;
 
+use attention::attention;
 use choice::{Tally, choice};
 use criterion::{Criterion, Throughput};
 use depthwise::depthwise;
@@ -111,6 +114,7 @@ fn main() {
     let argument = |i: usize, default| arguments.get(i).map_or(default, String::as_str);
     match argument(0, "") {
         "depthwise" => depthwise(&threads, roof),
+        "attention" => attention(&threads, roof),
         "pointwise" => {
             for shape in POINTWISE {
                 product(shape, 0.0, MASKS[0].1, &threads, roof, arguments.get(1).map(String::as_str), &[]);

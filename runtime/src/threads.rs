@@ -11,6 +11,7 @@ mod pace;
 mod parts;
 mod pool;
 mod session;
+pub(crate) mod share;
 #[cfg(test)]
 mod tests;
 mod wait;

@@ -11,10 +11,14 @@
 )]
 
 pub mod activation;
+pub mod attention;
 mod csr;
 pub mod depthwise;
+mod exp;
 mod gemm;
+pub(crate) mod movement;
 pub(crate) mod pool;
+mod softmax;
 mod spmm;
 mod spmv;
 #[cfg(test)]
@@ -38,6 +42,7 @@ pub use crate::simd::{Level, Supported};
 pub use activation::Activation;
 pub use depthwise::Depthwise;
 pub(crate) use gemm::{Mat, matmul};
+pub(crate) use softmax::softmax_columns;
 pub(crate) use table::Source;
 pub use table::{KERNELS, Kernel, Params};
 

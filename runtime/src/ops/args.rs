@@ -156,9 +156,6 @@ pub(super) fn around(shape: &[usize], axis: usize) -> [usize; 3] {
     [shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product()]
 }
 
-/// Elementwise work above this many elements is split over the pool; less is not worth waking a thread for.
-pub(super) const PARALLEL_ABOVE: usize = 64 * 1024;
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! Attention and rotary embedding.
 
-pub(crate) mod fused;
+pub(super) mod plain;
 mod rotary;
 
 pub(super) use rotary::{infer_rotary_embedding, rotary_embedding};
@@ -13,8 +13,9 @@ use super::facts::{Fact, bad_shape, float_type, known, same_type, shape};
 use super::real::{Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
+use crate::kernels::attention::{Attention, Causal, Heads, Mask, MaskValues, Order, Scoring, Undefined};
 use crate::output::Output;
-use fused::{Attention, Causal, Heads, Mask, MaskValues, Order, Scoring, Stage};
+use plain::{Stage, all_scores};
 
 /// Sizes of an attention, all in the order `[batch, heads, sequence, size]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -248,6 +249,7 @@ fn compute<R: Real>(
         mask,
         causal,
         lengths,
+        undefined: Undefined::ZeroUnseen,
     };
     let attention = Attention {
         q: q_heads,
@@ -256,13 +258,13 @@ fn compute<R: Real>(
         scoring,
     };
     store::<R>(&mut outputs[0], infos[0].dtype, known(infos, 0), |y| {
-        attention.run(order, y);
+        R::attend(&attention, order, y);
         Ok(())
     })?;
     let Some(output) = outputs.get_mut(3) else { return Ok(()) };
     let stage = [Stage::Product, Stage::Capped, Stage::Masked, Stage::Probabilities];
     store::<R>(output, infos[3].dtype, known(infos, 3), |scores| {
-        attention.all_scores(stage[attributes.qk_matmul_output_mode as usize], scores);
+        all_scores(&attention, stage[attributes.qk_matmul_output_mode as usize], scores);
         Ok(())
     })
 }

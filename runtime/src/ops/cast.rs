@@ -3,6 +3,7 @@
 //! Floats become integers by truncation, saturated, NaN as 0 (ONNX leaves both open); integers wrap into narrower ones;
 //! whatever is not 0 is true.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use num_traits::AsPrimitive;
 use poda_formats::{Boolean, DataType, Element, TensorView};
@@ -13,6 +14,7 @@ use super::number::{Number, with_number};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::threads::share::{cost, for_elements};
 
 pub(super) fn infer_cast(to: DataType, inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
     Ok(one(to, required(inputs, 0)?.shape.clone()))
@@ -21,7 +23,10 @@ pub(super) fn infer_cast(to: DataType, inputs: &Infos<'_>) -> Result<Vec<Info>, 
 pub(super) fn cast(to: DataType, inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> Result<(), OpError> {
     let data = required(inputs, 0)?;
     if data.dtype() == to {
-        outputs[0].alloc_bytes(to, data.shape())?.copy_from_slice(data.bytes());
+        let bytes = data.bytes();
+        for_elements(outputs[0].alloc_bytes(to, data.shape())?, cost::COPY / 4, |start, to| {
+            to.copy_from_slice(&bytes[start..][..to.len()]);
+        });
         return Ok(());
     }
     let output = &mut outputs[0];
@@ -30,6 +35,20 @@ pub(super) fn cast(to: DataType, inputs: &Inputs<'_>, outputs: &mut [Output<'_>]
         DataType::Bool => {
             let bits: Vec<u8> = data.as_slice::<Boolean>()?.iter().map(|b| u8::from(b.get())).collect();
             cast_from(&bits, shape, to, output)
+        }
+        DataType::F16 if to == DataType::F32 => {
+            let values = data.as_slice::<f16>()?;
+            for_elements(output.alloc::<f32>(shape)?, cost::COPY, |start, to| {
+                values[start..][..to.len()].convert_to_f32_slice(to);
+            });
+            Ok(())
+        }
+        DataType::F32 if to == DataType::F16 => {
+            let values = data.as_slice::<f32>()?;
+            for_elements(output.alloc::<f16>(shape)?, cost::COPY, |start, to| {
+                to.convert_from_f32_slice(&values[start..][..to.len()]);
+            });
+            Ok(())
         }
         DataType::F16 => cast_from(&widened(data.as_slice()?, f16::to_f32), shape, to, output),
         DataType::BF16 => cast_from(&widened(data.as_slice()?, bf16::to_f32), shape, to, output),
@@ -100,7 +119,7 @@ fn cast_from<T: Castable>(
 
 fn convert<T: Element, R: Element>(from: &[T], to: &mut [R], function: impl Fn(T) -> R + Sync) {
     let shape = [to.len()];
-    Broadcast::new(&shape, [&shape]).for_each(to, &|to, [range]| {
+    Broadcast::new(&shape, [&shape]).for_each(to, cost::COPY, &|to, [range]| {
         for (to, &from) in to.iter_mut().zip(&from[range]) {
             *to = function(from);
         }

@@ -1,12 +1,10 @@
 //! Concat and Split: whole runs are copied.
 
-use super::args::{
-    self, Infos, Known, PARALLEL_ABOVE, around, known_integers, one, optional_integers, required, sizes,
-};
+use super::args::{self, Infos, Known, around, known_integers, one, optional_integers, required, sizes};
 use super::{Inputs, OpError};
 use crate::info::Info;
+use crate::kernels::movement::copy_rows;
 use crate::output::Output;
-use crate::threads;
 
 fn concatenated(shapes: &[&[usize]], axis: i64) -> Result<Vec<usize>, OpError> {
     let mut shape = shapes[0].to_vec();
@@ -39,21 +37,13 @@ pub(super) fn concat(axis: i64, inputs: &Inputs<'_>, outputs: &mut [Output<'_>])
     let shape = concatenated(&shapes, axis)?;
     let axis = args::axis(axis, shape.len())?;
     let output = outputs[0].alloc_bytes(dtype, &shape)?;
-    if output.is_empty() {
-        return Ok(());
+    let row = shape[axis..].iter().product::<usize>() * dtype.size();
+    let (rows, mut start) = (shape[..axis].iter().product(), 0);
+    for view in inputs {
+        let run = view.shape()[axis..].iter().product::<usize>() * dtype.size();
+        copy_rows([rows, run], output, [start, row], view.bytes(), [0, run]);
+        start += run;
     }
-    let runs: Vec<usize> =
-        shapes.iter().map(|s| s[axis..].iter().product::<usize>() * dtype.size()).collect();
-    let join = |outer: usize, row: &mut [u8]| {
-        let mut rest = row;
-        for (view, &run) in inputs.iter().zip(&runs) {
-            let (to, after) = rest.split_at_mut(run);
-            to.copy_from_slice(&view.bytes()[outer * run..][..run]);
-            rest = after;
-        }
-    };
-    let row: usize = runs.iter().sum();
-    threads::for_each_chunk(output, row, 2 * PARALLEL_ABOVE / row, join);
     Ok(())
 }
 
@@ -114,7 +104,7 @@ pub(super) fn split(
     let data = required(inputs, 0)?;
     let axis = args::axis(axis, data.rank())?;
     let split = optional_integers(inputs, 1)?;
-    let [_, dim, inner] = around(data.shape(), axis);
+    let [outer, dim, inner] = around(data.shape(), axis);
     let parts = parts(dim, split.as_deref(), num_outputs, outputs.len())?;
     let (step, mut start) = (inner * data.dtype().size(), 0);
     for (output, part) in outputs.iter_mut().zip(parts) {
@@ -122,12 +112,8 @@ pub(super) fn split(
             let mut shape = data.shape().to_vec();
             shape[axis] = part;
             let bytes = output.alloc_bytes(data.dtype(), &shape)?;
-            if !bytes.is_empty() {
-                let rows = data.bytes().chunks_exact(dim * step);
-                for (to, from) in bytes.chunks_exact_mut(part * step).zip(rows) {
-                    to.copy_from_slice(&from[start * step..][..part * step]);
-                }
-            }
+            let run = part * step;
+            copy_rows([outer, run], bytes, [0, run], data.bytes(), [start * step, dim * step]);
         }
         start += part;
     }

@@ -3,7 +3,7 @@
 use poda_formats::DataType;
 use poda_formats::op::ConvAttributes;
 
-use super::args::{Infos, PARALLEL_ABOVE, one, optional, required};
+use super::args::{Infos, one, optional, required};
 use super::facts::{Fact, expect_shape, float_type, known, same_type, shape};
 use super::geometry::{Convolution, Windows};
 use super::real::{Mat, Product, load, store, with_real};
@@ -11,6 +11,7 @@ use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
 use crate::threads;
+use crate::threads::share::{cost, for_rows};
 
 /// Elements of an im2col matrix that are worked on at a time, unless one column is larger.
 const TILE: usize = 1 << 20;
@@ -102,7 +103,7 @@ fn one_group<T: Product>(windows: &Windows, image: &[T], weights: Mat<'_, T>, y:
 /// Writes `width` columns of the im2col matrix `[channels · taps, outputs]`, from column `start` on; pads are zero.
 fn im2col<T: Product>(windows: &Windows, image: &[T], start: usize, width: usize, out: &mut [T]) {
     let (taps, pixels) = (windows.taps(), windows.inputs());
-    threads::for_each_chunk(out, width, PARALLEL_ABOVE / 4 / width.max(1), |k, row| {
+    for_rows(out, width, cost::COPY, |k, row| {
         row.fill(T::default());
         let channel = &image[k / taps * pixels..][..pixels];
         windows.runs(k % taps, start..start + width, |column, count, at, step| {

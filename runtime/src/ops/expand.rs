@@ -5,10 +5,10 @@ use poda_formats::TensorView;
 use super::args::{
     Infos, Known, broadcast, broadcast_strides, integers, known_integers, one, required, sizes, strides,
 };
-use super::movement::{Axis, copy};
 use super::number::with_width;
 use super::{Inputs, OpError};
 use crate::info::Info;
+use crate::kernels::movement::{Axis, copy};
 use crate::output::Output;
 
 fn infer_by_sizes(

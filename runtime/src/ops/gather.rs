@@ -1,11 +1,11 @@
 //! Reading at computed places: Gather, GatherElements, GatherND.
 
-use super::args::{self, Infos, PARALLEL_ABOVE, around, integers, one, required, strides};
+use super::args::{self, Infos, around, integers, one, required, strides};
 use super::number::with_width;
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
-use crate::threads;
+use crate::threads::share::{cost, for_rows};
 
 /// An index counted from the front.
 pub(super) fn index(value: i64, dim: usize) -> Result<usize, OpError> {
@@ -51,13 +51,12 @@ pub(super) fn gather(axis: i64, inputs: &Inputs<'_>, outputs: &mut [Output<'_>])
     }
     if inner == 1 {
         with_width!(data.dtype(), T => {
-            let data = bytemuck::cast_slice::<u8, T>(data.bytes()).chunks_exact(dim);
-            let output = bytemuck::cast_slice_mut::<u8, T>(bytes).chunks_exact_mut(indices.len());
-            for (output, data) in output.zip(data) {
-                for (to, &at) in output.iter_mut().zip(&indices) {
-                    *to = data[at];
-                }
-            }
+            let data = bytemuck::cast_slice::<u8, T>(data.bytes());
+            let output = bytemuck::cast_slice_mut::<u8, T>(bytes);
+            for_rows(output, indices.len(), cost::ARITHMETIC, |i, output| {
+                let data = &data[i * dim..][..dim];
+                output.iter_mut().zip(&indices).for_each(|(to, &at)| *to = data[at]);
+            });
         });
         return Ok(());
     }
@@ -67,7 +66,7 @@ pub(super) fn gather(axis: i64, inputs: &Inputs<'_>, outputs: &mut [Output<'_>])
         let (outer, at) = (i / indices.len(), indices[i % indices.len()]);
         to.copy_from_slice(&data[(outer * dim + at) * run..][..run]);
     };
-    threads::for_each_chunk(bytes, run, 2 * PARALLEL_ABOVE / run.max(1), read);
+    for_rows(bytes, run, cost::COPY / 4, read);
     Ok(())
 }
 

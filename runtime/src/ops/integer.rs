@@ -5,6 +5,7 @@ use poda_formats::{DataType, TensorView};
 
 use super::args::{Infos, one, optional, required};
 use super::conv::{convolve, output_info};
+use super::elementwise::wide::widest;
 use super::facts::{Fact, bad_shape, float_type, known, same_type, shape};
 use super::geometry::Convolution;
 use super::matmul::Batched;
@@ -12,6 +13,8 @@ use super::real::load;
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
+use crate::packing::scratch::Scratch;
+use crate::threads::share::{cost, for_elements, for_rows};
 
 /// Element type of input `index`, which must have 8 bits.
 fn byte_type<'a, F: Fact<'a>>(inputs: &[Option<F>], index: usize) -> Result<DataType, OpError> {
@@ -21,9 +24,37 @@ fn byte_type<'a, F: Fact<'a>>(inputs: &[Option<F>], index: usize) -> Result<Data
     }
 }
 
-/// The elements of `view`, of at most 16 bits, as i32.
+/// The elements of `view`, of 8 bits, as i32.
 fn widen(view: TensorView<'_>) -> Vec<i32> {
-    load::<f32>(view).iter().map(|&v| v as i32).collect()
+    let bytes = view.bytes();
+    let signed = view.dtype() == DataType::I8;
+    let mut values = vec![0; bytes.len()];
+    for_elements(&mut values, cost::COPY, |start, values| {
+        let bytes = &bytes[start..][..values.len()];
+        widest(
+            #[inline(always)]
+            || {
+                let pairs = values.iter_mut().zip(bytes);
+                if signed {
+                    pairs.for_each(|(v, &byte)| *v = i32::from(byte as i8));
+                } else {
+                    pairs.for_each(|(v, &byte)| *v = i32::from(byte));
+                }
+            },
+        );
+    });
+    values
+}
+
+/// Subtracts from each row of `len` elements what `zero` writes for it.
+fn subtract(values: &mut [i32], len: usize, zero: impl Fn(usize) -> i32 + Sync) {
+    for_rows(values, len.max(1), cost::COPY, |i, row| {
+        let zero = zero(i);
+        widest(
+            #[inline(always)]
+            || row.iter_mut().for_each(|v| *v -= zero),
+        );
+    });
 }
 
 /// A parameter with one value, or one for each row or column.
@@ -81,13 +112,15 @@ fn product(
     let (rows, k, cols) = (rows(a), a.shape().last().copied().unwrap_or(0), cols(b));
     let (mut left, mut right) = (widen(a), widen(b));
     let zero_a = zeros(inputs, zero[0], rows)?;
-    for (i, row) in left.chunks_exact_mut(k.max(1)).enumerate() {
-        row.iter_mut().for_each(|v| *v -= zero_a.of(i));
-    }
+    subtract(&mut left, k, |i| zero_a.of(i));
     let zero_b = zeros(inputs, zero[1], cols)?;
-    for (i, row) in right.chunks_exact_mut(cols.max(1)).enumerate() {
-        let matrix = i / k.max(1) * cols;
-        row.iter_mut().enumerate().for_each(|(j, v)| *v -= zero_b.of(matrix + j));
+    if zero_b.values.len() == 1 {
+        subtract(&mut right, cols, |_| zero_b.of(0));
+    } else {
+        for_rows(&mut right, cols.max(1), cost::ARITHMETIC, |i, row| {
+            let matrix = i / k.max(1) * cols;
+            row.iter_mut().enumerate().for_each(|(j, v)| *v -= zero_b.of(matrix + j));
+        });
     }
     plan.run(&left, &right, y);
     Ok(plan)
@@ -120,21 +153,50 @@ pub(super) fn matmul_integer(inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) ->
     Ok(())
 }
 
-/// Writes `round(value · scale) + zero` in the type of input `zero`, where value and scale are functions of the index.
+/// Writes `round(value · scale) + zero` in the type of input `zero`, where `scales` writes the scales of a row of `len` values.
 fn requantize(
     inputs: &Inputs<'_>,
     zero: usize,
-    products: &[i32],
-    scale: impl Fn(usize) -> f32,
+    (products, len): (&[i32], usize),
+    scales: impl Fn(usize, &mut [f32]) + Sync,
     dims: &[usize],
     output: &mut Output<'_>,
 ) -> Result<(), OpError> {
+    /// Rows that `round` turns into elements of another type.
+    fn rows<Y: Send>(
+        (products, len): (&[i32], usize),
+        scales: impl Fn(usize, &mut [f32]) + Sync,
+        y: &mut [Y],
+        round: impl Fn(f32) -> Y + Sync,
+    ) {
+        for_rows(y, len.max(1), 2 * cost::ARITHMETIC, |i, y| {
+            let mut scratch = Scratch::new(y.len());
+            scales(i, &mut scratch);
+            let values = products[i * len..].iter().zip(&*scratch);
+            widest(
+                #[inline(always)]
+                || y.iter_mut().zip(values).for_each(|(y, (&v, scale))| *y = round(v as f32 * scale)),
+            );
+        });
+    }
     let zero_point = zeros(inputs, zero, 1)?.of(0) as f32;
-    let value = |i: usize| (products[i] as f32 * scale(i)).round_ties_even() + zero_point;
+    let products = (products, len);
     if required(inputs, zero)?.dtype() == DataType::I8 {
-        output.alloc::<i8>(dims)?.iter_mut().enumerate().for_each(|(i, y)| *y = value(i) as i8);
+        rows(
+            products,
+            scales,
+            output.alloc::<i8>(dims)?,
+            #[inline(always)]
+            |v| (v.round_ties_even() + zero_point) as i8,
+        );
     } else {
-        output.alloc::<u8>(dims)?.iter_mut().enumerate().for_each(|(i, y)| *y = value(i) as u8);
+        rows(
+            products,
+            scales,
+            output.alloc::<u8>(dims)?,
+            #[inline(always)]
+            |v| (v.round_ties_even() + zero_point) as u8,
+        );
     }
     Ok(())
 }
@@ -159,11 +221,11 @@ pub(super) fn qlinear_matmul(inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) ->
     product(inputs, [0, 3], [2, 5], &mut products)?;
     let (m, n) = (rows(required(inputs, 0)?), cols(required(inputs, 3)?));
     let (a, b, y) = (scales(inputs, 1, m)?, scales(inputs, 4, n)?, scales(inputs, 6, 1)?.of(0));
-    let scale = |i: usize| {
-        let row = i / n.max(1);
-        a.of(row) * b.of(row / m.max(1) * n + i % n.max(1)) / y
+    let scales = |row: usize, scales: &mut [f32]| {
+        let (a, first) = (a.of(row), row / m.max(1) * n);
+        scales.iter_mut().enumerate().for_each(|(i, scale)| *scale = a * b.of(first + i) / y);
     };
-    requantize(inputs, 7, &products, scale, dims, &mut outputs[0])
+    requantize(inputs, 7, (&products, n), scales, dims, &mut outputs[0])
 }
 
 /// The convolution of inputs `x` and `w` less their zero points; `zero` are the inputs that hold these.
@@ -180,11 +242,10 @@ fn convolution(
     let zero_x = zeros(inputs, zero[0], 1)?.of(0);
     let zero_w = zeros(inputs, zero[1], plan.filters)?;
     let (mut image, mut weights) = (widen(x), widen(w));
-    image.iter_mut().for_each(|v| *v -= zero_x);
+    let pixels = plan.windows.inputs();
+    subtract(&mut image, pixels, |_| zero_x);
     let filter = weights.len().checked_div(plan.filters).unwrap_or(0);
-    for (f, weights) in weights.chunks_exact_mut(filter.max(1)).enumerate() {
-        weights.iter_mut().for_each(|v| *v -= zero_w.of(f));
-    }
+    subtract(&mut weights, filter, |f| zero_w.of(f));
     convolve(&plan, &image, &weights, bias, y);
     Ok(plan)
 }
@@ -249,9 +310,8 @@ pub(super) fn qlinear_conv(
     let plan = convolution(attributes, inputs, [0, 3], [2, 5], bias, &mut products)?;
     let (x, y) = (scales(inputs, 1, 1)?.of(0), scales(inputs, 6, 1)?.of(0));
     let w = scales(inputs, 4, plan.filters)?;
-    let pixels = plan.windows.outputs().max(1);
-    let scale = |i: usize| x * w.of(i / pixels % plan.filters.max(1)) / y;
-    requantize(inputs, 7, &products, scale, dims, &mut outputs[0])
+    let scales = |row: usize, scales: &mut [f32]| scales.fill(x * w.of(row % plan.filters.max(1)) / y);
+    requantize(inputs, 7, (&products, plan.windows.outputs()), scales, dims, &mut outputs[0])
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! packed weights; what is here is their general form, which also folds constants.
 
 mod args;
-pub(crate) mod attention;
+mod attention;
 mod cast;
 mod concat;
 mod control;
@@ -13,7 +13,7 @@ mod conv;
 mod conv_transpose;
 mod cumulative;
 mod einsum;
-mod elementwise;
+pub(crate) mod elementwise;
 mod expand;
 mod facts;
 mod gather;
@@ -21,7 +21,6 @@ mod generate;
 pub(crate) mod geometry;
 mod integer;
 mod matmul;
-mod movement;
 mod non_max_suppression;
 mod norm;
 mod number;

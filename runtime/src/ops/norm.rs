@@ -11,27 +11,28 @@ use std::borrow::Cow;
 
 use poda_formats::{DataType, TensorView};
 
-use super::args::{
-    Infos, PARALLEL_ABOVE, axis, broadcast, broadcast_strides, one, optional, required, strides,
-};
+use super::args::{Infos, axis, broadcast, broadcast_strides, one, optional, required, strides};
 use super::facts::{Fact, bad_shape, expect_shape, float_type, known, shape};
 use super::number::Number;
 use super::real::{Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
-use crate::threads;
+use crate::threads::share::{cost, for_rows};
 
 /// Copies each row of `len` elements of `x` to `y` and has `change(index, row)` change it; in parallel when it is much.
 fn each_row<R: Real>(x: &[R], y: &mut [R], len: usize, change: impl Fn(usize, &mut [R]) + Sync) {
     if y.is_empty() {
         return;
     }
-    threads::for_each_chunk(y, len, PARALLEL_ABOVE / 16 / len, |i, y| {
+    for_rows(y, len, 2 * cost::ARITHMETIC, |i, y| {
         y.copy_from_slice(&x[i * len..][..len]);
         change(i, y);
     });
 }
+
+/// Elements below which a call for each channel takes longer than the channel.
+const SHORT: usize = 32;
 
 /// Mean and inverse standard deviation.
 fn moments<R: Real>(values: &[R], epsilon: f32) -> (R, R) {
@@ -70,12 +71,22 @@ pub(super) fn batch_normalization(
     with_real!(x.dtype(), R => {
         let parameter = |index| required(inputs, index).map(load::<R>);
         let (scale, bias, mean, variance) = (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?);
+        let variance = variance.iter().map(|&v| (v + R::from_f64(epsilon.into())).sqrt());
+        let factors: Vec<R> = scale.iter().zip(variance).map(|(&scale, deviation)| scale / deviation).collect();
         store::<R>(&mut outputs[0], x.dtype(), x.shape(), |y| {
-            each_row(&load::<R>(x), y, len, |i, row| {
-                let c = i % channels;
-                let factor = scale[c] / (variance[c] + R::from_f64(epsilon.into())).sqrt();
-                R::affine(row, mean[c], factor, bias[c]);
-            });
+            let values = load::<R>(x);
+            if len < SHORT {
+                each_row(&values, y, channels * len, |_, image| {
+                    for (c, row) in image.chunks_exact_mut(len).enumerate() {
+                        row.iter_mut().for_each(|v| *v = (*v - mean[c]) * factors[c] + bias[c]);
+                    }
+                });
+            } else {
+                each_row(&values, y, len, |i, row| {
+                    let c = i % channels;
+                    R::affine(row, mean[c], factors[c], bias[c]);
+                });
+            }
             Ok(())
         })
     })

@@ -2,11 +2,10 @@
 //!
 //! f16 and bf16 are not here: operators compute them by way of f32 ([`by_way_of_f32`]).
 
-use half::{bf16, f16};
-use poda_formats::storage::AlignedBytes;
 use poda_formats::{DataType, Element, TensorView};
 
 use super::elementwise::wide::widest;
+use super::real::{convert, load};
 use super::{Inputs, OpError};
 use crate::output::{FreshTensor, Output};
 
@@ -222,7 +221,7 @@ pub(super) fn by_way_of_f32(
     }
     let mut copies = Vec::with_capacity(inputs.len());
     for input in inputs {
-        copies.push(input.filter(is_half).map(to_f32).transpose()?);
+        copies.push(input.filter(is_half).map(load::<f32>));
     }
     let mut wide = Vec::with_capacity(inputs.len());
     for (input, copy) in inputs.iter().zip(&copies) {
@@ -240,29 +239,13 @@ pub(super) fn by_way_of_f32(
     for (output, fresh) in outputs.iter_mut().zip(fresh) {
         let Output::Fresh(Some(FreshTensor { dtype, shape, bytes })) = fresh else { continue };
         match (dtype, result) {
-            (DataType::F32, Some(DataType::F16)) => {
-                narrow(output.alloc::<f16>(&shape)?, &bytes, f16::from_f32);
-            }
-            (DataType::F32, Some(DataType::BF16)) => {
-                narrow(output.alloc::<bf16>(&shape)?, &bytes, bf16::from_f32);
+            (DataType::F32, Some(half @ (DataType::F16 | DataType::BF16))) => {
+                convert::<f32>(bytemuck::cast_slice(&bytes), half, output.alloc_bytes(half, &shape)?);
             }
             _ => output.alloc_bytes(dtype, &shape)?.copy_from_slice(&bytes),
         }
     }
     Ok(())
-}
-
-fn to_f32(view: TensorView<'_>) -> Result<Vec<f32>, OpError> {
-    Ok(match view.dtype() {
-        DataType::F16 => view.as_slice::<f16>()?.iter().map(|v| v.to_f32()).collect(),
-        _ => view.as_slice::<bf16>()?.iter().map(|v| v.to_f32()).collect(),
-    })
-}
-
-fn narrow<T>(output: &mut [T], bytes: &AlignedBytes, from_f32: impl Fn(f32) -> T) {
-    for (narrow, &wide) in output.iter_mut().zip(bytemuck::cast_slice::<u8, f32>(bytes)) {
-        *narrow = from_f32(wide);
-    }
 }
 
 #[cfg(test)]

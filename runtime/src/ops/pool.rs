@@ -5,7 +5,7 @@ use std::ops::Range;
 use poda_formats::DataType;
 use poda_formats::op::{PoolAttributes, PoolKind};
 
-use super::args::{Infos, PARALLEL_ABOVE, required, unsupported_type};
+use super::args::{Infos, required, unsupported_type};
 use super::elementwise::wide::widest;
 use super::facts::{Fact, known, shape};
 use super::geometry::{Axis, Windows, spatial};
@@ -16,6 +16,7 @@ use crate::info::Info;
 use crate::kernels::pool::max_2x2;
 use crate::output::Output;
 use crate::threads;
+use crate::threads::share::{self, cost, for_rows};
 
 fn infos<'a, F: Fact<'a>>(
     attributes: &PoolAttributes,
@@ -65,7 +66,8 @@ pub(super) fn pool(
             let x = x.as_slice::<f32>()?;
             let y = outputs[0].alloc::<f32>(dims)?;
             let [input, output] = [[h.input, w.input], [h.output, w.output]];
-            let channels = grain(&windows).max(1);
+            let parts = share::parts(y.len(), window_cost(&windows));
+            let channels = (y.len() / windows.outputs().max(1)).div_ceil(parts).max(1);
             threads::for_each_chunk(y, channels * windows.outputs(), 1, |i, y| {
                 let count = y.len() / windows.outputs() * windows.inputs();
                 max_2x2(&x[i * channels * windows.inputs()..][..count], input, y, output);
@@ -147,13 +149,12 @@ fn each_window<T: Number, U: Send>(
             }
         }
     };
-    let grain = PARALLEL_ABOVE / 4 / windows.outputs().saturating_mul(windows.taps()).max(1);
-    threads::for_each_chunk(y, windows.outputs(), grain, channel);
+    for_rows(y, windows.outputs(), windows.taps().saturating_mul(cost::ARITHMETIC), channel);
 }
 
-/// Channels that pay for another thread: 0.14 ns for each tap, half a microsecond at least.
-fn grain(windows: &Windows) -> usize {
-    PARALLEL_ABOVE / 16 / windows.outputs().saturating_mul(windows.taps()).max(1)
+/// Picoseconds that an element of the output takes.
+fn window_cost(windows: &Windows) -> usize {
+    windows.taps().saturating_mul(cost::ARITHMETIC / 4).saturating_add(cost::COPY)
 }
 
 /// Whether windows are 2×2 without padding, in steps of 2.
@@ -167,8 +168,15 @@ fn halves(windows: &Windows) -> bool {
 /// Padding beyond twice a line that is still worked with; more is a mistake in the model, and would take memory.
 const MOST_PADDING: usize = 1 << 16;
 
-/// Sets each element of `y` to the `fold` of its window, starting from `initial`: first down the lines of the window, then
-/// along the line that results. `finish` gets each line of `y` with its first two indices.
+/// Elements of lines that are folded at a time: what stays in L1.
+const STRIP: usize = 4096;
+
+/// Sets each element of `y` to the `fold` of its window, starting from `initial`. `finish` gets each line of `y` with its first
+/// two indices.
+///
+/// First down the lines of the windows: a strip of lines, each as long as its windows reach, one after the other. These are
+/// taken apart by their place within a stride, so that what the same tap of neighbouring windows reads is side by side, and
+/// then folded along the whole strip at once, however short the lines are.
 fn each_line<T: Product>(
     windows: &Windows,
     x: &[T],
@@ -188,46 +196,76 @@ fn each_line<T: Product>(
     }
     let (from, pad) = (w.begin.min(0).unsigned_abs(), w.begin.max(0) as usize);
     let inside = w.input.saturating_sub(from).min(covered.saturating_sub(pad));
+    // Places where a window of a line could start; elements of a line.
+    let places = covered.div_ceil(w.stride);
+    let width = places * w.stride;
+    let lines = d.output * h.output;
+    let strip = (STRIP / width).clamp(1, lines);
     let channel = |i: usize, y: &mut [T]| {
         let x = &x[i * windows.inputs()..][..windows.inputs()];
-        T::with_scratch(covered, |line| {
+        T::with_scratch(strip * (2 * width + places), |scratch| {
+            let (folded, rest) = scratch.split_at_mut(strip * width);
+            let (apart, results) = rest.split_at_mut(strip * width);
             widest(
                 #[inline(always)]
                 || {
-                    for (at, y) in y.chunks_exact_mut(w.output).enumerate() {
-                        let [oz, oy] = [at / h.output, at % h.output];
-                        line.fill(initial);
-                        if inside > 0 {
-                            for (tz, ty) in d.taps(oz).flat_map(|tz| h.taps(oy).map(move |ty| (tz, ty))) {
+                    for (first, y) in (0..lines).step_by(strip).zip(y.chunks_mut(strip * w.output)) {
+                        let count = y.len() / w.output;
+                        let folded = &mut folded[..count * width];
+                        folded.fill(initial);
+                        for (line, to) in (first..).zip(folded.chunks_exact_mut(width)) {
+                            let [oz, oy] = [line / h.output, line % h.output];
+                            let taps = d.taps(oz).flat_map(|tz| h.taps(oy).map(move |ty| (tz, ty)));
+                            for (tz, ty) in taps.take_while(|_| inside > 0) {
                                 let row = (d.position(oz, tz) * h.input + h.position(oy, ty)) * w.input;
-                                for (to, &v) in
-                                    line[pad..][..inside].iter_mut().zip(&x[row + from..][..inside])
-                                {
+                                let values = &x[row + from..][..inside];
+                                for (to, &v) in to[pad..][..inside].iter_mut().zip(values) {
                                     *to = fold(*to, v);
                                 }
                             }
                         }
-                        if (w.kernel, w.stride, w.dilation) == (2, 2, 1) {
-                            // The commonest window; the compiler makes vectors of this loop.
-                            for (y, pair) in y.iter_mut().zip(line.chunks_exact(2)) {
-                                *y = fold(pair[0], pair[1]);
-                            }
-                        } else {
-                            y.fill(initial);
-                            for tap in 0..w.kernel {
-                                let values = line[tap * w.dilation..].iter().step_by(w.stride);
-                                for (y, &v) in y.iter_mut().zip(values) {
-                                    *y = fold(*y, v);
+                        let (all, stride) = (count * places, w.stride);
+                        let apart = match stride {
+                            1 => &*folded,
+                            2 => {
+                                let (even, odd) = apart[..2 * all].split_at_mut(all);
+                                let halves = even.iter_mut().zip(odd);
+                                for ((even, odd), pair) in halves.zip(folded.chunks_exact(2)) {
+                                    (*even, *odd) = (pair[0], pair[1]);
                                 }
+                                &apart[..2 * all]
+                            }
+                            _ => {
+                                for (at, to) in apart[..stride * all].chunks_exact_mut(all).enumerate() {
+                                    let values = folded[at..].iter().step_by(stride);
+                                    to.iter_mut().zip(values).for_each(|(to, &v)| *to = v);
+                                }
+                                &apart[..stride * all]
+                            }
+                        };
+                        let results = &mut results[..all];
+                        for tap in 0..w.kernel {
+                            let at = tap * w.dilation;
+                            // Windows at the end of the strip have no such tap, but these are not asked for.
+                            let (start, end) = (at % stride * all + at / stride, (at % stride + 1) * all);
+                            let values = &apart[start..end];
+                            if tap == 0 {
+                                results.iter_mut().zip(values).for_each(|(to, &v)| *to = fold(initial, v));
+                            } else {
+                                results.iter_mut().zip(values).for_each(|(to, &v)| *to = fold(*to, v));
                             }
                         }
-                        finish([oz, oy], y);
+                        let rows = results.chunks_exact(places).zip(y.chunks_exact_mut(w.output));
+                        for (line, (from, to)) in (first..).zip(rows) {
+                            to.copy_from_slice(&from[..w.output]);
+                            finish([line / h.output, line % h.output], to);
+                        }
                     }
                 },
             );
         });
     };
-    threads::for_each_chunk(y, windows.outputs(), grain(windows), channel);
+    for_rows(y, windows.outputs(), window_cost(windows), channel);
     Ok(())
 }
 
@@ -236,17 +274,22 @@ fn average<R: Real>(count_padding: bool, windows: &Windows, x: &[R], y: &mut [R]
     let count = |axis: &Axis, output: usize| {
         if count_padding { axis.padded_taps(output) } else { axis.taps(output).len() }
     };
+    let widths: Vec<R> = (0..w.output).map(|ox| R::from_f64(count(w, ox) as f64)).collect();
     each_line(
         windows,
         x,
         y,
         R::default(),
+        #[inline(always)]
         |a, b| a + b,
+        #[inline(always)]
         |[oz, oy], y| {
-            let lines = count(d, oz) * count(h, oy);
-            for (ox, y) in y.iter_mut().enumerate() {
+            let lines = R::from_f64((count(d, oz) * count(h, oy)) as f64);
+            let one = R::from_f64(1.0);
+            for (y, &width) in y.iter_mut().zip(&widths) {
                 // A window in the padding alone has the sum 0.
-                *y /= R::from_f64((lines * count(w, ox)).max(1) as f64);
+                let taps = lines * width;
+                *y /= if taps < one { one } else { taps };
             }
         },
     )
@@ -322,7 +365,7 @@ pub(super) fn global_pool(
     with_real!(x.dtype(), R => store::<R>(&mut outputs[0], x.dtype(), known(&infos, 0), |y| {
         let (x, pixels) = (load::<R>(x), x.shape()[2..].iter().product::<usize>());
         let channel = |i: usize, y: &mut [R]| y[0] = reduce(kind, &x[i * pixels..][..pixels]);
-        threads::for_each_chunk(y, 1, PARALLEL_ABOVE / 4 / pixels.max(1), channel);
+        for_rows(y, 1, pixels.saturating_mul(cost::ARITHMETIC / 3), channel);
         Ok(())
     }))
 }
@@ -414,6 +457,63 @@ mod tests {
                 }
                 let result = apply(&op, std::slice::from_ref(&x), 1).unwrap();
                 assert_close(floats(&result[0]), &expected, 1e-6);
+            }
+        }
+    }
+
+    /// Narrow and wide maps, strides with and without a rest, dilations, pads on one side, windows that ceil mode adds.
+    #[test]
+    fn windows_of_every_kind_match_the_definition() {
+        for (size, kernel, stride, dilation, pads) in [
+            ([7, 7], 3, 2, 1, [1, 1]),
+            ([1, 1], 1, 1, 1, [0, 0]),
+            ([5, 3], 3, 1, 1, [1, 1]),
+            ([14, 9], 5, 1, 1, [2, 2]),
+            ([9, 70], 3, 3, 1, [0, 1]),
+            ([11, 13], 2, 4, 1, [1, 0]),
+            ([12, 12], 3, 2, 2, [2, 1]),
+            ([3, 300], 3, 2, 1, [1, 1]),
+        ] {
+            let [height, width] = size;
+            let x = noise(&[1, 3, height, width], 5);
+            let values = floats(x.as_ref().unwrap());
+            for (kind, ceil_mode, count_include_pad) in [PoolKind::Max, PoolKind::Average]
+                .into_iter()
+                .flat_map(|k| [(k, false, true), (k, true, false)])
+            {
+                let op = Op::Pool(PoolAttributes {
+                    dilations: vec![dilation; 2],
+                    ceil_mode,
+                    count_include_pad,
+                    ..attributes(kind, &[kernel; 2], &[stride; 2], &[pads[0], pads[0], pads[1], pads[1]])
+                });
+                let result = apply(&op, std::slice::from_ref(&x), 1).unwrap();
+                let &[_, _, lines, columns] = result[0].shape() else { panic!() };
+                let inside = |at: i64, size: usize| (0..size as i64).contains(&at);
+                let padded = |at: i64, size: usize| at < size as i64 + pads[1];
+                let mut expected = Vec::new();
+                for (c, oy, ox) in (0..3)
+                    .flat_map(|c| (0..lines).flat_map(move |oy| (0..columns).map(move |ox| (c, oy, ox))))
+                {
+                    let places = (0..kernel * kernel).map(|t| {
+                        [(oy, t / kernel), (ox, t % kernel)]
+                            .map(|(o, t)| (o * stride + t * dilation) as i64 - pads[0])
+                    });
+                    let covered =
+                        places.clone().filter(|&[y, x]| padded(y, height) && padded(x, width)).count();
+                    let read: Vec<f32> = places
+                        .filter(|&[y, x]| inside(y, height) && inside(x, width))
+                        .map(|[y, x]| values[(c * height + y as usize) * width + x as usize])
+                        .collect();
+                    expected.push(match kind {
+                        PoolKind::Max => read.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+                        _ => {
+                            let count = if count_include_pad { covered } else { read.len() };
+                            read.iter().sum::<f32>() / count.max(1) as f32
+                        }
+                    });
+                }
+                assert_close(floats(&result[0]), &expected, 1e-5);
             }
         }
     }

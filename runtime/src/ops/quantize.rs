@@ -1,14 +1,19 @@
 //! QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear.
 
+use num_traits::AsPrimitive;
 use poda_formats::{DataType, Element};
+use rten_simd::SimdOp;
+use rten_vecmath::MinMax;
 
 use super::args::{Infos, around, axis, one, optional, required, unsupported_type};
+use super::elementwise::wide::widest;
 use super::facts::{Fact, bad_shape, expect_shape, float_type, shape};
+use super::number::with_type;
 use super::real::{Real, load, store};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
-use crate::threads;
+use crate::threads::share::{cost, for_elements};
 
 /// Which scale belongs to an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,27 +52,73 @@ impl Granularity {
         Ok(if block == 0 { Self::Axis { dim, inner } } else { Self::Block { dim, inner, block } })
     }
 
-    /// Index of the scale of element `i`.
-    #[inline]
-    fn index(self, i: usize) -> usize {
+    /// From element `i` on, how many elements in a row are alike, up to `most`, and which scales are theirs.
+    fn run(self, i: usize, most: usize) -> (usize, Scales) {
         match self {
-            Self::Tensor => 0,
-            Self::Axis { dim, inner } => i / inner % dim,
+            Self::Tensor => (most, Scales::One(0)),
+            Self::Axis { dim, inner: 1 } => (most.min(dim - i % dim), Scales::From(i % dim)),
+            Self::Axis { dim, inner } => (most.min(inner - i % inner), Scales::One(i / inner % dim)),
             Self::Block { dim, inner, block } => {
                 let (outer, place) = (i / (dim * inner), i / inner % dim);
-                (outer * dim.div_ceil(block) + place / block) * inner + i % inner
+                let scale = (outer * dim.div_ceil(block) + place / block) * inner + i % inner;
+                match inner {
+                    1 => (most.min(block - place % block).min(dim - place), Scales::One(scale)),
+                    _ => (most.min(inner - i % inner), Scales::From(scale)),
+                }
             }
         }
     }
 }
 
-/// Sets each element to `value(index, index of its scale)`.
-fn fill<T: Send>(y: &mut [T], granularity: Granularity, value: impl Fn(usize, usize) -> T + Sync) {
-    threads::for_each_chunk(y, 16 * 1024, 1, |chunk, y| {
-        for (i, y) in (chunk * 16 * 1024..).zip(y) {
-            *y = value(i, granularity.index(i));
+/// The scales of a run of elements.
+#[derive(Debug, Clone, Copy)]
+enum Scales {
+    /// One for all.
+    One(usize),
+    /// One each, from here on.
+    From(usize),
+}
+
+/// Sets each element to `value(x, scale, zero)` of its element of `x` and of the scale and zero point that are its.
+fn fill<X: Copy + Sync, R: Real, Y: Send>(
+    y: &mut [Y],
+    x: &[X],
+    granularity: Granularity,
+    scale: &[R],
+    zero: Option<&[R]>,
+    value: impl Fn(X, R, R) -> Y + Sync,
+) {
+    for_elements(y, cost::ARITHMETIC, |start, y| {
+        let mut at = 0;
+        while at < y.len() {
+            let (len, scales) = granularity.run(start + at, y.len() - at);
+            let pairs = y[at..][..len].iter_mut().zip(&x[start + at..][..len]);
+            widest(
+                #[inline(always)]
+                || match scales {
+                    Scales::One(i) => {
+                        let (scale, zero) = (scale[i], zero.map_or(R::default(), |zero| zero[i]));
+                        pairs.for_each(
+                            #[inline(always)]
+                            |(y, &x)| *y = value(x, scale, zero),
+                        );
+                    }
+                    Scales::From(i) => {
+                        for ((y, &x), i) in pairs.zip(i..) {
+                            *y = value(x, scale[i], zero.map_or(R::default(), |zero| zero[i]));
+                        }
+                    }
+                },
+            );
+            at += len;
         }
     });
+}
+
+/// The nearest integer, ties to even, plus `zero`, saturated; NaN gives 0.
+#[inline(always)]
+fn rounded<R: Real + AsPrimitive<Y>, Y: Copy + 'static>(value: R, zero: R) -> Y {
+    (value.round_ties_even() + zero).as_()
 }
 
 /// Checks scale and zero point; gives the output like `x`.
@@ -129,7 +180,7 @@ pub(super) fn quantize_linear(
     }
 }
 
-fn quantize<R: Real>(
+fn quantize<R: Real + AsPrimitive<i8> + AsPrimitive<u8> + AsPrimitive<i16> + AsPrimitive<u16>>(
     dtype: DataType,
     axis: i64,
     block_size: usize,
@@ -139,16 +190,24 @@ fn quantize<R: Real>(
     let (x, scale) = (required(inputs, 0)?, required(inputs, 1)?);
     let granularity = Granularity::new(axis, block_size, x.shape(), scale.shape())?;
     let (values, scale, zero) = (load::<R>(x), load::<R>(scale), optional(inputs, 2).map(load::<R>));
-    let value = |i: usize, s: usize| {
-        let zero = zero.as_ref().map_or(0.0, |zero| zero[s].to_f64());
-        (values[i] / scale[s]).to_f64().round_ties_even() + zero
-    };
-    let dims = x.shape();
+    macro_rules! fill_as {
+        ($type:ty) => {
+            fill(
+                output.alloc::<$type>(x.shape())?,
+                &values,
+                granularity,
+                &scale,
+                zero.as_deref(),
+                #[inline(always)]
+                |x, scale, zero| rounded::<R, $type>(x / scale, zero),
+            )
+        };
+    }
     match dtype {
-        DataType::I8 => fill(output.alloc(dims)?, granularity, |i, s| value(i, s) as i8),
-        DataType::U16 => fill(output.alloc(dims)?, granularity, |i, s| value(i, s) as u16),
-        DataType::I16 => fill(output.alloc(dims)?, granularity, |i, s| value(i, s) as i16),
-        _ => fill(output.alloc(dims)?, granularity, |i, s| value(i, s) as u8),
+        DataType::I8 => fill_as!(i8),
+        DataType::U16 => fill_as!(u16),
+        DataType::I16 => fill_as!(i16),
+        _ => fill_as!(u8),
     }
     Ok(())
 }
@@ -182,27 +241,38 @@ pub(super) fn dequantize_linear(
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
     dequantize_infos(axis, block_size, inputs)?;
-    match (required(inputs, 0)?.dtype(), required(inputs, 1)?.dtype()) {
+    let (x, scale) = (required(inputs, 0)?, required(inputs, 1)?);
+    // Not every i32 is an f32.
+    match (x.dtype(), scale.dtype()) {
         (DataType::I32, _) | (_, DataType::F64) => {
-            dequantize::<f64>(axis, block_size, inputs, &mut outputs[0])
+            dequantize::<f64, f64>(axis, block_size, inputs, &load::<f64>(x), &mut outputs[0])
         }
-        _ => dequantize::<f32>(axis, block_size, inputs, &mut outputs[0]),
+        (dtype, _) => with_type!(dtype, X in [u8, i8, u16, i16] => {
+            dequantize::<X, f32>(axis, block_size, inputs, x.as_slice::<X>()?, &mut outputs[0])
+        }, else => Err(unsupported_type("DequantizeLinear", dtype))),
     }
 }
 
-fn dequantize<R: Real>(
+fn dequantize<X: Copy + Sync + Into<R>, R: Real>(
     axis: i64,
     block_size: usize,
     inputs: &Inputs<'_>,
+    values: &[X],
     output: &mut Output<'_>,
 ) -> Result<(), OpError> {
     let (x, scale) = (required(inputs, 0)?, required(inputs, 1)?);
     let granularity = Granularity::new(axis, block_size, x.shape(), scale.shape())?;
     store::<R>(output, scale.dtype(), x.shape(), |y| {
-        let (values, scale, zero) = (load::<R>(x), load::<R>(scale), optional(inputs, 2).map(load::<R>));
-        fill(y, granularity, |i, s| {
-            (values[i] - zero.as_ref().map_or(R::default(), |zero| zero[s])) * scale[s]
-        });
+        let (scale, zero) = (load::<R>(scale), optional(inputs, 2).map(load::<R>));
+        fill(
+            y,
+            values,
+            granularity,
+            &scale,
+            zero.as_deref(),
+            #[inline(always)]
+            |x: X, scale, zero| (x.into() - zero) * scale,
+        );
         Ok(())
     })
 }
@@ -228,13 +298,21 @@ pub(super) fn dynamic_quantize_linear(
     let x = required(inputs, 0)?;
     let values = x.as_slice::<f32>()?;
     // The range holds 0, so that it is represented exactly.
-    let (low, high) = values.iter().fold((0.0_f32, 0.0_f32), |(low, high), &v| (low.min(v), high.max(v)));
+    let (low, high) = MinMax::new(values).dispatch();
+    let (low, high) = (low.min(0.0), high.max(0.0));
     let scale = if low == high { 1.0 } else { (high - low) / 255.0 };
     let zero = (-low / scale).round_ties_even() as u8;
     if outputs[0].is_used() {
         let y = outputs[0].alloc::<u8>(x.shape())?;
-        let quantized = |v: f32| ((v / scale).round_ties_even() + f32::from(zero)) as u8;
-        fill(y, Granularity::Tensor, |i, _| quantized(values[i]));
+        fill(
+            y,
+            values,
+            Granularity::Tensor,
+            &[scale],
+            Some(&[f32::from(zero)]),
+            #[inline(always)]
+            |x, scale, zero| rounded::<f32, u8>(x / scale, zero),
+        );
     }
     scalar(outputs, 1, scale)?;
     scalar(outputs, 2, zero)

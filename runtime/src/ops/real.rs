@@ -4,13 +4,14 @@ mod convert;
 mod product;
 
 pub(crate) use crate::kernels::Mat;
-pub(crate) use convert::{load, store};
+pub(crate) use convert::{convert, load, store};
 pub(crate) use product::Product;
 
 use rten_simd::{SimdOp, SimdUnaryOp};
 use rten_vecmath::{LogSoftmax, Normalize, NormalizeOptions, Sigmoid, Softmax, Sum, SumSquareSub, Tanh};
 
 use super::number::Number;
+use crate::kernels::attention::{Attention, Order};
 
 /// A floating-point type that operators compute in.
 pub(crate) trait Real:
@@ -40,10 +41,13 @@ pub(crate) trait Real:
     fn softmax(y: &mut [Self]);
     /// Logarithm of the softmax of the elements, in place.
     fn log_softmax(y: &mut [Self]);
+    /// `[batch, heads, queries, value size]` in the given order.
+    fn attend(attention: &Attention<'_, Self>, order: Order, y: &mut [Self]);
     fn sqrt(self) -> Self;
     fn tanh(self) -> Self;
     fn exp(self) -> Self;
     fn ln(self) -> Self;
+    fn round_ties_even(self) -> Self;
     fn powf(self, exponent: Self) -> Self;
     fn powi(self, exponent: i32) -> Self;
 }
@@ -64,6 +68,11 @@ macro_rules! scalar_functions {
 
         fn ln(self) -> Self {
             self.ln()
+        }
+
+        #[inline(always)]
+        fn round_ties_even(self) -> Self {
+            self.round_ties_even()
         }
 
         fn powf(self, exponent: Self) -> Self {
@@ -117,6 +126,10 @@ impl Real for f64 {
         let sum: f64 = y.iter().map(|v| (v - max).exp()).sum();
         y.iter_mut().for_each(|v| *v = *v - max - sum.ln());
     }
+
+    fn attend(attention: &Attention<'_, Self>, order: Order, y: &mut [Self]) {
+        super::attention::plain::run(attention, order, y);
+    }
 }
 
 impl Real for f32 {
@@ -166,6 +179,10 @@ impl Real for f32 {
 
     fn log_softmax(y: &mut [Self]) {
         LogSoftmax::new_mut(y).dispatch();
+    }
+
+    fn attend(attention: &Attention<'_, Self>, order: Order, y: &mut [Self]) {
+        attention.run(order, y);
     }
 }
 

@@ -8,15 +8,14 @@ use std::ops::Range;
 use poda_formats::op::ReduceKind;
 use poda_formats::{DataType, TensorView};
 
-use super::args::{
-    self, Infos, Known, PARALLEL_ABOVE, known_integers, one, optional_integers, required, unsupported_type,
-};
+use super::args::{self, Infos, Known, known_integers, one, optional_integers, required, unsupported_type};
 use super::cast::converted;
 use super::number::{Number, by_way_of_f32, with_number};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
 use crate::threads;
+use crate::threads::share::{cost, parts};
 
 /// For each axis of a rank whether it is reduced: all, when no axes are given, unless `noop`.
 fn reduced_axes(axes: Option<&[i64]>, rank: usize, noop: bool) -> Result<Vec<bool>, OpError> {
@@ -154,10 +153,10 @@ impl Layout {
     /// [`Layout::for_each`] on the bytes of elements of `size` bytes, so that it is compiled once; `len` is the number of
     /// elements of the input, at least 1.
     fn for_each_bytes(&self, len: usize, output: &mut [u8], size: usize, run: &Run<'_>) {
-        let threads = threads::current();
+        let parts = parts(len, cost::ARITHMETIC);
         match self.axes.split_first() {
-            Some((first, rest)) if !first.reduced && len >= PARALLEL_ABOVE && threads > 1 => {
-                let steps = first.dim.div_ceil(4 * threads);
+            Some((first, rest)) if !first.reduced && parts > 1 => {
+                let steps = first.dim.div_ceil(parts);
                 let (input_step, output_step) = (len / first.dim, output.len() / first.dim);
                 threads::for_each_chunk(output, steps * output_step, 1, |i, output| {
                     let first = Axis { dim: output.len() / output_step, reduced: false };

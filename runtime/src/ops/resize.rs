@@ -7,6 +7,7 @@ use poda_formats::tensor::checked_bytes;
 use poda_formats::{DataType, TensorView};
 
 use super::args::{Infos, around, axes, integers, one, optional, required};
+use super::elementwise::wide::widest;
 use super::facts::bad_shape;
 use super::geometry::LIMIT;
 use super::real::{Real, load, store};
@@ -14,7 +15,7 @@ use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::memory::filled;
 use crate::output::Output;
-use crate::threads;
+use crate::threads::share::{cost, for_rows};
 use taps::{Line, Taps, nearest, taps};
 
 /// The sizes that the result shall have, from the optional inputs; empty ones count as left out.
@@ -161,30 +162,53 @@ fn pick<T: bytemuck::Pod + Send + Sync>(
     x: TensorView<'_>,
     y: &mut [u8],
 ) -> Result<(), OpError> {
-    let mut dims = x.shape().to_vec();
-    let mut values = std::borrow::Cow::Borrowed(bytemuck::cast_slice::<u8, T>(x.bytes()));
-    for (at, line) in lines.iter().enumerate() {
-        let places: Vec<usize> = (0..line.output).map(|i| nearest(attributes, line, i)).collect();
-        if places.iter().copied().eq(0..line.input) {
-            continue;
-        }
-        let [_, input, inner] = around(&dims, at);
-        dims[at] = line.output;
-        let mut next = between(T::zeroed(), x.dtype(), &dims)?;
+    let places = lines.iter().map(|line| (0..line.output).map(|i| nearest(attributes, line, i)).collect());
+    let places: Vec<Vec<usize>> = places.collect();
+    let changed: Vec<usize> =
+        (0..lines.len()).filter(|&at| !places[at].iter().copied().eq(0..lines[at].input)).collect();
+    let pass = |[outer, input, inner]: [usize; 3], at: usize, from: &[T], to: &mut [T]| {
+        debug_assert_eq!(from.len(), outer * input * inner);
+        let places = &places[at];
+        for_rows(to, places.len() * inner, cost::ARITHMETIC, |i, to| {
+            let from = &from[i * input * inner..][..input * inner];
+            if inner == 1 {
+                to.iter_mut().zip(places).for_each(|(y, &p)| *y = from[p]);
+            } else {
+                let rows = to.chunks_exact_mut(inner).zip(places);
+                rows.for_each(|(y, &p)| y.copy_from_slice(&from[p * inner..][..inner]));
+            }
+        });
+    };
+    let values = std::borrow::Cow::Borrowed(bytemuck::cast_slice::<u8, T>(x.bytes()));
+    passes(lines, &changed, (x.shape(), x.dtype()), values, bytemuck::cast_slice_mut(y), pass)
+}
+
+/// Runs `pass([outer, input, inner], axis, from, to)` along each of the `axes`, the last of them into `y`.
+fn passes<T: Copy + bytemuck::Zeroable>(
+    lines: &[Line],
+    axes: &[usize],
+    (dims, dtype): (&[usize], DataType),
+    mut values: std::borrow::Cow<'_, [T]>,
+    y: &mut [T],
+    pass: impl Fn([usize; 3], usize, &[T], &mut [T]),
+) -> Result<(), OpError> {
+    let Some((&last, rest)) = axes.split_last() else {
+        y.copy_from_slice(&values);
+        return Ok(());
+    };
+    let mut dims = dims.to_vec();
+    for &at in rest {
+        let around = around(&dims, at);
+        dims[at] = lines[at].output;
+        let mut next = between(T::zeroed(), dtype, &dims)?;
         if !next.is_empty() {
-            threads::for_each_chunk(&mut next, line.output * inner, 1, |i, to| {
-                let from = &values[i * input * inner..][..input * inner];
-                if inner == 1 {
-                    to.iter_mut().zip(&places).for_each(|(y, &p)| *y = from[p]);
-                } else {
-                    let rows = to.chunks_exact_mut(inner).zip(&places);
-                    rows.for_each(|(y, &p)| y.copy_from_slice(&from[p * inner..][..inner]));
-                }
-            });
+            pass(around, at, &values, &mut next);
         }
-        values = std::borrow::Cow::Owned(next);
+        values = next.into();
     }
-    y.copy_from_slice(bytemuck::cast_slice(&values));
+    if !y.is_empty() {
+        pass(around(&dims, last), last, &values, y);
+    }
     Ok(())
 }
 
@@ -203,28 +227,31 @@ fn interpolate<R: Real>(
     output: &mut Output<'_>,
 ) -> Result<(), OpError> {
     store::<R>(output, x.dtype(), shape, |y| {
-        let mut dims = x.shape().to_vec();
-        let mut values = load::<R>(x);
-        let mut outside: Vec<Vec<bool>> = Vec::new();
-        for (at, line) in lines.iter().enumerate() {
-            let taps: Vec<Taps> = (0..line.output).map(|i| taps(attributes, line, i)).collect();
-            outside.push(taps.iter().map(|t| t.outside).collect());
-            if taps.iter().enumerate().all(|(i, t)| t.is(i)) && line.input == line.output {
-                continue;
-            }
-            let [_, input, inner] = around(&dims, at);
-            dims[at] = line.output;
-            let mut next = between(R::default(), R::DTYPE, &dims)?;
-            if !next.is_empty() {
-                threads::for_each_chunk(&mut next, line.output * inner, 1, |i, to| {
-                    pass(&taps, inner, &values[i * input * inner..][..input * inner], to);
-                });
-            }
-            values = next.into();
-        }
-        y.copy_from_slice(&values);
+        let taps: Vec<Vec<Taps>> =
+            lines.iter().map(|line| (0..line.output).map(|i| taps(attributes, line, i)).collect()).collect();
+        let same = |at: usize| {
+            lines[at].input == lines[at].output && taps[at].iter().enumerate().all(|(i, t)| t.is(i))
+        };
+        let changed: Vec<usize> = (0..lines.len()).filter(|&at| !same(at)).collect();
+        let pass = |[_, input, inner]: [usize; 3], at: usize, from: &[R], to: &mut [R]| {
+            let taps = &taps[at];
+            let most = taps.iter().map(|t| t.weights.len()).max().unwrap_or(0);
+            // The taps of all places, one after the other: an element each, and 0 of the first where there are fewer.
+            let tap = |n: usize, t: &Taps| {
+                t.weights.get(n).map_or((0, R::default()), |&(p, w)| (p, R::from_f64(w)))
+            };
+            let side: Vec<Vec<(usize, R)>> =
+                (0..most).map(|n| taps.iter().map(|t| tap(n, t)).collect()).collect();
+            for_rows(to, taps.len() * inner, most * cost::ARITHMETIC, |i, to| {
+                let from = &from[i * input * inner..][..input * inner];
+                if inner == 1 { gather(&side, from, to) } else { blend(taps, inner, from, to) }
+            });
+        };
+        passes(lines, &changed, (x.shape(), R::DTYPE), load::<R>(x), y, pass)?;
+        let outside: Vec<Vec<bool>> =
+            taps.iter().map(|taps| taps.iter().map(|t| t.outside).collect()).collect();
         if outside.iter().flatten().any(|&o| o) {
-            let steps = super::args::strides(&dims);
+            let (dims, steps) = (shape, super::args::strides(shape));
             let value = R::from_f64(attributes.extrapolation_value.into());
             for (i, y) in y.iter_mut().enumerate() {
                 if outside.iter().enumerate().any(|(a, o)| o[i / steps[a] % dims[a]]) {
@@ -236,19 +263,39 @@ fn interpolate<R: Real>(
     })
 }
 
-/// `to[i] = Σ weight · from[place]` along one axis, for `inner` interleaved lines.
-fn pass<R: Real>(taps: &[Taps], inner: usize, from: &[R], to: &mut [R]) {
-    for (row, taps) in to.chunks_exact_mut(inner).zip(taps) {
-        for (n, &(place, weight)) in taps.weights.iter().enumerate() {
-            let weight = R::from_f64(weight);
-            let values = &from[place * inner..][..inner];
-            if n == 0 {
-                row.iter_mut().zip(values).for_each(|(y, &v)| *y = v * weight);
-            } else {
-                row.iter_mut().zip(values).for_each(|(y, &v)| *y += v * weight);
-            }
+/// `to[i] = Σ weight · from[place]` along the innermost axis, for the taps of all places in turn. Zero weights add nothing, not
+/// even what is not finite.
+fn gather<R: Real>(taps: &[Vec<(usize, R)>], from: &[R], to: &mut [R]) {
+    let Some((first, rest)) = taps.split_first() else { return to.fill(R::default()) };
+    to.iter_mut().zip(first).for_each(|(y, &(place, weight))| *y = from[place] * weight);
+    for taps in rest {
+        for (y, &(place, weight)) in to.iter_mut().zip(taps) {
+            *y += if weight == R::default() { weight } else { from[place] * weight };
         }
     }
+}
+
+/// `to[i] = Σ weight · from[place]` along one axis, for `inner` interleaved lines.
+fn blend<R: Real>(taps: &[Taps], inner: usize, from: &[R], to: &mut [R]) {
+    widest(
+        #[inline(always)]
+        || {
+            for (row, taps) in to.chunks_exact_mut(inner).zip(taps) {
+                for (n, &(place, weight)) in taps.weights.iter().enumerate() {
+                    let weight = R::from_f64(weight);
+                    let values = &from[place * inner..][..inner];
+                    if n > 0 && weight == R::default() {
+                        continue;
+                    }
+                    if n == 0 {
+                        row.iter_mut().zip(values).for_each(|(y, &v)| *y = v * weight);
+                    } else {
+                        row.iter_mut().zip(values).for_each(|(y, &v)| *y += v * weight);
+                    }
+                }
+            }
+        },
+    );
 }
 
 #[cfg(test)]

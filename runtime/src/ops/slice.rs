@@ -1,10 +1,10 @@
 //! Slice and ReverseSequence.
 
 use super::args::{self, Infos, Known, integers, known_integers, one, optional_integers, required, strides};
-use super::movement::{Axis, copy};
 use super::number::with_width;
 use super::{Inputs, OpError};
 use crate::info::Info;
+use crate::kernels::movement::{Axis, copy};
 use crate::output::Output;
 
 /// The steps that Slice takes along one axis.

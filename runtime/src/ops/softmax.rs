@@ -1,14 +1,16 @@
 //! Softmax, `LogSoftmax` and Hardmax along one axis.
 
+use poda_formats::DataType;
 use poda_formats::op::SoftmaxKind;
 
-use super::args::{Infos, PARALLEL_ABOVE, around, axis, one, required};
+use super::args::{Infos, around, axis, one, required};
 use super::facts::{Fact, float_type, shape};
 use super::real::{Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
+use crate::kernels::softmax_columns;
 use crate::output::Output;
-use crate::threads;
+use crate::threads::share::{cost, for_rows};
 
 fn infos<'a, F: Fact<'a>>(at: i64, inputs: &[Option<F>]) -> Result<Vec<Info>, OpError> {
     let dtype = float_type(inputs, 0)?;
@@ -31,16 +33,20 @@ pub(super) fn softmax(
     infos(at, inputs)?;
     let x = required(inputs, 0)?;
     let dims = if x.rank() == 0 { &[1] } else { x.shape() };
-    let [_, dim, inner] = around(dims, axis(at, dims.len())?);
+    let [outer, dim, inner] = around(dims, axis(at, dims.len())?);
+    if x.dtype() == DataType::F32 && inner > 1 && kind != SoftmaxKind::Hardmax {
+        let y = outputs[0].alloc::<f32>(x.shape())?;
+        softmax_columns(x.as_slice()?, y, [outer, dim, inner], kind == SoftmaxKind::LogSoftmax);
+        return Ok(());
+    }
     with_real!(x.dtype(), R => store::<R>(&mut outputs[0], x.dtype(), x.shape(), |y| {
-        y.copy_from_slice(&load::<R>(x));
-        if y.is_empty() {
-            return Ok(());
-        }
-        let grain = PARALLEL_ABOVE / 16 / (dim * inner);
-        threads::for_each_chunk(y, dim * inner, grain, |_, block| match inner {
-            1 => one_lane(kind, block),
-            _ => strided(kind, block, inner),
+        let values = load::<R>(x);
+        for_rows(y, dim * inner, cost::FUNCTION, |i, block| {
+            block.copy_from_slice(&values[i * dim * inner..][..block.len()]);
+            match inner {
+                1 => one_lane(kind, block),
+                _ => strided(kind, block, inner),
+            }
         });
         Ok(())
     }))
@@ -82,9 +88,11 @@ mod tests {
 
     #[test]
     fn lanes_along_any_axis() {
-        let dims = [3, 5, 40];
-        let x = noise(&dims, 1);
-        for (at, kind) in (-3..3).flat_map(|a| [(a, SoftmaxKind::Softmax), (a, SoftmaxKind::LogSoftmax)]) {
+        let cases = [[3, 5, 40], [2, 3, 1], [1, 7, 15], [4, 1, 33]];
+        let each = |dims| (-3..3).map(move |a| (dims, a));
+        let kinds = [SoftmaxKind::Softmax, SoftmaxKind::LogSoftmax];
+        for ((dims, at), kind) in cases.into_iter().flat_map(each).flat_map(|c| kinds.map(|kind| (c, kind))) {
+            let x = noise(&dims, 1);
             let result = apply(&Op::Softmax { kind, axis: at }, std::slice::from_ref(&x), 1).unwrap();
             let [_, dim, inner] = around(&dims, axis(at, 3).unwrap());
             let values = floats(x.as_ref().unwrap());
@@ -108,6 +116,12 @@ mod tests {
         };
         assert_close(&run(SoftmaxKind::Softmax, &[1e30, -1e30, 1e30]), &[0.5, 0.0, 0.5], 1e-6);
         assert_close(&run(SoftmaxKind::Softmax, &[f32::NEG_INFINITY, 0.0]), &[0.0, 1.0], 1e-6);
+        // The same of lanes that lie side by side, and lanes of nothing but −∞, or with NaN.
+        let (low, nan) = (f32::NEG_INFINITY, f32::NAN);
+        let op = Op::Softmax { kind: SoftmaxKind::Softmax, axis: 0 };
+        let result =
+            apply(&op, &[input(&[2, 4], &[1e30_f32, low, low, nan, 1e30, 0.0, low, 0.0])], 1).unwrap();
+        assert_close(floats(&result[0]), &[0.5, 0.0, nan, nan, 0.5, 1.0, nan, nan], 1e-6);
         assert_close(&run(SoftmaxKind::Hardmax, &[1.0, 3.0, 3.0]), &[0.0, 1.0, 0.0], 0.0);
         assert!(run(SoftmaxKind::Softmax, &[]).is_empty());
         let scalar =

@@ -4,10 +4,10 @@ use poda_formats::TensorView;
 use poda_formats::op::DepthToSpaceMode;
 
 use super::args::{Infos, one, required, strides};
-use super::movement::{Axis, copy};
 use super::number::with_width;
 use super::{Inputs, OpError};
 use crate::info::Info;
+use crate::kernels::movement::{Axis, copy};
 use crate::output::Output;
 
 /// The permutation for a rank: empty `perm` reverses.

@@ -1,8 +1,8 @@
 //! Attention over heads that lie anywhere in their tensors: what transposes, scaling, mask, softmax and two products of a
 //! spelled-out attention become.
 
+use crate::kernels::attention::{Attention, Causal, Heads, Mask, MaskValues, Order, Scoring, Undefined};
 use crate::ops::OpError;
-use crate::ops::attention::fused::{Attention, Causal, Heads, Mask, MaskValues, Order, Scoring};
 use poda_formats::{DataType, TensorView};
 
 /// Where the elements of `[batch, heads, sequence, size]` are in a tensor, in elements.
@@ -48,7 +48,14 @@ impl AttentionNode {
                 Some(Mask { values, strides, keys: self.k.shape[2] })
             }
         };
-        let scoring = Scoring { scale: self.scale, softcap: 0.0, mask, causal: Causal::No, lengths: None };
+        let scoring = Scoring {
+            scale: self.scale,
+            softcap: 0.0,
+            mask,
+            causal: Causal::No,
+            lengths: None,
+            undefined: Undefined::ZeroUnseen,
+        };
         let order = if self.token_major { Order::TokenMajor } else { Order::HeadMajor };
         Attention { q: heads(0, self.q)?, k: heads(1, self.k)?, v: heads(2, self.v)?, scoring }.run(order, y);
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use poda_formats::tensor::checked_bytes;
-use poda_formats::{Graph, Op, Tensor, ValueId, Weight};
+use poda_formats::{DataType, Graph, Op, Tensor, ValueId, Weight};
 
 use super::arena::{self, Allocator};
 use super::draft::{Draft, DraftNode, Kind};
@@ -242,7 +242,12 @@ impl<'a> Builder<'a> {
 
     fn step(&mut self, at: usize, node: &DraftNode) -> Result<Step, PlanError> {
         let inputs = node.inputs.iter().map(|id| id.map(|id| self.operand(id)).transpose());
-        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+        let mut inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+        let taken = self.in_place(at, node)?;
+        if let (Some(root), Some(output)) = (taken, node.output(0)) {
+            self.places[output.index()] = self.places[root.index()];
+            inputs[0] = None;
+        }
         let mut outputs = Vec::with_capacity(node.outputs.len());
         for id in &node.outputs {
             outputs.push(id.map(|id| self.allocate(id)).transpose()?);
@@ -260,7 +265,7 @@ impl<'a> Builder<'a> {
         touched.dedup();
         for root in touched {
             if let (Some(Place::Arena { offset, len }), true) =
-                (self.places[root.index()], self.last_use[root.index()] == at)
+                (self.places[root.index()], self.last_use[root.index()] == at && taken != Some(root))
             {
                 self.allocator.give(offset, len);
             }
@@ -268,6 +273,7 @@ impl<'a> Builder<'a> {
         let call = match &node.kind {
             Kind::Op(op) => Call::Op(op.clone()),
             Kind::Attention(attention) => Call::Attention(attention.clone()),
+            Kind::Chain(chain) => Call::Chain(chain.clone()),
             Kind::Product(product) => {
                 let weight = self.draft.weight(product.source.value).expect("a product has a weight");
                 let Context { weights, threads, .. } = self.context;
@@ -278,6 +284,22 @@ impl<'a> Builder<'a> {
         let graph = self.draft.graph;
         let (name, op) = (node_name(graph, node.node), graph.nodes[node.node].op.name().to_owned());
         Ok(Step { name, op, call, inputs, outputs, segments })
+    }
+
+    /// The value whose place the output of a node may take: the first input of a chain, when nobody reads it any more.
+    fn in_place(&self, at: usize, node: &DraftNode) -> Result<Option<ValueId>, PlanError> {
+        let (Kind::Chain(chain), Some(output), Some(input)) = (&node.kind, node.output(0), node.input(0))
+        else {
+            return Ok(None);
+        };
+        let root = self.roots[input.index()];
+        let free = self.places[output.index()].is_none() && self.last_use[root.index()] == at;
+        let others = node.inputs[1..].iter().flatten().any(|id| self.roots[id.index()] == root);
+        let same = match (self.places[root.index()], &self.info(output)?.shape) {
+            (Some(Place::Arena { len, .. }), Some(shape)) => self.bytes(DataType::F32, shape)? == len,
+            _ => false,
+        };
+        Ok(Some(root).filter(|_| free && !others && !chain.reads_first_again() && same))
     }
 
     fn allocate(&mut self, id: ValueId) -> Result<Operand, PlanError> {

@@ -6,6 +6,7 @@ use super::attention::AttentionNode;
 use super::product::Product;
 use crate::analysis::Analysis;
 use crate::info::Info;
+use crate::ops::elementwise::chain::Chain;
 use crate::profile::WeightProfile;
 
 /// What a node of a draft computes.
@@ -17,6 +18,8 @@ pub(crate) enum Kind {
     Product(Box<Product>),
     /// Attention over strided heads.
     Attention(Box<AttentionNode>),
+    /// Elementwise functions in a row.
+    Chain(Box<Chain>),
 }
 
 /// What a profile says of a step.
@@ -51,7 +54,7 @@ impl DraftNode {
     pub(crate) fn op(&self) -> Option<&Op> {
         match &self.kind {
             Kind::Op(op) => Some(op),
-            Kind::Product(_) | Kind::Attention(_) => None,
+            Kind::Product(_) | Kind::Attention(_) | Kind::Chain(_) => None,
         }
     }
 

@@ -26,6 +26,7 @@ use poda_formats::storage::AlignedBytes;
 use poda_formats::{Op, Tensor, ValueId};
 
 use crate::ops::OpError;
+use crate::ops::elementwise::chain::Chain;
 use crate::threads::Pace;
 use attention::AttentionNode;
 use draft::Explanation;
@@ -83,6 +84,8 @@ pub(crate) enum Call {
     Product(Box<PackedProduct>),
     /// Attention over strided heads. Inputs: q, k, v, mask?.
     Attention(Box<AttentionNode>),
+    /// Elementwise functions in a row. Inputs: the first, which is `None` when the output holds it, and further ones.
+    Chain(Box<Chain>),
 }
 
 impl Call {
@@ -95,6 +98,7 @@ impl Call {
                 let macs = attention.macs();
                 Explanation { name: "attention".into(), macs, macs_nonzero: macs, ..Explanation::default() }
             }
+            Self::Chain(chain) => Explanation { name: chain.name(), ..Explanation::default() },
         }
     }
 }

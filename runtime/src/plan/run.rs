@@ -170,6 +170,12 @@ impl<'a> Run<'a> {
                     Ok(())
                 }
                 Call::Attention(attention) => attention.run(&inputs, planned(&mut outputs)),
+                Call::Chain(chain) => {
+                    let values = inputs.iter().map(|view| view.map(|view| view.as_slice()).transpose());
+                    let values = values.collect::<Result<SmallVec<[Option<&[f32]>; 8]>, _>>()?;
+                    chain.run(&values, planned(&mut outputs));
+                    Ok(())
+                }
             })?;
             outputs
                 .into_iter()

@@ -2,7 +2,8 @@
 
 use core::arch::asm;
 use core::arch::x86_64::{
-    __m256, __m256i, _mm_castps_pd, _mm_loadu_ps, _mm_movehl_ps, _mm_store_ss, _mm_storel_pd, _mm_storeu_ps,
+    __m256, __m256i, _mm_add_ps, _mm_add_ss, _mm_castps_pd, _mm_cvtss_f32, _mm_loadu_ps, _mm_max_ps,
+    _mm_max_ss, _mm_movehdup_ps, _mm_movehl_ps, _mm_store_ss, _mm_storel_pd, _mm_storeu_ps,
     _mm256_andnot_si256, _mm256_blend_ps, _mm256_blendv_ps, _mm256_castpd_ps, _mm256_castps_pd,
     _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_extractf128_ps, _mm256_loadu_ps, _mm256_loadu_si256,
     _mm256_maskload_ps, _mm256_movehdup_ps, _mm256_moveldup_ps, _mm256_permute2f128_ps,
@@ -52,6 +53,26 @@ unsafe impl Simd for Avx2Isa {
             // Within 128-bit lanes, then their halves in order.
             let ordered = |v| _mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(_mm256_castps_pd(v))).into();
             [ordered(_mm256_shuffle_ps::<0x88>(a.0, b.0)), ordered(_mm256_shuffle_ps::<0xdd>(a.0, b.0))]
+        }
+    }
+
+    #[inline(always)]
+    fn total(self, v: Self::F32) -> f32 {
+        // SAFETY: the CPU has AVX2, because `self` exists.
+        unsafe {
+            let v = _mm_add_ps(_mm256_castps256_ps128(v.0), _mm256_extractf128_ps::<1>(v.0));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+
+    #[inline(always)]
+    fn greatest(self, v: Self::F32) -> f32 {
+        // SAFETY: as above.
+        unsafe {
+            let v = _mm_max_ps(_mm256_castps256_ps128(v.0), _mm256_extractf128_ps::<1>(v.0));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
         }
     }
 

@@ -5,8 +5,9 @@ use core::arch::x86_64::{
     __m512, __mmask16, _mm_load_ss, _mm_loadu_ps, _mm512_add_epi32, _mm512_broadcast_f32x4, _mm512_castpd_ps,
     _mm512_castps_pd, _mm512_castsi512_ps, _mm512_mask_broadcast_f32x4, _mm512_mask_broadcastss_ps,
     _mm512_mask_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_permutex2var_ps,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_shuffle_f32x4,
-    _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32,
+    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    _mm512_unpacklo_ps,
 };
 
 use rten_simd::isa::Avx512Isa;
@@ -45,6 +46,18 @@ unsafe impl Simd for Avx512Isa {
             let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
             [even, odd].map(|index| _mm512_permutex2var_ps(a.0, index, b.0).into())
         }
+    }
+
+    #[inline(always)]
+    fn total(self, v: Self::F32) -> f32 {
+        // SAFETY: the CPU has AVX-512, because `self` exists.
+        unsafe { _mm512_reduce_add_ps(v.0) }
+    }
+
+    #[inline(always)]
+    fn greatest(self, v: Self::F32) -> f32 {
+        // SAFETY: as above.
+        unsafe { _mm512_reduce_max_ps(v.0) }
     }
 
     #[inline(always)]

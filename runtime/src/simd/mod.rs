@@ -77,6 +77,13 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
         v.to_array().into_iter().sum()
     }
 
+    /// The greatest of the elements, if none is NaN.
+    #[inline(always)]
+    fn greatest(self, v: Self::F32) -> f32 {
+        use rten_simd::Simd as _;
+        v.to_array().into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+    }
+
     /// As many equal parts of a vector, each full of the element at its pointer.
     ///
     /// # Safety
@@ -313,6 +320,10 @@ mod tests {
                     assert_eq!(dst, expected);
                 }
             }
+            // SAFETY: `src` holds more than a vector.
+            let v = unsafe { simd.load_first(src.as_ptr().add(3), lanes) };
+            assert_eq!(simd.greatest(v), 2.0 + lanes as f32);
+            assert_eq!(simd.total(v), (0..lanes).map(|i| 3.0 + i as f32).sum::<f32>());
             // SAFETY: `src` holds more than two vectors, `dst` one.
             let [a, b] = [0, lanes].map(|i| unsafe { simd.load_first(src.as_ptr().add(i), lanes) });
             for (odd, v) in simd.unzip(a, b).into_iter().enumerate() {

@@ -11,6 +11,7 @@ use crate::ops::args::{Infos, broadcast, broadcast_infos, one, required, unsuppo
 use crate::ops::number::{Number, by_way_of_f32, with_number, with_type};
 use crate::ops::{Inputs, OpError};
 use crate::output::Output;
+use crate::threads::share::cost;
 
 /// Whether the result is boolean whatever the inputs are.
 fn compares(function: Binary) -> bool {
@@ -173,10 +174,22 @@ impl Pair<'_, '_, '_> {
         self,
         function: impl Fn(A, B) -> R + Sync,
     ) -> Result<(), OpError> {
+        self.map_at(cost::ARITHMETIC, function)
+    }
+
+    /// As [`Pair::map`], of a function that takes `cost` picoseconds.
+    pub(super) fn map_at<A: Element, B: Element, R: Element>(
+        self,
+        cost: usize,
+        function: impl Fn(A, B) -> R + Sync,
+    ) -> Result<(), OpError> {
         let (left, right) = (self.left.as_slice::<A>()?, self.right.as_slice::<B>()?);
         let output = self.output.alloc::<R>(&self.shape)?;
-        Broadcast::new(&self.shape, [self.left.shape(), self.right.shape()])
-            .for_each(output, &|output, [a, b]| combine(output, &left[a], &right[b], &function));
+        Broadcast::new(&self.shape, [self.left.shape(), self.right.shape()]).for_each(
+            output,
+            cost,
+            &|output, [a, b]| combine(output, &left[a], &right[b], &function),
+        );
         Ok(())
     }
 
@@ -188,7 +201,7 @@ impl Pair<'_, '_, '_> {
         let (left, right) = (self.left.as_slice::<T>()?, self.right.as_slice::<T>()?);
         let output = self.output.alloc::<R>(&self.shape)?;
         let layout = Broadcast::new(&self.shape, [self.left.shape(), self.right.shape()]);
-        layout.for_each(output, &|output, [a, b]| {
+        layout.for_each(output, cost::ARITHMETIC, &|output, [a, b]| {
             T::looped(|| combine(output, &left[a], &right[b], &function));
         });
         Ok(())

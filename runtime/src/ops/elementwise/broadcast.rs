@@ -6,11 +6,14 @@
 use std::ops::Range;
 
 use poda_formats::Element;
+use smallvec::SmallVec;
 
-use crate::ops::args::{PARALLEL_ABOVE, broadcast_strides};
+use crate::ops::args::broadcast_strides;
 use crate::threads;
+use crate::threads::share;
 
 /// How `N` inputs repeat under a broadcast shape.
+#[derive(Debug, Clone)]
 pub(in crate::ops) struct Broadcast<const N: usize> {
     /// Joined axes, outermost first, without the innermost.
     outer: Vec<Axis<N>>,
@@ -46,24 +49,21 @@ impl<const N: usize> Broadcast<N> {
     }
 
     /// Calls `run` for each run: the part of `output` to write, and where each input has its elements (a range as long
-    /// as the output, or of one element). Splits large outputs over the pool.
+    /// as the output, or of one element). An element takes `cost` picoseconds, see [`share`].
     pub(in crate::ops) fn for_each<R: Element>(
         &self,
         output: &mut [R],
+        cost: usize,
         run: &(dyn Fn(&mut [R], [Range<usize>; N]) + Sync),
     ) {
-        self.for_each_bytes(bytemuck::cast_slice_mut(output), size_of::<R>(), &|output, ranges| {
+        self.for_each_bytes(bytemuck::cast_slice_mut(output), size_of::<R>(), cost, &|output, ranges| {
             run(bytemuck::cast_slice_mut(output), ranges);
         });
     }
 
     /// [`Broadcast::for_each`] on the bytes of elements of `size` bytes, so that it is compiled once.
-    fn for_each_bytes(&self, output: &mut [u8], size: usize, run: &Run<'_, N>) {
-        let (threads, len) = (threads::current(), output.len() / size);
-        if len < PARALLEL_ABOVE || threads == 1 {
-            return self.walk(0, output, size, run);
-        }
-        let part = len.div_ceil(4 * threads).next_multiple_of(64).max(PARALLEL_ABOVE / 4);
+    fn for_each_bytes(&self, output: &mut [u8], size: usize, cost: usize, run: &Run<'_, N>) {
+        let part = share::part(output.len() / size, cost);
         threads::for_each_chunk(output, part * size, 1, |i, output| self.walk(i * part, output, size, run));
     }
 
@@ -74,7 +74,7 @@ impl<const N: usize> Broadcast<N> {
         }
         let mut within = start % self.inner.dim;
         let mut row = start / self.inner.dim;
-        let mut index = vec![0; self.outer.len()];
+        let mut index: SmallVec<[usize; 6]> = SmallVec::from_elem(0, self.outer.len());
         let mut offsets = [0; N];
         for (index, axis) in index.iter_mut().zip(&self.outer).rev() {
             *index = row % axis.dim;
@@ -107,6 +107,24 @@ impl<const N: usize> Broadcast<N> {
                 }
             }
         }
+    }
+}
+
+impl Broadcast<1> {
+    /// Whether the input is read element by element, as the output is written.
+    pub(super) fn is_plain(&self) -> bool {
+        self.outer.is_empty() && (self.inner.strides == [1] || self.inner.dim == 1)
+    }
+
+    /// Copies what the elements of the output from `start` on read.
+    pub(super) fn spread<T: Element>(&self, start: usize, from: &[T], output: &mut [T]) {
+        self.walk(start, bytemuck::cast_slice_mut(output), size_of::<T>(), &|output, [range]| {
+            let output = bytemuck::cast_slice_mut::<u8, T>(output);
+            match &from[range] {
+                &[value] => output.fill(value),
+                values => output.copy_from_slice(values),
+            }
+        });
     }
 }
 
@@ -162,7 +180,7 @@ mod tests {
         for (shape, a, b) in cases {
             let mut output = vec![u64::MAX; shape.iter().product()];
             let inputs: Vec<u64> = (0..output.len().max(1) as u64).collect();
-            Broadcast::new(shape, [a, b]).for_each(&mut output, &|output, [a, b]| {
+            Broadcast::new(shape, [a, b]).for_each(&mut output, share::cost::COPY, &|output, [a, b]| {
                 combine(output, &inputs[a], &inputs[b], |a, b| a + 1000 * b);
             });
             assert_eq!(output, reference(shape, a, b), "{a:?} and {b:?}");

@@ -8,6 +8,7 @@ use crate::ops::args::{Infos, broadcast, broadcast_infos, one, required};
 use crate::ops::number::with_width;
 use crate::ops::{Inputs, OpError};
 use crate::output::Output;
+use crate::threads::share::cost;
 
 fn check_types(condition: DataType, x: DataType, y: DataType) -> Result<(), OpError> {
     if condition != DataType::Bool {
@@ -31,7 +32,7 @@ pub(in crate::ops) fn choose(inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) ->
     let bytes = outputs[0].alloc_bytes(x.dtype(), &shape)?;
     with_width!(x.dtype(), T => {
         let (x, y) = (bytemuck::cast_slice::<u8, T>(x.bytes()), bytemuck::cast_slice::<u8, T>(y.bytes()));
-        layout.for_each(bytemuck::cast_slice_mut::<u8, T>(bytes), &|output, [condition, from_x, from_y]| {
+        layout.for_each(bytemuck::cast_slice_mut::<u8, T>(bytes), cost::ARITHMETIC, &|output, [condition, from_x, from_y]| {
             pick(output, &conditions[condition], &x[from_x], &y[from_y]);
         });
     });

@@ -2,6 +2,7 @@
 
 pub(super) mod binary;
 pub(super) mod broadcast;
+pub(crate) mod chain;
 pub(super) mod choose;
 mod power;
 pub(super) mod unary;

@@ -7,6 +7,7 @@ use crate::ops::OpError;
 use crate::ops::args::unsupported_type;
 use crate::ops::cast::converted;
 use crate::ops::number::{Number, with_type};
+use crate::threads::share::cost;
 
 pub(super) fn power(pair: Pair<'_, '_, '_>) -> Result<(), OpError> {
     let (base, exponent) = (pair.left.dtype(), pair.right.dtype());
@@ -43,7 +44,7 @@ fn float_power(pair: Pair<'_, '_, '_>) -> Result<(), OpError> {
         [0.5] => {
             pair.map_numbers(|x: f32, _| if x == f32::NEG_INFINITY { f32::INFINITY } else { x.sqrt().abs() })
         }
-        _ => pair.map(f32::powf),
+        _ => pair.map_at(cost::SCALAR, f32::powf),
     }
 }
 
@@ -75,7 +76,8 @@ fn with_exponents<T: Number, E: Element>(
     exponents: &[E],
     function: impl Fn(T, E) -> T + Sync,
 ) -> Result<(), OpError> {
-    Pair { right: TensorView::from_slice(pair.right.shape(), exponents), ..pair }.map(function)
+    Pair { right: TensorView::from_slice(pair.right.shape(), exponents), ..pair }
+        .map_at(cost::SCALAR, function)
 }
 
 #[cfg(test)]

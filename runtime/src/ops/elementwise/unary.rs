@@ -3,13 +3,13 @@
 use poda_formats::op::Unary;
 use poda_formats::{Boolean, DataType, Element};
 
-use super::broadcast::Broadcast;
-use super::unary_float::{float_f32, float_f64};
+use super::unary_float::{f32_cost, float_f32, float_f64};
 use crate::info::Info;
 use crate::ops::args::{Infos, one, required, unsupported_type};
 use crate::ops::number::{Number, by_way_of_f32, with_type};
 use crate::ops::{Inputs, OpError};
 use crate::output::Output;
+use crate::threads::share::{cost, for_elements};
 
 pub(in crate::ops) fn infer_unary(function: Unary, inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
     let data = required(inputs, 0)?;
@@ -32,7 +32,7 @@ pub(in crate::ops) fn unary(
                     classify::<f32>(function, data.as_slice()?, output.alloc(shape)?);
                     Ok(())
                 }
-                _ => apply(data.as_slice::<f32>()?, output.alloc(shape)?, |from, to| {
+                _ => apply(data.as_slice::<f32>()?, output.alloc(shape)?, f32_cost(function), |from, to| {
                     float_f32(function, from, to)
                 }),
             },
@@ -41,35 +41,39 @@ pub(in crate::ops) fn unary(
                     classify::<f64>(function, data.as_slice()?, output.alloc(shape)?);
                     Ok(())
                 }
-                _ => apply(data.as_slice::<f64>()?, output.alloc(shape)?, |from, to| {
+                _ => apply(data.as_slice::<f64>()?, output.alloc(shape)?, cost::SCALAR, |from, to| {
                     float_f64(function, from, to)
                 }),
             },
             DataType::Bool => match function {
-                Unary::Not => apply(data.as_slice::<Boolean>()?, output.alloc(shape)?, |from, to| {
-                    map(from, to, |b: Boolean| Boolean::from(!b.get()));
-                    Ok(())
-                }),
+                Unary::Not => {
+                    apply(data.as_slice::<Boolean>()?, output.alloc(shape)?, cost::COPY, |from, to| {
+                        map(from, to, |b: Boolean| Boolean::from(!b.get()));
+                        Ok(())
+                    })
+                }
                 _ => Err(unsupported_type(function, dtype)),
             },
             _ => with_type!(dtype, T in [i8, i16, i32, i64, u8, u16, u32, u64] => {
-                apply(data.as_slice::<T>()?, output.alloc(shape)?, |from, to| integer::<T>(function, from, to))
+                apply(data.as_slice::<T>()?, output.alloc(shape)?, cost::COPY, |from, to| {
+                    integer::<T>(function, from, to)
+                })
             }, else => Err(unsupported_type(function, dtype))),
         }
     })
 }
 
-/// Splits long slices over the pool.
+/// Applies a function that takes `cost` picoseconds an element.
 fn apply<T: Element, R: Element>(
     input: &[T],
     output: &mut [R],
+    cost: usize,
     function: impl Fn(&[T], &mut [R]) -> Result<(), OpError> + Sync,
 ) -> Result<(), OpError> {
     // Whether a function is defined for a type does not depend on the elements, so ask it once.
     function(&[], &mut [])?;
-    let shape = [input.len()];
-    Broadcast::new(&shape, [&shape]).for_each(output, &|output, [range]| {
-        let defined = function(&input[range], output);
+    for_elements(output, cost, |start, output| {
+        let defined = function(&input[start..][..output.len()], output);
         debug_assert!(defined.is_ok());
     });
     Ok(())

@@ -1,12 +1,47 @@
 //! Functions of one floating-point input.
 
 use poda_formats::op::Unary;
+use rten_simd::ops::{BitOps, FloatOps, NumOps};
+use rten_simd::{Isa, SimdUnaryOp};
 use rten_vecmath as vecmath;
 
 use super::wide::{map_vector, widest};
 use crate::ops::OpError;
 use crate::ops::args::unsupported_type;
 use crate::ops::number::Number;
+use crate::threads::share::cost;
+
+/// About how many picoseconds [`float_f32`] takes for an element.
+pub(super) fn f32_cost(function: Unary) -> usize {
+    match function {
+        Unary::Abs
+        | Unary::Ceil
+        | Unary::Floor
+        | Unary::HardSigmoid { .. }
+        | Unary::HardSwish
+        | Unary::LeakyRelu { .. }
+        | Unary::Neg
+        | Unary::Reciprocal
+        | Unary::Relu
+        | Unary::Round
+        | Unary::Shrink { .. }
+        | Unary::Sign
+        | Unary::Softsign
+        | Unary::Sqrt
+        | Unary::ThresholdedRelu { .. } => cost::ARITHMETIC,
+        Unary::Cos
+        | Unary::Elu { .. }
+        | Unary::Erf
+        | Unary::Exp
+        | Unary::Gelu { .. }
+        | Unary::Mish
+        | Unary::Sigmoid
+        | Unary::Sin
+        | Unary::Swish { .. }
+        | Unary::Tanh => cost::FUNCTION,
+        _ => cost::SCALAR,
+    }
+}
 
 /// f32: the transcendental functions that networks spend time in are vector functions, with errors of a few units in
 /// the last place; simple arithmetic is left to the compiler, for each instruction set.
@@ -20,6 +55,9 @@ pub(super) fn float_f32(function: Unary, input: &[f32], output: &mut [f32]) -> R
         Unary::Gelu { approximate: false } => map_vector(&vecmath::Gelu {}, input, output),
         Unary::Gelu { approximate: true } => map_vector(&vecmath::ApproxGelu {}, input, output),
         Unary::Elu { alpha } => map_vector(&vecmath::Elu { alpha }, input, output),
+        Unary::Sin => map_vector(&vecmath::Sin::new(), input, output),
+        Unary::Cos => map_vector(&vecmath::Cos::new(), input, output),
+        Unary::Mish => map_vector(&Mish, input, output),
         _ => {
             return widest(
                 #[inline(always)]
@@ -28,6 +66,21 @@ pub(super) fn float_f32(function: Unary, input: &[f32], output: &mut [f32]) -> R
         }
     }
     Ok(())
+}
+
+/// `x · tanh(ln(1 + eˣ))`, which is `x · n / (n + 2)` for `n = eˣ · (eˣ + 2)`.
+struct Mish;
+
+impl SimdUnaryOp<f32> for Mish {
+    #[inline(always)]
+    fn eval<I: Isa>(&self, isa: I, x: I::F32) -> I::F32 {
+        let ops = isa.f32();
+        let two = ops.splat(2.0);
+        // Beyond 20 it is x to the last bit, and the square would overflow later.
+        let exp = vecmath::Exp {}.eval(isa, ops.min(x, ops.splat(20.0)));
+        let n = ops.mul(exp, ops.add(exp, two));
+        ops.mul(x, ops.div(n, ops.add(n, two)))
+    }
 }
 
 /// f64, exactly.

@@ -5,12 +5,13 @@ use poda_formats::{Element, TensorView};
 
 use super::broadcast::Broadcast;
 use crate::info::Info;
+use crate::kernels::movement::copy;
 use crate::ops::args::{Infos, broadcast, broadcast_infos, one, optional, required, unsupported_type};
 use crate::ops::expand::broadcast_axes;
-use crate::ops::movement::copy;
 use crate::ops::number::{Number, by_way_of_f32, with_number};
 use crate::ops::{Inputs, OpError};
 use crate::output::Output;
+use crate::threads::share::cost;
 
 pub(in crate::ops) fn infer_variadic(_: Variadic, inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
     let dtype = required(inputs, 0)?.dtype;
@@ -65,7 +66,7 @@ fn accumulate<T: Number>(
 }
 
 fn fold<T: Number>(layout: &Broadcast<1>, output: &mut [T], from: &[T], function: impl Fn(T, T) -> T + Sync) {
-    layout.for_each(output, &|output, [range]| {
+    layout.for_each(output, cost::ARITHMETIC, &|output, [range]| {
         let from = &from[range];
         T::looped(|| match from {
             &[value] => output.iter_mut().for_each(|to| *to = function(*to, value)),
@@ -88,7 +89,7 @@ pub(in crate::ops) fn clip(inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> R
             let (low, high) = (low.unwrap_or(T::LOWEST), high.unwrap_or(T::HIGHEST));
             let input = data.as_slice::<T>()?;
             let output = outputs[0].alloc::<T>(data.shape())?;
-            Broadcast::new(data.shape(), [data.shape()]).for_each(output, &|output, [range]| {
+            Broadcast::new(data.shape(), [data.shape()]).for_each(output, cost::ARITHMETIC, &|output, [range]| {
                 let input = &input[range];
                 // NaN passes; where the bounds cross the upper one wins.
                 T::looped(|| {

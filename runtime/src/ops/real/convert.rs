@@ -10,6 +10,7 @@ use poda_formats::{DataType, Element, TensorView};
 use super::super::OpError;
 use super::super::number::Number;
 use crate::output::Output;
+use crate::threads::share::{cost, for_elements};
 
 /// The elements as `R`, borrowed when they are.
 pub(crate) fn load<R: Number>(view: TensorView<'_>) -> Cow<'_, [R]> {
@@ -26,14 +27,18 @@ pub(crate) fn load<R: Number>(view: TensorView<'_>) -> Cow<'_, [R]> {
         DataType::F16 if R::DTYPE == DataType::F32 => {
             let values: &[f16] = view.as_slice().expect("the type just matched");
             let mut out = vec![R::default(); values.len()];
-            values.convert_to_f32_slice(bytemuck::cast_slice_mut(&mut out));
+            for_elements(&mut out, cost::COPY, |start, out| {
+                values[start..][..out.len()].convert_to_f32_slice(bytemuck::cast_slice_mut(out));
+            });
             out
         }
         DataType::F16 => each(view, f16::to_f64),
         DataType::BF16 if R::DTYPE == DataType::F32 => {
             let values: &[bf16] = view.as_slice().expect("the type just matched");
             let mut out = vec![R::default(); values.len()];
-            values.convert_to_f32_slice(bytemuck::cast_slice_mut(&mut out));
+            for_elements(&mut out, cost::COPY, |start, out| {
+                values[start..][..out.len()].convert_to_f32_slice(bytemuck::cast_slice_mut(out));
+            });
             out
         }
         DataType::BF16 => each(view, bf16::to_f64),
@@ -71,7 +76,7 @@ pub(crate) fn store<R: Number>(
 }
 
 /// Writes `values` as elements of `dtype`. Integers truncate and saturate.
-fn convert<R: Number>(values: &[R], dtype: DataType, bytes: &mut [u8]) {
+pub(crate) fn convert<R: Number>(values: &[R], dtype: DataType, bytes: &mut [u8]) {
     fn each<R: Number, T: Element>(values: &[R], bytes: &mut [u8], convert: impl Fn(f64) -> T) {
         let out: &mut [T] = bytemuck::cast_slice_mut(bytes);
         out.iter_mut().zip(values).for_each(|(y, v)| *y = convert(v.to_f64()));
@@ -80,9 +85,18 @@ fn convert<R: Number>(values: &[R], dtype: DataType, bytes: &mut [u8]) {
         DataType::F32 => each(values, bytes, |v| v as f32),
         DataType::F64 => each(values, bytes, |v| v),
         DataType::F16 if R::DTYPE == DataType::F32 => {
-            bytemuck::cast_slice_mut::<u8, f16>(bytes).convert_from_f32_slice(bytemuck::cast_slice(values));
+            let values = bytemuck::cast_slice::<R, f32>(values);
+            for_elements(bytemuck::cast_slice_mut::<u8, f16>(bytes), cost::COPY, |start, out| {
+                out.convert_from_f32_slice(&values[start..][..out.len()]);
+            });
         }
         DataType::F16 => each(values, bytes, f16::from_f64),
+        DataType::BF16 if R::DTYPE == DataType::F32 => {
+            let values = bytemuck::cast_slice::<R, f32>(values);
+            for_elements(bytemuck::cast_slice_mut::<u8, bf16>(bytes), cost::COPY, |start, out| {
+                out.convert_from_f32_slice(&values[start..][..out.len()]);
+            });
+        }
         DataType::BF16 => each(values, bytes, bf16::from_f64),
         DataType::I8 => each(values, bytes, |v| v as i8),
         DataType::I16 => each(values, bytes, |v| v as i16),

@@ -1,9 +1,13 @@
 //! Products of matrices.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::kernels::{Mat, matmul};
+use crate::ops::elementwise::wide::widest;
 use crate::ops::number::Number;
 use crate::packing::scratch::Scratch;
 use crate::threads;
+use crate::threads::share::{cost, for_elements, for_rows};
 
 /// A number that matrices are multiplied in.
 pub(crate) trait Product: Number {
@@ -87,13 +91,31 @@ fn narrow_product(a: Mat<'_, i32>, b: Mat<'_, i32>, c: &mut [i32]) -> bool {
     const DEPTH: usize = 256;
     let (m, k, n) = (a.rows, a.cols, b.cols);
     let narrow = |from: Mat<'_, i32>, to: &mut [f32]| {
-        to.chunks_exact_mut(from.cols).enumerate().all(|(i, row)| {
-            row.iter_mut().enumerate().all(|(j, v)| {
-                let value = from.data[i * from.row_stride + j * from.col_stride];
-                *v = value as f32;
-                value.unsigned_abs() < 256
-            })
-        })
+        let wide = AtomicBool::new(false);
+        for_rows(to, from.cols, cost::COPY, |i, row| {
+            let values = &from.data[i * from.row_stride..];
+            let mut bits = 0;
+            if from.col_stride == 1 {
+                widest(
+                    #[inline(always)]
+                    || {
+                        for (v, &value) in row.iter_mut().zip(values) {
+                            *v = value as f32;
+                            bits |= value.unsigned_abs();
+                        }
+                    },
+                );
+            } else {
+                for (v, &value) in row.iter_mut().zip(values.iter().step_by(from.col_stride)) {
+                    *v = value as f32;
+                    bits |= value.unsigned_abs();
+                }
+            }
+            if bits >= 256 {
+                wide.store(true, Ordering::Relaxed);
+            }
+        });
+        !wide.into_inner()
     };
     f32::with_scratch(m * k + k * n + m * n, |scratch| {
         let (left, rest) = scratch.split_at_mut(m * k);
@@ -106,7 +128,13 @@ fn narrow_product(a: Mat<'_, i32>, b: Mat<'_, i32>, c: &mut [i32]) -> bool {
             let depth = DEPTH.min(k - start);
             let left = Mat { data: &left[start..], cols: depth, ..Mat::new(left, m, k) };
             f32::product(left, Mat::new(&right[start * n..][..depth * n], depth, n), sums);
-            c.iter_mut().zip(&*sums).for_each(|(c, &sum)| *c = c.wrapping_add(sum as i32));
+            for_elements(c, cost::ARITHMETIC, |start, c| {
+                let sums = &sums[start..][..c.len()];
+                widest(
+                    #[inline(always)]
+                    || c.iter_mut().zip(sums).for_each(|(c, &sum)| *c = c.wrapping_add(sum as i32)),
+                );
+            });
         }
         true
     })

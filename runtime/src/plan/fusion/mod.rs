@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod chain;
 mod epilogue;
 mod norm;
 mod simplify;
@@ -54,6 +55,13 @@ pub(super) fn rewrite(draft: &mut Draft<'_>, fuse: bool) {
             else {
                 break;
             };
+            rewriter.replace(at, rewrite);
+        }
+    }
+    for at in (0..count).filter(|_| fuse) {
+        if !rewriter.dead[at]
+            && let Some(rewrite) = chain::rewrite(&mut rewriter, at)
+        {
             rewriter.replace(at, rewrite);
         }
     }

@@ -1,6 +1,7 @@
 //! Plans against the specification: every node on its own, in order, with fresh outputs.
 
 mod attention;
+mod chain;
 mod narrow;
 
 use std::collections::HashMap;
@@ -238,7 +239,7 @@ fn one_dimensional_and_padded_convolutions() {
 }
 
 /// Functions of one value spelled out, each with the number of steps that should be left.
-fn spelled_out() -> Vec<(&'static str, usize, Graph)> {
+fn spelled_out() -> Vec<(&'static str, bool, Graph)> {
     let chain = || {
         let c = Chain::new(&[5, 8]);
         let x = c.at;
@@ -251,7 +252,7 @@ fn spelled_out() -> Vec<(&'static str, usize, Graph)> {
     let e = c.by(Binary::Add, e, 1.0);
     let y = c.binary(Binary::Mul, x, e);
     c.by(Binary::Mul, y, 0.5);
-    cases.push(("gelu", 1, c.finish()));
+    cases.push(("gelu", true, c.finish()));
 
     let (mut c, x) = chain();
     let e = c.by(Binary::Mul, x, std::f32::consts::FRAC_1_SQRT_2);
@@ -259,7 +260,7 @@ fn spelled_out() -> Vec<(&'static str, usize, Graph)> {
     let e = c.by(Binary::Add, e, 1.0);
     let half = c.by(Binary::Mul, x, 0.5);
     c.binary(Binary::Mul, half, e);
-    cases.push(("gelu, half first", 1, c.finish()));
+    cases.push(("gelu, half first", true, c.finish()));
 
     let (mut c, x) = chain();
     let cube = c.by(Binary::Pow, x, 3.0);
@@ -270,7 +271,7 @@ fn spelled_out() -> Vec<(&'static str, usize, Graph)> {
     let t = c.by(Binary::Add, t, 1.0);
     let half = c.by(Binary::Mul, x, 0.5);
     c.binary(Binary::Mul, half, t);
-    cases.push(("gelu by tanh", 1, c.finish()));
+    cases.push(("gelu by tanh", true, c.finish()));
 
     let (mut c, x) = chain();
     let a = c.by(Binary::Mul, x, 0.044_715);
@@ -282,13 +283,13 @@ fn spelled_out() -> Vec<(&'static str, usize, Graph)> {
     let t = c.by(Binary::Add, t, 1.0);
     let half = c.by(Binary::Mul, x, 0.5);
     c.binary(Binary::Mul, half, t);
-    cases.push(("gelu by tanh, factored", 1, c.finish()));
+    cases.push(("gelu by tanh, factored", true, c.finish()));
 
     let (mut c, x) = chain();
     let s = c.by(Binary::Mul, x, 1.702);
     let s = c.unary(Unary::Sigmoid, s);
     c.binary(Binary::Mul, x, s);
-    cases.push(("quick gelu", 1, c.finish()));
+    cases.push(("quick gelu", true, c.finish()));
 
     let (mut c, x) = chain();
     let s = c.by(Binary::Add, x, 3.0);
@@ -296,7 +297,7 @@ fn spelled_out() -> Vec<(&'static str, usize, Graph)> {
     let s = c.node(Op::Clip, &[s, low, high]);
     let s = c.binary(Binary::Mul, x, s);
     c.by(Binary::Div, s, 6.0);
-    cases.push(("hard swish", 1, c.finish()));
+    cases.push(("hard swish", true, c.finish()));
 
     let mean = |c: &mut Chain, x: ValueId| {
         let axes = c.weight(Tensor::from_slice(&[1], &[-1_i64]));
@@ -314,7 +315,7 @@ fn spelled_out() -> Vec<(&'static str, usize, Graph)> {
     let (scale, bias) = (c.weight(numbers(&[8], 5, 0.0)), c.weight(numbers(&[8], 6, 0.0)));
     let y = c.binary(Binary::Mul, scale, y);
     c.binary(Binary::Add, y, bias);
-    cases.push(("layer norm", 1, c.finish()));
+    cases.push(("layer norm", true, c.finish()));
 
     let (mut c, x) = chain();
     let v = c.binary(Binary::Mul, x, x);
@@ -325,7 +326,7 @@ fn spelled_out() -> Vec<(&'static str, usize, Graph)> {
     let y = c.binary(Binary::Mul, x, v);
     let scale = c.weight(numbers(&[8], 5, 0.0));
     c.binary(Binary::Mul, y, scale);
-    cases.push(("rms norm", 1, c.finish()));
+    cases.push(("rms norm", true, c.finish()));
 
     // Not quite: a wrong constant, and a factor that someone else wants.
     let (mut c, x) = chain();
@@ -334,17 +335,19 @@ fn spelled_out() -> Vec<(&'static str, usize, Graph)> {
     let e = c.by(Binary::Add, e, 1.0);
     let y = c.binary(Binary::Mul, x, e);
     c.by(Binary::Mul, y, 0.5);
-    cases.push(("almost gelu", 5, c.finish()));
+    cases.push(("almost gelu", false, c.finish()));
     cases
 }
 
 #[test]
 fn functions_spelled_out_are_recognised() {
-    for (name, steps, graph) in spelled_out() {
+    for (name, recognised, graph) in spelled_out() {
         let feeds = [("x", numbers(&[2, 5, 8], 7, 0.0))];
         check(&graph, &feeds);
         let profile = prepare(&graph, 1, true).profile(&views(&feeds), 1).unwrap();
-        assert_eq!(profile.nodes.len(), steps, "{name}");
+        // Other functions in a row are one step as well, but named by what they are.
+        let found = profile.nodes.len() == 1 && !profile.nodes[0].kernel.contains('+');
+        assert_eq!(found, recognised, "{name}: {profile:?}");
     }
 }
 

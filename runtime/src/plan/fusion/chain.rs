@@ -1,0 +1,119 @@
+//! Elementwise functions that follow each other become one step, which may work in place. Runs after all other patterns, which
+//! look for these functions one by one.
+
+use poda_formats::{DataType, Op, ValueId};
+
+use super::{Rewrite, Rewriter};
+use crate::ops::elementwise::chain::{Affine, Arithmetic, Chain, Grid, Link, is_float};
+use crate::plan::draft::Kind;
+
+/// Most inputs of a chain: each is one more stream from memory.
+const INPUTS: usize = 6;
+
+/// Functions and their inputs, of which the first is the one that the chain starts from.
+struct Links {
+    links: Vec<Link>,
+    inputs: Vec<ValueId>,
+}
+
+pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
+    let node = r.node(at);
+    node.op()?;
+    let output = node.output(0)?;
+    let shape = r.draft.shape(output)?.to_vec();
+    let single = |id: ValueId| r.draft.dtype(id) == Some(DataType::F32);
+    let Links { mut links, mut inputs } = links(r, at)?;
+    if !single(output) || !inputs.iter().all(|&id| single(id) && r.draft.shape(id).is_some()) {
+        return None;
+    }
+    // Prefer to go on with a chain, whichever side it is on.
+    if let [Link::Binary { swapped, other: 1, .. }] = &mut links[..]
+        && before(r, inputs[0], &shape).is_none()
+        && (before(r, inputs[1], &shape).is_some() || r.draft.shape(inputs[0]) != Some(&shape[..]))
+    {
+        inputs.swap(0, 1);
+        *swapped = !*swapped;
+    }
+    if let Some((chain, first)) = before(r, inputs[0], &shape)
+        && first.len() + inputs.len() - 1 <= INPUTS
+    {
+        let mut all = first;
+        let mut joined = chain.links.clone();
+        for link in links {
+            joined.push(match link {
+                Link::Binary { function, other, swapped } => {
+                    let id = inputs[other];
+                    let other = all.iter().position(|&known| known == id).unwrap_or_else(|| {
+                        all.push(id);
+                        all.len() - 1
+                    });
+                    Link::Binary { function, other, swapped }
+                }
+                link => link,
+            });
+        }
+        (links, inputs) = (joined, all);
+    }
+    let shapes: Option<Vec<&[usize]>> = inputs.iter().map(|&id| r.draft.shape(id)).collect();
+    let chain = Chain::new(links, &shape, &shapes?);
+    Some(Rewrite { kind: Kind::Chain(Box::new(chain)), inputs: inputs.into_iter().map(Some).collect() })
+}
+
+/// The chain that makes a value of this shape which nobody else uses, with its inputs.
+fn before<'r>(r: &'r Rewriter<'_, '_>, id: ValueId, shape: &[usize]) -> Option<(&'r Chain, Vec<ValueId>)> {
+    let node = r.producer(id).filter(|_| r.once(id) && r.draft.shape(id) == Some(shape))?;
+    let Kind::Chain(chain) = &node.kind else { return None };
+    Some((chain, node.inputs.iter().copied().collect::<Option<_>>()?))
+}
+
+/// What the operator of a node is as a chain.
+fn links(r: &Rewriter<'_, '_>, at: usize) -> Option<Links> {
+    let node = r.node(at);
+    let x = node.input(0)?;
+    let one = |link| Some(Links { links: vec![link], inputs: vec![x] });
+    match node.op()? {
+        Op::Unary(function) if is_float(*function) => one(Link::Unary(*function)),
+        Op::Binary(function) => {
+            let (function, b) = (Arithmetic::new(*function)?, node.input(1)?);
+            let other = usize::from(b != x);
+            let inputs = if b == x { vec![x] } else { vec![x, b] };
+            Some(Links { links: vec![Link::Binary { function, other, swapped: false }], inputs })
+        }
+        Op::Clip => {
+            let bound = |index, open: f32| node.input(index).map_or(Some(open), |id| r.draft.scalar(id));
+            one(Link::Clip { low: bound(1, f32::NEG_INFINITY)?, high: bound(2, f32::INFINITY)? })
+        }
+        Op::DequantizeLinear { block_size: 0, .. } => {
+            let (op, quantize) = r.op(x).filter(|_| r.once(x))?;
+            let Op::QuantizeLinear { block_size: 0, .. } = op else { return None };
+            let (low, high) = match r.draft.dtype(x)? {
+                DataType::U8 => (0.0, 255.0),
+                DataType::I8 => (-128.0, 127.0),
+                DataType::U16 => (0.0, 65_535.0),
+                DataType::I16 => (-32_768.0, 32_767.0),
+                _ => return None,
+            };
+            let affine = |scale: Option<ValueId>, zero: Option<ValueId>| {
+                let zero = zero.map_or(Some(0.0), |id| integer(r, id))?;
+                Some(Affine { scale: r.draft.scalar(scale?)?, zero })
+            };
+            let from = affine(quantize.input(1), quantize.input(2))?;
+            let to = affine(node.input(1), node.input(2))?;
+            let links = vec![Link::Quantize(Grid { from, low, high, to })];
+            Some(Links { links, inputs: vec![quantize.input(0)?] })
+        }
+        _ => None,
+    }
+}
+
+/// The one element of a constant of few bits.
+fn integer(r: &Rewriter<'_, '_>, id: ValueId) -> Option<f32> {
+    let tensor = r.draft.constant(id)?;
+    match (tensor.dtype(), tensor.len()) {
+        (DataType::U8, 1) => Some(f32::from(tensor.as_slice::<u8>().ok()?[0])),
+        (DataType::I8, 1) => Some(f32::from(tensor.as_slice::<i8>().ok()?[0])),
+        (DataType::U16, 1) => Some(f32::from(tensor.as_slice::<u16>().ok()?[0])),
+        (DataType::I16, 1) => Some(f32::from(tensor.as_slice::<i16>().ok()?[0])),
+        _ => None,
+    }
+}
