@@ -1,141 +1,544 @@
-//! Samples to score a model on: arrays named like its inputs, cut into batches along their first axis.
+//! Samples to run a model on: arrays by name, cut into the batches that the model takes.
+//!
+//! Samples lie along the first axis of each array, wherever the model has its batch ([`Batching`]). Every sample is run:
+//! where the model fixes the batch, the last one is filled up with repetitions, whose results are dropped.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
-use poda::arrays;
-use poda_formats::{Dim, Graph, Tensor, TensorView};
-use poda_runtime::Executable;
+use poda_formats::storage::{AlignedBytes, Storage};
+use poda_formats::tensor::TensorError;
+use poda_formats::{Dim, Graph, Tensor};
+use poda_runtime::{Executable, RunError};
 
-use crate::score::{Accuracy, AccuracySum, floats, integers};
+use crate::arrays::{self, ArraysError};
+use crate::batching::Batching;
+use crate::score::{Accuracy, AccuracySum, ScoreError, integers};
+use crate::shapes::Shapes;
 
-/// Arrays `[samples, …]` for each input of a model, and perhaps labels `[samples]`.
-pub(crate) struct Dataset {
-    inputs: Vec<(String, Tensor)>,
-    labels: Option<Vec<i64>>,
-    samples: usize,
+/// Why samples do not fit a model, or a run of them failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum DatasetError {
+    #[error(transparent)]
+    Arrays(#[from] ArraysError),
+    #[error("no array for input {input:?}; there are {found:?}")]
+    Missing { input: String, found: Vec<String> },
+    #[error(
+        "array {input:?} has shape {found:?}, samples along the first axis; the model takes {expected} for {input:?}"
+    )]
+    Shape { input: String, found: Vec<usize>, expected: String },
+    #[error("array {name:?} has {found} samples, {first:?} has {expected}")]
+    Samples { name: String, found: usize, first: String, expected: usize },
+    #[error("there are no samples")]
+    Empty,
+    #[error("no array has an axis of samples: all of them are as the model declares its inputs")]
+    NoSamples,
+    #[error("there is no array named \"labels\"")]
+    NoLabels,
+    #[error("labels have shape {found:?}; one class number for each of {samples} samples is expected")]
+    Labels { found: Vec<usize>, samples: usize },
+    #[error("labels: {0}")]
+    LabelValues(ScoreError),
+    #[error(
+        "the model runs {batch} samples at once, but array {input:?} is another for each: \
+         one input of the model has no axis for samples"
+    )]
+    Mixed { input: String, batch: usize },
+    #[error("output {output:?} has shape {found:?} in one run and {first:?} in another")]
+    Varies { output: String, first: Vec<usize>, found: Vec<usize> },
+    #[error("no output can be scored against labels, which takes [samples, classes]: {outputs}")]
+    NoScores { outputs: String },
+    #[error("the model has no output {name:?}")]
+    NoSuchOutput { name: String },
+    #[error(transparent)]
+    Score(#[from] ScoreError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+/// Arrays `[samples, …]` by name, with perhaps `labels` `[samples]`.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    arrays: BTreeMap<String, Tensor>,
 }
 
 impl Dataset {
-    /// From an `.npz` file with an array for each input of `graph`, under its name, and perhaps `labels`. A model with
-    /// one input also takes an array called `input`, or the only one there.
-    pub(crate) fn open(path: &Path, graph: &Graph) -> Result<Self> {
-        Self::new(arrays::read(path)?, graph).with_context(|| path.display().to_string())
+    /// From an `.npz` file; see [`Dataset::bind`] for the names of its arrays.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, DatasetError> {
+        Ok(Self::new(arrays::read(path)?))
     }
 
-    /// From arrays by name; see [`Dataset::open`].
-    pub(crate) fn new(mut arrays: BTreeMap<String, Tensor>, graph: &Graph) -> Result<Self> {
-        let labels = arrays.remove("labels").map(|t| integers(&t)).transpose().context("labels")?;
+    /// From arrays by name.
+    pub fn new(arrays: BTreeMap<String, Tensor>) -> Self {
+        Self { arrays }
+    }
+
+    /// Finds an array for each input of the graph: of its name; for a model with one input also one called `input`, or the
+    /// only one beside the labels. Labels are class numbers in an array `labels`.
+    ///
+    /// # Errors
+    /// When arrays are missing, or their shapes fit neither the model nor each other.
+    pub fn bind<'a>(&'a self, graph: &'a Graph) -> Result<Samples<'a>, DatasetError> {
+        let is_input = |name: &str| graph.inputs.iter().any(|&id| graph.value(id).name == name);
+        let labels = self.arrays.get("labels").filter(|_| !is_input("labels"));
+        let others = || self.arrays.iter().filter(|(name, _)| labels.is_none() || *name != "labels");
+        let array = |input: &str| {
+            let only = || (graph.inputs.len() == 1 && others().count() == 1).then(|| others().next()).flatten();
+            let usual = || others().find(|(name, _)| graph.inputs.len() == 1 && *name == "input");
+            others().find(|(name, _)| *name == input).or_else(usual).or_else(only)
+        };
         let mut inputs = Vec::new();
+        let mut used = Vec::new();
         for &id in &graph.inputs {
-            let name = &graph.value(id).name;
-            let found = arrays.remove(name).or_else(|| match graph.inputs.len() {
-                1 if arrays.len() == 1 => arrays.pop_first().map(|(_, array)| array),
-                1 => arrays.remove("input"),
-                _ => None,
-            });
-            let Some(array) = found else {
-                bail!("no array for input {name:?}; there are {:?}", arrays.keys().collect::<Vec<_>>());
+            let input = graph.value(id).name.clone();
+            let Some((name, array)) = array(&input) else {
+                return Err(DatasetError::Missing { input, found: others().map(|(n, _)| n.clone()).collect() });
             };
-            ensure!(array.rank() > 0, "array {name:?} has no axis of samples");
-            inputs.push((name.clone(), array));
+            used.push(name);
+            inputs.push(Input { name: input, array, declared: graph.value(id).shape.as_deref(), kind: Kind::Same });
         }
-        let samples = inputs.first().context("the model has no inputs")?.1.shape()[0];
-        for (name, array) in &inputs {
-            ensure!(
-                array.shape()[0] == samples,
-                "array {name:?} has {} samples, the first has {samples}",
-                array.shape()[0]
-            );
-        }
-        if let Some(labels) = &labels {
-            ensure!(labels.len() == samples, "{} labels for {samples} samples", labels.len());
-        }
-        ensure!(samples > 0, "there are no samples");
-        Ok(Self { inputs, labels, samples })
-    }
-
-    /// Number of samples.
-    pub(crate) fn len(&self) -> usize {
-        self.samples
-    }
-
-    /// The first input of one sample, as a batch of one.
-    pub(crate) fn sample(&self, index: usize) -> Result<Tensor> {
-        let (_, tensor) = &self.inputs[0];
-        let bytes = tensor.bytes().len() / self.samples;
-        let shape = [&[1], &tensor.shape()[1..]].concat();
-        let part = &tensor.bytes()[index * bytes..][..bytes];
-        Ok(TensorView::from_bytes(tensor.dtype(), &shape, part)?.to_tensor())
-    }
-
-    /// The labels, if there are any.
-    pub(crate) fn labels(&self) -> Option<&[i64]> {
-        self.labels.as_deref()
-    }
-
-    /// Samples per run: what the model fixes, or `wanted`.
-    pub(crate) fn batch_size(&self, graph: &Graph, wanted: usize) -> Result<usize> {
-        let fixed = graph.inputs.iter().filter_map(|&id| match graph.value(id).shape.as_deref() {
-            Some([Dim::Fixed(size), ..]) => Some(*size),
-            _ => None,
+        let unused = others().filter(|(name, _)| !used.contains(name)).map(|(name, _)| name.clone()).collect();
+        let batching = Batching::find(graph, &|axes, size| {
+            let shape = |(input, axis): (&Input<'_>, &Option<usize>)| {
+                let shape = match input.kind(*axis)? {
+                    Kind::Same => input.array.shape().to_vec(),
+                    Kind::Each => input.array.shape()[1..].to_vec(),
+                    Kind::Batched(axis) => input.batch_shape(axis, size),
+                };
+                Some((input.name.clone(), shape))
+            };
+            inputs.iter().zip(axes).map(shape).collect::<Option<Shapes>>()
         });
-        let size = fixed.min().unwrap_or(wanted).max(1);
-        ensure!(
-            size <= self.samples,
-            "the model takes batches of {size}, there are {} samples",
-            self.samples
-        );
-        Ok(size)
-    }
-
-    /// Runs the model on every whole batch; gives `visit` the first sample's index and the outputs. Where the model
-    /// fixes the batch, samples that do not fill a last one are left out.
-    pub(crate) fn run(
-        &self,
-        executable: &Executable,
-        batch: usize,
-        fixed: bool,
-        mut visit: impl FnMut(usize, usize, Vec<(String, Tensor)>) -> Result<()>,
-    ) -> Result<()> {
-        for start in (0..self.samples).step_by(batch) {
-            let end = (start + batch).min(self.samples);
-            if fixed && end - start < batch {
-                break;
-            }
-            let shapes: Vec<Vec<usize>> =
-                self.inputs.iter().map(|(_, t)| [&[end - start], &t.shape()[1..]].concat()).collect();
-            let feeds = self
-                .inputs
-                .iter()
-                .zip(&shapes)
-                .map(|((name, tensor), shape)| {
-                    let bytes = tensor.bytes().len() / self.samples;
-                    let part = &tensor.bytes()[start * bytes..end * bytes];
-                    Ok((name.as_str(), TensorView::from_bytes(tensor.dtype(), shape, part)?))
-                })
-                .collect::<Result<Vec<_>>>()?;
-            visit(start, end, executable.run(&feeds)?)?;
+        for (input, axis) in inputs.iter_mut().zip(&batching.inputs) {
+            let shape = |input: &Input<'_>| DatasetError::Shape {
+                input: input.name.clone(),
+                found: input.array.shape().to_vec(),
+                expected: input.declared.map_or_else(|| "another".to_owned(), |dims| format!("{dims:?}")),
+            };
+            input.kind = input.kind(*axis).ok_or_else(|| shape(input))?;
         }
-        Ok(())
-    }
-
-    /// Accuracy of the first output, `[n, classes]`, against the labels.
-    pub(crate) fn accuracy(&self, executable: &Executable, batch: usize) -> Result<Accuracy> {
-        let labels = self.labels().context("there is no array named \"labels\"")?;
-        let mut sum = AccuracySum::default();
-        let batch = self.batch_size(executable.graph(), batch)?;
-        let fixed = is_fixed(executable.graph());
-        self.run(executable, batch, fixed, |start, end, outputs| {
-            let (_, scores) = outputs.first().context("the model has no outputs")?;
-            sum.add(&floats(scores)?, &labels[start..end])
-        })?;
-        Ok(sum.finish())
+        let samples = count(&inputs)?;
+        let labels = labels.map(|labels| read_labels(labels, samples)).transpose()?;
+        let outputs = graph.outputs.iter().map(|&id| graph.value(id).name.clone()).collect();
+        Ok(Samples { inputs, labels, unused, samples, batching, outputs })
     }
 }
 
-/// Whether the model fixes its batch.
-pub(crate) fn is_fixed(graph: &Graph) -> bool {
-    graph.inputs.iter().any(|&id| matches!(graph.value(id).shape.as_deref(), Some([Dim::Fixed(_), ..])))
+/// Samples that all arrays have.
+fn count(inputs: &[Input<'_>]) -> Result<usize, DatasetError> {
+    let mut counts = inputs.iter().filter(|input| input.kind != Kind::Same);
+    let first = counts.next().ok_or(DatasetError::NoSamples)?;
+    let expected = first.array.shape()[0];
+    if let Some(other) = counts.find(|input| input.array.shape()[0] != expected) {
+        let (name, first) = (other.name.clone(), first.name.clone());
+        return Err(DatasetError::Samples { name, found: other.array.shape()[0], first, expected });
+    }
+    if expected == 0 { Err(DatasetError::Empty) } else { Ok(expected) }
+}
+
+fn read_labels(labels: &Tensor, samples: usize) -> Result<Vec<i64>, DatasetError> {
+    if !matches!(labels.shape(), [n] | [n, 1] if *n == samples) {
+        return Err(DatasetError::Labels { found: labels.shape().to_vec(), samples });
+    }
+    integers(labels).map_err(DatasetError::LabelValues)
+}
+
+/// What an array is to an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The input itself, for every run.
+    Same,
+    /// `[samples, …]`, one for a run.
+    Each,
+    /// `[samples, …]`, several for a run, which has them along this axis.
+    Batched(usize),
+}
+
+#[derive(Debug)]
+struct Input<'a> {
+    name: String,
+    array: &'a Tensor,
+    declared: Option<&'a [Dim]>,
+    kind: Kind,
+}
+
+impl Input<'_> {
+    /// What the array is, if samples are supposed to lie along such an axis of the input; `None` if it cannot be that.
+    fn kind(&self, axis: Option<usize>) -> Option<Kind> {
+        let rank = self.declared.map_or(self.array.rank(), <[Dim]>::len);
+        // The declared sizes, but that of the batch, must be those of the array.
+        let fits = |shape: &[usize], batch: Option<usize>| {
+            let fixed = self.declared.into_iter().flatten().zip(shape).enumerate();
+            fixed.into_iter().all(|(axis, (dim, size))| match dim {
+                Dim::Fixed(fixed) => fixed == size || batch == Some(axis),
+                Dim::Symbol(_) => true,
+            })
+        };
+        match axis {
+            Some(axis) => {
+                let whole = self.array.rank() == rank && axis < rank;
+                (whole && fits(&self.batch_shape(axis, 1), Some(axis))).then_some(Kind::Batched(axis))
+            }
+            None if self.array.rank() == rank => fits(self.array.shape(), None).then_some(Kind::Same),
+            None => {
+                let each = self.array.rank() == rank + 1 && fits(&self.array.shape()[1..], None);
+                each.then_some(Kind::Each)
+            }
+        }
+    }
+
+    /// The shape of `size` samples, which lie along `axis`.
+    fn batch_shape(&self, axis: usize, size: usize) -> Vec<usize> {
+        let mut shape = self.array.shape()[1..].to_vec();
+        shape.insert(axis, size);
+        shape
+    }
+
+    /// What a run of `batch` samples from `start` on is fed; beyond the last sample, that one again.
+    fn feed(&self, start: usize, batch: usize) -> Result<Tensor, TensorError> {
+        let shape = self.array.shape();
+        let sample = |index: usize| {
+            let bytes = self.array.bytes().len() / shape[0];
+            &self.array.bytes()[index.min(shape[0] - 1) * bytes..][..bytes]
+        };
+        match self.kind {
+            Kind::Same => Ok(self.array.clone()),
+            Kind::Each => tensor(self.array, shape[1..].to_vec(), sample(start)),
+            Kind::Batched(axis) => {
+                let samples: Vec<u8> =
+                    (start..start + batch).flat_map(|index| sample(index).iter().copied()).collect();
+                let before: usize = shape[1..][..axis].iter().product();
+                let moved = swap(&samples, batch, before);
+                tensor(self.array, self.batch_shape(axis, batch), &moved)
+            }
+        }
+    }
+}
+
+fn tensor(like: &Tensor, shape: Vec<usize>, bytes: &[u8]) -> Result<Tensor, TensorError> {
+    Tensor::new(like.dtype(), shape, Storage::owned(AlignedBytes::copy_of(bytes)))
+}
+
+/// `[a, b, …]` as `[b, a, …]`.
+fn swap(bytes: &[u8], a: usize, b: usize) -> Vec<u8> {
+    let block = bytes.len() / (a * b).max(1);
+    if a <= 1 || b <= 1 || block == 0 {
+        return bytes.to_vec();
+    }
+    let mut out = Vec::with_capacity(bytes.len());
+    for second in 0..b {
+        for first in 0..a {
+            out.extend_from_slice(&bytes[(first * b + second) * block..][..block]);
+        }
+    }
+    out
+}
+
+/// Samples that fit the inputs of a model.
+#[derive(Debug)]
+pub struct Samples<'a> {
+    inputs: Vec<Input<'a>>,
+    labels: Option<Vec<i64>>,
+    unused: Vec<String>,
+    samples: usize,
+    batching: Batching,
+    outputs: Vec<String>,
+}
+
+impl Samples<'_> {
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.samples
+    }
+
+    /// Never: a set without samples is refused.
+    pub fn is_empty(&self) -> bool {
+        self.samples == 0
+    }
+
+    /// The labels, if there are any.
+    pub fn labels(&self) -> Option<&[i64]> {
+        self.labels.as_deref()
+    }
+
+    /// Arrays that are for no input.
+    pub fn unused(&self) -> &[String] {
+        &self.unused
+    }
+
+    /// Samples per run: what the model fixes, or `wanted` where there are as many.
+    ///
+    /// # Errors
+    /// When the model takes several at once but one of its inputs only one.
+    pub fn batch_size(&self, wanted: usize) -> Result<usize, DatasetError> {
+        let each = self.inputs.iter().find(|input| input.kind == Kind::Each);
+        match (each, self.batching.fixed) {
+            (Some(input), Some(batch)) if batch > 1 => {
+                Err(DatasetError::Mixed { input: input.name.clone(), batch })
+            }
+            (Some(_), _) => Ok(1),
+            (None, fixed) => Ok(fixed.unwrap_or(wanted.min(self.samples)).max(1)),
+        }
+    }
+
+    /// What the model is fed for `batch` samples from `start` on, by name.
+    ///
+    /// # Errors
+    /// When memory does not hold it.
+    pub fn feeds(&self, start: usize, batch: usize) -> Result<Vec<(String, Tensor)>, DatasetError> {
+        self.inputs.iter().map(|input| Ok((input.name.clone(), input.feed(start, batch)?))).collect()
+    }
+
+    /// Runs the model on a range of samples, `batch` at once; gives each output with its samples first, `[samples · k, …]`.
+    /// Of an output in which samples cannot be told apart, the whole of each run: `[runs, …]`.
+    ///
+    /// # Errors
+    /// When a run fails.
+    pub fn outputs(
+        &self,
+        executable: &Executable,
+        batch: usize,
+        range: Range<usize>,
+    ) -> Result<Vec<(String, Tensor)>, DatasetError> {
+        let mut all: Vec<Parts> = Vec::new();
+        for start in range.clone().step_by(batch) {
+            let wanted = batch.min(range.end - start);
+            // Where the batch is open, a short last one is run as it is.
+            let run = self.batching.fixed.map_or(wanted, |_| batch);
+            let feeds = self.feeds(start, run)?;
+            let outputs = executable.run(&crate::feeds::views(&feeds))?;
+            for (index, (name, output)) in outputs.into_iter().enumerate() {
+                let axis = self.batching.outputs.get(index).copied().flatten();
+                let (shape, bytes) = samples_first(&output, axis, run, wanted);
+                if all.len() == index {
+                    all.push(Parts { name, like: output, shape, bytes: Vec::new(), leading: 0 });
+                    all[index].leading = all[index].shape[0];
+                    all[index].bytes = bytes;
+                    continue;
+                }
+                let parts = &mut all[index];
+                if parts.shape[1..] != shape[1..] {
+                    return Err(DatasetError::Varies {
+                        output: name,
+                        first: parts.shape.clone(),
+                        found: shape,
+                    });
+                }
+                parts.leading += shape[0];
+                parts.bytes.extend(bytes);
+            }
+        }
+        all.into_iter().map(Parts::finish).collect()
+    }
+
+    /// Whether results of samples can be told apart in an output.
+    pub fn splits(&self, output: usize) -> bool {
+        !self.batching.is_batched() || self.batching.outputs.get(output).copied().flatten().is_some()
+    }
+
+    /// Accuracy against the labels of the output `name`, or of the first that holds scores: `[samples, classes]` of numbers,
+    /// or class numbers `[samples]`.
+    ///
+    /// # Errors
+    /// When there are no labels or no such output, or a run fails.
+    pub fn accuracy(
+        &self,
+        executable: &Executable,
+        wanted: usize,
+        name: Option<&str>,
+    ) -> Result<Accuracy, DatasetError> {
+        let labels = self.labels().ok_or(DatasetError::NoLabels)?;
+        let batch = self.batch_size(wanted)?;
+        let mut sum = AccuracySum::default();
+        let mut scored: Option<usize> = None;
+        for start in (0..self.samples).step_by(batch) {
+            let range = start..(start + batch).min(self.samples);
+            let outputs = self.outputs(executable, batch, range.clone())?;
+            let index = match scored {
+                Some(index) => index,
+                None => *scored.insert(self.scores(&outputs, range.len(), name)?),
+            };
+            sum.add(&outputs[index].1, &labels[range])?;
+        }
+        let output = scored.and_then(|index| self.outputs.get(index).cloned()).unwrap_or_default();
+        Ok(sum.finish(output))
+    }
+
+    /// The output that holds scores of `samples`.
+    fn scores(
+        &self,
+        outputs: &[(String, Tensor)],
+        samples: usize,
+        name: Option<&str>,
+    ) -> Result<usize, DatasetError> {
+        if let Some(name) = name.filter(|name| outputs.iter().all(|(output, _)| output != name)) {
+            return Err(DatasetError::NoSuchOutput { name: name.to_owned() });
+        }
+        let asked = |index: &usize| name.is_none_or(|name| outputs[*index].0 == name);
+        let fits = |index: &usize, classes: bool| {
+            let tensor = &outputs[*index].1;
+            self.splits(*index)
+                && tensor.shape()[0] == samples
+                && match tensor.len() / samples {
+                    1 => !classes && !tensor.dtype().is_float(),
+                    _ => classes && tensor.shape()[1..].iter().filter(|&&dim| dim != 1).count() == 1,
+                }
+        };
+        let all = || (0..outputs.len()).filter(asked);
+        all().find(|index| fits(index, true)).or_else(|| all().find(|index| fits(index, false))).ok_or_else(
+            || {
+                let shape = |(index, (name, tensor)): (usize, &(String, Tensor))| {
+                    let whole = if self.splits(index) { "" } else { ", samples not told apart" };
+                    format!("{name:?} is {} {:?}{whole}", tensor.dtype(), tensor.shape())
+                };
+                let outputs = outputs.iter().enumerate().map(shape).collect::<Vec<_>>().join(", ");
+                DatasetError::NoScores { outputs }
+            },
+        )
+    }
+}
+
+/// An output of several runs, one after the other.
+struct Parts {
+    name: String,
+    like: Tensor,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+    leading: usize,
+}
+
+impl Parts {
+    fn finish(mut self) -> Result<(String, Tensor), DatasetError> {
+        self.shape[0] = self.leading;
+        Ok((self.name, tensor(&self.like, self.shape, &self.bytes)?))
+    }
+}
+
+/// The output of a run of `batch` samples along `axis`, of which the first `wanted` count: shape and bytes with the samples
+/// first, or the whole as `[1, …]`.
+fn samples_first(output: &Tensor, axis: Option<usize>, batch: usize, wanted: usize) -> (Vec<usize>, Vec<u8>) {
+    let whole = || ([&[1], output.shape()].concat(), output.bytes().to_vec());
+    let Some(axis) = axis.filter(|&axis| output.shape().get(axis).is_some_and(|d| d.is_multiple_of(batch)))
+    else {
+        return whole();
+    };
+    let shape = output.shape();
+    let before: usize = shape[..axis].iter().product();
+    let mut bytes = swap(output.bytes(), before, shape[axis]);
+    let rows = shape[axis] / batch * wanted;
+    bytes.truncate(bytes.len() / shape[axis].max(1) * rows);
+    let rest = shape.iter().enumerate().filter(|&(index, _)| index != axis).map(|(_, &dim)| dim);
+    (std::iter::once(rows).chain(rest).collect(), bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use poda_formats::{DataType, Op};
+    use poda_runtime::{Model, Options};
+
+    use super::*;
+
+    fn dims(text: &str) -> Vec<Dim> {
+        let dim = |d: &str| d.parse().map_or_else(|_| Dim::Symbol(d.to_owned()), Dim::Fixed);
+        text.split_whitespace().map(dim).collect()
+    }
+
+    /// `y = x · diag(1, 10)`, and `z`, the same with its first two axes swapped.
+    fn graph(x: &str, rank: usize) -> Graph {
+        let mut graph = Graph::default();
+        let x = graph.add_input("x", DataType::F32, dims(x));
+        let w = graph.add_weight("w", Tensor::from_slice(&[2, 2], &[1.0_f32, 0.0, 0.0, 10.0]));
+        let y = graph.add_node(Op::MatMul, &[x, w], "y");
+        graph.outputs.push(y);
+        if rank > 1 {
+            let mut perm: Vec<usize> = (0..rank).collect();
+            perm.swap(0, 1);
+            let z = graph.add_node(Op::Transpose { perm }, &[y], "z");
+            graph.outputs.push(z);
+        }
+        graph
+    }
+
+    fn executable(graph: &Graph) -> Executable {
+        let options = Options { threads: Some(1), tune: false, ..Options::default() };
+        Model::from_graph(graph.clone()).unwrap().prepare(options).unwrap()
+    }
+
+    fn data(shape: &[usize]) -> Dataset {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|i: usize| i as f32).collect();
+        Dataset::new(BTreeMap::from([("x".to_owned(), Tensor::from_slice(shape, &values))]))
+    }
+
+    /// Every way in which a model takes samples gives the results of the samples one by one.
+    #[test]
+    fn results_are_those_of_the_samples_one_by_one() {
+        for (declared, shape, wanted) in [
+            ("batch 2", &[7, 2][..], 3),
+            ("batch 2", &[2, 2], 64),
+            ("4 2", &[7, 2], 64),
+            ("4 2", &[3, 2], 1),
+            ("1 2", &[5, 2], 64),
+            ("2", &[5, 2], 64),
+            ("steps batch 2", &[5, 3, 2], 2),
+            ("3 4 2", &[5, 4, 2], 2),
+        ] {
+            let graph = graph(declared, shape.len().min(declared.split(' ').count()));
+            let (data, executable) = (data(shape), executable(&graph));
+            let samples = data.bind(&graph).unwrap();
+            assert_eq!(samples.len(), shape[0], "{declared}");
+            let batch = samples.batch_size(wanted).unwrap();
+            let outputs = samples.outputs(&executable, batch, 0..shape[0]).unwrap();
+            let expected: Vec<f32> =
+                (0..shape.iter().product()).map(|i: usize| i as f32 * if i % 2 == 0 { 1.0 } else { 10.0 }).collect();
+            for (name, output) in outputs {
+                assert_eq!(output.shape()[0], shape[0], "{declared}: {name}");
+                assert_eq!(output.as_slice::<f32>().unwrap(), expected, "{declared}: {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let open = graph("batch 2", 2);
+        assert!(matches!(data(&[0, 2]).bind(&open), Err(DatasetError::Empty)));
+        assert!(matches!(data(&[5, 3]).bind(&open), Err(DatasetError::Shape { .. })));
+        assert!(matches!(data(&[5]).bind(&open), Err(DatasetError::Shape { .. })));
+        let named = |name: &str, shape: &[usize]| {
+            let mut data = data(&[4, 2]);
+            data.arrays.insert(name.to_owned(), Tensor::from_slice(shape, &vec![0_i64; shape.iter().product()]));
+            data
+        };
+        assert!(matches!(named("labels", &[3]).bind(&open), Err(DatasetError::Labels { samples: 4, .. })));
+        assert!(matches!(named("labels", &[4, 2]).bind(&open), Err(DatasetError::Labels { .. })));
+        assert!(named("labels", &[4, 1]).bind(&open).unwrap().labels().is_some());
+        assert_eq!(named("extra", &[4]).bind(&open).unwrap().unused(), ["extra"]);
+        let mut other = open.clone();
+        let x = other.inputs[0];
+        other.value_mut(x).name = "pixels".into();
+        assert_eq!(data(&[4, 2]).bind(&other).unwrap().len(), 4);
+        assert!(matches!(named("extra", &[4]).bind(&other), Err(DatasetError::Missing { .. })));
+    }
+
+    #[test]
+    fn only_scores_are_scored() {
+        let accuracy = |x: &str, shape: &[usize], name: Option<&str>| {
+            let graph = graph(x, 1);
+            let mut data = data(shape);
+            data.arrays.insert("labels".to_owned(), Tensor::from_slice(&shape[..1], &vec![1_i64; shape[0]]));
+            data.bind(&graph)?.accuracy(&executable(&graph), 2, name)
+        };
+        let found = accuracy("batch 2", &[5, 2], None).unwrap();
+        assert_eq!((found.samples, found.top1, found.top5, &found.output[..]), (5, 1.0, None, "y"));
+        assert_eq!(accuracy("batch 1 2", &[5, 1, 2], Some("y")).unwrap().top1, 1.0);
+        assert!(matches!(accuracy("batch 3 2", &[5, 3, 2], None), Err(DatasetError::NoScores { .. })));
+        assert!(matches!(accuracy("batch 2", &[5, 2], Some("q")), Err(DatasetError::NoSuchOutput { .. })));
+    }
 }

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use poda::feeds;
+use poda::shapes::Shapes;
 use poda_runtime::{Model, NodeProfile};
 use serde::Serialize;
 
-use crate::feeds::{self, ShapeArgs};
 use crate::runtime_args::RuntimeArgs;
+use crate::shape_args::ShapeArgs;
 use crate::table::{self, print};
 
 /// What was chosen for a model on this CPU.
@@ -15,6 +17,8 @@ use crate::table::{self, print};
 pub(crate) struct Choices {
     pub(crate) cpu: String,
     pub(crate) threads: usize,
+    /// Of the inputs.
+    pub(crate) shapes: Shapes,
     /// The layers with a constant weight, with the median time of each in the whole model.
     pub(crate) layers: Vec<NodeProfile>,
     /// Where the choices are kept.
@@ -22,23 +26,29 @@ pub(crate) struct Choices {
     /// Why they are not, if they are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<String>,
+    /// Sizes that nobody gave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) assumed: Option<String>,
 }
 
 /// Prepares a model, which times the kernels of its weights unless the answers are known, and runs it a few times.
 pub(crate) fn choose(path: &Path, shapes: &ShapeArgs, runtime: &RuntimeArgs) -> Result<Choices> {
     let at = || path.display().to_string();
     let model = Model::open(path)?;
-    let feeds = feeds::random(model.graph(), shapes, 0).with_context(at)?;
+    let shapes = shapes.resolve(model.graph()).with_context(at)?;
+    let feeds = feeds::random(model.graph(), &shapes.shapes, 0).with_context(at)?;
     let executable = model.prepare(runtime.options()?).with_context(at)?;
     let profile = executable.profile(&feeds::views(&feeds), 10).with_context(at)?;
     let tuner = executable.tuner();
     tuner.save();
     Ok(Choices {
         cpu: crate::commands::cpu_name(),
+        shapes: shapes.shapes.clone(),
         threads: executable.threads(),
         layers: profile.nodes.into_iter().filter(|node| node.weight.is_some()).collect(),
         cache: tuner.cache_path(),
         note: tuner.cache_note(),
+        assumed: shapes.note(),
     })
 }
 
@@ -72,6 +82,9 @@ impl Choices {
         }
         print(format!("{}, {} threads", self.cpu, self.threads))?;
         print(rows)?;
+        if let Some(assumed) = &self.assumed {
+            print(format!("note: {assumed}"))?;
+        }
         match (&self.note, &self.cache) {
             (Some(note), _) => print(format!("choices are not kept: {note}")),
             (None, Some(path)) => print(format!("choices are kept in {}", path.display())),

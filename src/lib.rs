@@ -17,6 +17,11 @@
 //! least, [`runtime`] runs what is left.
 
 pub mod arrays;
+pub mod batching;
+pub mod dataset;
+pub mod feeds;
+pub mod score;
+pub mod shapes;
 
 pub use poda_formats as formats;
 pub use poda_pruner as pruner;

@@ -6,13 +6,11 @@ use std::{io, panic};
 use clap::Parser;
 
 mod commands;
-mod dataset;
-mod feeds;
 mod kernels;
 mod memory;
 mod progress;
 mod runtime_args;
-mod score;
+mod shape_args;
 mod table;
 mod timing;
 mod values;

@@ -1,72 +1,114 @@
 //! Scores of a model's outputs: accuracy against labels, distance from another model's outputs.
 
-use anyhow::{Result, ensure};
+use poda_formats::tensor::TensorError;
 use poda_formats::{DataType, Tensor};
 use serde::Serialize;
 
+/// Why outputs cannot be scored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum ScoreError {
+    #[error("{scores} scores cannot belong to {labels} labels")]
+    Count { scores: usize, labels: usize },
+    #[error("label {label} is not one of {classes} classes")]
+    Label { label: i64, classes: usize },
+    #[error("expected integers, found {dtype}")]
+    Integers { dtype: DataType },
+    #[error("{value} is too large for a class number")]
+    TooLarge { value: u64 },
+    #[error("{ours} outputs, {reference} reference outputs")]
+    Length { ours: usize, reference: usize },
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
 /// Accuracy over samples.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub(crate) struct Accuracy {
-    pub(crate) samples: u64,
-    pub(crate) top1: f64,
-    pub(crate) top5: f64,
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Accuracy {
+    /// The output that was scored.
+    pub output: String,
+    /// Samples scored.
+    pub samples: u64,
+    /// Share of samples whose label has the greatest score.
+    pub top1: f64,
+    /// Share of samples whose label is among the five greatest scores; `None` where there are no more classes than that.
+    pub top5: Option<f64>,
 }
 
 /// Sums up accuracy, batch by batch.
 #[derive(Debug, Default)]
-pub(crate) struct AccuracySum {
+pub struct AccuracySum {
     samples: u64,
     top1: u64,
     top5: u64,
+    classes: usize,
 }
 
 impl AccuracySum {
-    /// Adds scores `[n, classes]` and labels `[n]`. Among equal scores the earlier class ranks first; NaN ranks last.
-    pub(crate) fn add(&mut self, scores: &[f32], labels: &[i64]) -> Result<()> {
-        ensure!(
-            !labels.is_empty() && scores.len().is_multiple_of(labels.len()),
-            "{} scores cannot belong to {} labels",
-            scores.len(),
-            labels.len()
-        );
+    /// Adds scores `[n, classes]`, or class numbers `[n]`, and labels `[n]`. Among equal scores the earlier class ranks
+    /// first; a NaN is the score of no class.
+    ///
+    /// # Errors
+    /// When there are not as many scores of every sample, or a label is no class.
+    pub fn add(&mut self, scores: &Tensor, labels: &[i64]) -> Result<(), ScoreError> {
+        if labels.is_empty() || scores.is_empty() || !scores.len().is_multiple_of(labels.len()) {
+            return Err(ScoreError::Count { scores: scores.len(), labels: labels.len() });
+        }
         let classes = scores.len() / labels.len();
-        for (scores, &label) in scores.chunks_exact(classes).zip(labels) {
+        self.samples += labels.len() as u64;
+        self.classes = classes;
+        if classes == 1 {
+            let right = integers(scores)?.iter().zip(labels).filter(|(class, label)| class == label).count();
+            self.top1 += right as u64;
+            return Ok(());
+        }
+        for (scores, &label) in numbers(scores)?.chunks_exact(classes).zip(labels) {
             let index = usize::try_from(label).ok().filter(|&i| i < classes);
-            let Some(index) = index else { anyhow::bail!("label {label} is not one of {classes} classes") };
+            let index = index.ok_or(ScoreError::Label { label, classes })?;
             let right = scores[index];
-            let before = |(i, &s): (usize, &f32)| {
-                s > right || (right.is_nan() && !s.is_nan()) || (s == right && i < index)
-            };
+            if right.is_nan() {
+                continue;
+            }
+            let before = |(i, &s): (usize, &f64)| s > right || (s == right && i < index);
             let rank = scores.iter().enumerate().filter(|&x| before(x)).count();
-            self.samples += 1;
             self.top1 += u64::from(rank == 0);
             self.top5 += u64::from(rank < 5);
         }
         Ok(())
     }
 
-    /// The fractions so far.
-    pub(crate) fn finish(&self) -> Accuracy {
+    /// The fractions so far, of the output of that name.
+    pub fn finish(&self, output: String) -> Accuracy {
         let of = |n: u64| n as f64 / self.samples.max(1) as f64;
-        Accuracy { samples: self.samples, top1: of(self.top1), top5: of(self.top5) }
+        let top5 = (self.classes > 5).then(|| of(self.top5));
+        Accuracy { output, samples: self.samples, top1: of(self.top1), top5 }
     }
 }
 
 /// How far outputs are from a reference.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub(crate) struct Distance {
-    pub(crate) elements: u64,
+pub struct Distance {
+    /// Elements compared: those that are finite in both.
+    pub elements: u64,
+    /// Elements that are not finite, and the same in both.
+    pub alike: u64,
+    /// Elements that are finite in one only, or differ otherwise beyond numbers; in no other figure.
+    pub unlike: u64,
     /// Mean squared difference.
-    pub(crate) mse: f64,
-    pub(crate) max_abs: f64,
+    pub mse: f64,
+    /// Greatest difference.
+    pub max_abs: f64,
     /// Cosine of the angle between all outputs and all reference outputs, as two vectors.
-    pub(crate) cosine: f64,
+    pub cosine: f64,
 }
 
 /// Sums up distance, batch by batch, in f64.
 #[derive(Debug, Default)]
-pub(crate) struct DistanceSum {
+pub struct DistanceSum {
     elements: u64,
+    alike: u64,
+    unlike: u64,
     squares: f64,
     max_abs: f64,
     dot: f64,
@@ -75,55 +117,66 @@ pub(crate) struct DistanceSum {
 
 impl DistanceSum {
     /// Adds outputs and the reference for them.
-    pub(crate) fn add(&mut self, ours: &[f32], reference: &[f32]) -> Result<()> {
-        ensure!(
-            ours.len() == reference.len(),
-            "{} outputs, {} reference outputs",
-            ours.len(),
-            reference.len()
-        );
-        for (&a, &b) in ours.iter().zip(reference) {
-            let (a, b) = (f64::from(a), f64::from(b));
-            self.squares += (a - b) * (a - b);
-            // `f64::max` would drop a NaN.
-            if (a - b).is_nan() || (a - b).abs() > self.max_abs {
-                self.max_abs = (a - b).abs();
-            }
-            self.dot += a * b;
-            self.norms[0] += a * a;
-            self.norms[1] += b * b;
+    ///
+    /// # Errors
+    /// When there are not as many.
+    pub fn add(&mut self, ours: &Tensor, reference: &Tensor) -> Result<(), ScoreError> {
+        if ours.len() != reference.len() {
+            return Err(ScoreError::Length { ours: ours.len(), reference: reference.len() });
         }
-        self.elements += ours.len() as u64;
+        for (a, b) in numbers(ours)?.into_iter().zip(numbers(reference)?) {
+            if a.is_finite() && b.is_finite() {
+                self.elements += 1;
+                self.squares += (a - b) * (a - b);
+                self.max_abs = self.max_abs.max((a - b).abs());
+                self.dot += a * b;
+                self.norms[0] += a * a;
+                self.norms[1] += b * b;
+            } else if a == b || (a.is_nan() && b.is_nan()) {
+                self.alike += 1;
+            } else {
+                self.unlike += 1;
+            }
+        }
         Ok(())
     }
 
     /// The figures so far.
-    pub(crate) fn finish(&self) -> Distance {
+    pub fn finish(&self) -> Distance {
         let [a, b] = self.norms;
         // Two zero vectors point the same way, one alone points nowhere.
         let cosine = if a == 0.0 && b == 0.0 { 1.0 } else { self.dot / (a.sqrt() * b.sqrt()) };
         Distance {
             elements: self.elements,
+            alike: self.alike,
+            unlike: self.unlike,
             mse: self.squares / self.elements.max(1) as f64,
             max_abs: self.max_abs,
-            cosine,
+            cosine: if cosine.is_finite() { cosine } else { 0.0 },
         }
     }
 }
 
-/// Elements of any number type as `f32`.
-pub(crate) fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
+/// Elements of any number type as `f64`.
+///
+/// # Errors
+/// When the tensor is damaged.
+pub fn numbers(tensor: &Tensor) -> Result<Vec<f64>, ScoreError> {
     Ok(match tensor.dtype() {
-        DataType::F32 => tensor.as_slice::<f32>()?.to_vec(),
-        DataType::F64 => tensor.as_slice::<f64>()?.iter().map(|&v| v as f32).collect(),
-        DataType::F16 => tensor.as_slice::<half::f16>()?.iter().map(|v| v.to_f32()).collect(),
-        DataType::BF16 => tensor.as_slice::<half::bf16>()?.iter().map(|v| v.to_f32()).collect(),
-        _ => integers(tensor)?.into_iter().map(|v| v as f32).collect(),
+        DataType::F32 => tensor.as_slice::<f32>()?.iter().map(|&v| v.into()).collect(),
+        DataType::F64 => tensor.as_slice::<f64>()?.to_vec(),
+        DataType::F16 => tensor.as_slice::<half::f16>()?.iter().map(|v| v.to_f64()).collect(),
+        DataType::BF16 => tensor.as_slice::<half::bf16>()?.iter().map(|v| v.to_f64()).collect(),
+        DataType::U64 => tensor.as_slice::<u64>()?.iter().map(|&v| v as f64).collect(),
+        _ => integers(tensor)?.into_iter().map(|v| v as f64).collect(),
     })
 }
 
 /// Elements of any integer type as `i64`.
-pub(crate) fn integers(tensor: &Tensor) -> Result<Vec<i64>> {
+///
+/// # Errors
+/// When they are no integers, or too large.
+pub fn integers(tensor: &Tensor) -> Result<Vec<i64>, ScoreError> {
     Ok(match tensor.dtype() {
         DataType::I8 => tensor.as_slice::<i8>()?.iter().map(|&v| v.into()).collect(),
         DataType::I16 => tensor.as_slice::<i16>()?.iter().map(|&v| v.into()).collect(),
@@ -133,10 +186,11 @@ pub(crate) fn integers(tensor: &Tensor) -> Result<Vec<i64>> {
         DataType::U16 => tensor.as_slice::<u16>()?.iter().map(|&v| v.into()).collect(),
         DataType::U32 => tensor.as_slice::<u32>()?.iter().map(|&v| v.into()).collect(),
         DataType::U64 => {
-            tensor.as_slice::<u64>()?.iter().map(|&v| i64::try_from(v)).collect::<Result<_, _>>()?
+            let small = |&value: &u64| i64::try_from(value).map_err(|_| ScoreError::TooLarge { value });
+            tensor.as_slice::<u64>()?.iter().map(small).collect::<Result<_, _>>()?
         }
         DataType::Bool => tensor.bytes().iter().map(|&v| i64::from(v != 0)).collect(),
-        dtype => anyhow::bail!("expected integers, found {dtype}"),
+        dtype => return Err(ScoreError::Integers { dtype }),
     })
 }
 
@@ -144,24 +198,47 @@ pub(crate) fn integers(tensor: &Tensor) -> Result<Vec<i64>> {
 mod tests {
     use super::*;
 
+    fn row<T: poda_formats::Element>(values: &[T]) -> Tensor {
+        Tensor::from_slice(&[values.len()], values)
+    }
+
     #[test]
     fn ranks_are_exact() {
         let mut sum = AccuracySum::default();
-        sum.add(&[0.1, 0.9, 0.5, 0.5], &[1, 1]).unwrap();
+        sum.add(&row(&[0.1_f32, 0.9, 0.5, 0.5]), &[1, 1]).unwrap();
         // The second row is a tie, and class 0 comes first.
-        assert_eq!(sum.finish(), Accuracy { samples: 2, top1: 0.5, top5: 1.0 });
-        sum.add(&[f32::NAN, 0.0], &[0]).unwrap();
-        assert_eq!(sum.finish().top1, 1.0 / 3.0);
-        assert!(sum.add(&[0.0, 0.0], &[2]).is_err());
-        assert!(sum.add(&[0.0; 3], &[0, 0]).is_err());
+        let found = sum.finish(String::new());
+        assert_eq!((found.samples, found.top1, found.top5), (2, 0.5, None));
+        // NaN is never right, not even among others.
+        sum.add(&row(&[f32::NAN, f32::NAN]), &[0]).unwrap();
+        assert_eq!(sum.finish(String::new()).top1, 1.0 / 3.0);
+        let refused = |scores: &[f32], labels: &[i64]| AccuracySum::default().add(&row(scores), labels);
+        assert_eq!(refused(&[0.0, 0.0], &[2]), Err(ScoreError::Label { label: 2, classes: 2 }));
+        assert_eq!(refused(&[0.0; 3], &[0, 0]), Err(ScoreError::Count { scores: 3, labels: 2 }));
+        // One number that is no integer is no class.
+        assert_eq!(refused(&[0.7], &[1]), Err(ScoreError::Integers { dtype: DataType::F32 }));
+        let mut classes = AccuracySum::default();
+        classes.add(&row(&[3_i64, 4]), &[3, 3]).unwrap();
+        assert_eq!(classes.finish(String::new()).top1, 0.5);
+        let mut six = AccuracySum::default();
+        six.add(&row(&[6_u8, 5, 4, 3, 2, 1, 6, 5, 4, 3, 2, 1]), &[4, 5]).unwrap();
+        assert_eq!(six.finish(String::new()).top5, Some(0.5));
     }
 
     #[test]
     fn distances_are_exact() {
         let mut sum = DistanceSum::default();
-        sum.add(&[1.0, 0.0], &[0.0, 1.0]).unwrap();
-        assert_eq!(sum.finish(), Distance { elements: 2, mse: 1.0, max_abs: 1.0, cosine: 0.0 });
-        sum.add(&[f32::NAN], &[0.0]).unwrap();
-        assert!(sum.finish().max_abs.is_nan());
+        sum.add(&row(&[1.0_f32, 0.0]), &row(&[0.0_f32, 1.0])).unwrap();
+        let same = Distance { elements: 2, alike: 0, unlike: 0, mse: 1.0, max_abs: 1.0, cosine: 0.0 };
+        assert_eq!(sum.finish(), same);
+        // A mask of −∞ says nothing; a NaN in one alone is counted.
+        let (ours, theirs) = ([f32::NEG_INFINITY, f32::NAN], [f32::NEG_INFINITY, 0.0]);
+        sum.add(&row(&ours), &row(&theirs)).unwrap();
+        assert_eq!(sum.finish(), Distance { alike: 1, unlike: 1, ..same });
+        // Beyond the integers of f32.
+        let mut large = DistanceSum::default();
+        large.add(&row(&[(1_i64 << 24) + 1]), &row(&[1_i64 << 24])).unwrap();
+        assert_eq!(large.finish().max_abs, 1.0);
+        assert!(large.add(&row(&[1_i64]), &row(&[1_i64, 2])).is_err());
     }
 }

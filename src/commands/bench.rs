@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use poda::batching::Batching;
+use poda::feeds::{self, Feeds};
 use poda_runtime::{Executable, Model};
 use serde::Serialize;
 
-use crate::feeds::{self, Feeds, ShapeArgs};
 use crate::memory;
 use crate::progress;
 use crate::runtime_args::RuntimeArgs;
+use crate::shape_args::ShapeArgs;
 use crate::table::{self, print, print_json};
 use crate::timing::{self, Contestant, Footprint, Latency};
 
@@ -47,15 +49,19 @@ pub(crate) struct Args {
 struct Bench {
     models: Vec<Row>,
     threads: usize,
+    /// Samples of a run, of the first model.
     batch: usize,
     cpu: String,
+    notes: Vec<String>,
 }
 
 #[derive(Serialize)]
 struct Row {
     path: PathBuf,
     latency_ms: Latency,
-    /// Batches' samples in a second, from the median latency.
+    /// Samples of a run: the size of the model's batch axis, whichever way it came about.
+    batch: usize,
+    /// From the median latency.
     samples_per_second: f64,
     runs: usize,
     speedup_over_first: f64,
@@ -80,47 +86,77 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let footprints = args
         .models
         .iter()
-        .map(|path| timing::footprint(path, &shape_flags(args)))
+        .map(|path| timing::footprint(path, &child_flags(args)))
         .collect::<Result<Vec<Footprint>>>()?;
     let loaded = args.models.iter().map(|path| load(path, args)).collect::<Result<Vec<_>>>()?;
     spinner.finish_and_clear();
 
     let contestants: Vec<_> = loaded
         .iter()
-        .map(|(executable, feeds)| Contestant { executable, feeds: feeds::views(feeds) })
+        .map(|loaded| Contestant { executable: &loaded.executable, feeds: feeds::views(&loaded.feeds) })
         .collect();
     let bar = progress::bar(100, "timing");
     let timings = timing::alternate(&contestants, args.seconds, &bar)?;
     bar.finish_and_clear();
 
-    let rows = args.models.iter().zip(timings).zip(footprints).map(|((path, timing), footprint)| {
+    let rows = loaded.iter().zip(timings).zip(footprints).map(|((loaded, timing), footprint)| {
         Ok(Row {
-            path: path.clone(),
-            samples_per_second: args.shapes.batch as f64 * 1e3 / timing.latency.p50,
+            path: loaded.path.clone(),
+            batch: loaded.batch,
+            samples_per_second: loaded.batch as f64 * 1e3 / timing.latency.p50,
             latency_ms: timing.latency,
             runs: timing.runs,
             speedup_over_first: timing.speedup,
             speedup_quartiles: timing.spread,
             load_ms: footprint.load_ms,
             rss_mb: Rss { loaded: mib(footprint.loaded), peak: mib(footprint.peak) },
-            file_bytes: poda_formats::file_bytes(path)?,
+            file_bytes: poda_formats::file_bytes(&loaded.path)?,
         })
     });
     let bench = Bench {
         models: rows.collect::<Result<_>>()?,
-        threads: loaded[0].0.threads(),
-        batch: args.shapes.batch,
+        threads: loaded[0].executable.threads(),
+        batch: loaded[0].batch,
         cpu: cpu_name(),
+        notes: notes(args, &loaded),
     };
     if args.json { print_json(&bench) } else { show(&bench) }
 }
 
-fn load(path: &Path, args: &Args) -> Result<(Executable, Feeds)> {
+/// A model that is ready to run, and what it is fed.
+struct Loaded {
+    path: PathBuf,
+    executable: Executable,
+    feeds: Feeds,
+    batch: usize,
+    assumed: Option<String>,
+}
+
+fn load(path: &Path, args: &Args) -> Result<Loaded> {
     let model = Model::open(path)?;
     let at = || path.display().to_string();
-    let feeds = feeds::random(model.graph(), &args.shapes, 0).with_context(at)?;
+    let resolved = args.shapes.resolve(model.graph()).with_context(at)?;
+    let feeds = feeds::random(model.graph(), &resolved.shapes, 0).with_context(at)?;
     let options = args.runtime.options()?;
-    Ok((model.prepare(options).with_context(at)?, feeds))
+    let batch = Batching::of(model.graph(), &resolved.shapes).samples(model.graph(), &resolved.shapes);
+    let executable = model.prepare(options).with_context(at)?;
+    Ok(Loaded { path: path.to_owned(), executable, feeds, batch, assumed: resolved.note() })
+}
+
+/// What a reader of the figures should know.
+fn notes(args: &Args, loaded: &[Loaded]) -> Vec<String> {
+    let mut notes: Vec<String> = Vec::new();
+    for loaded in loaded {
+        notes.extend(loaded.assumed.clone().filter(|note| !notes.contains(note)));
+    }
+    let batch = args.shapes.batch;
+    if batch != 1 && loaded.iter().any(|loaded| loaded.batch != batch) {
+        notes.push(format!("--batch {batch} is not the batch of every model: samples are counted as they were run"));
+    }
+    if loaded.iter().any(|other| other.batch != loaded[0].batch) {
+        notes.push("the models run batches of different sizes: compare samples a second".to_owned());
+    }
+    notes
 }
 
 fn measure_footprint(args: &Args) -> Result<Footprint> {
@@ -130,7 +166,8 @@ fn measure_footprint(args: &Args) -> Result<Footprint> {
     let options = args.runtime.options()?;
     let executable = model.prepare(options).with_context(|| path.display().to_string())?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
-    let feeds = feeds::random(model.graph(), &args.shapes, 0).with_context(|| path.display().to_string())?;
+    let shapes = args.shapes.resolve(model.graph()).with_context(|| path.display().to_string())?.shapes;
+    let feeds = feeds::random(model.graph(), &shapes, 0).with_context(|| path.display().to_string())?;
     drop(model);
     for _ in 0..3 {
         executable.run(&feeds::views(&feeds))?;
@@ -140,11 +177,8 @@ fn measure_footprint(args: &Args) -> Result<Footprint> {
 }
 
 /// The options that shape the measured process' work, as flags again.
-fn shape_flags(args: &Args) -> Vec<String> {
-    let mut flags = vec![format!("--batch={}", args.shapes.batch)];
-    flags.extend(args.shapes.shape.iter().map(|shape| format!("--shape={shape}")));
-    flags.extend(args.runtime.flags());
-    flags
+fn child_flags(args: &Args) -> Vec<String> {
+    [args.shapes.flags(), args.runtime.flags()].concat()
 }
 
 fn mib(bytes: u64) -> f64 {
@@ -192,5 +226,6 @@ fn show(bench: &Bench) -> Result<()> {
             table::bytes(row.file_bytes),
         ]);
     }
-    print(rows)
+    print(rows)?;
+    bench.notes.iter().try_for_each(|note| print(format!("note: {note}")))
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use poda_formats::sparse::SparseError;
 use poda_formats::{FileFormat, RoundedWeight, ValueType, Weight};
 use serde::Serialize;
 
@@ -26,7 +27,7 @@ pub(crate) struct Args {
     /// File to write, .onnx or .safetensors
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// Keep every weight dense in the artifact
+    /// Store every weight dense
     #[arg(long)]
     dense: bool,
     /// Store the weights of products and convolutions in this type; what that loses is printed. An .onnx file
@@ -63,13 +64,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(values) = args.values {
         graph.round_weights(values)?;
     }
-    if !args.dense {
+    if args.dense {
+        graph.visit_mut(&mut |graph| {
+            for weight in graph.values.iter_mut().filter_map(|value| value.weight.as_mut()) {
+                if weight.is_sparse() {
+                    *weight = Weight::Dense(weight.to_dense()?);
+                }
+            }
+            Ok::<(), SparseError>(())
+        })?;
+    }
+    // An .onnx file says every zero.
+    if !args.dense && FileFormat::of_name(&args.output) == Some(FileFormat::Artifact) {
         graph.store_sparse();
     }
     poda_formats::write(&graph, &args.output, &poda_formats::WriteOptions::default())?;
     let before = poda_formats::file_bytes(&args.model)?;
     let after = poda_formats::file_bytes(&args.output)?;
-    let sparse = graph.values.iter().filter(|v| v.weight.as_ref().is_some_and(Weight::is_sparse)).count();
+    let sparse = match FileFormat::of_name(&args.output) {
+        Some(FileFormat::Artifact) => {
+            let values = graph.with_bodies().into_iter().flat_map(|graph| &graph.values);
+            values.filter(|value| value.weight.as_ref().is_some_and(Weight::is_sparse)).count()
+        }
+        Some(FileFormat::Onnx) | None => 0,
+    };
     let rounded = graph.rounded_weights();
     if args.json {
         let input = File { path: &args.model, file_bytes: before };
@@ -77,8 +95,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let output = Output { file, sparse_weights: sparse };
         return print_json(&Converted { input, output, rounded });
     }
+    let stored = match sparse {
+        0 => "every weight stored dense".to_owned(),
+        1 => "1 weight stored sparse".to_owned(),
+        _ => format!("{sparse} weights stored sparse"),
+    };
     print(format!(
-        "{} ({}) -> {} ({}), {sparse} weights stored sparse",
+        "{} ({}) -> {} ({}), {stored}",
         args.model.display(),
         table::bytes(before),
         args.output.display(),

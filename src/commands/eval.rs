@@ -1,21 +1,22 @@
 //! `poda eval`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use poda_runtime::Model;
+use poda::dataset::{Dataset, Samples};
+use poda::score::{Distance, DistanceSum};
+use poda_runtime::{Executable, Model};
 use serde_json::json;
 
-use crate::dataset::{self, Dataset};
 use crate::progress;
 use crate::runtime_args::RuntimeArgs;
-use crate::score::{DistanceSum, floats};
 use crate::table::{percent, print, print_json};
 
 /// Score a model on samples: accuracy against labels, or distance from another model's outputs
 ///
-/// FILE.npz holds an array for each input of the model, under its name, samples along the first axis;
-/// with an array "labels" of class numbers, top-1 and top-5 accuracy of the first output are printed.
+/// FILE.npz holds an array for each input of the model, under its name, samples along the first axis, wherever
+/// the model has its batch; with an array "labels" of class numbers, the accuracy of the first output that
+/// holds scores [samples, classes], or class numbers [samples], is printed. Every sample is scored.
 ///
 /// Examples:
 ///   poda eval pruned.safetensors --data test.npz
@@ -31,6 +32,9 @@ pub(crate) struct Args {
     /// Compare outputs with those of this model on the same samples
     #[arg(long, value_name = "MODEL")]
     reference: Option<PathBuf>,
+    /// Output that holds the scores, where the first that could is another
+    #[arg(long, value_name = "NAME")]
+    output: Option<String>,
     /// Samples per run, where the model leaves the batch open
     #[arg(long, default_value_t = 64)]
     batch: usize,
@@ -42,70 +46,110 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    ensure!(args.batch > 0, "--batch must be at least 1");
     let options = args.runtime.options()?;
     let model = Model::open(&args.model)?;
-    let data = Dataset::open(&args.data, model.graph())?;
-    if data.labels().is_none() && args.reference.is_none() {
-        bail!(
-            "{}: nothing to compare with: add an array named \"labels\", or say --reference MODEL",
-            args.data.display()
-        );
+    let (of, at) = (|| args.data.display().to_string(), |path: &Path| path.display().to_string());
+    let data = Dataset::open(&args.data)?;
+    let samples = data.bind(model.graph()).with_context(of)?;
+    if samples.labels().is_none() && args.reference.is_none() {
+        bail!("{}: nothing to compare with: add an array named \"labels\", or say --reference MODEL", of());
     }
-    let executable = model.prepare(options.clone()).with_context(|| args.model.display().to_string())?;
-    let accuracy = data.labels().is_some().then(|| data.accuracy(&executable, args.batch)).transpose()?;
-    let mut distances = Vec::new();
-    if let Some(path) = &args.reference {
-        let reference = Model::open(path)?;
-        let theirs = reference.prepare(options).with_context(|| path.display().to_string())?;
-        let batch = data.batch_size(executable.graph(), args.batch)?;
-        ensure!(
-            batch == data.batch_size(theirs.graph(), args.batch)?,
-            "the two models take batches of different sizes"
-        );
-        let fixed = dataset::is_fixed(executable.graph()) || dataset::is_fixed(theirs.graph());
-        let mut expected = Vec::new();
-        data.run(&theirs, batch, fixed, |_, _, outputs| {
-            expected.push(outputs);
-            Ok(())
-        })?;
-        let mut expected = expected.into_iter();
-        let mut sums: Vec<(String, DistanceSum)> = Vec::new();
-        let bar = progress::bar(data.len() as u64, "comparing");
-        data.run(&executable, batch, fixed, |start, end, outputs| {
-            let expected = expected.next().context("a batch of the reference")?;
-            ensure!(outputs.len() == expected.len(), "the two models have different numbers of outputs");
-            for (index, ((name, ours), (_, theirs))) in outputs.iter().zip(&expected).enumerate() {
-                ensure!(
-                    ours.shape() == theirs.shape(),
-                    "output {name:?} has shape {:?}, the reference {:?}",
-                    ours.shape(),
-                    theirs.shape()
-                );
-                if sums.len() == index {
-                    sums.push((name.clone(), DistanceSum::default()));
-                }
-                sums[index].1.add(&floats(ours)?, &floats(theirs)?)?;
-            }
-            bar.inc((end - start) as u64);
-            Ok(())
-        })?;
-        bar.finish_and_clear();
-        distances = sums.into_iter().map(|(name, sum)| (name, sum.finish())).collect();
-    }
+    let executable = model.prepare(options.clone()).with_context(|| at(&args.model))?;
+    let accuracy = match samples.labels() {
+        Some(_) => {
+            let accuracy = samples.accuracy(&executable, args.batch, args.output.as_deref());
+            Some(accuracy.with_context(|| at(&args.model))?)
+        }
+        None => None,
+    };
+    let distances = match &args.reference {
+        Some(path) => {
+            let reference = Model::open(path)?;
+            let theirs = reference.prepare(options).with_context(|| at(path))?;
+            let expected = data.bind(reference.graph()).with_context(of)?;
+            compare([(&samples, &executable), (&expected, &theirs)], args.batch).with_context(|| at(path))?
+        }
+        None => Vec::new(),
+    };
     if args.json {
         let distances: Vec<_> =
             distances.iter().map(|(name, d)| json!({"output": name, "distance": d})).collect();
-        return print_json(&json!({"samples": data.len(), "accuracy": accuracy, "reference": distances}));
+        let scores = json!({
+            "samples": samples.len(),
+            "accuracy": accuracy,
+            "reference": distances,
+            "unused_arrays": samples.unused(),
+        });
+        return print_json(&scores);
     }
-    print(format!("{} samples", data.len()))?;
+    print(format!("{} samples", samples.len()))?;
     if let Some(accuracy) = accuracy {
-        print(format!("top-1 {}, top-5 {}", percent(accuracy.top1), percent(accuracy.top5)))?;
+        let top5 = accuracy.top5.map(|share| format!(", top-5 {}", percent(share))).unwrap_or_default();
+        print(format!("{}: top-1 {}{top5}", accuracy.output, percent(accuracy.top1)))?;
     }
-    for (name, d) in distances {
-        print(format!(
+    for (name, distance) in &distances {
+        show(name, distance)?;
+    }
+    match samples.unused() {
+        [] => Ok(()),
+        unused => print(format!("note: no input takes the arrays {unused:?}")),
+    }
+}
+
+fn show(name: &str, d: &Distance) -> Result<()> {
+    let mut line = match d.elements {
+        0 => format!("{name}: nothing to compare"),
+        _ => format!(
             "{name}: cosine {:.6}, MSE {:.3e}, largest difference {:.3e}",
             d.cosine, d.mse, d.max_abs
-        ))?;
+        ),
+    };
+    if d.alike > 0 {
+        line += &format!("; {} elements are infinite or NaN in both and not counted", d.alike);
     }
-    Ok(())
+    if d.unlike > 0 {
+        line += &format!("; {} elements are infinite or NaN in one of them, and not counted", d.unlike);
+    }
+    print(line)
+}
+
+/// How far each output of the first is from that of the second, over all samples. Both run the same samples, in batches
+/// that each takes.
+fn compare(
+    [(ours, executable), (theirs, reference)]: [(&Samples<'_>, &Executable); 2],
+    wanted: usize,
+) -> Result<Vec<(String, Distance)>> {
+    ensure!(ours.len() == theirs.len(), "the two models make {} and {} samples of these arrays", ours.len(), theirs.len());
+    let batches = [ours.batch_size(wanted)?, theirs.batch_size(wanted)?];
+    let step = batches[0].max(batches[1]);
+    let mut sums: Vec<(String, DistanceSum)> = Vec::new();
+    let bar = progress::bar(ours.len() as u64, "comparing");
+    for start in (0..ours.len()).step_by(step) {
+        let range = start..(start + step).min(ours.len());
+        let expected = theirs.outputs(reference, batches[1], range.clone())?;
+        let outputs = ours.outputs(executable, batches[0], range.clone())?;
+        ensure!(outputs.len() == expected.len(), "the two models have different numbers of outputs");
+        for (index, ((name, ours_is), (_, theirs_is))) in outputs.iter().zip(&expected).enumerate() {
+            ensure!(
+                ours_is.shape() == theirs_is.shape(),
+                "output {name:?} of samples {range:?} has shape {:?}, the reference {:?}",
+                ours_is.shape(),
+                theirs_is.shape()
+            );
+            ensure!(
+                batches[0] == batches[1] || (ours.splits(index) && theirs.splits(index)),
+                "output {name:?} is one for a whole batch, and the two models take batches of {} and {}",
+                batches[0],
+                batches[1]
+            );
+            if sums.len() == index {
+                sums.push((name.clone(), DistanceSum::default()));
+            }
+            sums[index].1.add(ours_is, theirs_is)?;
+        }
+        bar.inc(range.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(sums.into_iter().map(|(name, sum)| (name, sum.finish())).collect())
 }

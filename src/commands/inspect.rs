@@ -8,9 +8,9 @@ use poda_formats::{Dim, Graph, Op, RoundingError, ValueId, ValueType};
 use poda_runtime::analysis::{self, Analysis};
 use serde::Serialize;
 
-use crate::feeds::ShapeArgs;
 use crate::kernels::{self, Choices};
 use crate::runtime_args::RuntimeArgs;
+use crate::shape_args::ShapeArgs;
 use crate::table::{self, print, print_json};
 
 /// Show a model: inputs, outputs, operators, weights, parameters, MACs, sparsity
@@ -102,7 +102,7 @@ struct NodeRow {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let graph = poda_formats::open(&args.model)?;
     let (analysis, note) = match args.shapes.resolve(&graph) {
-        Ok(shapes) => (Some(analysis::analyze(&graph, &shapes)), None),
+        Ok(resolved) => (Some(analysis::analyze(&graph, &resolved.shapes)), resolved.note()),
         Err(error) if args.shapes.shape.is_empty() => {
             (None, Some(format!("MACs are not counted: {error:#}")))
         }
@@ -236,7 +236,7 @@ fn show(inspection: &Inspection) -> Result<()> {
         kernels.show(true)?;
     }
     if let Some(note) = &inspection.note {
-        print(note)?;
+        print(format!("note: {note}"))?;
     }
     let rounded = inspection.weights.iter().any(|w| w.rounding_error.is_some());
     let header = ["weight", "shape", "type", "layout", "zero", "bytes", "max error", "relative RMS error"];

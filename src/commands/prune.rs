@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::builder::PossibleValuesParser;
+use poda::dataset::Dataset;
+use poda::shapes::{NamedShape, Sizes};
 use poda_formats::storage::check_regular;
 use poda_formats::{FileFormat, Graph, ValueType, WriteOptions};
 use poda_pruner::allocation::Scope;
@@ -15,8 +17,6 @@ use poda_pruner::report::Totals;
 use poda_pruner::{Granularity, Progress, Recipe, Report};
 use poda_runtime::{Model, Options};
 
-use crate::dataset::Dataset;
-use crate::feeds::{self, NamedShape};
 use crate::progress;
 use crate::table::{self, count, percent, print, print_json};
 use crate::values;
@@ -87,7 +87,7 @@ pub(crate) struct Args {
     /// Write nothing: list what would go, and what cannot go and why
     #[arg(long)]
     dry_run: bool,
-    /// Shape of an input with open dimensions, such as input_ids=1x128; may be repeated
+    /// Shape of an input, such as ids=1x128, or size of an open dimension, such as sequence=128; may be repeated
     #[arg(long, value_name = "NAME=DIMS")]
     shape: Vec<NamedShape>,
     /// Also write the report to this file, as JSON
@@ -102,12 +102,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let recipe = recipe(args)?;
     recipe.validate()?;
     let graph = poda_formats::open(&args.model)?;
-    let shapes = feeds::given_shapes(&graph, &args.shape)?;
+    let shapes = Sizes { given: args.shape.clone(), ..Sizes::default() }.resolve_given(&graph)?;
     if args.dry_run {
         let report = poda_pruner::plan(&graph, &recipe, &shapes)?;
         return if args.json { print_json(&report) } else { show_plan(&report) };
     }
-    let data = args.data.as_ref().map(|path| Dataset::open(path, &graph)).transpose()?;
+    let data = args.data.as_ref().map(|path| Dataset::open(path)).transpose()?;
+    if let (Some(data), Some(path)) = (&data, &args.data) {
+        // What does not fit is known before anything is pruned.
+        data.bind(&graph).with_context(|| path.display().to_string())?;
+    }
     let score = data.as_ref().map(|data| move |graph: &Graph| accuracy(data, graph).map_err(Into::into));
     let validation = score.as_ref().map(|score| score as Validation<'_>);
 
@@ -174,7 +178,7 @@ fn recipe(args: &Args) -> Result<Recipe> {
 fn accuracy(data: &Dataset, graph: &Graph) -> Result<f64> {
     let executable =
         Model::from_graph(graph.clone())?.prepare(Options { tune: false, ..Options::default() })?;
-    Ok(data.accuracy(&executable, 64)?.top1)
+    Ok(data.bind(graph)?.accuracy(&executable, 64, None)?.top1)
 }
 
 fn show(args: &Args, output: &Path, report: &Report) -> Result<()> {

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use poda::arrays;
+use poda::feeds::{self, NamedFile};
 use poda_runtime::Model;
 use serde_json::json;
 
-use crate::feeds::{self, NamedFile, ShapeArgs};
 use crate::progress;
 use crate::runtime_args::RuntimeArgs;
+use crate::shape_args::ShapeArgs;
 use crate::table::{self, print, print_json};
 
 /// Run a model once on given inputs and write its outputs
@@ -48,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let spinner = progress::spinner("preparing");
     let model = Model::open(&args.model)?;
     let feeds = if args.random {
-        feeds::random(model.graph(), &args.shapes, 0)?
+        feeds::random(model.graph(), &args.shapes.resolve(model.graph())?.shapes, 0)?
     } else {
         feeds::from_files(model.graph(), &args.input)?
     };

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::feeds::ShapeArgs;
 use crate::runtime_args::RuntimeArgs;
+use crate::shape_args::ShapeArgs;
 use crate::table::print_json;
 use crate::{kernels, progress};
 

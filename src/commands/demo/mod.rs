@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use poda::arrays;
+use poda::dataset::Dataset;
+use poda::shapes::Shapes;
+use poda::{arrays, feeds};
 use poda_formats::storage::{AlignedBytes, Storage};
 use poda_formats::{Graph, WriteOptions};
 use poda_pruner::allocation::Scope;
@@ -12,8 +14,6 @@ use poda_runtime::{Executable, Model, Options};
 use serde::Serialize;
 
 use crate::commands::bench::cpu_name;
-use crate::dataset::Dataset;
-use crate::feeds;
 use crate::progress;
 use crate::table::{self, count, percent, print, print_json};
 use crate::timing::{self, Contestant, Footprint, Latency};
@@ -91,7 +91,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let spinner = progress::spinner("pruning");
     let dense = poda_formats::onnx::read_storage(Storage::owned(AlignedBytes::copy_of(MODEL)))?;
-    let data = Dataset::new(arrays::read_npz(SAMPLES)?, &dense)?;
+    let data = Dataset::new(arrays::read_npz(SAMPLES)?);
+    let data = data.bind(&dense)?;
     let models = variants()
         .into_iter()
         .map(|(name, file, recipe)| {
@@ -102,7 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     spinner.set_message("scoring");
     let accuracies = models
         .iter()
-        .map(|model| Ok(data.accuracy(&model.executable, 100)?.top1))
+        .map(|model| Ok(data.accuracy(&model.executable, 100, None)?.top1))
         .collect::<Result<Vec<_>>>()?;
     spinner.set_message("measuring memory");
     let flags: Vec<String> = args.threads.iter().map(|n| format!("--threads={n}")).collect();
@@ -110,7 +111,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         models.iter().map(|m| timing::footprint(&m.path, &flags)).collect::<Result<Vec<Footprint>>>()?;
     spinner.finish_and_clear();
 
-    let feeds = vec![("image".to_owned(), data.sample(0)?)];
+    let feeds = data.feeds(0, 1)?;
     let contestants: Vec<_> = models
         .iter()
         .map(|model| Contestant { executable: &model.executable, feeds: feeds::views(&feeds) })
@@ -160,7 +161,7 @@ impl Variant {
         threads: Option<usize>,
     ) -> Result<Self> {
         let mut graph = match recipe {
-            Some(recipe) => poda_pruner::prune(dense, recipe, &feeds::Shapes::new(), &mut |_| (), None)?.0,
+            Some(recipe) => poda_pruner::prune(dense, recipe, &Shapes::new(), &mut |_| (), None)?.0,
             None => dense.clone(),
         };
         graph.store_sparse();

@@ -1,0 +1,29 @@
+//! Options of the commands that need to know the shapes of a model's inputs.
+
+use anyhow::Result;
+use poda::Graph;
+use poda::shapes::{NamedShape, Resolved, Sizes};
+
+/// What makes open dimensions concrete.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ShapeArgs {
+    /// Size of open dimensions that are named like a batch
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) batch: usize,
+    /// Shape of an input, such as ids=1x128, or size of an open dimension, such as sequence=128; may be repeated
+    #[arg(long, value_name = "NAME=DIMS")]
+    pub(crate) shape: Vec<NamedShape>,
+}
+
+impl ShapeArgs {
+    /// The concrete shape of each input of `graph`.
+    pub(crate) fn resolve(&self, graph: &Graph) -> Result<Resolved> {
+        Ok(Sizes { batch: self.batch, given: self.shape.clone() }.resolve(graph)?)
+    }
+
+    /// The same, as flags for another process.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        let shapes = self.shape.iter().map(|shape| format!("--shape={shape}"));
+        std::iter::once(format!("--batch={}", self.batch)).chain(shapes).collect()
+    }
+}
