@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, Write};
-use std::panic;
 use std::path::{Path, PathBuf};
 
-use npyz::WriterBuilder;
-use npyz::{DType, Endianness, NpyHeader, Order, TypeChar, TypeStr};
 use poda_formats::atomic::{self, AtomicFile};
 use poda_formats::storage::{AlignedBytes, Storage, check_regular};
 use poda_formats::tensor::TensorError;
@@ -74,7 +71,7 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, Tensor>, ArraysProblem> {
     check_regular(&metadata)?;
     let mut reader = BufReader::new(File::open(path)?);
     match reader.fill_buf()? {
-        [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => {
+        bytes if bytes.starts_with(MAGIC) => {
             Ok(BTreeMap::from([(String::new(), read_array(reader, metadata.len())?)]))
         }
         [b'P', b'K', ..] => read_zip(reader),
@@ -96,7 +93,7 @@ fn read_zip(reader: impl Read + Seek) -> Result<BTreeMap<String, Tensor>, Arrays
     for index in 0..zip.len() {
         let entry = zip.by_index(index)?;
         let name = entry.name()?.into_owned();
-        let Some(name) = npyz::npz::array_name_from_file_name(&name).map(str::to_owned) else {
+        let Some(name) = name.strip_suffix(".npy").map(str::to_owned) else {
             return Err(ArraysProblem::Entry { name });
         };
         let (bytes, compressed) = (entry.size(), entry.compressed_size());
@@ -114,51 +111,150 @@ fn read_zip(reader: impl Read + Seek) -> Result<BTreeMap<String, Tensor>, Arrays
     Ok(arrays)
 }
 
+/// What every `.npy` stream begins with.
+const MAGIC: &[u8] = b"\x93NUMPY";
+/// NumPy reads no longer header unless told to, and writes none.
+const MAX_HEADER: usize = 64 << 10;
+
+/// What an `.npy` stream says of its array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Header {
+    /// Byte order, kind and size, such as `<f4`.
+    descr: String,
+    column_major: bool,
+    shape: Vec<u64>,
+}
+
+impl Header {
+    fn read(reader: &mut impl Read) -> Result<Self, ArraysProblem> {
+        let mut start = [0; 8];
+        reader.read_exact(&mut start)?;
+        let mut length = [0; 4];
+        match start[6] {
+            _ if !start.starts_with(MAGIC) => return Err(ArraysProblem::Header),
+            1 => reader.read_exact(&mut length[..2])?,
+            2 | 3 => reader.read_exact(&mut length)?,
+            _ => return Err(ArraysProblem::Header),
+        }
+        let length = u32::from_le_bytes(length) as usize;
+        if length > MAX_HEADER {
+            return Err(ArraysProblem::Header);
+        }
+        let mut text = vec![0; length];
+        reader.read_exact(&mut text)?;
+        let text = String::from_utf8(text).map_err(|_| ArraysProblem::Header)?;
+        Self::parse(&text).ok_or(ArraysProblem::Header)
+    }
+
+    /// `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }`, the keys in any order.
+    fn parse(text: &str) -> Option<Self> {
+        let mut rest = text.trim().strip_prefix('{')?.trim_start();
+        let (mut descr, mut column_major, mut shape) = (None, None, None);
+        while !rest.starts_with('}') {
+            let (key, after) = quoted(rest)?;
+            rest = after.trim_start().strip_prefix(':')?.trim_start();
+            match key {
+                // Of records there is a list, which no tensor is.
+                "descr" if rest.starts_with('[') => {
+                    let end = rest.rfind(']')? + 1;
+                    descr = Some(rest[..end].to_owned());
+                    rest = &rest[end..];
+                }
+                "descr" => {
+                    let (value, after) = quoted(rest)?;
+                    (descr, rest) = (Some(value.to_owned()), after);
+                }
+                "fortran_order" => {
+                    let value = rest.starts_with("True");
+                    rest = rest.strip_prefix(if value { "True" } else { "False" })?;
+                    column_major = Some(value);
+                }
+                "shape" => {
+                    let (inner, after) = rest.strip_prefix('(')?.split_once(')')?;
+                    let sizes = inner.split(',').map(str::trim).filter(|size| !size.is_empty());
+                    // Python 2 wrote long numbers as `3L`.
+                    let size = |size: &str| size.trim_end_matches('L').parse::<u64>().ok();
+                    (shape, rest) = (Some(sizes.map(size).collect::<Option<Vec<_>>>()?), after);
+                }
+                _ => return None,
+            }
+            rest = rest.trim_start();
+            rest = rest.strip_prefix(',').unwrap_or(rest).trim_start();
+        }
+        Some(Self { descr: descr?, column_major: column_major?, shape: shape? })
+    }
+
+    /// As bytes; the data that follow lie at a multiple of 64.
+    fn bytes(&self) -> Vec<u8> {
+        let order = if self.column_major { "True" } else { "False" };
+        let sizes = match self.shape[..] {
+            [size] => format!("{size},"),
+            _ => self.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
+        };
+        let mut text =
+            format!("{{'descr': '{}', 'fortran_order': {order}, 'shape': ({sizes}), }}", self.descr);
+        let before = MAGIC.len() + 4;
+        let padded = (before + text.len() + 1).next_multiple_of(64) - before;
+        text.extend(std::iter::repeat_n(' ', padded - 1 - text.len()));
+        text.push('\n');
+        // A rank that makes a longer header than this is beyond any tensor.
+        let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
+        [MAGIC, &[1, 0], &length.to_le_bytes(), text.as_bytes()].concat()
+    }
+}
+
+/// A quoted text without escapes, and what comes after it.
+fn quoted(text: &str) -> Option<(&str, &str)> {
+    let quote = text.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
+    text[1..].split_once(quote)
+}
+
 /// One `.npy` stream of `available` bytes.
 fn read_array(mut reader: impl Read, available: u64) -> Result<Tensor, ArraysProblem> {
-    // The parser multiplies the dimensions before anyone can look at them.
-    let header = panic::catch_unwind(panic::AssertUnwindSafe(|| NpyHeader::from_reader(&mut reader)))
-        .map_err(|_| ArraysProblem::Header)??;
-    let (dtype, swap) = data_type(&header.dtype())?;
-    let elements = header.shape().iter().try_fold(1_u128, |product, &dim| product.checked_mul(dim.into()));
+    let header = Header::read(&mut reader)?;
+    let (dtype, swap) = data_type(&header.descr)?;
+    let elements = header.shape.iter().try_fold(1_u128, |product, &dim| product.checked_mul(dim.into()));
     let needed = elements.unwrap_or(u128::MAX).saturating_mul(dtype.size() as u128);
     if needed > available.into() {
-        return Err(ArraysProblem::Length { shape: header.shape().to_vec(), dtype, needed, available });
+        return Err(ArraysProblem::Length { shape: header.shape, dtype, needed, available });
     }
     let shape: Vec<usize> =
-        header.shape().iter().map(|&dim| usize::try_from(dim).unwrap_or(usize::MAX)).collect();
+        header.shape.iter().map(|&dim| usize::try_from(dim).unwrap_or(usize::MAX)).collect();
     let mut data = AlignedBytes::zeroed(needed as usize);
     reader.read_exact(&mut data)?;
     if swap {
         data.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
     }
-    if header.order() == Order::Fortran && shape.len() > 1 {
+    if header.column_major && shape.len() > 1 {
         data = row_major(&data, dtype.size(), &shape);
     }
     Ok(Tensor::new(dtype, shape, Storage::owned(data))?)
 }
 
+/// Types by NumPy's name without byte order.
+const TYPES: [(&str, DataType); 12] = [
+    ("f2", DataType::F16),
+    ("f4", DataType::F32),
+    ("f8", DataType::F64),
+    ("i1", DataType::I8),
+    ("i2", DataType::I16),
+    ("i4", DataType::I32),
+    ("i8", DataType::I64),
+    ("u1", DataType::U8),
+    ("u2", DataType::U16),
+    ("u4", DataType::U32),
+    ("u8", DataType::U64),
+    ("b1", DataType::Bool),
+];
+
 /// The element type, and whether bytes must be swapped.
-fn data_type(dtype: &DType) -> Result<(DataType, bool), ArraysProblem> {
-    let DType::Plain(plain) = dtype else {
-        return Err(ArraysProblem::DataType { found: dtype.descr() });
-    };
-    let found = match (plain.type_char(), plain.size_field()) {
-        (TypeChar::Float, 2) => DataType::F16,
-        (TypeChar::Float, 4) => DataType::F32,
-        (TypeChar::Float, 8) => DataType::F64,
-        (TypeChar::Int, 1) => DataType::I8,
-        (TypeChar::Int, 2) => DataType::I16,
-        (TypeChar::Int, 4) => DataType::I32,
-        (TypeChar::Int, 8) => DataType::I64,
-        (TypeChar::Uint, 1) => DataType::U8,
-        (TypeChar::Uint, 2) => DataType::U16,
-        (TypeChar::Uint, 4) => DataType::U32,
-        (TypeChar::Uint, 8) => DataType::U64,
-        (TypeChar::Bool, 1) => DataType::Bool,
-        _ => return Err(ArraysProblem::DataType { found: plain.to_string() }),
-    };
-    Ok((found, plain.endianness() == Endianness::Big))
+fn data_type(descr: &str) -> Result<(DataType, bool), ArraysProblem> {
+    let big = descr.starts_with('>');
+    let name = descr.trim_start_matches(['<', '>', '|', '=']);
+    match TYPES.iter().find(|(known, _)| *known == name) {
+        Some(&(_, dtype)) => Ok((dtype, big)),
+        None => Err(ArraysProblem::DataType { found: descr.to_owned() }),
+    }
 }
 
 /// Copies column-major elements of `size` bytes into row-major order.
@@ -197,14 +293,11 @@ fn write_zip(path: &Path, arrays: &[(String, Tensor)]) -> Result<(), ArraysProbl
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
             .large_file(tensor.bytes().len() > 1 << 31);
-        zip.start_file(npyz::npz::file_name_from_array_name(name), options)?;
-        let shape: Vec<u64> = tensor.shape().iter().map(|&dim| dim as u64).collect();
-        let writer = npyz::WriteOptions::<f32>::new()
-            .dtype(DType::Plain(type_string(tensor.dtype())))
-            .shape(&shape)
-            .writer(&mut zip)
-            .write_header_only()?;
-        writer.write_all(tensor.bytes())?;
+        zip.start_file(format!("{name}.npy"), options)?;
+        let shape = tensor.shape().iter().map(|&dim| dim as u64).collect();
+        let header = Header { descr: type_string(tensor.dtype()), column_major: false, shape };
+        zip.write_all(&header.bytes())?;
+        zip.write_all(tensor.bytes())?;
     }
     zip.finish()?;
     Ok(file.commit(path)?)
@@ -218,22 +311,11 @@ fn numpy_tensor(tensor: &Tensor) -> Result<Tensor, TensorError> {
     Ok(Tensor::from_slice(tensor.shape(), &values))
 }
 
-fn type_string(dtype: DataType) -> TypeStr {
-    let text = match dtype {
-        DataType::F16 => "<f2",
-        DataType::F32 | DataType::BF16 => "<f4",
-        DataType::F64 => "<f8",
-        DataType::I8 => "|i1",
-        DataType::I16 => "<i2",
-        DataType::I32 => "<i4",
-        DataType::I64 => "<i8",
-        DataType::U8 => "|u1",
-        DataType::U16 => "<u2",
-        DataType::U32 => "<u4",
-        DataType::U64 => "<u8",
-        DataType::Bool => "|b1",
-    };
-    text.parse().expect("one of NumPy's type strings")
+/// NumPy's name of a type.
+fn type_string(dtype: DataType) -> String {
+    let name = TYPES.iter().find(|(_, known)| *known == dtype).map_or("f4", |(name, _)| name);
+    let order = if dtype.size() == 1 { '|' } else { '<' };
+    format!("{order}{name}")
 }
 
 #[cfg(test)]
@@ -257,6 +339,19 @@ mod tests {
     }
 
     #[test]
+    fn headers_are_as_numpy_writes_them() {
+        for (shape, said) in [(vec![], "()"), (vec![3], "(3,)"), (vec![2, 0, 5], "(2, 0, 5)")] {
+            let header = Header { descr: "<f4".into(), column_major: false, shape };
+            let bytes = header.bytes();
+            assert_eq!(bytes.len() % 64, 0);
+            let text = String::from_utf8_lossy(&bytes[10..]).into_owned();
+            let expected = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {said}, }}");
+            assert_eq!(text.trim_end(), expected);
+            assert_eq!(Header::read(&mut &bytes[..]).unwrap(), header);
+        }
+    }
+
+    #[test]
     fn column_major_and_big_endian_arrays_are_understood() {
         let npy = |text: &str, data: &[u8]| {
             let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
@@ -272,7 +367,15 @@ mod tests {
         assert!(matches!(npy(text, &columns[..4]), Err(ArraysProblem::Io(_) | ArraysProblem::Length { .. })));
         let huge = "{'descr': '<f8', 'fortran_order': False, 'shape': (9999999999999, 9999999), }\n";
         assert!(npy(huge, &[0; 8]).is_err());
-        let text = "{'descr': '<U4', 'fortran_order': False, 'shape': (1,), }\n";
-        assert!(matches!(npy(text, &[0; 16]), Err(ArraysProblem::DataType { .. })));
+        for descr in ["'<U4'", "'<c8'", "'|O'", "'<M8[ns]'", "[('a', '<f4'), ('b', '<i8')]"] {
+            let text = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (1,), }}\n");
+            assert!(matches!(npy(&text, &[0; 16]), Err(ArraysProblem::DataType { .. })), "{descr}");
+        }
+        for text in ["", "{", "{'descr': '<f4'}", "{'descr': '<f4', 'fortran_order': 0, 'shape': ()}", "{'é'"]
+        {
+            assert!(matches!(npy(text, &[0; 16]), Err(ArraysProblem::Header)), "{text}");
+        }
+        let negative = "{'shape': (-1,), 'descr': '<f4', 'fortran_order': False}";
+        assert!(matches!(npy(negative, &[0; 16]), Err(ArraysProblem::Header)));
     }
 }

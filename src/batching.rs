@@ -206,12 +206,15 @@ impl Pair<'_> {
         match &node.op {
             Op::MatMul | Op::MatMulInteger | Op::QLinearMatMul => self.changes(x, -1),
             Op::Gemm { trans_a, .. } => self.changes(x, i64::from(!trans_a)),
-            Op::Conv(_) | Op::ConvTranspose { .. } | Op::ConvInteger(_) | Op::QLinearConv(_) => {
-                self.changes_from(x, 1)
-            }
-            Op::Pool(_) | Op::GlobalPool { .. } | Op::Resize(_) => self.changes_from(x, 1),
+            Op::Conv(_)
+            | Op::ConvTranspose { .. }
+            | Op::ConvInteger(_)
+            | Op::QLinearConv(_)
+            | Op::Pool(_)
+            | Op::GlobalPool { .. }
+            | Op::Resize(_)
+            | Op::Attention(_) => self.changes_from(x, 1),
             Op::Recurrent(attributes) => self.changes(x, i64::from(attributes.batch_first)),
-            Op::Attention(_) => self.changes_from(x, 1),
             Op::Softmax { axis, .. } => self.changes(x, *axis),
             Op::Reduce { .. } | Op::ArgReduce { .. } => {
                 self.changes_from(x, 0) && !self.changes_from(node.output(0), 0)
@@ -310,10 +313,10 @@ mod tests {
         graph.nodes.push(Node { outputs: vec![Some(y)], ..node });
         graph.outputs.push(y);
         graph.value_mut(x).shape = Some(dims("2 6 8"));
-        let batching = Batching::of(&graph, &BTreeMap::from([
-            ("x".to_owned(), vec![2, 6, 8]),
-            ("state".to_owned(), vec![1, 2, 8]),
-        ]));
+        let batching = Batching::of(
+            &graph,
+            &BTreeMap::from([("x".to_owned(), vec![2, 6, 8]), ("state".to_owned(), vec![1, 2, 8])]),
+        );
         assert_eq!(batching.inputs, [Some(0), Some(1)]);
         assert_eq!(batching.outputs, [Some(2)]);
         assert_eq!(batching.fixed, Some(2));
@@ -328,6 +331,9 @@ mod tests {
         graph.value_mut(z).shape = Some(dims("4 5 1"));
         graph.outputs = vec![z];
         let batching = Batching::of(&graph, &shapes(&[("x", &[4, 8])]));
-        assert_eq!((batching.inputs, batching.outputs, batching.fixed), (vec![Some(0)], vec![Some(0)], Some(4)));
+        assert_eq!(
+            (batching.inputs, batching.outputs, batching.fixed),
+            (vec![Some(0)], vec![Some(0)], Some(4))
+        );
     }
 }

@@ -56,9 +56,15 @@ pub enum DatasetError {
     #[error(transparent)]
     Score(#[from] ScoreError),
     #[error(transparent)]
-    Run(#[from] RunError),
+    Run(Box<RunError>),
     #[error(transparent)]
     Tensor(#[from] TensorError),
+}
+
+impl From<RunError> for DatasetError {
+    fn from(error: RunError) -> Self {
+        Self::Run(Box::new(error))
+    }
 }
 
 /// Arrays `[samples, …]` by name, with perhaps `labels` `[samples]`.
@@ -91,7 +97,8 @@ impl Dataset {
         let labels = self.arrays.get("labels").filter(|_| !is_input("labels"));
         let others = || self.arrays.iter().filter(|(name, _)| labels.is_none() || *name != "labels");
         let array = |input: &str| {
-            let only = || (graph.inputs.len() == 1 && others().count() == 1).then(|| others().next()).flatten();
+            let only =
+                || (graph.inputs.len() == 1 && others().count() == 1).then(|| others().next()).flatten();
             let usual = || others().find(|(name, _)| graph.inputs.len() == 1 && *name == "input");
             others().find(|(name, _)| *name == input).or_else(usual).or_else(only)
         };
@@ -100,12 +107,21 @@ impl Dataset {
         for &id in &graph.inputs {
             let input = graph.value(id).name.clone();
             let Some((name, array)) = array(&input) else {
-                return Err(DatasetError::Missing { input, found: others().map(|(n, _)| n.clone()).collect() });
+                return Err(DatasetError::Missing {
+                    input,
+                    found: others().map(|(n, _)| n.clone()).collect(),
+                });
             };
             used.push(name);
-            inputs.push(Input { name: input, array, declared: graph.value(id).shape.as_deref(), kind: Kind::Same });
+            inputs.push(Input {
+                name: input,
+                array,
+                declared: graph.value(id).shape.as_deref(),
+                kind: Kind::Same,
+            });
         }
-        let unused = others().filter(|(name, _)| !used.contains(name)).map(|(name, _)| name.clone()).collect();
+        let unused =
+            others().filter(|(name, _)| !used.contains(name)).map(|(name, _)| name.clone()).collect();
         let batching = Batching::find(graph, &|axes, size| {
             let shape = |(input, axis): (&Input<'_>, &Option<usize>)| {
                 let shape = match input.kind(*axis)? {
@@ -128,7 +144,7 @@ impl Dataset {
         let samples = count(&inputs)?;
         let labels = labels.map(|labels| read_labels(labels, samples)).transpose()?;
         let outputs = graph.outputs.iter().map(|&id| graph.value(id).name.clone()).collect();
-        Ok(Samples { inputs, labels, unused, samples, batching, outputs })
+        Ok(Samples { inputs, labels, unused, count: samples, batching, outputs })
     }
 }
 
@@ -248,7 +264,7 @@ pub struct Samples<'a> {
     inputs: Vec<Input<'a>>,
     labels: Option<Vec<i64>>,
     unused: Vec<String>,
-    samples: usize,
+    count: usize,
     batching: Batching,
     outputs: Vec<String>,
 }
@@ -256,12 +272,12 @@ pub struct Samples<'a> {
 impl Samples<'_> {
     /// Number of samples.
     pub fn len(&self) -> usize {
-        self.samples
+        self.count
     }
 
     /// Never: a set without samples is refused.
     pub fn is_empty(&self) -> bool {
-        self.samples == 0
+        self.count == 0
     }
 
     /// The labels, if there are any.
@@ -285,7 +301,7 @@ impl Samples<'_> {
                 Err(DatasetError::Mixed { input: input.name.clone(), batch })
             }
             (Some(_), _) => Ok(1),
-            (None, fixed) => Ok(fixed.unwrap_or(wanted.min(self.samples)).max(1)),
+            (None, fixed) => Ok(fixed.unwrap_or(wanted.min(self.count)).max(1)),
         }
     }
 
@@ -359,8 +375,8 @@ impl Samples<'_> {
         let batch = self.batch_size(wanted)?;
         let mut sum = AccuracySum::default();
         let mut scored: Option<usize> = None;
-        for start in (0..self.samples).step_by(batch) {
-            let range = start..(start + batch).min(self.samples);
+        for start in (0..self.count).step_by(batch) {
+            let range = start..(start + batch).min(self.count);
             let outputs = self.outputs(executable, batch, range.clone())?;
             let index = match scored {
                 Some(index) => index,
@@ -496,8 +512,9 @@ mod tests {
             assert_eq!(samples.len(), shape[0], "{declared}");
             let batch = samples.batch_size(wanted).unwrap();
             let outputs = samples.outputs(&executable, batch, 0..shape[0]).unwrap();
-            let expected: Vec<f32> =
-                (0..shape.iter().product()).map(|i: usize| i as f32 * if i % 2 == 0 { 1.0 } else { 10.0 }).collect();
+            let expected: Vec<f32> = (0..shape.iter().product())
+                .map(|i: usize| i as f32 * if i % 2 == 0 { 1.0 } else { 10.0 })
+                .collect();
             for (name, output) in outputs {
                 assert_eq!(output.shape()[0], shape[0], "{declared}: {name}");
                 assert_eq!(output.as_slice::<f32>().unwrap(), expected, "{declared}: {name}");
@@ -513,7 +530,8 @@ mod tests {
         assert!(matches!(data(&[5]).bind(&open), Err(DatasetError::Shape { .. })));
         let named = |name: &str, shape: &[usize]| {
             let mut data = data(&[4, 2]);
-            data.arrays.insert(name.to_owned(), Tensor::from_slice(shape, &vec![0_i64; shape.iter().product()]));
+            data.arrays
+                .insert(name.to_owned(), Tensor::from_slice(shape, &vec![0_i64; shape.iter().product()]));
             data
         };
         assert!(matches!(named("labels", &[3]).bind(&open), Err(DatasetError::Labels { samples: 4, .. })));

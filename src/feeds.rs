@@ -1,5 +1,6 @@
 //! What a model is fed: arrays from files, or made up.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -7,7 +8,7 @@ use poda_formats::{Graph, Tensor, TensorView};
 use poda_runtime::random_feeds::{RandomFeedError, random_feeds};
 
 use crate::arrays::{self, ArraysError};
-use crate::shapes::{Shapes, names};
+use crate::shapes::{Shapes, describe_inputs};
 
 /// Arrays for each input of a graph, in order, with its name.
 pub type Feeds = Vec<(String, Tensor)>;
@@ -19,6 +20,15 @@ pub struct NamedFile {
     pub name: Option<String>,
     /// The file.
     pub path: PathBuf,
+}
+
+impl fmt::Display for NamedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name}={}", self.path.display()),
+            None => write!(f, "{}", self.path.display()),
+        }
+    }
 }
 
 /// Why a text is no [`NamedFile`].
@@ -81,7 +91,7 @@ pub fn random(graph: &Graph, shapes: &Shapes, seed: u64) -> Result<Feeds, FeedsE
 /// # Errors
 /// When a file cannot be read, or names do not fit.
 pub fn from_files(graph: &Graph, files: &[NamedFile]) -> Result<Feeds, FeedsError> {
-    let inputs = || names(graph);
+    let inputs = || describe_inputs(graph);
     let is_input = |name: &str| graph.inputs.iter().any(|&id| graph.value(id).name == name);
     let mut feeds = Feeds::new();
     let mut feed = |name: String, tensor: Tensor| {
@@ -167,7 +177,9 @@ mod tests {
         assert!(matches!(feed(&["x"], &[("w", &one)]), Err(FeedsError::NoSuchInput { .. })));
         assert!(matches!(feed(&["y"], &[("y", &two)]), Err(FeedsError::NotThere { .. })));
         assert!(matches!(feed(&["x", "y"], &[("x", &one), ("x", &one)]), Err(FeedsError::Twice { .. })));
-        assert!(matches!(feed(&["x", "y"], &[("x", &one)]), Err(FeedsError::NotFed { name, .. }) if name == "y"));
+        assert!(
+            matches!(feed(&["x", "y"], &[("x", &one)]), Err(FeedsError::NotFed { name, .. }) if name == "y")
+        );
     }
 
     #[test]

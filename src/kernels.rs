@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use poda::feeds;
 use poda::shapes::Shapes;
-use poda_runtime::{Model, NodeProfile};
+use poda_runtime::tune::Candidate;
+use poda_runtime::{Model, NodeProfile, WeightProfile};
 use serde::Serialize;
 
+use crate::machine::Machine;
 use crate::runtime_args::RuntimeArgs;
 use crate::shape_args::ShapeArgs;
 use crate::table::{self, print};
@@ -15,7 +17,8 @@ use crate::table::{self, print};
 /// What was chosen for a model on this CPU.
 #[derive(Serialize)]
 pub(crate) struct Choices {
-    pub(crate) cpu: String,
+    #[serde(flatten)]
+    pub(crate) machine: Machine,
     pub(crate) threads: usize,
     /// Of the inputs.
     pub(crate) shapes: Shapes,
@@ -42,7 +45,7 @@ pub(crate) fn choose(path: &Path, shapes: &ShapeArgs, runtime: &RuntimeArgs) -> 
     let tuner = executable.tuner();
     tuner.save();
     Ok(Choices {
-        cpu: crate::commands::cpu_name(),
+        machine: Machine::this(),
         shapes: shapes.shapes.clone(),
         threads: executable.threads(),
         layers: profile.nodes.into_iter().filter(|node| node.weight.is_some()).collect(),
@@ -55,33 +58,44 @@ pub(crate) fn choose(path: &Path, shapes: &ShapeArgs, runtime: &RuntimeArgs) -> 
 impl Choices {
     /// Prints the winner of each layer, and with `all` every other candidate below it.
     pub(crate) fn show(&self, all: bool) -> Result<()> {
-        let header =
-            ["layer", "rows×cols", "zeros", "columns", "kernel", "µs", "× dense", "bytes", "× least", "why"];
-        let mut rows = table::table(&header, 2);
-        for (layer, weight) in self.layers.iter().filter_map(|layer| Some((layer, layer.weight.as_ref()?))) {
-            let columns = layer.macs / (weight.rows * weight.cols * weight.groups).max(1) as u64;
-            let shown = if all { weight.candidates.len() } else { 1 };
-            for (i, candidate) in weight.candidates.iter().take(shown).enumerate() {
-                let first = |text: String| if i == 0 { text } else { String::new() };
-                let ratio = weight.dense_micros().zip(candidate.micros).map(|(dense, own)| dense / own);
+        print(format!("{}, {} threads", self.machine, self.threads))?;
+        let layers = || self.layers.iter().filter_map(|layer| Some((layer, layer.weight.as_ref()?)));
+        if all {
+            for (layer, weight) in layers() {
+                let zeros = table::percent(weight.sparsity());
+                let columns = match columns(layer, weight) {
+                    1 => "1 column".to_owned(),
+                    columns => format!("{columns} columns"),
+                };
+                print(format!(
+                    "\n{}: {}×{}, {zeros} zero, {columns}: {}",
+                    layer.name, weight.rows, weight.cols, layer.reason
+                ))?;
+                let mut rows = table::table(&["  kernel", "µs", "× dense", "bytes", "× least"], 1);
+                for candidate in &weight.candidates {
+                    let [micros, ratio, bytes, least] = figures(weight, candidate);
+                    rows.add_row([format!("  {}", candidate.kernel), micros, ratio, bytes, least]);
+                }
+                print(rows)?;
+            }
+            print("")?;
+        } else {
+            let mut rows =
+                table::table(&["layer", "kernel", "zeros", "columns", "µs", "× dense", "bytes"], 2);
+            for (layer, weight) in layers() {
+                let [micros, ratio, bytes, _] = figures(weight, &weight.candidates[0]);
                 rows.add_row([
-                    first(layer.name.clone()),
-                    first(format!("{}×{}", weight.rows, weight.cols)),
-                    first(table::percent(weight.sparsity())),
-                    first(columns.to_string()),
-                    candidate.kernel.clone(),
-                    candidate.micros.map_or_else(String::new, |t| format!("{t:.2}")),
-                    ratio.map_or_else(String::new, |r| format!("{r:.2}")),
-                    candidate.bytes.map_or_else(String::new, |b| table::bytes(b as u64)),
-                    candidate.bytes.map_or_else(String::new, |b| {
-                        format!("{:.2}", b as f64 / weight.smallest_bytes.max(1) as f64)
-                    }),
-                    first(layer.reason.clone()),
+                    layer.name.clone(),
+                    weight.candidates[0].kernel.clone(),
+                    table::percent(weight.sparsity()),
+                    columns(layer, weight).to_string(),
+                    micros,
+                    ratio,
+                    bytes,
                 ]);
             }
+            print(rows)?;
         }
-        print(format!("{}, {} threads", self.cpu, self.threads))?;
-        print(rows)?;
         if let Some(assumed) = &self.assumed {
             print(format!("note: {assumed}"))?;
         }
@@ -91,4 +105,18 @@ impl Choices {
             (None, None) => print("choices are not kept: neither XDG_CACHE_HOME nor HOME is set"),
         }
     }
+}
+
+/// Columns of the product, of each group.
+fn columns(layer: &NodeProfile, weight: &WeightProfile) -> u64 {
+    layer.macs / (weight.rows * weight.cols * weight.groups).max(1) as u64
+}
+
+/// Time, ratio to dense, bytes, and ratio to the smallest lossless format.
+fn figures(weight: &WeightProfile, candidate: &Candidate) -> [String; 4] {
+    let ratio = weight.dense_micros().zip(candidate.micros).map(|(dense, own)| dense / own);
+    let least = candidate.bytes.map(|bytes| bytes as f64 / weight.smallest_bytes.max(1) as f64);
+    let [ratio, least] = [ratio, least].map(|figure| figure.map_or_else(String::new, table::ratio));
+    let micros = candidate.micros.map_or_else(String::new, table::ms);
+    [micros, ratio, candidate.bytes.map_or_else(String::new, |bytes| table::bytes(bytes as u64)), least]
 }

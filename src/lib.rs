@@ -1,20 +1,53 @@
 //! Prune neural networks, and run what is left with SIMD sparse kernels.
 //!
-//! ```no_run
-//! use poda::{Model, Options};
+//! ```standalone_crate
+//! use poda::pruner::{Recipe, prune};
+//! use poda::{DataType, Graph, Model, Options, Tensor, formats};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # std::env::set_current_dir(&folder)?;
+//! # let mut graph = Graph::default();
+//! # let x = graph.add_input("x", DataType::F32, vec![formats::Dim::Symbol("batch".into()), formats::Dim::Fixed(2)]);
+//! # let w = graph.add_weight("w", Tensor::from_slice(&[2, 3], &[3.0_f32, 0.1, 0.2, 0.3, 2.0, 1.0]));
+//! # let y = graph.add_node(formats::Op::MatMul, &[x, w], "y");
+//! # graph.outputs.push(y);
+//! # formats::write(&graph, "model.onnx", &Default::default())?;
+//! // Half of the weights go; the zeros take no space in the artifact.
+//! let dense = formats::open("model.onnx")?;
+//! let recipe = Recipe { sparsity: Some(0.5), ..Recipe::default() };
+//! let (mut pruned, report) = prune(&dense, &recipe, &Default::default(), &mut |_| (), None)?;
+//! pruned.store_sparse();
+//! formats::write(&pruned, "pruned.safetensors", &Default::default())?;
+//!
 //! let executable = Model::open("pruned.safetensors")?.prepare(Options::default())?;
-//! let image = poda::arrays::read("image.npy")?.remove("").ok_or("an .npz file")?;
-//! for (name, tensor) in executable.run(&[("image", image.view())])? {
-//!     println!("{name}: {:?}", tensor.as_slice::<f32>()?);
-//! }
+//! let x = Tensor::from_slice(&[1, 2], &[1.0_f32, 1.0]);
+//! let outputs = executable.run(&[("x", x.view())])?;
+//! assert_eq!(outputs[0].1.as_slice::<f32>()?, [3.0, 2.0, 1.0]);
+//! # assert_eq!(report.after.nnz, 3);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! [`Graph`] is the network that everything shares. [`formats`] reads and writes it, [`pruner`] removes what matters
-//! least, [`runtime`] runs what is left.
+//! # What is where
+//!
+//! * [`Graph`] is the network that everything shares, with its weights; [`formats::open`] and [`formats::write`] read and
+//!   write it as ONNX or as Poda's artifact.
+//! * [`pruner::prune`] removes what matters least, as a [`pruner::Recipe`] says, and tells what it did.
+//! * [`Model::prepare`] makes an [`Executable`]; its `run` may be called from many threads at once. [`runtime`] says how.
+//! * [`arrays`] reads and writes `.npy` and `.npz`; [`feeds`] and [`shapes`] find arrays and sizes for a model's inputs;
+//!   [`batching`] proves which axes count samples; [`dataset`] runs a model over samples, and [`score`] scores what comes
+//!   out.
+//!
+//! # What it does not do
+//!
+//! It does not train: what is removed is chosen from the weights alone, and what stays keeps its value. It does not use
+//! GPUs, nor the network. Operators outside its set are refused by name when a model is prepared.
+//!
+//! # Features
+//!
+//! * `cli` (on by default): the command `poda`, with what it needs for arguments, tables and progress. A program that embeds
+//!   the library says `default-features = false`, and builds twenty crates fewer.
 
 pub mod arrays;
 pub mod batching;
@@ -27,5 +60,5 @@ pub use poda_formats as formats;
 pub use poda_pruner as pruner;
 pub use poda_runtime as runtime;
 
-pub use poda_formats::{DataType, Graph, Tensor, TensorView};
-pub use poda_runtime::{Executable, Model, Options, Prefer};
+pub use poda_formats::{DataType, Graph, Tensor, TensorView, TensorViewMut};
+pub use poda_runtime::{Executable, Model, Options, Prefer, RunOptions, Stop};

@@ -7,7 +7,9 @@ use clap::Parser;
 
 mod commands;
 mod kernels;
+mod machine;
 mod memory;
+mod profiling;
 mod progress;
 mod runtime_args;
 mod shape_args;

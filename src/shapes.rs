@@ -136,6 +136,14 @@ impl Key {
             Self::Named(symbol.to_owned())
         }
     }
+
+    /// Whether two dimensions are of one input, or have names.
+    fn shares_input(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Place(a, _), Self::Place(b, _)) => a == b,
+            _ => true,
+        }
+    }
 }
 
 impl fmt::Display for Key {
@@ -186,8 +194,14 @@ impl Sizes {
             return Ok(Resolved { shapes: known.shapes(graph), assumed: Vec::new() });
         }
         let usual: Vec<usize> = open.iter().map(|&(_, size)| size).collect();
-        let uniform = UNIFORM.iter().map(|&size| vec![size; open.len()]);
-        for sizes in std::iter::once(usual.clone()).chain(uniform) {
+        let first = &open[0].0;
+        // What is open in other inputs is often the batch of a state, under no name.
+        let beside = |size: usize| {
+            let size = |key: &Key| if first.shares_input(key) { size } else { self.batch };
+            open.iter().map(|(key, _)| size(key)).collect::<Vec<_>>()
+        };
+        let others = UNIFORM.iter().flat_map(|&size| [vec![size; open.len()], beside(size)]);
+        for sizes in std::iter::once(usual.clone()).chain(others) {
             let mut known = known.clone();
             known.sizes.extend(open.iter().map(|(key, _)| key.clone()).zip(sizes.iter().copied()));
             let shapes = known.shapes(graph);
@@ -231,7 +245,7 @@ impl Sizes {
             let input = graph.inputs.iter().map(|&id| graph.value(id)).find(|value| value.name == *name);
             let Some(input) = input else {
                 if open_dims(graph).all(|(_, _, symbol)| symbol != name || name.is_empty()) {
-                    return Err(ShapesError::Unknown { name: name.clone(), known: names(graph) });
+                    return Err(ShapesError::Unknown { name: name.clone(), known: describe_inputs(graph) });
                 }
                 let [size] = shape[..] else {
                     return Err(ShapesError::Symbol { name: name.clone(), given: shape.clone() });
@@ -251,7 +265,9 @@ impl Sizes {
         // A name that one input's shape settles is settled for all; where two disagree, for none.
         let mut settled: BTreeMap<Key, Option<usize>> = BTreeMap::new();
         for (input, axis, symbol) in open_dims(graph) {
-            let (Some(shape), key) = (known.shapes.get(input), Key::new(input, axis, symbol)) else { continue };
+            let (Some(shape), key) = (known.shapes.get(input), Key::new(input, axis, symbol)) else {
+                continue;
+            };
             let size = settled.entry(key).or_insert(Some(shape[axis]));
             *size = size.filter(|&size| size == shape[axis]);
         }
@@ -306,7 +322,8 @@ fn usual(symbol: &str, axis: usize, rank: usize) -> usize {
 fn is_length(symbol: &str) -> bool {
     let lower = symbol.to_ascii_lowercase();
     let parts = ["seq", "time", "frame", "token", "len", "step", "height", "width", "chan", "feat", "point"];
-    parts.iter().any(|part| lower.contains(part)) || matches!(lower.as_str(), "t" | "l" | "s" | "h" | "w" | "c")
+    parts.iter().any(|part| lower.contains(part))
+        || matches!(lower.as_str(), "t" | "l" | "s" | "h" | "w" | "c")
 }
 
 /// Whether every operator takes what follows from the shapes; those that are not supported do not count.
@@ -340,8 +357,8 @@ fn check(input: &str, declared: &[Dim], given: &[usize]) -> Result<(), ShapesErr
     Ok(())
 }
 
-/// The inputs with their shapes, for messages.
-pub(crate) fn names(graph: &Graph) -> String {
+/// The inputs with their declared shapes, as a part of a sentence.
+pub fn describe_inputs(graph: &Graph) -> String {
     let input = |&id: &poda_formats::ValueId| {
         let value = graph.value(id);
         let shape = value.shape.as_ref().map_or_else(String::new, |dims| format!(" {dims:?}"));

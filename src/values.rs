@@ -17,7 +17,7 @@ pub(crate) fn show(rounded: &[RoundedWeight], format: Option<FileFormat>) -> Res
     if rounded.is_empty() {
         return Ok(());
     }
-    let mut rows = table::table(&["rounded weight", "values", "max error", "relative RMS error"], 2);
+    let mut rows = table::table(&["rounded weight", "values", "max error", "relative RMS"], 2);
     for RoundedWeight { weight, values, error } in rounded {
         let (max, rms) = (format!("{:.1e}", error.max), format!("{:.1e}", error.relative_rms));
         rows.add_row([weight.clone(), values.to_string(), max, rms]);

@@ -7,7 +7,7 @@ use crate::artifact::{self, ArtifactError};
 use crate::graph::Graph;
 use crate::onnx::{self, OnnxError, OnnxOptions};
 use crate::safetensors::SafeTensors;
-use crate::storage::Storage;
+use crate::storage::{AlignedBytes, Storage};
 
 /// A format of model files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,11 +97,34 @@ pub fn open(path: impl AsRef<Path>) -> Result<Graph, OpenError> {
         FileFormat::Onnx => {
             onnx::read(path).map_err(|error| OpenError::Onnx { path: path.to_owned(), error })
         }
-        FileFormat::Artifact => SafeTensors::parse(file)
-            .map_err(ArtifactError::from)
-            .and_then(|file| artifact::parse(&file))
-            .map_err(|error| OpenError::Artifact { path: path.to_owned(), error }),
+        FileFormat::Artifact => read_artifact(file, path),
     }
+}
+
+/// Reads a model from bytes, an ONNX file's or an artifact's, which are copied. An ONNX model must hold its weights itself.
+/// Errors name the file `(bytes)`.
+///
+/// # Errors
+/// When they are not those of a valid model.
+pub fn read_bytes(bytes: &[u8]) -> Result<Graph, OpenError> {
+    let path = Path::new("(bytes)");
+    if bytes.is_empty() {
+        return Err(OpenError::Empty { path: path.to_owned() });
+    }
+    let file = Storage::owned(AlignedBytes::copy_of(bytes));
+    match FileFormat::of_file(path, bytes) {
+        FileFormat::Onnx => {
+            onnx::read_storage(file).map_err(|error| OpenError::Onnx { path: path.to_owned(), error })
+        }
+        FileFormat::Artifact => read_artifact(file, path),
+    }
+}
+
+fn read_artifact(file: Storage, path: &Path) -> Result<Graph, OpenError> {
+    SafeTensors::parse(file)
+        .map_err(ArtifactError::from)
+        .and_then(|file| artifact::parse(&file))
+        .map_err(|error| OpenError::Artifact { path: path.to_owned(), error })
 }
 
 /// Bytes on disk of the model at `path`, with the files beside an ONNX model that hold its weights.
@@ -165,10 +188,13 @@ mod tests {
         for (good, lie) in [("m.onnx", "a.safetensors"), ("m.SafeTensors", "b.onnx"), ("n.onnx", "bare")] {
             write(&sample(), at(good), &WriteOptions::default()).unwrap();
             assert_eq!(names(&at(good)), ["w", "x", "y"]);
+            assert_eq!(read_bytes(&fs::read(at(good)).unwrap()).unwrap(), open(at(good)).unwrap());
             fs::copy(at(good), at(lie)).unwrap();
         }
         assert_eq!(names(&at("b.onnx")), ["w", "x", "y"]);
         assert_eq!(names(&at("bare")), ["w", "x", "y"]);
+        assert!(matches!(read_bytes(&[]), Err(OpenError::Empty { .. })));
+        assert!(matches!(read_bytes(b"no model"), Err(OpenError::Onnx { .. })));
         let error = open(at("a.safetensors")).unwrap_err().to_string();
         assert!(error.contains("a.safetensors") && error.contains("header"), "{error}");
         let error = write(&sample(), at("model.bin"), &WriteOptions::default()).unwrap_err();

@@ -18,7 +18,7 @@ pub mod values;
 pub mod weight;
 
 pub use dtype::{Boolean, DataType, Element};
-pub use file::{FileFormat, OpenError, WriteError, WriteOptions, file_bytes, open, write};
+pub use file::{FileFormat, OpenError, WriteError, WriteOptions, file_bytes, open, read_bytes, write};
 pub use graph::{Dim, Graph, GraphError, Node, Value, ValueId};
 pub use narrow::{NarrowMatrix, NarrowWeight, RoundedWeight};
 pub use op::Op;

@@ -35,6 +35,15 @@ impl Model {
         Ok(Self::from_graph(poda_formats::open(path)?)?)
     }
 
+    /// A model from the bytes of an ONNX file or an artifact, which are copied: for models within a program
+    /// (`include_bytes!`), or from a store of one's own.
+    ///
+    /// # Errors
+    /// When they are not those of a valid model.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, LoadError> {
+        Ok(Self::from_graph(poda_formats::read_bytes(bytes)?)?)
+    }
+
     /// A model from a graph, which is put in order.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ pub struct Profile {
 /// One step of a run: a node, or several fused.
 #[derive(Debug, Clone, Serialize)]
 pub struct NodeProfile {
-    /// Name of the node, or of its output where it has none; of fused nodes the last.
+    /// Name of the node, or of its output where it has none; of a product its own, of other fused nodes the last.
     pub name: String,
     /// Operator.
     pub op: String,

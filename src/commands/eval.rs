@@ -33,8 +33,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MODEL")]
     reference: Option<PathBuf>,
     /// Output that holds the scores, where the first that could is another
-    #[arg(long, value_name = "NAME")]
-    output: Option<String>,
+    #[arg(long, value_name = "OUTPUT")]
+    scores: Option<String>,
     /// Samples per run, where the model leaves the batch open
     #[arg(long, default_value_t = 64)]
     batch: usize,
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let executable = model.prepare(options.clone()).with_context(|| at(&args.model))?;
     let accuracy = match samples.labels() {
         Some(_) => {
-            let accuracy = samples.accuracy(&executable, args.batch, args.output.as_deref());
+            let accuracy = samples.accuracy(&executable, args.batch, args.scores.as_deref());
             Some(accuracy.with_context(|| at(&args.model))?)
         }
         None => None,
@@ -98,20 +98,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn show(name: &str, d: &Distance) -> Result<()> {
-    let mut line = match d.elements {
+    let line = match d.elements {
         0 => format!("{name}: nothing to compare"),
-        _ => format!(
-            "{name}: cosine {:.6}, MSE {:.3e}, largest difference {:.3e}",
-            d.cosine, d.mse, d.max_abs
-        ),
+        _ => {
+            format!("{name}: cosine {:.6}, MSE {:.3e}, largest difference {:.3e}", d.cosine, d.mse, d.max_abs)
+        }
     };
-    if d.alike > 0 {
-        line += &format!("; {} elements are infinite or NaN in both and not counted", d.alike);
-    }
-    if d.unlike > 0 {
-        line += &format!("; {} elements are infinite or NaN in one of them, and not counted", d.unlike);
-    }
-    print(line)
+    let left_out = |count: u64, where_: &str| match count {
+        0 => String::new(),
+        _ => format!("; {count} elements are infinite or NaN in {where_}, and not counted"),
+    };
+    print(format!("{line}{}{}", left_out(d.alike, "both"), left_out(d.unlike, "one of them")))
 }
 
 /// How far each output of the first is from that of the second, over all samples. Both run the same samples, in batches
@@ -120,7 +117,12 @@ fn compare(
     [(ours, executable), (theirs, reference)]: [(&Samples<'_>, &Executable); 2],
     wanted: usize,
 ) -> Result<Vec<(String, Distance)>> {
-    ensure!(ours.len() == theirs.len(), "the two models make {} and {} samples of these arrays", ours.len(), theirs.len());
+    ensure!(
+        ours.len() == theirs.len(),
+        "the two models make {} and {} samples of these arrays",
+        ours.len(),
+        theirs.len()
+    );
     let batches = [ours.batch_size(wanted)?, theirs.batch_size(wanted)?];
     let step = batches[0].max(batches[1]);
     let mut sums: Vec<(String, DistanceSum)> = Vec::new();

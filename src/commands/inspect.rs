@@ -65,6 +65,8 @@ struct Inspection {
     kernels: Option<Choices>,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bodies: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -110,6 +112,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let mut inspection = inspect(args, &graph, analysis.as_ref())?;
     inspection.note = note;
+    let has_bodies = graph.nodes.iter().any(|node| !node.op.bodies().is_empty());
+    inspection.bodies =
+        has_bodies.then_some("MACs are those outside of If and Loop: how often bodies run is not known");
     if args.kernels {
         inspection.kernels = Some(kernels::choose(&args.model, &args.shapes, &args.runtime)?);
     }
@@ -133,15 +138,17 @@ fn inspect(args: &Args, graph: &Graph, analysis: Option<&Analysis>) -> Result<In
     };
     let mut operators = BTreeMap::new();
     let mut unsupported = Vec::new();
-    for node in &graph.nodes {
+    let graphs = graph.with_bodies();
+    let all_nodes = graphs.iter().map(|graph| graph.nodes.len()).sum::<usize>();
+    for node in graphs.iter().flat_map(|graph| &graph.nodes) {
         *operators.entry(node.op.name().to_owned()).or_insert(0) += 1;
         if let Op::Foreign(op) = &node.op {
             unsupported.push(format!("{:?} ({}): {}", node.name, op.op_type, op.reason));
         }
     }
-    let weights: Vec<WeightRow> = graph
-        .values
+    let weights: Vec<WeightRow> = graphs
         .iter()
+        .flat_map(|graph| &graph.values)
         .filter_map(|value| value.weight.as_ref().map(|weight| (&value.name, weight)))
         .map(|(name, weight)| WeightRow {
             name: name.clone(),
@@ -155,7 +162,8 @@ fn inspect(args: &Args, graph: &Graph, analysis: Option<&Analysis>) -> Result<In
             bytes: weight.bytes() as u64,
         })
         .collect();
-    let floats = || graph.values.iter().filter_map(|v| v.weight.as_ref()).filter(|w| w.dtype().is_float());
+    let values = || graphs.iter().flat_map(|graph| &graph.values);
+    let floats = || values().filter_map(|v| v.weight.as_ref()).filter(|w| w.dtype().is_float());
     let parameters = floats().map(|w| w.len() as u64).sum();
     let nonzero_parameters = floats().map(|w| w.nnz() as u64).sum();
     let all_macs = |index| analysis.and_then(|a| a.macs(graph, index));
@@ -177,7 +185,7 @@ fn inspect(args: &Args, graph: &Graph, analysis: Option<&Analysis>) -> Result<In
         file_bytes: poda_formats::file_bytes(&args.model)?,
         inputs: ports(&graph.inputs),
         outputs: ports(&graph.outputs),
-        supported_fraction: 1.0 - unsupported.len() as f64 / graph.nodes.len().max(1) as f64,
+        supported_fraction: 1.0 - unsupported.len() as f64 / all_nodes.max(1) as f64,
         operators,
         unsupported,
         parameters,
@@ -189,6 +197,7 @@ fn inspect(args: &Args, graph: &Graph, analysis: Option<&Analysis>) -> Result<In
         weights,
         nodes: nodes.collect(),
         note: None,
+        bodies: None,
         kernels: None,
     })
 }
@@ -199,6 +208,7 @@ fn fraction_of_zeros(nnz: u64, len: u64) -> f64 {
 
 fn show(inspection: &Inspection) -> Result<()> {
     print(format!("{}, {}", inspection.path.display(), table::bytes(inspection.file_bytes)))?;
+    let mut rows = table::table(&["", "name", "type", "shape"], 4);
     for (what, ports) in [("input", &inspection.inputs), ("output", &inspection.outputs)] {
         for port in ports {
             let dtype = port.dtype.as_deref().unwrap_or("unknown type");
@@ -206,9 +216,10 @@ fn show(inspection: &Inspection) -> Result<()> {
                 || "unknown shape".to_owned(),
                 |dims| format!("[{}]", dims.iter().map(dim).collect::<Vec<_>>().join(", ")),
             );
-            print(format!("{what:7} {}  {dtype} {shape}", port.name))?;
+            rows.add_row([what.to_owned(), port.name.clone(), dtype.to_owned(), shape]);
         }
     }
+    print(rows)?;
     print(format!(
         "parameters {}, of which zero {}; weights take {}",
         table::count(inspection.parameters),
@@ -235,11 +246,14 @@ fn show(inspection: &Inspection) -> Result<()> {
     if let Some(kernels) = &inspection.kernels {
         kernels.show(true)?;
     }
+    if let Some(bodies) = inspection.bodies {
+        print(format!("note: {bodies}"))?;
+    }
     if let Some(note) = &inspection.note {
         print(format!("note: {note}"))?;
     }
     let rounded = inspection.weights.iter().any(|w| w.rounding_error.is_some());
-    let header = ["weight", "shape", "type", "layout", "zero", "bytes", "max error", "relative RMS error"];
+    let header = ["weight", "shape", "type", "layout", "zero", "bytes", "max error", "relative RMS"];
     let mut rows = table::table(&header[..if rounded { 8 } else { 6 }], 4);
     for w in inspection.weights.iter().filter(|w| w.shape.len() > 1) {
         let error = w.rounding_error.filter(|_| rounded);

@@ -12,8 +12,6 @@ mod prune;
 mod run;
 mod tune;
 
-pub(crate) use bench::cpu_name;
-
 /// What to do.
 #[derive(Subcommand)]
 pub(crate) enum Command {

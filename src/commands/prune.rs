@@ -107,7 +107,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let report = poda_pruner::plan(&graph, &recipe, &shapes)?;
         return if args.json { print_json(&report) } else { show_plan(&report) };
     }
-    let data = args.data.as_ref().map(|path| Dataset::open(path)).transpose()?;
+    let data = args.data.as_ref().map(Dataset::open).transpose()?;
     if let (Some(data), Some(path)) = (&data, &args.data) {
         // What does not fit is known before anything is pruned.
         data.bind(&graph).with_context(|| path.display().to_string())?;

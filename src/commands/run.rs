@@ -2,18 +2,20 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use poda::arrays;
+use anyhow::{Context, Result, ensure};
 use poda::feeds::{self, NamedFile};
+use poda::score::numbers;
+use poda::{Tensor, arrays, shapes};
 use poda_runtime::Model;
+use poda_runtime::kernels::roof::Roofs;
 use serde_json::json;
 
-use crate::progress;
 use crate::runtime_args::RuntimeArgs;
 use crate::shape_args::ShapeArgs;
 use crate::table::{self, print, print_json};
+use crate::{profiling, progress};
 
-/// Run a model once on given inputs and write its outputs
+/// Run a model once on given inputs, show its outputs, and write them
 ///
 /// Examples:
 ///   poda run model.onnx --input images=batch.npy -o out.npz
@@ -25,7 +27,7 @@ pub(crate) struct Args {
     /// ONNX file or Poda artifact
     model: PathBuf,
     /// Input array, NAME=FILE.npy; or a FILE.npz with arrays named like the inputs; may be repeated
-    #[arg(long, value_name = "NAME=FILE", required_unless_present = "random", conflicts_with = "random")]
+    #[arg(long, value_name = "NAME=FILE", conflicts_with = "random")]
     input: Vec<NamedFile>,
     /// Make the inputs up, from shapes alone
     #[arg(long)]
@@ -37,7 +39,7 @@ pub(crate) struct Args {
     shapes: ShapeArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
-    /// Print, for each node, the kernel, the time and the reason for the choice
+    /// Print, for each step, kernel, time, rate, and share of what this CPU can do
     #[arg(long)]
     profile: bool,
     /// Print JSON
@@ -48,20 +50,29 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let spinner = progress::spinner("preparing");
     let model = Model::open(&args.model)?;
-    let feeds = if args.random {
-        feeds::random(model.graph(), &args.shapes.resolve(model.graph())?.shapes, 0)?
-    } else {
-        feeds::from_files(model.graph(), &args.input)?
-    };
-    let options = args.runtime.options()?;
+    let graph = model.graph();
     let at = || args.model.display().to_string();
-    let executable = model.prepare(options).with_context(at)?;
+    let mut note = None;
+    let feeds = if args.random {
+        let resolved = args.shapes.resolve(graph).with_context(at)?;
+        note = resolved.note();
+        feeds::random(graph, &resolved.shapes, 0).with_context(at)?
+    } else {
+        ensure!(
+            !args.input.is_empty() || graph.inputs.is_empty(),
+            "{}: nothing to feed it: say --input NAME=FILE, or --random; {}",
+            at(),
+            shapes::describe_inputs(graph)
+        );
+        feeds::from_files(graph, &args.input)?
+    };
+    let executable = model.prepare(args.runtime.options()?).with_context(at)?;
+    spinner.set_message("running");
     let outputs = executable.run(&feeds::views(&feeds)).with_context(at)?;
     let profile = if args.profile {
-        // About half a second, and at least ten runs: medians of a few short runs are of cold caches.
-        let once = executable.profile(&feeds::views(&feeds), 1).with_context(at)?.total_ms();
-        let runs = (500.0 / once.max(0.01)).clamp(10.0, 5000.0) as usize;
-        Some(executable.profile(&feeds::views(&feeds), runs).with_context(at)?)
+        spinner.set_message("profiling");
+        let roofs = Roofs::measure(executable.threads());
+        Some(profiling::profile(&executable, &feeds::views(&feeds), &roofs).with_context(at)?)
     } else {
         None
     };
@@ -72,37 +83,48 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.json {
         let outputs: Vec<_> = outputs
             .iter()
-            .map(|(name, t)| json!({"name": name, "dtype": t.dtype().name(), "shape": t.shape()}))
+            .map(|(name, t)| {
+                let values = numbers(t).unwrap_or_default();
+                let first = &values[..values.len().min(SHOWN)];
+                json!({"name": name, "dtype": t.dtype().name(), "shape": t.shape(), "first": first})
+            })
             .collect();
-        return print_json(&json!({"outputs": outputs, "file": args.output, "profile": profile}));
+        let said = json!({"outputs": outputs, "file": args.output, "profile": profile, "note": note});
+        return print_json(&said);
     }
-    let mut rows = table::table(&["output", "type", "shape"], 3);
     for (name, tensor) in &outputs {
-        rows.add_row([name.clone(), tensor.dtype().to_string(), format!("{:?}", tensor.shape())]);
+        let name = table::elided(name, table::columns() / 2);
+        print(format!("{name}  {} {:?}\n  {}", tensor.dtype(), tensor.shape(), glance(tensor)?))?;
     }
-    print(rows)?;
     if let Some(path) = &args.output {
         print(format!("written to {}", path.display()))?;
     }
     if let Some(profile) = profile {
-        let mut rows = table::table(&["node", "op", "kernel", "why", "ms", "MACs", "bytes"], 4);
-        for node in &profile.nodes {
-            rows.add_row([
-                node.name.clone(),
-                node.op.clone(),
-                node.kernel.clone(),
-                node.reason.clone(),
-                table::ms(node.ms),
-                table::count(node.macs_nonzero),
-                table::bytes(node.bytes as u64),
-            ]);
-        }
-        print(rows)?;
-        print(format!(
-            "{} ms in all, activations in {}",
-            table::ms(profile.total_ms()),
-            table::bytes(profile.arena_bytes as u64)
-        ))?;
+        print("")?;
+        profile.show()?;
     }
-    Ok(())
+    note.map_or(Ok(()), |note| print(format!("note: {note}")))
+}
+
+/// Values that are printed of an output.
+const SHOWN: usize = 5;
+
+/// The greatest scores of one sample, `[1, classes]`, with their classes; of other outputs the first values.
+fn glance(tensor: &Tensor) -> Result<String> {
+    let values = numbers(tensor)?;
+    let short = |value: f64| {
+        if tensor.dtype().is_float() { format!("{value:.4}") } else { format!("{value}") }
+    };
+    let sample = matches!(tensor.shape(), [1, classes] | [classes] if *classes > SHOWN);
+    if sample && tensor.dtype().is_float() && values.iter().all(|value| !value.is_nan()) {
+        let mut ranked: Vec<(usize, f64)> = values.into_iter().enumerate().collect();
+        ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        let best = ranked.iter().take(SHOWN).map(|&(class, score)| format!("{class}: {}", short(score)));
+        return Ok(format!("greatest at {}", best.collect::<Vec<_>>().join(", ")));
+    }
+    let mut shown: Vec<String> = values.iter().take(SHOWN).map(|&value| short(value)).collect();
+    if values.len() > SHOWN {
+        shown.push("…".to_owned());
+    }
+    Ok(shown.join(", "))
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use poda::formats::graph::{Node, Value};
+use poda::formats::op::Binary;
 use poda::formats::{Dim, Op, WriteOptions};
 use poda::{DataType, Graph, Tensor, arrays};
 use prost::encoding::{WireType, encode_key, encode_varint};
@@ -72,25 +73,37 @@ fn a_truncated_model_is_refused_at_every_length() {
 #[test]
 fn bad_feeds_are_refused() {
     let dir = Dir::new();
+    // Two inputs, so that names matter.
+    let mut two = crate::program::mlp();
+    let b = two.add_input("b", DataType::F32, vec![Dim::Symbol("batch".into()), Dim::Fixed(4)]);
+    let y = two.outputs[0];
+    two.outputs[0] = two.add_node(Op::Binary(Binary::Add), &[y, b], "sum");
+    poda::formats::write(&two, dir.path("two.onnx"), &WriteOptions::default()).unwrap();
     dir.mlp();
     let save = |name: &str, arrays: &[(&str, Tensor)]| {
         let arrays: Vec<_> = arrays.iter().map(|(name, t)| ((*name).to_owned(), t.clone())).collect();
         arrays::write_npz(dir.path(name), &arrays).unwrap();
     };
     let right = Tensor::from_slice(&[1, 16], &[0.5_f32; 16]);
-    save("name.npz", &[("z", right.clone())]);
     save("rank.npz", &[("x", Tensor::from_slice(&[16], &[0.5_f32; 16]))]);
     save("size.npz", &[("x", Tensor::from_slice(&[1, 15], &[0.5_f32; 15]))]);
     save("type.npz", &[("x", Tensor::from_slice(&[1, 16], &[1_i64; 16]))]);
     save("extra.npz", &[("x", right.clone()), ("z", right.clone())]);
     dir.write("broken.npz", b"PK\x03\x04 broken");
     dir.write("broken.npy", b"\x93NUMPY\x01\x00");
-    for file in
-        ["name.npz", "rank.npz", "size.npz", "type.npz", "extra.npz", "broken.npz", "broken.npy", "none.npz"]
-    {
+    for file in ["rank.npz", "size.npz", "type.npz", "extra.npz", "broken.npz", "broken.npy", "none.npz"] {
         dir.poda(&["run", "mlp.onnx", "--input", file]).error();
     }
     save("right.npz", &[("x", right)]);
+    for (flags, named) in [
+        (&["--input", "right.npz"][..], "\"b\""),
+        (&["--input", "extra.npz"], "\"z\""),
+        (&["--input", "w=right.npz"], "\"w\""),
+        (&[], "\"x\" [batch, 16]"),
+    ] {
+        let line = dir.poda(&[&["run", "two.onnx"], flags].concat()).error();
+        assert!(line.contains(named), "{flags:?}: {line}");
+    }
     dir.poda(&["run", "mlp.onnx", "--input", "right.npz", "--input", "right.npz"]).error();
     dir.poda(&["run", "mlp.onnx", "--input", "right.npz", "-o", "no/such/folder/y.npz"]).error();
     dir.poda(&["run", "mlp.onnx", "--random", "--shape", "y=1x16"]).error();

@@ -1,5 +1,7 @@
 //! The command `poda` as a person or a script uses it.
 
 mod errors;
+mod figures;
 mod program;
+mod shown;
 mod workflow;

@@ -392,6 +392,17 @@ STEPS = {
     "onnx-testdata": write_onnx_testdata,
 }
 
+# What tests/real_models.rs runs.
+TESTED = [
+    "mnist_cnn.onnx",
+    "efficientnet_lite0.onnx",
+    "minilm.onnx",
+    "skill_mlp.onnx",
+    "silero_vad_16k_sequence.onnx",
+    "silero_vad.onnx",
+    "silero_vad_op18_ifless.onnx",
+]
+
 
 def main():
     listing = "\n".join(f"  {name:30} {step.__doc__.strip().splitlines()[0]}" for name, step in STEPS.items())
@@ -399,13 +410,14 @@ def main():
         description=__doc__, epilog=f"what can be fetched:\n{listing}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("outdir", type=pathlib.Path, help="folder that receives the files")
+    parser.add_argument("--tested", action="store_true", help="fetch only what the tests run")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(STEPS), help="fetch only these")
     parser.add_argument("--force", action="store_true", help="fetch again what is there already")
     arguments = parser.parse_args()
 
     arguments.outdir.mkdir(parents=True, exist_ok=True)
     skipped = 0
-    for name in arguments.only or STEPS:
+    for name in arguments.only or (TESTED if arguments.tested else STEPS):
         final = arguments.outdir / name
         if final.exists() and not arguments.force:
             print(f"present {name}")

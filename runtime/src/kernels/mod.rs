@@ -18,6 +18,7 @@ mod exp;
 mod gemm;
 pub(crate) mod movement;
 pub(crate) mod pool;
+pub mod roof;
 mod softmax;
 mod spmm;
 mod spmv;

@@ -282,7 +282,12 @@ impl<'a> Builder<'a> {
             }
         };
         let graph = self.draft.graph;
-        let (name, op) = (node_name(graph, node.node), graph.nodes[node.node].op.name().to_owned());
+        // A product is known by its own name, not by that of the activation that it took in.
+        let named = match &node.kind {
+            Kind::Product(product) => product.node,
+            Kind::Op(_) | Kind::Attention(_) => node.node,
+        };
+        let (name, op) = (node_name(graph, named), graph.nodes[named].op.name().to_owned());
         Ok(Step { name, op, call, inputs, outputs, segments })
     }
 

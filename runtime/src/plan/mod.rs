@@ -106,7 +106,7 @@ impl Call {
 /// One call of an operator.
 #[derive(Debug)]
 pub(crate) struct Step {
-    /// Name of the node that it stands for, or of that node's output; with fused nodes, of the last.
+    /// Name of the node that it stands for, or of that node's output; of a product its own, of other fused nodes the last.
     pub(crate) name: String,
     /// Its operator.
     pub(crate) op: String,

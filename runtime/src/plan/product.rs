@@ -17,6 +17,8 @@ use crate::threads::{self, Threads};
 /// `activation(W · x + bias + residual)` with a constant `W` `[m, k]`. Inputs: x, and the residual if there is one.
 #[derive(Debug, Clone)]
 pub(crate) struct Product {
+    /// The node that it stands for, whatever its epilogue takes in.
+    pub(crate) node: usize,
     pub(crate) source: Source,
     pub(crate) form: Form,
     /// `[m]`
@@ -57,20 +59,19 @@ impl Product {
         if draft.dtype(output) != Some(DataType::F32) {
             return None;
         }
-        if matches!(op, Op::MatMul) {
-            return Self::matmul(draft, node);
-        }
-        if let Op::Gemm { alpha, beta, trans_a, trans_b } = op {
-            return Self::gemm(draft, node, [*alpha, *beta], *trans_a, *trans_b);
-        }
-        if let Op::Conv(attributes) = op {
-            return Self::conv(draft, node, attributes);
-        }
-        None
+        let (product, inputs) = match op {
+            Op::MatMul => Self::matmul(draft, node),
+            Op::Gemm { alpha, beta, trans_a, trans_b } => {
+                Self::gemm(draft, node, [*alpha, *beta], *trans_a, *trans_b)
+            }
+            Op::Conv(attributes) => Self::conv(draft, node, attributes),
+            _ => None,
+        }?;
+        Some((Self { node: node.node, ..product }, inputs))
     }
 
     fn new(source: Source, form: Form) -> Self {
-        Self { source, form, bias: None, activation: Activation::None, residual: false }
+        Self { node: 0, source, form, bias: None, activation: Activation::None, residual: false }
     }
 
     fn matmul(draft: &Draft<'_>, node: &DraftNode) -> Option<(Self, Vec<Option<poda_formats::ValueId>>)> {

@@ -6,17 +6,16 @@ use anyhow::{Context, Result};
 use poda::dataset::Dataset;
 use poda::shapes::Shapes;
 use poda::{arrays, feeds};
-use poda_formats::storage::{AlignedBytes, Storage};
 use poda_formats::{Graph, WriteOptions};
 use poda_pruner::allocation::Scope;
 use poda_pruner::{Granularity, Recipe};
 use poda_runtime::{Executable, Model, Options};
 use serde::Serialize;
 
-use crate::commands::bench::cpu_name;
+use crate::machine::Machine;
 use crate::progress;
 use crate::table::{self, count, percent, print, print_json};
-use crate::timing::{self, Contestant, Footprint, Latency};
+use crate::timing::{self, Contestant, Latency};
 
 /// 784-768-512-10, ReLU, trained by `pruner/examples/train_fashion_mnist.rs`, which also writes the samples.
 const MODEL: &[u8] = include_bytes!("fashion_mnist.onnx");
@@ -63,7 +62,8 @@ struct Row {
 struct Demo {
     samples: usize,
     threads: usize,
-    cpu: String,
+    #[serde(flatten)]
+    machine: Machine,
     rows: Vec<Row>,
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         std::fs::write(&path, SAMPLES).with_context(|| path.display().to_string())?;
     }
     let spinner = progress::spinner("pruning");
-    let dense = poda_formats::onnx::read_storage(Storage::owned(AlignedBytes::copy_of(MODEL)))?;
+    let dense = poda_formats::read_bytes(MODEL)?;
     let data = Dataset::new(arrays::read_npz(SAMPLES)?);
     let data = data.bind(&dense)?;
     let models = variants()
@@ -108,7 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     spinner.set_message("measuring memory");
     let flags: Vec<String> = args.threads.iter().map(|n| format!("--threads={n}")).collect();
     let footprints =
-        models.iter().map(|m| timing::footprint(&m.path, &flags)).collect::<Result<Vec<Footprint>>>()?;
+        models.iter().map(|m| timing::footprints(&m.path, &flags)).collect::<Result<Vec<_>>>()?;
     spinner.finish_and_clear();
 
     let feeds = data.feeds(0, 1)?;
@@ -117,7 +117,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .map(|model| Contestant { executable: &model.executable, feeds: feeds::views(&feeds) })
         .collect();
     let bar = progress::bar(100, "timing");
-    let timings = timing::alternate(&contestants, 1.5, &bar)?;
+    let timings = timing::alternate(&contestants, 1.5, 1, &bar)?;
     bar.finish_and_clear();
 
     let rows = models.iter().zip(accuracies).zip(footprints).zip(timings);
@@ -128,8 +128,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             parameters: model.parameters,
             accuracy,
             file_bytes: poda_formats::file_bytes(&model.path)?,
-            load_ms: footprint.load_ms,
-            resident_bytes: footprint.loaded,
+            load_ms: footprint.tuned.load_ms,
+            resident_bytes: footprint.tuned.loaded,
             latency_ms: timing.latency,
             speedup: timing.speedup,
             speedup_quartiles: timing.spread,
@@ -138,7 +138,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let demo = Demo {
         samples: data.len(),
         threads: models[0].executable.threads(),
-        cpu: cpu_name(),
+        machine: Machine::this(),
         rows: rows.collect::<Result<_>>()?,
     };
     if args.json { print_json(&demo) } else { show(&demo, args.keep.as_deref()) }
@@ -174,21 +174,12 @@ impl Variant {
 
 fn show(demo: &Demo, kept: Option<&Path>) -> Result<()> {
     print(format!(
-        "Fashion-MNIST, a 784-768-512-10 MLP, {} test images; batch 1, {} threads, {}\n",
-        demo.samples, demo.threads, demo.cpu
+        "Fashion-MNIST, a 784-768-512-10 MLP, {} test images; batch 1, {} threads",
+        demo.samples, demo.threads
     ))?;
-    let header = [
-        "network",
-        "weights",
-        "accuracy",
-        "file",
-        "memory",
-        "load ms",
-        "µs, p50",
-        "p99",
-        "× dense",
-        "(quartiles)",
-    ];
+    print(format!("{}\n", demo.machine))?;
+    let header =
+        ["network", "weights", "right", "file", "memory", "load ms", "µs", "p99", "× dense", "(quartiles)"];
     let mut rows = table::table(&header, 1);
     for row in &demo.rows {
         let [low, high] = row.speedup_quartiles;
@@ -201,8 +192,8 @@ fn show(demo: &Demo, kept: Option<&Path>) -> Result<()> {
             table::ms(row.load_ms),
             table::ms(row.latency_ms.p50 * 1e3),
             table::ms(row.latency_ms.p99 * 1e3),
-            format!("{:.2}", row.speedup),
-            format!("{low:.2}–{high:.2}"),
+            table::ratio(row.speedup),
+            format!("{}–{}", table::ratio(low), table::ratio(high)),
         ]);
     }
     print(rows)?;
