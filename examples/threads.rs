@@ -14,7 +14,9 @@ use poda::{Model, Options};
 /// Runs of each caller.
 const RUNS: usize = 100;
 
-fn main() -> Result<(), Box<dyn Error>> {
+type Any = Box<dyn Error + Send + Sync>;
+
+fn main() -> Result<(), Any> {
     let mut args = std::env::args().skip(1);
     let model = args.next().ok_or("MODEL [CALLERS]")?;
     let callers: u64 = args.next().map_or(Ok(4), |n| n.parse())?;
@@ -26,21 +28,18 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let begun = Instant::now();
     std::thread::scope(|scope| {
-        let call = |seed| {
-            let feeds = feeds::random(model.graph(), &shapes, seed).map_err(|e| e.to_string())?;
-            let alone = executable.run(&views(&feeds)).map_err(|e| e.to_string())?;
+        let call = |seed| -> Result<(), Any> {
+            let feeds = feeds::random(model.graph(), &shapes, seed)?;
+            let alone = executable.run(&views(&feeds))?;
             for _ in 1..RUNS {
-                let outputs = executable.run(&views(&feeds)).map_err(|e| e.to_string())?;
-                if outputs != alone {
-                    return Err(format!("caller {seed} got another's outputs"));
+                if executable.run(&views(&feeds))? != alone {
+                    return Err(format!("caller {seed} got another's outputs").into());
                 }
             }
             Ok(())
         };
         let callers: Vec<_> = (0..callers).map(|seed| scope.spawn(move || call(seed))).collect();
-        callers
-            .into_iter()
-            .try_for_each(|caller| caller.join().map_err(|_| "a caller panicked".to_owned())?)
+        callers.into_iter().try_for_each(|caller| caller.join().map_err(|_| "a caller panicked")?)
     })?;
     let seconds = begun.elapsed().as_secs_f64();
     println!("{callers} callers, {:.0} runs a second", callers as f64 * RUNS as f64 / seconds);

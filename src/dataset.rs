@@ -513,7 +513,7 @@ mod tests {
             let batch = samples.batch_size(wanted).unwrap();
             let outputs = samples.outputs(&executable, batch, 0..shape[0]).unwrap();
             let expected: Vec<f32> = (0..shape.iter().product())
-                .map(|i: usize| i as f32 * if i % 2 == 0 { 1.0 } else { 10.0 })
+                .map(|i: usize| i as f32 * if i.is_multiple_of(2) { 1.0 } else { 10.0 })
                 .collect();
             for (name, output) in outputs {
                 assert_eq!(output.shape()[0], shape[0], "{declared}: {name}");

@@ -85,14 +85,17 @@ pub fn random(graph: &Graph, shapes: &Shapes, seed: u64) -> Result<Feeds, FeedsE
     Ok(random_feeds(graph, shapes, seed)?)
 }
 
-/// Feeds from files. Every array is for an input, and every input is fed once; of an `.npz` file that is given for one
-/// input, only its array is taken.
+/// Feeds from files. Every array is for an input, or for a weight that an input of the same name may replace, and every
+/// input is fed once; of an `.npz` file that is given for one input, only its array is taken.
 ///
 /// # Errors
 /// When a file cannot be read, or names do not fit.
 pub fn from_files(graph: &Graph, files: &[NamedFile]) -> Result<Feeds, FeedsError> {
     let inputs = || describe_inputs(graph);
-    let is_input = |name: &str| graph.inputs.iter().any(|&id| graph.value(id).name == name);
+    let is_input = |name: &str| {
+        let input = graph.inputs.iter().any(|&id| graph.value(id).name == name);
+        input || graph.values.iter().any(|value| value.overridable && value.name == name)
+    };
     let mut feeds = Feeds::new();
     let mut feed = |name: String, tensor: Tensor| {
         if feeds.iter().any(|(fed, _)| *fed == name) {
@@ -159,6 +162,8 @@ mod tests {
             for name in inputs {
                 graph.add_input(*name, DataType::F32, vec![Dim::Fixed(1)]);
             }
+            let weight = graph.add_weight("default", Tensor::zeros(DataType::F32, &[1]));
+            graph.value_mut(weight).overridable = true;
             graph
         };
         let feed = |inputs: &[&str], files: &[(&str, &PathBuf)]| {
@@ -173,6 +178,7 @@ mod tests {
         assert_eq!(feed(&["x"], &[("", &one)]).unwrap(), ["x"]);
         assert_eq!(feed(&["x", "z"], &[("", &two)]).unwrap(), ["x", "z"]);
         assert_eq!(feed(&["x", "y"], &[("x", &two), ("y", &one)]).unwrap(), ["x", "y"]);
+        assert_eq!(feed(&["a"], &[("", &one), ("default", &one)]).unwrap(), ["a", "default"]);
         assert!(matches!(feed(&["x"], &[("", &two)]), Err(FeedsError::Unknown { name, .. }) if name == "z"));
         assert!(matches!(feed(&["x"], &[("w", &one)]), Err(FeedsError::NoSuchInput { .. })));
         assert!(matches!(feed(&["y"], &[("y", &two)]), Err(FeedsError::NotThere { .. })));

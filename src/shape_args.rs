@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use poda::Graph;
+use poda::feeds::Feeds;
 use poda::shapes::{NamedShape, Resolved, Sizes};
+
+use crate::table::escaped;
 
 /// What makes open dimensions concrete.
 #[derive(Debug, Clone, clap::Args)]
@@ -25,5 +28,13 @@ impl ShapeArgs {
     pub(crate) fn flags(&self) -> Vec<String> {
         let shapes = self.shape.iter().map(|shape| format!("--shape={shape}"));
         std::iter::once(format!("--batch={}", self.batch)).chain(shapes).collect()
+    }
+}
+
+/// Says on standard error which dimensions of one name have different sizes.
+pub(crate) fn warn_of_conflicts(graph: &Graph, feeds: &Feeds) {
+    let shapes = feeds.iter().map(|(name, tensor)| (name.as_str(), tensor.shape()));
+    for conflict in poda_runtime::feeds::conflicts(graph, shapes) {
+        eprintln!("poda: warning: {}", escaped(&conflict.to_string()));
     }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::machine::Machine;
 use crate::profiling::{self, Profiled};
 use crate::runtime_args::RuntimeArgs;
-use crate::shape_args::ShapeArgs;
+use crate::shape_args::{ShapeArgs, warn_of_conflicts};
 use crate::table::{self, print, print_json};
 use crate::timing::{self, Contestant, Footprint, Footprints, Latency, Timing};
 use crate::{memory, progress};
@@ -161,6 +161,7 @@ fn load(path: &Path, args: &Args) -> Result<Loaded> {
     let model = Model::open(path)?;
     let at = || path.display().to_string();
     let (feeds, assumed) = feed(model.graph(), args).with_context(at)?;
+    warn_of_conflicts(model.graph(), &feeds);
     let shapes: Shapes = feeds.iter().map(|(name, tensor)| (name.clone(), tensor.shape().to_vec())).collect();
     let batch = Batching::of(model.graph(), &shapes).samples(model.graph(), &shapes);
     let executable = model.prepare(args.runtime.options()?).with_context(at)?;

@@ -11,7 +11,7 @@ use poda_runtime::kernels::roof::Roofs;
 use serde_json::json;
 
 use crate::runtime_args::RuntimeArgs;
-use crate::shape_args::ShapeArgs;
+use crate::shape_args::{ShapeArgs, warn_of_conflicts};
 use crate::table::{self, print, print_json};
 use crate::{profiling, progress};
 
@@ -66,6 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         );
         feeds::from_files(graph, &args.input)?
     };
+    warn_of_conflicts(graph, &feeds);
     let executable = model.prepare(args.runtime.options()?).with_context(at)?;
     spinner.set_message("running");
     let outputs = executable.run(&feeds::views(&feeds)).with_context(at)?;
