@@ -10,7 +10,7 @@
 //!
 //! Opening reads headers only: sizes, types and references are checked there, the arrays of sparse weights when they
 //! are first used (see [`UnstructuredWeight`]). A layout to come is a new `kind` of section, which older versions refuse by name.
-//! Narrower values came with version 2, bitmaps with version 3; a file is written as the lowest version that it can be.
+//! Narrower values came with version 2, bitmaps with version 3, matrices of several parts with version 4; a file is written as the lowest version that it can be.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Write};
@@ -22,6 +22,7 @@ use crate::atomic::{self, AtomicFile};
 use crate::dtype::DataType;
 use crate::graph::{Graph, GraphError, Value, ValueId};
 use crate::narrow::{NarrowMatrix, NarrowWeight};
+use crate::op::MatrixForm;
 use crate::safetensors::{self, SafeTensors, SafeTensorsError};
 use crate::sparse::{Pattern, SparseError, StructuredMatrix, Unchecked, UncheckedUnstructured};
 use crate::structured::StructuredWeight;
@@ -30,11 +31,13 @@ use crate::values::{RoundingError, Values, ValuesError};
 use crate::weight::{MatrixShapeError, UnstructuredWeight, Weight};
 
 /// The newest version that this code reads and writes.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The first version with values narrower than the f32 that they stand for.
 const ROUNDED_VERSION: u32 = 2;
 /// The first version with bitmaps.
 const BITMAP_VERSION: u32 = 3;
+/// The first version with matrices that are not `[first axis, others]` of a tensor or its transpose.
+const FORM_VERSION: u32 = 4;
 
 const VERSION_KEY: &str = "poda.version";
 const GRAPH_KEY: &str = "poda.graph";
@@ -61,6 +64,9 @@ struct Section {
     /// Whether the matrix is the transpose.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     transposed: bool,
+    /// Parts, and rows and columns of each, where these are not the common ones (see [`MatrixForm`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    form: Option<[usize; 3]>,
     /// Of values that stand for f32: how far they are from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rounded: Option<RoundingError>,
@@ -173,7 +179,14 @@ fn attach(
     let shape_error = |error| ArtifactError::CsrShape { weight: weight.clone(), error };
     let values_error = |error| ArtifactError::Values { weight: weight.clone(), error };
     let shape = section.shape.unwrap_or_default();
-    let (rows, cols) = UnstructuredWeight::matrix_shape(&shape, section.transposed).unwrap_or_default();
+    let form = match section.form {
+        Some([parts, rows, cols]) => Some(MatrixForm { parts, rows, cols, transposed: section.transposed }),
+        None => MatrixForm::of(&shape, section.transposed),
+    };
+    // One that does not fit the shape is refused with the matrix.
+    let none = MatrixForm { parts: 1, rows: 0, cols: 0, transposed: false };
+    let form = form.filter(|form| form.fits(&shape)).unwrap_or(none);
+    let [rows, cols] = form.size();
     let values = |tensor: &Tensor, scales: &[Tensor]| match section.rounded {
         Some(error) => {
             Values::rounded(tensor.clone(), scales.first().cloned(), rows, error).map_err(values_error)
@@ -184,30 +197,26 @@ fn attach(
         (DENSE, [tensor], None) => tensor.clone().into(),
         (DENSE, [tensor, scales @ ..], Some(_)) if scales.len() < 2 => {
             let matrix = NarrowMatrix::new(rows, cols, values(tensor, scales)?).map_err(values_error)?;
-            NarrowWeight::new(shape, section.transposed, matrix).map_err(shape_error)?.into()
+            NarrowWeight::new(shape, form, matrix).map_err(shape_error)?.into()
         }
         (CSR, [indptr, indices, tensor, scales @ ..], rounded)
             if scales.len() <= usize::from(rounded.is_some()) =>
         {
             let (indptr, indices) = (indptr.clone(), indices.clone());
             let arrays = UncheckedUnstructured::new(rows, cols, indptr, indices, values(tensor, scales)?);
-            UnstructuredWeight::new(shape, section.transposed, arrays.map_err(csr_error)?)
-                .map_err(shape_error)?
-                .into()
+            UnstructuredWeight::new(shape, form, arrays.map_err(csr_error)?).map_err(shape_error)?.into()
         }
         (BITMAP, [bits, tensor, scales @ ..], rounded) if scales.len() <= usize::from(rounded.is_some()) => {
             let arrays =
                 UncheckedUnstructured::from_bitmap([rows, cols], bits.clone(), values(tensor, scales)?);
-            UnstructuredWeight::new(shape, section.transposed, arrays.map_err(csr_error)?)
-                .map_err(shape_error)?
-                .into()
+            UnstructuredWeight::new(shape, form, arrays.map_err(csr_error)?).map_err(shape_error)?.into()
         }
         (kind @ (BLOCK | NM), parts, None) => {
             let pattern = Pattern::of_kind(kind, section.pattern.unwrap_or_default());
             let pattern = pattern.map_err(|error| csr_error(error.into()))?;
             let arrays = Unchecked::<StructuredMatrix>::new([rows, cols], pattern, parts);
             let arrays = arrays.map_err(csr_error)?;
-            StructuredWeight::new(shape, section.transposed, arrays).map_err(shape_error)?.into()
+            StructuredWeight::new(shape, form, arrays).map_err(shape_error)?.into()
         }
         (_, parts, _) => {
             return Err(ArtifactError::Kind { kind: section.kind, tensors: parts.len(), weight });
@@ -251,23 +260,23 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
             let Some(weight) = &value.weight else { continue };
             check_declared(value, weight)?;
             let mut pattern = None;
-            let (kind, transposed, arrays, values) = match weight {
-                Weight::Dense(tensor) => (DENSE, false, vec![("", tensor)], None),
+            let (kind, arrays, values) = match weight {
+                Weight::Dense(tensor) => (DENSE, vec![("", tensor)], None),
                 Weight::Unstructured(csr) => {
                     let error = |error| ArtifactError::Csr { weight: value.name.clone(), error };
                     csr.matrix().map_err(error)?;
                     let arrays = csr.arrays();
-                    (arrays.layout(), csr.is_transposed(), arrays.arrays(), Some(arrays.values()))
+                    (arrays.layout(), arrays.arrays(), Some(arrays.values()))
                 }
                 Weight::Narrow(narrow) => {
                     let values = narrow.matrix().values();
-                    (DENSE, narrow.is_transposed(), vec![("", values.tensor())], Some(values))
+                    (DENSE, vec![("", values.tensor())], Some(values))
                 }
                 Weight::Structured(structured) => {
                     let error = |error| ArtifactError::Csr { weight: value.name.clone(), error };
                     let arrays = structured.matrix().map_err(error)?.arrays();
                     pattern = Some(structured.pattern().numbers());
-                    (structured.pattern().kind(), structured.is_transposed(), arrays, None)
+                    (structured.pattern().kind(), arrays, None)
                 }
             };
             let scales = values.and_then(Values::scales_tensor).map(|scales| (".scales", scales));
@@ -275,6 +284,10 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
             let parts =
                 parts.map(|(part, tensor)| tensors.add(&format!("{}{part}", value.name), tensor)).collect();
             let rounded = weight.rounding_error();
+            let transposed = weight.form().is_some_and(|form| form.transposed);
+            let form = weight.form().filter(|form| MatrixForm::of(weight.shape(), transposed) != Some(*form));
+            let form = form.map(|form| [form.parts, form.rows, form.cols]);
+            version = version.max(if form.is_some() { FORM_VERSION } else { 1 });
             version = version.max(match (kind, rounded) {
                 (BITMAP, _) => BITMAP_VERSION,
                 (_, Some(_)) => ROUNDED_VERSION,
@@ -287,6 +300,7 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
                 tensors: parts,
                 shape: (values.is_some() || pattern.is_some()).then(|| weight.shape().to_vec()),
                 transposed,
+                form,
                 rounded,
                 pattern,
             });

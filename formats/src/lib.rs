@@ -21,7 +21,7 @@ pub use dtype::{Boolean, DataType, Element};
 pub use file::{FileFormat, OpenError, WriteError, WriteOptions, file_bytes, open, read_bytes, write};
 pub use graph::{Dim, Graph, GraphError, Node, Value, ValueId};
 pub use narrow::{NarrowMatrix, NarrowWeight, RoundedWeight};
-pub use op::Op;
+pub use op::{MatrixForm, Op, OpClass};
 pub use sparse::{
     BlockMatrix, CsrMatrix, CsrView, NmMatrix, Pattern, PatternError, StructuredMatrix, UncheckedUnstructured,
 };

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dtype::DataType;
 use crate::graph::{Graph, ValueId};
+use crate::op::MatrixForm;
 use crate::sparse::{CsrMatrix, SparseError, UncheckedUnstructured, bitmap, index_type};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
@@ -141,21 +142,18 @@ impl NarrowMatrix {
 #[derive(Debug, Clone, PartialEq)]
 pub struct NarrowWeight {
     shape: Vec<usize>,
-    transposed: bool,
+    form: MatrixForm,
     matrix: NarrowMatrix,
 }
 
 impl NarrowWeight {
-    /// A tensor of `shape` whose elements are those of a matrix; `transposed` is as in [`UnstructuredWeight::new`].
+    /// A tensor of `shape` whose elements are those of a matrix.
     ///
     /// # Errors
     /// When the sizes do not fit.
-    pub fn new(shape: Vec<usize>, transposed: bool, matrix: NarrowMatrix) -> Result<Self, MatrixShapeError> {
-        let (rows, cols) = (matrix.rows, matrix.cols);
-        match UnstructuredWeight::matrix_shape(&shape, transposed) {
-            Some(expected) if expected == (rows, cols) => Ok(Self { shape, transposed, matrix }),
-            _ => Err(MatrixShapeError { rows, cols, transposed, shape }),
-        }
+    pub fn new(shape: Vec<usize>, form: MatrixForm, matrix: NarrowMatrix) -> Result<Self, MatrixShapeError> {
+        MatrixShapeError::check([matrix.rows, matrix.cols], form, &shape)?;
+        Ok(Self { shape, form, matrix })
     }
 
     /// Shape of the tensor.
@@ -163,9 +161,9 @@ impl NarrowWeight {
         &self.shape
     }
 
-    /// Whether the matrix is the transpose of the tensor.
-    pub fn is_transposed(&self) -> bool {
-        self.transposed
+    /// How the tensor lies as the matrix.
+    pub fn form(&self) -> MatrixForm {
+        self.form
     }
 
     /// The matrix.
@@ -179,26 +177,14 @@ impl NarrowWeight {
     /// When memory does not hold it.
     pub fn to_dense(&self) -> Result<Tensor, TensorError> {
         let wide = self.matrix.to_dense()?;
-        if self.transposed { transposed(&wide) } else { wide.reshaped(self.shape.clone()) }
-    }
-}
-
-/// The transpose of an f32 matrix.
-fn transposed(matrix: &Tensor) -> Result<Tensor, TensorError> {
-    let &[rows, cols] = matrix.shape() else { unreachable!("a matrix, by the callers") };
-    let values = matrix.as_slice::<f32>()?;
-    let bytes = checked_bytes(DataType::F32, &[cols, rows]).unwrap_or(usize::MAX);
-    let mut out = AlignedBytes::try_zeroed(bytes).ok_or(TensorError::Memory { bytes })?;
-    let to: &mut [f32] = bytemuck::cast_slice_mut(&mut out);
-    // Strips of 16 rows, so that both sides stay in cache.
-    for first in (0..rows).step_by(16) {
-        for col in 0..cols {
-            for row in first..rows.min(first + 16) {
-                to[col * rows + row] = values[row * cols + col];
-            }
+        if !self.form.transposed {
+            return wide.reshaped(self.shape.clone());
         }
+        let bytes = wide.bytes().len();
+        let mut out = AlignedBytes::try_zeroed(bytes).ok_or(TensorError::Memory { bytes })?;
+        self.form.tensor_of(wide.as_slice::<f32>()?, bytemuck::cast_slice_mut(&mut out));
+        Tensor::new(DataType::F32, self.shape.clone(), Storage::owned(out))
     }
-    Tensor::new(DataType::F32, vec![cols, rows], Storage::owned(out))
 }
 
 /// Why the weights of a graph cannot be stored as asked.
@@ -233,16 +219,13 @@ impl Weight {
     /// The smallest form of a narrow weight, sparse if that takes fewer bytes.
     pub(crate) fn smallest_narrow(narrow: &NarrowWeight) -> Self {
         let csr = narrow.matrix.sparse_if_smaller();
-        let csr =
-            csr.and_then(|csr| UnstructuredWeight::new(narrow.shape.clone(), narrow.transposed, csr).ok());
+        let csr = csr.and_then(|csr| UnstructuredWeight::new(narrow.shape.clone(), narrow.form, csr).ok());
         csr.map_or_else(|| Self::Narrow(narrow.clone()), Self::from)
     }
 
     /// This f32 weight with its values stored as `to`; a sparse one stays sparse where that takes fewer bytes.
-    fn round(&self, transpose: bool, to: ValueType) -> Result<Option<Self>, Failure> {
-        let Some((rows, cols)) = UnstructuredWeight::matrix_shape(self.shape(), transpose) else {
-            return Ok(None);
-        };
+    fn round(&self, form: MatrixForm, to: ValueType) -> Result<Option<Self>, Failure> {
+        let [rows, cols] = form.size();
         if self.dtype() != DataType::F32 || self.values_type() == to.dtype() {
             return Ok(None);
         }
@@ -251,7 +234,7 @@ impl Weight {
                 Self::Unstructured(csr) => {
                     let wide = csr.matrix()?.widened()?;
                     let wide = UncheckedUnstructured::smallest(wide);
-                    UnstructuredWeight::new(csr.shape().to_vec(), csr.is_transposed(), wide)
+                    UnstructuredWeight::new(csr.shape().to_vec(), csr.form(), wide)
                         .expect("the same shape")
                         .into()
                 }
@@ -259,10 +242,10 @@ impl Weight {
             }));
         }
         let dense = self.to_dense()?;
-        let dense = if transpose { transposed(&dense)? } else { dense };
-        let values = Values::round(dense.as_slice()?, [rows, cols], to).map_err(Failure::Round)?;
+        let dense = form.rows_of(dense.as_slice()?);
+        let values = Values::round(&dense, [rows, cols], to).map_err(Failure::Round)?;
         let matrix = NarrowMatrix::new(rows, cols, values).expect("as many values and scales as rounded");
-        let narrow = NarrowWeight { shape: self.shape().to_vec(), transposed: transpose, matrix };
+        let narrow = NarrowWeight { shape: self.shape().to_vec(), form, matrix };
         Ok(Some(match self {
             Self::Unstructured(_) | Self::Structured(_) => Self::smallest_narrow(&narrow),
             Self::Dense(_) | Self::Narrow(_) => Self::Narrow(narrow),
@@ -313,21 +296,21 @@ impl Graph {
     fn round_own_weights(&mut self, to: ValueType) -> Result<usize, RoundWeightError> {
         let uses = self.matrix_uses();
         // Weights that share their bytes go on sharing.
-        let mut seen: HashMap<(*const u8, Vec<usize>, bool), Option<Weight>> = HashMap::new();
+        let mut seen: HashMap<(*const u8, Vec<usize>, MatrixForm), Option<Weight>> = HashMap::new();
         let mut changed = 0;
         for (index, value) in self.values.iter_mut().enumerate() {
-            let transpose = uses.get(&ValueId(index as u32));
-            let (Some(weight), Some(transpose)) = (&value.weight, transpose) else { continue };
+            let form = uses.get(&ValueId(index as u32));
+            let (Some(weight), Some(form)) = (&value.weight, form) else { continue };
             let place = match weight {
                 Weight::Dense(tensor) => tensor.bytes().as_ptr(),
                 Weight::Unstructured(csr) => csr.arrays().values().tensor().bytes().as_ptr(),
                 Weight::Narrow(narrow) => narrow.matrix.values.tensor().bytes().as_ptr(),
                 Weight::Structured(weight) => weight.arrays()[0].1.bytes().as_ptr(),
             };
-            let key = (place, weight.shape().to_vec(), *transpose);
+            let key = (place, weight.shape().to_vec(), *form);
             let rounded = match seen.get(&key) {
                 Some(rounded) => rounded.clone(),
-                None => weight.round(*transpose, to).map_err(|failure| {
+                None => weight.round(*form, to).map_err(|failure| {
                     let weight = value.name.clone();
                     match failure {
                         Failure::Round(error) => RoundWeightError::Round { weight, error },
@@ -462,7 +445,9 @@ mod tests {
         assert!(matches!(NarrowMatrix::new(1, 1, exact), Err(ValuesError::Type { .. })));
         let matrix =
             NarrowMatrix::new(1, 2, Values::round(&[1.0; 2], [1, 2], ValueType::Bf16).unwrap()).unwrap();
-        assert!(NarrowWeight::new(vec![2, 1], false, matrix.clone()).is_err());
-        assert!(NarrowWeight::new(vec![2, 1], true, matrix).is_ok());
+        assert!(
+            NarrowWeight::new(vec![2, 2], MatrixForm::of(&[1, 2], false).unwrap(), matrix.clone()).is_err()
+        );
+        assert!(NarrowWeight::new(vec![2, 1], MatrixForm::of(&[2, 1], true).unwrap(), matrix).is_ok());
     }
 }

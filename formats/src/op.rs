@@ -8,9 +8,14 @@
 //! Specification: <https://onnx.ai/onnx/operators/>.
 
 mod arity;
+mod class;
+pub mod einsum;
 mod name;
+mod products;
 
 pub use arity::Arity;
+pub use class::OpClass;
+pub use products::{AxisRole, MatrixForm, Product};
 
 use serde::{Deserialize, Serialize};
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::dtype::DataType;
+use crate::op::MatrixForm;
 use crate::sparse::{Pattern, SparseError, StructuredMatrix, Unchecked};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
@@ -15,7 +16,7 @@ use crate::weight::{MatrixShapeError, UnstructuredWeight};
 #[derive(Debug, Clone)]
 pub struct StructuredWeight {
     shape: Vec<usize>,
-    transposed: bool,
+    form: MatrixForm,
     inner: Arc<Inner>,
 }
 
@@ -26,21 +27,18 @@ struct Inner {
 }
 
 impl StructuredWeight {
-    /// A tensor of `shape` whose elements are those of a matrix, or of its transpose.
+    /// A tensor of `shape` whose elements are those of a matrix.
     ///
     /// # Errors
     /// When the sizes do not fit.
     pub fn new(
         shape: Vec<usize>,
-        transposed: bool,
+        form: MatrixForm,
         matrix: impl Into<Unchecked<StructuredMatrix>>,
     ) -> Result<Self, MatrixShapeError> {
         let arrays = matrix.into();
-        let [rows, cols] = arrays.arrays().shape();
-        if UnstructuredWeight::matrix_shape(&shape, transposed) != Some((rows, cols)) {
-            return Err(MatrixShapeError { rows, cols, transposed, shape });
-        }
-        Ok(Self { shape, transposed, inner: Arc::new(Inner { arrays, checked: OnceLock::new() }) })
+        MatrixShapeError::check(arrays.arrays().shape(), form, &shape)?;
+        Ok(Self { shape, form, inner: Arc::new(Inner { arrays, checked: OnceLock::new() }) })
     }
 
     /// Shape of the tensor that the matrix stands for.
@@ -48,9 +46,9 @@ impl StructuredWeight {
         &self.shape
     }
 
-    /// Whether the matrix is the transpose of the tensor.
-    pub fn is_transposed(&self) -> bool {
-        self.transposed
+    /// How the tensor lies as the matrix.
+    pub fn form(&self) -> MatrixForm {
+        self.form
     }
 
     /// The pattern that it is stored by.
@@ -100,7 +98,7 @@ impl StructuredWeight {
     /// When the arrays do not form a matrix.
     pub fn to_csr(&self) -> Result<UnstructuredWeight, SparseError> {
         let csr = self.matrix()?.to_csr();
-        Ok(UnstructuredWeight::new(self.shape.clone(), self.transposed, csr).expect("of the same shape"))
+        Ok(UnstructuredWeight::new(self.shape.clone(), self.form, csr).expect("of the same shape"))
     }
 
     /// The dense tensor.
@@ -109,13 +107,13 @@ impl StructuredWeight {
     /// When the arrays do not form a matrix.
     pub fn to_dense(&self) -> Result<Tensor, SparseError> {
         let matrix = self.matrix()?;
-        let ([rows, cols], dtype) = (matrix.shape(), self.dtype());
+        let dtype = self.dtype();
         let bytes = checked_bytes(dtype, &self.shape)
             .ok_or_else(|| TensorError::TooLarge { shape: self.shape.clone(), dtype })?;
         let mut dense = AlignedBytes::try_zeroed(bytes).ok_or(TensorError::Memory { bytes })?;
         let (size, values) = (dtype.size(), matrix.values().bytes());
         matrix.for_each(|row, col, at| {
-            let to = if self.transposed { col * rows + row } else { row * cols + col };
+            let to = self.form.at(row, col);
             dense[to * size..][..size].copy_from_slice(&values[at * size..][..size]);
         });
         Ok(Tensor::new(dtype, self.shape.clone(), Storage::owned(dense))?)
@@ -124,8 +122,7 @@ impl StructuredWeight {
 
 impl PartialEq for StructuredWeight {
     fn eq(&self, other: &Self) -> bool {
-        (&self.shape, self.transposed, &self.inner.arrays)
-            == (&other.shape, other.transposed, &other.inner.arrays)
+        (&self.shape, self.form, &self.inner.arrays) == (&other.shape, other.form, &other.inner.arrays)
     }
 }
 
@@ -139,11 +136,12 @@ mod tests {
         let csr = CsrMatrix::from_dense(2, 4, &[1.0, 2.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0]);
         for pattern in ["block:2x2", "nm:2:4", "block:3x3", "block:1x2"] {
             let matrix = StructuredMatrix::from_csr(csr.view().unwrap(), pattern.parse().unwrap()).unwrap();
-            let weight = StructuredWeight::new(vec![4, 2], true, matrix.clone()).unwrap();
+            let form = MatrixForm::of(&[4, 2], true).unwrap();
+            let weight = StructuredWeight::new(vec![4, 2], form, matrix.clone()).unwrap();
             let dense = weight.to_dense().unwrap();
             assert_eq!(dense.as_slice::<f32>().unwrap(), [1.0, 3.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
             assert_eq!((weight.nnz(), weight.pattern().to_string().as_str()), (3, pattern));
-            assert!(StructuredWeight::new(vec![2, 4], true, matrix).is_err());
+            assert!(StructuredWeight::new(vec![2, 5], form, matrix).is_err());
         }
     }
 
@@ -156,7 +154,8 @@ mod tests {
         ];
         let pattern = "block:1x2".parse().unwrap();
         let matrix = Unchecked::<StructuredMatrix>::new([1, 6], pattern, &arrays).unwrap();
-        let weight = StructuredWeight::new(vec![1, 6], false, matrix).unwrap();
+        let form = MatrixForm::of(&[1, 6], false).unwrap();
+        let weight = StructuredWeight::new(vec![1, 6], form, matrix).unwrap();
         assert_eq!(weight.to_dense(), Err(SparseError::Column { row: 0, col: 7, cols: 3 }));
         let error = Unchecked::<StructuredMatrix>::new([1, 6], pattern, &arrays[..2]).unwrap_err();
         assert_eq!(error, SparseError::Arrays { pattern, found: 2 });

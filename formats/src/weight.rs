@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use crate::dtype::DataType;
 use crate::graph::Dim;
 use crate::narrow::NarrowWeight;
+use crate::op::MatrixForm;
 use crate::sparse::{CsrMatrix, SparseError, UncheckedUnstructured};
 use crate::storage::{AlignedBytes, Storage};
 use crate::structured::StructuredWeight;
@@ -34,7 +35,7 @@ pub enum Weight {
 #[derive(Debug, Clone)]
 pub struct UnstructuredWeight {
     shape: Vec<usize>,
-    transposed: bool,
+    form: MatrixForm,
     inner: Arc<Inner>,
 }
 
@@ -46,48 +47,38 @@ struct Inner {
 
 /// Why a matrix does not stand for a tensor of some shape.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a {rows}x{cols} matrix (transposed: {transposed}) cannot stand for a tensor of shape {shape:?}")]
+#[error("a {rows}x{cols} matrix ({form:?}) cannot stand for a tensor of shape {shape:?}")]
 #[allow(missing_docs)]
 pub struct MatrixShapeError {
     pub rows: usize,
     pub cols: usize,
-    pub transposed: bool,
+    pub form: MatrixForm,
     pub shape: Vec<usize>,
 }
 
+impl MatrixShapeError {
+    /// Whether a matrix of `rows` and `cols` may stand for a tensor of `shape` that lies as `form` says.
+    pub(crate) fn check([rows, cols]: [usize; 2], form: MatrixForm, shape: &[usize]) -> Result<(), Self> {
+        if form.fits(shape) && form.size() == [rows, cols] {
+            return Ok(());
+        }
+        Err(Self { rows, cols, form, shape: shape.to_vec() })
+    }
+}
+
 impl UnstructuredWeight {
-    /// A tensor of `shape` whose elements are those of a matrix.
-    ///
-    /// Not transposed, the matrix is `[shape[0], product of the rest]`: a convolution's or a Gemm's
-    /// `[out, in]`. Transposed, `shape` is `[k, m]` and the matrix `[m, k]`: a MatMul's right-hand weight, stored so
-    /// that a row of the matrix is one output.
+    /// A tensor of `shape` whose elements are those of a matrix, in which a row is one output.
     ///
     /// # Errors
     /// When the sizes do not fit.
     pub fn new(
         shape: Vec<usize>,
-        transposed: bool,
+        form: MatrixForm,
         matrix: impl Into<UncheckedUnstructured>,
     ) -> Result<Self, MatrixShapeError> {
         let arrays = matrix.into();
-        let (rows, cols) = (arrays.rows(), arrays.cols());
-        match Self::matrix_shape(&shape, transposed) {
-            Some(expected) if expected == (rows, cols) => {
-                Ok(Self { shape, transposed, inner: Arc::new(Inner { arrays, matrix: OnceLock::new() }) })
-            }
-            _ => Err(MatrixShapeError { rows, cols, transposed, shape }),
-        }
-    }
-
-    /// Rows and columns of the matrix that stands for a tensor of `shape`; `None` where there is none.
-    pub fn matrix_shape(shape: &[usize], transposed: bool) -> Option<(usize, usize)> {
-        match (shape, transposed) {
-            (&[k, m], true) => Some((m, k)),
-            (&[m, ref rest @ ..], false) if !rest.is_empty() => {
-                Some((m, rest.iter().try_fold(1_usize, |p, &d| p.checked_mul(d))?))
-            }
-            _ => None,
-        }
+        MatrixShapeError::check([arrays.rows(), arrays.cols()], form, &shape)?;
+        Ok(Self { shape, form, inner: Arc::new(Inner { arrays, matrix: OnceLock::new() }) })
     }
 
     /// Shape of the tensor that the matrix stands for.
@@ -95,9 +86,9 @@ impl UnstructuredWeight {
         &self.shape
     }
 
-    /// Whether the matrix is the transpose of the tensor.
-    pub fn is_transposed(&self) -> bool {
-        self.transposed
+    /// How the tensor lies as the matrix.
+    pub fn form(&self) -> MatrixForm {
+        self.form
     }
 
     /// The arrays, perhaps not checked yet.
@@ -130,15 +121,14 @@ impl UnstructuredWeight {
             Some(_) => matrix.values().widened(matrix.row_ends())?,
             None => matrix.values().tensor().clone(),
         };
-        let (size, cols) = (dtype.size(), matrix.cols());
+        let size = dtype.size();
         let bytes = checked_bytes(dtype, &self.shape)
             .ok_or_else(|| TensorError::TooLarge { shape: self.shape.clone(), dtype })?;
         let mut dense = AlignedBytes::try_zeroed(bytes).ok_or(TensorError::Memory { bytes })?;
         let mut values = values.bytes().chunks_exact(size);
         for row in 0..matrix.rows() {
             for (col, value) in matrix.row_columns(row).zip(&mut values) {
-                let col = col as usize;
-                let at = if self.transposed { col * matrix.rows() + row } else { row * cols + col };
+                let at = self.form.at(row, col as usize);
                 dense[at * size..][..size].copy_from_slice(value);
             }
         }
@@ -148,7 +138,7 @@ impl UnstructuredWeight {
 
 impl PartialEq for UnstructuredWeight {
     fn eq(&self, other: &Self) -> bool {
-        (&self.shape, self.transposed, self.arrays()) == (&other.shape, other.transposed, other.arrays())
+        (&self.shape, self.form, self.arrays()) == (&other.shape, other.form, other.arrays())
     }
 }
 
@@ -160,6 +150,16 @@ impl Weight {
             Self::Unstructured(csr) => &csr.shape,
             Self::Narrow(narrow) => narrow.shape(),
             Self::Structured(weight) => weight.shape(),
+        }
+    }
+
+    /// How the tensor lies as the matrix that it is stored as; `None` of a dense one, which lies as it is.
+    pub fn form(&self) -> Option<MatrixForm> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Unstructured(csr) => Some(csr.form),
+            Self::Narrow(narrow) => Some(narrow.form()),
+            Self::Structured(weight) => Some(weight.form()),
         }
     }
 
@@ -309,16 +309,26 @@ impl From<UnstructuredWeight> for Weight {
 mod tests {
     use super::*;
 
+    fn form(parts: usize, rows: usize, cols: usize, transposed: bool) -> MatrixForm {
+        MatrixForm { parts, rows, cols, transposed }
+    }
+
     #[test]
     fn a_transposed_csr_weight_gives_the_tensor_back() {
         let matrix = CsrMatrix::from_dense(2, 3, &[1.0, 0.0, 2.0, 0.0, 3.0, 0.0]);
-        let weight = Weight::from(UnstructuredWeight::new(vec![3, 2], true, matrix.clone()).unwrap());
+        let weight =
+            Weight::from(UnstructuredWeight::new(vec![3, 2], form(1, 2, 3, true), matrix.clone()).unwrap());
         let dense = weight.to_dense().unwrap();
         assert_eq!(dense.shape(), [3, 2]);
         assert_eq!(dense.as_slice::<f32>().unwrap(), [1.0, 0.0, 0.0, 3.0, 2.0, 0.0]);
         assert_eq!(weight.nnz(), 3);
-        assert!(UnstructuredWeight::new(vec![2, 3], true, matrix.clone()).is_err());
-        assert!(UnstructuredWeight::new(vec![2, 1, 3], false, matrix).is_ok());
+        assert!(UnstructuredWeight::new(vec![2, 4], form(1, 2, 3, true), matrix.clone()).is_err());
+        assert!(UnstructuredWeight::new(vec![3, 2], form(1, 3, 2, false), matrix.clone()).is_err());
+        assert!(UnstructuredWeight::new(vec![2, 1, 3], form(1, 2, 3, false), matrix.clone()).is_ok());
+        // Two parts, [3, 1] each.
+        let weight = UnstructuredWeight::new(vec![2, 3, 1], form(2, 1, 3, true), matrix).unwrap();
+        let dense = Weight::from(weight).to_dense().unwrap();
+        assert_eq!(dense.as_slice::<f32>().unwrap(), [1.0, 0.0, 2.0, 0.0, 3.0, 0.0]);
     }
 
     #[test]
@@ -330,7 +340,7 @@ mod tests {
             Tensor::from_slice(&[1], &[7_u16]),
             Tensor::from_slice(&[1], &[1.0_f32]),
         );
-        let weight = UnstructuredWeight::new(vec![1, 2], false, arrays.unwrap()).unwrap();
+        let weight = UnstructuredWeight::new(vec![1, 2], form(1, 1, 2, false), arrays.unwrap()).unwrap();
         let error = SparseError::Column { row: 0, col: 7, cols: 2 };
         assert_eq!(weight.matrix(), Err(error.clone()));
         assert_eq!(Weight::from(weight).to_dense(), Err(error));

@@ -3,10 +3,8 @@
 //! Both are defined on the matrix `[outputs, inputs]` that a product multiplies with (of a convolution
 //! `[out, in · kh · kw]`), however the model stores it.
 
-use std::collections::HashMap;
-
 use poda_formats::sparse::SparseError;
-use poda_formats::{Graph, Pattern, UnstructuredWeight, ValueId};
+use poda_formats::{Graph, MatrixForm, Pattern, ValueId};
 
 use crate::allocation::Scope;
 use crate::criterion::Criterion;
@@ -21,28 +19,30 @@ pub struct Matrix {
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
-    /// Whether the weight is stored as `[inputs, outputs]`.
-    pub transposed: bool,
+    /// How it lies in the weight.
+    pub form: MatrixForm,
 }
 
 impl Matrix {
+    /// A weight that lies as `form` says.
+    pub fn new(id: ValueId, form: MatrixForm) -> Self {
+        let [rows, cols] = form.size();
+        Self { id, rows, cols, form }
+    }
+
     /// Place of an element in the weight.
     fn at(&self, row: usize, col: usize) -> usize {
-        if self.transposed { col * self.rows + row } else { row * self.cols + col }
+        self.form.at(row, col)
     }
 }
 
 /// Those of `weights` that products use directly as their matrix `[outputs, inputs]`, and the others.
 pub fn matrices(graph: &Graph, weights: &[ValueId]) -> (Vec<Matrix>, Vec<ValueId>) {
-    let uses: HashMap<ValueId, bool> = graph.matrix_uses();
+    let uses = graph.matrix_uses();
     let (mut matrices, mut others) = (Vec::new(), Vec::new());
     for &id in weights {
-        let shape = graph.weight(id).map(poda_formats::Weight::shape).unwrap_or_default();
-        let size = uses.get(&id).and_then(|&transposed| {
-            UnstructuredWeight::matrix_shape(shape, transposed).map(|(rows, cols)| (rows, cols, transposed))
-        });
-        match size {
-            Some((rows, cols, transposed)) => matrices.push(Matrix { id, rows, cols, transposed }),
+        match uses.get(&id) {
+            Some(&form) => matrices.push(Matrix::new(id, form)),
             None => others.push(id),
         }
     }
@@ -210,8 +210,8 @@ mod tests {
     fn prunable(g: &Graph) -> Vec<Matrix> {
         let (matrices, others) = matrices(g, &prunable_weights(g, &Recipe::default()));
         let names = |ids: Vec<ValueId>| ids.iter().map(|&id| g.value(id).name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(matrices.iter().map(|m| m.id).collect()), ["w", "gemm", "conv"]);
-        assert_eq!(names(others), ["left"]);
+        assert_eq!(names(matrices.iter().map(|m| m.id).collect()), ["w", "gemm", "left", "conv"]);
+        assert!(others.is_empty());
         matrices
     }
 
@@ -293,7 +293,7 @@ mod tests {
         let w = [0.1, 9.0, 0.1, 9.0, 0.1, 9.0, 0.1, 9.0, 0.3, 0.2];
         let mut g = Graph::default();
         let id = g.add_weight("w", Tensor::from_slice(&[5, 2], &w));
-        let matrix = Matrix { id, rows: 5, cols: 2, transposed: false };
+        let matrix = Matrix::new(id, MatrixForm::of(&[5, 2], false).unwrap());
         let pattern = Pattern::block(4, 1).unwrap();
         let pruned = zero_by_pattern(&g, &[matrix], &L1, 0, pattern, Scope::Layer, 0.25).unwrap();
         let kept = [0.0, 9.0, 0.0, 9.0, 0.0, 9.0, 0.0, 9.0, 0.3, 0.2];

@@ -1,16 +1,19 @@
 //! Single weights become zero.
 
+use std::collections::BTreeMap;
+
 use half::{bf16, f16};
 use poda_formats::sparse::SparseError;
 use poda_formats::storage::{AlignedBytes, Storage};
 use poda_formats::{DataType, Graph, Node, Op, Tensor, ValueId, Weight};
+use poda_runtime::analysis::analyze;
 
 use crate::allocation::Scope;
 use crate::criterion::{Criterion, weight_scores};
 use crate::recipe::Recipe;
 
-/// The weights that products use as matrices, in order of first use: of MatMul, Gemm, convolutions, Einsum and recurrent
-/// layers, seen through what only moves them. Not embeddings (a matrix that is also looked up is one), norms, biases.
+/// The weights that products use as matrices ([`Op::products`]), in order of first use, seen through what only moves them.
+/// Not embeddings (a matrix that is also looked up is one), norms, biases, nor equations that no kernel takes.
 pub fn prunable_weights(graph: &Graph, recipe: &Recipe) -> Vec<ValueId> {
     let producers = graph.producers();
     let source = |mut id: ValueId| loop {
@@ -43,10 +46,13 @@ pub fn prunable_weights(graph: &Graph, recipe: &Recipe) -> Vec<ValueId> {
         recipe.excludes(&graph.value(id).name)
             || consumers[id.index()].iter().any(|&node| recipe.excludes(&graph.nodes[node].name))
     };
+    // Of constants at least.
+    let facts = analyze(graph, &BTreeMap::new());
     let mut weights = Vec::new();
     for node in &graph.nodes {
-        for &input in matrix_inputs(&node.op) {
-            let Some(id) = node.input(input).and_then(&source) else { continue };
+        let shapes: Vec<_> = node.inputs.iter().map(|id| facts.shape((*id)?)).collect();
+        for product in node.op.products(&shapes, None) {
+            let Some(id) = node.input(product.input).and_then(&source) else { continue };
             let weight = graph.weight(id).expect("a source is a weight");
             let fits = weight.shape().len() > 1 && weight.dtype().is_float();
             if fits
@@ -63,19 +69,6 @@ pub fn prunable_weights(graph: &Graph, recipe: &Recipe) -> Vec<ValueId> {
 
 fn excluded_by_node(recipe: &Recipe, node: &Node) -> bool {
     recipe.excludes(&node.name)
-}
-
-/// Inputs that may be a matrix of weights.
-fn matrix_inputs(op: &Op) -> &'static [usize] {
-    if matches!(op, Op::MatMul | Op::Gemm { .. } | Op::Einsum { .. }) {
-        &[0, 1]
-    } else if matches!(op, Op::Conv(_) | Op::ConvTranspose { .. }) {
-        &[1]
-    } else if matches!(op, Op::Recurrent(_)) {
-        &[1, 2]
-    } else {
-        &[]
-    }
 }
 
 /// `graph` with exactly the share `sparsity` of the elements of `weights` zero (of all together, or of each), rounded to

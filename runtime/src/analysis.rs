@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use poda_formats::graph::Node;
+use poda_formats::op::{self, OpClass};
 use poda_formats::tensor::checked_bytes;
 use poda_formats::{Dim, Graph, Op, Tensor, ValueId};
 
@@ -189,105 +190,63 @@ impl Analysis {
     /// elements of the node's weights.
     pub fn macs(&self, graph: &Graph, index: usize) -> Option<Macs> {
         let node = &graph.nodes[index];
-        let input = |i: usize| node.input(i).and_then(|id| self.shape(id));
-        let output = || node.output(0).and_then(|id| self.shape(id));
+        let shape = |id: &Option<ValueId>| id.and_then(|id| self.shape(id));
         let len = |shape: &[usize]| shape.iter().map(|&d| d as u64).product::<u64>();
-        // Count, and which input is the weight.
-        let (dense, weight) = match &node.op {
-            Op::MatMul | Op::MatMulInteger => (len(output()?) * *input(0)?.last()? as u64, 1),
-            Op::QLinearMatMul => (len(output()?) * *input(0)?.last()? as u64, 3),
-            Op::Gemm { trans_a, .. } => (len(output()?) * *input(0)?.get(usize::from(!*trans_a))? as u64, 1),
-            Op::Conv(_) | Op::ConvInteger(_) => (len(output()?) * len(input(1)?.get(1..)?), 1),
-            Op::QLinearConv(_) => (len(output()?) * len(input(3)?.get(1..)?), 3),
-            Op::ConvTranspose { .. } => (len(input(0)?) * len(input(1)?.get(1..)?), 1),
-            Op::Attention(_) => {
+        match node.op.class() {
+            OpClass::Product => {
+                let shapes: Vec<_> = node.inputs.iter().map(shape).collect();
+                let products = node.op.products(&shapes, node.output(0).and_then(|id| self.shape(id)));
+                let of = |product: &op::Product| {
+                    let [m, k] = product.form.size().map(|d| d as u64);
+                    let columns = product.columns? as u64;
+                    let kept = self.nonzeros(graph, node.input(product.input)?);
+                    Some((
+                        Macs { dense: columns * m * k, nonzero: columns * kept.unwrap_or(m * k) },
+                        kept.is_some(),
+                    ))
+                };
+                let all = products.iter().map(of).collect::<Option<Vec<_>>>()?;
+                let (weights, others): (Vec<_>, Vec<_>) =
+                    all.into_iter().partition(|(_, constant)| *constant);
+                // Of activations with each other, the products that an operand could be the weight of are one and the same.
+                let recurrent = matches!(node.op, Op::Recurrent(_));
+                let counted =
+                    if weights.is_empty() && !recurrent { &others[..others.len().min(1)] } else { &weights };
+                let counted = counted.iter().chain(if recurrent { &others[..] } else { &[] });
+                let sum = counted.fold(Macs::default(), |sum, (macs, _)| Macs {
+                    dense: sum.dense + macs.dense,
+                    nonzero: sum.nonzero + macs.nonzero,
+                });
+                // (No equation that is not a product counts.)
+                shapes.iter().all(Option::is_some).then_some(sum)
+            }
+            OpClass::Attention if matches!(node.op, Op::Attention(_)) => {
                 // Scores and their product with V; sizes follow from rank-3 or rank-4 inputs alike.
-                let (q, k) = (input(0)?, input(1)?);
-                (2 * len(q) * k.get(k.len().checked_sub(2)?).map_or(0, |&d| d as u64), usize::MAX)
+                let (q, k) = (shape(node.inputs.first()?)?, shape(node.inputs.get(1)?)?);
+                let keys = k.get(k.len().checked_sub(2)?).map_or(0, |&d| d as u64);
+                let dense = 2 * len(q) * keys;
+                Some(Macs { dense, nonzero: dense })
             }
-            Op::Recurrent(_) => {
-                let steps = len(input(0)?.get(..2)?);
-                (steps * (len(input(1)?) + len(input(2)?)), 2)
-            }
-            Op::Unary(_)
-            | Op::Binary(_)
-            | Op::Variadic(_)
-            | Op::Clip
-            | Op::Where
-            | Op::Cast { .. }
-            | Op::CastLike
-            | Op::Identity
-            | Op::Einsum { .. }
-            | Op::RotaryEmbedding { .. }
-            | Op::BatchNormalization { .. }
-            | Op::InstanceNormalization { .. }
-            | Op::LayerNormalization { .. }
-            | Op::GroupNormalization { .. }
-            | Op::RmsNormalization { .. }
-            | Op::LpNormalization { .. }
-            | Op::MeanVarianceNormalization { .. }
-            | Op::Lrn { .. }
-            | Op::Softmax { .. }
-            | Op::Pool(_)
-            | Op::GlobalPool { .. }
-            | Op::Resize(_)
-            | Op::GridSample { .. }
-            | Op::RoiAlign(_)
-            | Op::NonMaxSuppression { .. }
-            | Op::Reduce { .. }
-            | Op::ArgReduce { .. }
-            | Op::TopK { .. }
-            | Op::Cumulative { .. }
-            | Op::NonZero
-            | Op::Unique { .. }
-            | Op::Compress { .. }
-            | Op::Reshape { .. }
-            | Op::Flatten { .. }
-            | Op::Squeeze
-            | Op::Unsqueeze
-            | Op::Transpose { .. }
-            | Op::Concat { .. }
-            | Op::Split { .. }
-            | Op::Slice
-            | Op::Gather { .. }
-            | Op::GatherElements { .. }
-            | Op::GatherNd { .. }
-            | Op::ScatterElements { .. }
-            | Op::ScatterNd { .. }
-            | Op::TensorScatter { .. }
-            | Op::Expand
-            | Op::Tile
-            | Op::Pad { .. }
-            | Op::DepthToSpace { .. }
-            | Op::SpaceToDepth { .. }
-            | Op::Trilu { .. }
-            | Op::ReverseSequence { .. }
-            | Op::Shape { .. }
-            | Op::Size
-            | Op::ConstantOfShape { .. }
-            | Op::Range
-            | Op::OneHot { .. }
-            | Op::EyeLike { .. }
-            | Op::QuantizeLinear { .. }
-            | Op::DequantizeLinear { .. }
-            | Op::DynamicQuantizeLinear
-            | Op::If { .. }
-            | Op::Loop { .. }
-            | Op::Foreign(_) => (0, usize::MAX),
-        };
-        let density = node.input(weight).and_then(|id| {
-            let (nnz, len) = match (self.constant(id), graph.weight(id)) {
-                (_, Some(weight)) => (weight.nnz(), weight.len()),
-                (Some(tensor), None) => {
-                    let weight = poda_formats::Weight::Dense(tensor.clone());
-                    (weight.nnz(), weight.len())
-                }
-                (None, None) => return None,
-            };
-            (len > 0).then(|| nnz as f64 / len as f64)
-        });
-        let nonzero = density.map_or(dense, |d| (dense as f64 * d).round() as u64);
-        Some(Macs { dense, nonzero })
+            OpClass::Attention
+            | OpClass::Elementwise
+            | OpClass::Normalization
+            | OpClass::Sampling
+            | OpClass::Reduction
+            | OpClass::Movement
+            | OpClass::Generator
+            | OpClass::Quantization
+            | OpClass::Control
+            | OpClass::Foreign => Some(Macs::default()),
+        }
+    }
+
+    /// Elements of a constant that are not zero.
+    fn nonzeros(&self, graph: &Graph, id: ValueId) -> Option<u64> {
+        match (graph.weight(id), self.constant(id)) {
+            (Some(weight), _) => Some(weight.nnz() as u64),
+            (None, Some(tensor)) => Some(poda_formats::Weight::Dense(tensor.clone()).nnz() as u64),
+            (None, None) => None,
+        }
     }
 }
 

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::dtype::Boolean;
 use crate::graph::Dim;
-use crate::op::{Binary, Op, Unary};
+use crate::op::{Binary, MatrixForm, Op, Unary};
 use crate::sparse::CsrMatrix;
 use crate::storage::{ALIGNMENT, AlignedBytes, Storage};
 use crate::values::ValueType;
@@ -21,7 +21,10 @@ fn sample() -> Graph {
     let x = g.add_input("x", DataType::F32, vec![Dim::Symbol("batch".into()), Dim::Fixed(3)]);
     let condition = g.add_weight("condition", Tensor::scalar(Boolean(1)));
     let matrix = CsrMatrix::from_dense(3, 3, &[0.0, 1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, f32::INFINITY]);
-    let sparse = g.add_weight("w", UnstructuredWeight::new(vec![3, 3], true, matrix).unwrap());
+    let sparse = g.add_weight(
+        "w",
+        UnstructuredWeight::new(vec![3, 3], MatrixForm::of(&[3, 3], true).unwrap(), matrix).unwrap(),
+    );
     let clash = g.add_weight("w.values", Tensor::from_slice(&[3], &[1.0_f32, 2.0, 3.0]));
     let reserved = g.add_weight("__metadata__", Tensor::from_slice(&[0], &[0.0_f32; 0]));
     let shared = g.weight(clash).unwrap().clone();
@@ -113,7 +116,12 @@ fn narrower_values_and_bitmaps_come_back_equal_and_need_newer_versions() {
         let s = older.find("s").unwrap();
         let Some(Weight::Unstructured(csr)) = older.weight(s).cloned() else { panic!() };
         assert_eq!(csr.arrays().layout(), "bitmap");
-        let csr = UnstructuredWeight::new(csr.shape().to_vec(), true, csr.matrix().unwrap()).unwrap();
+        let csr = UnstructuredWeight::new(
+            csr.shape().to_vec(),
+            MatrixForm::of(csr.shape(), true).unwrap(),
+            csr.matrix().unwrap(),
+        )
+        .unwrap();
         older.values[s.index()].weight = Some(csr.into());
         assert_eq!(version_of(&bytes_of(&older)), "2");
         let Some(Weight::Narrow(narrow)) = back.weight(back.find("d").unwrap()) else { panic!() };
@@ -190,6 +198,29 @@ fn shared_weights_are_stored_once() {
 }
 
 #[test]
+fn matrices_of_several_parts_come_back() {
+    let elements: Vec<f32> = (0..24).map(|i| if i % 5 == 0 { i as f32 } else { 0.0 }).collect();
+    let tensor = Tensor::from_slice(&[2, 3, 4], &elements);
+    for (form, version) in [
+        (MatrixForm::of(&[2, 3, 4], false).unwrap(), "1"),
+        (MatrixForm::split(&[2, 3, 4], 2, false).unwrap(), "4"),
+        (MatrixForm { parts: 2, rows: 4, cols: 3, transposed: true }, "4"),
+    ] {
+        let mut g = Graph::default();
+        let [rows, cols] = form.size();
+        let csr = CsrMatrix::from_dense(rows, cols, &form.rows_of(&elements));
+        let id = g.add_weight("w", UnstructuredWeight::new(vec![2, 3, 4], form, csr).unwrap());
+        g.outputs.push(id);
+        let bytes = bytes_of(&g);
+        let text = format!("\"poda.version\":\"{version}\"");
+        assert!(bytes.windows(text.len()).any(|w| w == text.as_bytes()), "{form:?}");
+        let read = parse_bytes(&bytes).unwrap();
+        assert_eq!(read, g);
+        assert_eq!(read.weight(id).unwrap().to_dense().unwrap(), tensor);
+    }
+}
+
+#[test]
 fn every_truncation_is_refused() {
     let bytes = bytes_of(&sample());
     for len in 0..bytes.len() {
@@ -200,7 +231,7 @@ fn every_truncation_is_refused() {
 #[test]
 fn what_this_version_does_not_know_is_refused_by_name() {
     let cases = [
-        ("\"poda.version\":\"1\"", "\"poda.version\":\"4\"", "version \"4\""),
+        ("\"poda.version\":\"1\"", "\"poda.version\":\"9\"", "version \"9\""),
         ("\"poda.version\":\"1\"", "\"poda.version\":\"x\"", "version \"x\""),
         ("poda.graph", "poda.graqh", "metadata lack \"poda.graph\""),
         ("\\\"kind\\\":\\\"csr\\\"", "\\\"kind\\\":\\\"nm4\\\"", "\"w\" is stored as \"nm4\""),

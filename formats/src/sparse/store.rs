@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::pattern::NonZeros;
 use super::{CsrMatrix, Pattern, StructuredMatrix, UncheckedUnstructured, bitmap, index_type};
-use crate::graph::{Graph, Node, ValueId};
-use crate::op::Op;
+use crate::graph::{Graph, ValueId};
+use crate::op::MatrixForm;
 use crate::structured::StructuredWeight;
 use crate::tensor::Tensor;
 use crate::weight::{UnstructuredWeight, Weight};
@@ -16,22 +16,25 @@ const SIDES: [usize; 5] = [2, 4, 8, 16, 32];
 const GROUPS: [usize; 4] = [2, 4, 8, 16];
 
 impl Weight {
-    /// `tensor` in the layout that takes the fewest bytes: dense, CSR, with a bitmap, in blocks or N:M. `transposed` is as in
-    /// [`UnstructuredWeight::new`].
+    /// `tensor`, which lies as `form` says, in the layout that takes the fewest bytes: dense, CSR, with a bitmap, in blocks or N:M.
     ///
     /// Only f32 becomes sparse. Zeros of either sign are left out, so -0.0 becomes 0.0; NaN stays.
-    pub fn smallest(tensor: &Tensor, transposed: bool) -> Self {
-        Self::smallest_by(tensor, transposed, &[])
+    pub fn smallest(tensor: &Tensor, form: MatrixForm) -> Self {
+        Self::smallest_by(tensor, form, &[])
     }
 
     /// [`Weight::smallest`], with patterns to consider beside the common ones.
-    pub fn smallest_by(tensor: &Tensor, transposed: bool, patterns: &[Pattern]) -> Self {
-        Self::sparse_if_smaller(tensor, transposed, patterns).unwrap_or_else(|| tensor.clone().into())
+    pub fn smallest_by(tensor: &Tensor, form: MatrixForm, patterns: &[Pattern]) -> Self {
+        Self::sparse_if_smaller(tensor, form, patterns).unwrap_or_else(|| tensor.clone().into())
     }
 
-    fn sparse_if_smaller(tensor: &Tensor, transposed: bool, patterns: &[Pattern]) -> Option<Self> {
-        let values = tensor.as_slice::<f32>().ok()?;
-        let (rows, cols) = UnstructuredWeight::matrix_shape(tensor.shape(), transposed)?;
+    fn sparse_if_smaller(tensor: &Tensor, form: MatrixForm, patterns: &[Pattern]) -> Option<Self> {
+        let values = tensor.as_slice::<f32>().ok().filter(|_| form.fits(tensor.shape()))?;
+        let [rows, cols] = form.size();
+        // Of several parts, each is transposed on its own.
+        let values = if form.parts > 1 { form.rows_of(values) } else { values.into() };
+        let transposed = form.transposed && form.parts <= 1;
+        let values = &values[..];
         // All counts of a sparse matrix take 32 bits.
         u32::try_from(rows.max(cols).max(values.len())).ok()?;
         let nonzeros = NonZeros::of(rows, cols, values, transposed);
@@ -57,12 +60,12 @@ impl Weight {
         };
         let shape = tensor.shape().to_vec();
         match pattern {
-            None => UnstructuredWeight::new(shape, transposed, UncheckedUnstructured::smallest(matrix))
+            None => UnstructuredWeight::new(shape, form, UncheckedUnstructured::smallest(matrix))
                 .ok()
                 .map(Self::from),
             Some(pattern) => {
                 let matrix = StructuredMatrix::from_csr(matrix.view().ok()?, pattern)?;
-                StructuredWeight::new(shape, transposed, matrix).ok().map(Self::from)
+                StructuredWeight::new(shape, form, matrix).ok().map(Self::from)
             }
         }
     }
@@ -115,8 +118,8 @@ impl Graph {
     /// Stores the dense weights of products and convolutions sparse where that takes fewer bytes, bodies of control
     /// flow included; their values stay of the type that they are stored as. Returns how many. The graph computes the same.
     ///
-    /// A row of each matrix is one output: the right-hand weights of MatMul, and of Gemm where it does not transpose
-    /// them itself, are stored transposed. A weight that has any other use as well stays dense.
+    /// A row of each matrix is one output (see [`Op::products`](crate::Op::products)). A weight that has any other use as well
+    /// stays dense.
     pub fn store_sparse(&mut self) -> usize {
         self.store_sparse_by(&[])
     }
@@ -131,16 +134,17 @@ impl Graph {
         stored
     }
 
-    /// For each value that this graph itself uses only as the weight matrix of products: whether it is the transpose of
-    /// `[outputs, inputs]`.
-    pub fn matrix_uses(&self) -> HashMap<ValueId, bool> {
+    /// For each weight that this graph itself uses only as the matrix of products: how it lies as `[outputs, inputs]`.
+    pub fn matrix_uses(&self) -> HashMap<ValueId, MatrixForm> {
         // `None` where uses disagree.
-        let mut uses: HashMap<ValueId, Option<bool>> = HashMap::new();
+        let mut uses: HashMap<ValueId, Option<MatrixForm>> = HashMap::new();
         for node in &self.nodes {
+            let shape = |id: &Option<ValueId>| id.and_then(|id| self.weight(id)).map(Weight::shape);
+            let products = node.op.products(&node.inputs.iter().map(shape).collect::<Vec<_>>(), None);
             for (index, id) in node.inputs.iter().enumerate().filter_map(|(i, id)| Some((i, (*id)?))) {
-                let transposed = matrix_use(node, index);
-                let known = uses.entry(id).or_insert(transposed);
-                if *known != transposed {
+                let form = products.iter().find(|p| p.input == index).map(|p| p.form);
+                let known = uses.entry(id).or_insert(form);
+                if *known != form {
                     *known = None;
                 }
             }
@@ -148,27 +152,27 @@ impl Graph {
         for id in &self.outputs {
             uses.insert(*id, None);
         }
-        uses.into_iter().filter_map(|(id, transposed)| Some((id, transposed?))).collect()
+        uses.into_iter().filter_map(|(id, form)| Some((id, form?))).collect()
     }
 
     fn store_own_sparse(&mut self, patterns: &[Pattern]) -> usize {
         let uses = self.matrix_uses();
         // Weights that share their bytes go on sharing.
-        let mut seen: HashMap<(*const u8, Vec<usize>, bool), Weight> = HashMap::new();
+        let mut seen: HashMap<(*const u8, Vec<usize>, MatrixForm), Weight> = HashMap::new();
         let mut stored = 0;
         for (index, value) in self.values.iter_mut().enumerate() {
-            let transposed = uses.get(&ValueId(index as u32));
-            let (Some(weight), Some(&transposed)) = (&value.weight, transposed) else { continue };
+            let form = uses.get(&ValueId(index as u32));
+            let (Some(weight), Some(&form)) = (&value.weight, form) else { continue };
             let place = match weight {
                 Weight::Dense(tensor) => tensor.bytes().as_ptr(),
-                Weight::Narrow(narrow) if narrow.is_transposed() == transposed => {
+                Weight::Narrow(narrow) if narrow.form() == form => {
                     narrow.matrix().values().tensor().bytes().as_ptr()
                 }
                 Weight::Narrow(_) | Weight::Unstructured(_) | Weight::Structured(_) => continue,
             };
-            let key = (place, weight.shape().to_vec(), transposed);
+            let key = (place, weight.shape().to_vec(), form);
             let weight = seen.entry(key).or_insert_with(|| match weight {
-                Weight::Dense(tensor) => Weight::smallest_by(tensor, transposed, patterns),
+                Weight::Dense(tensor) => Weight::smallest_by(tensor, form, patterns),
                 Weight::Narrow(narrow) => Weight::smallest_narrow(narrow),
                 Weight::Unstructured(_) | Weight::Structured(_) => unreachable!("left out above"),
             });
@@ -179,22 +183,15 @@ impl Graph {
     }
 }
 
-/// Whether input `index` of `node` would be a transposed matrix if it were a sparse weight; `None` if it cannot be one.
-fn matrix_use(node: &Node, index: usize) -> Option<bool> {
-    match (&node.op, index) {
-        (Op::MatMul, 1) => Some(true),
-        (Op::Gemm { trans_b, .. }, 1) => Some(!trans_b),
-        (Op::Conv(_), 1) => Some(false),
-        (_, _) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dtype::DataType;
     use crate::graph::Dim;
-    use crate::op::{Binary, ConvAttributes, Padding};
+    use crate::op::{Binary, ConvAttributes, Op, Padding};
+
+    /// Of a tensor that is no matrix.
+    const NO_FORM: MatrixForm = MatrixForm { parts: 1, rows: 0, cols: 0, transposed: false };
 
     fn hash(i: usize) -> usize {
         let i = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -226,13 +223,14 @@ mod tests {
         ];
         for (shape, keep_every, transposed, layout) in cases {
             let dense = tensor(&shape, keep_every);
-            let weight = Weight::smallest(&dense, transposed);
+            let form = MatrixForm::of(&shape, transposed).unwrap_or(NO_FORM);
+            let weight = Weight::smallest(&dense, form);
             assert_eq!(weight.layout(), layout, "{shape:?} {keep_every} {transposed}");
             assert_eq!(weight.to_dense().unwrap(), dense);
             assert!(weight.bytes() <= dense.bytes().len());
         }
         let whole = Tensor::from_slice(&[8, 8], &[0_i32; 64]);
-        assert_eq!(Weight::smallest(&whole, false).layout(), "dense");
+        assert_eq!(Weight::smallest(&whole, MatrixForm::of(&[8, 8], false).unwrap()).layout(), "dense");
     }
 
     #[test]
@@ -251,7 +249,7 @@ mod tests {
         for transposed in [false, true] {
             for block in [[4, 1], [8, 1], [16, 1], [1, 4], [1, 8], [4, 4], [16, 16]] {
                 let dense = blocks(block, transposed);
-                let weight = Weight::smallest(&dense, transposed);
+                let weight = Weight::smallest(&dense, MatrixForm::of(dense.shape(), transposed).unwrap());
                 assert_eq!(weight.layout(), format!("block:{}x{}", block[0], block[1]));
                 assert_eq!(weight.to_dense().unwrap(), dense);
                 let csr = csr_bytes([48, 64], dense_nnz(&dense));
@@ -261,15 +259,16 @@ mod tests {
         // No common block: only found when it is named.
         let odd = blocks([6, 2], false);
         let pattern = "block:6x2".parse().unwrap();
-        assert_ne!(Weight::smallest(&odd, false).layout(), "block:6x2");
-        let weight = Weight::smallest_by(&odd, false, &[pattern]);
+        let form = MatrixForm::of(odd.shape(), false).unwrap();
+        assert_ne!(Weight::smallest(&odd, form).layout(), "block:6x2");
+        let weight = Weight::smallest_by(&odd, form, &[pattern]);
         assert_eq!((&*weight.layout(), weight.to_dense().unwrap()), ("block:6x2", odd));
         for (n, m) in [(2, 4), (1, 4), (4, 8), (1, 2), (2, 16)] {
             // The n columns of a group that follow a place which depends on the group.
             let kept = |i: usize| (i % m + hash(i / m)) % m < n;
             let values: Vec<f32> = (0..48 * 64).map(|i| if kept(i) { 1.5 } else { 0.0 }).collect();
             let dense = Tensor::from_slice(&[48, 8, 8], &values);
-            let weight = Weight::smallest(&dense, false);
+            let weight = Weight::smallest(&dense, MatrixForm::of(dense.shape(), false).unwrap());
             assert_eq!(weight.layout(), format!("nm:{n}:{m}"));
             assert_eq!((weight.nnz(), weight.to_dense().unwrap()), (48 * 64 * n / m, dense));
         }
@@ -313,17 +312,20 @@ mod tests {
 
         let before: Vec<_> =
             g.values.iter().map(|v| v.weight.as_ref().map(|w| w.to_dense().unwrap())).collect();
-        assert_eq!(g.store_sparse(), 5);
+        assert_eq!(g.store_sparse(), 6);
         let after: Vec<_> =
             g.values.iter().map(|v| v.weight.as_ref().map(|w| w.to_dense().unwrap())).collect();
         assert_eq!(before, after);
         let transposed = |name: &str| match g.weight(g.find(name).unwrap()) {
-            Some(Weight::Unstructured(csr)) => Some(csr.is_transposed()),
+            Some(Weight::Unstructured(csr)) => Some(csr.form().transposed),
             _ => None,
         };
         let found = names.map(transposed);
         let none = None;
-        assert_eq!(found, [Some(true), none, Some(true), Some(false), none, none, Some(true), none, none]);
+        assert_eq!(
+            found,
+            [Some(true), Some(false), Some(true), Some(false), none, none, Some(true), none, none]
+        );
         assert_eq!(transposed("conv"), Some(false));
         let place = |id| match g.weight(id) {
             Some(Weight::Unstructured(csr)) => csr.arrays().values().tensor().bytes().as_ptr(),

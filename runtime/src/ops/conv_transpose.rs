@@ -117,6 +117,21 @@ fn axes(
         .collect()
 }
 
+/// The number of filters, and the windows of the convolution that leads from the output back to `x`.
+///
+/// # Errors
+/// When the shapes do not fit each other or the attributes.
+pub(crate) fn windows(
+    attributes: &ConvAttributes,
+    output_padding: &[usize],
+    output_shape: &[usize],
+    x: &[usize],
+    w: &[usize],
+) -> Result<(usize, Windows), OpError> {
+    let plan = Plan::new(attributes, Extra { output_padding, output_shape }, x, w)?;
+    Ok((plan.filters, plan.windows))
+}
+
 fn infos<'a, F: Fact<'a>>(
     attributes: &ConvAttributes,
     extra: Extra<'_>,

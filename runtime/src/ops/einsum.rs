@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use poda_formats::TensorView;
+use poda_formats::op::einsum::{Equation, Term};
 use poda_formats::tensor::checked_bytes;
 
 use super::args::{Infos, one, required, strides};
@@ -16,58 +17,49 @@ use crate::output::Output;
 use crate::threads;
 
 /// Name of an axis: a letter, or [`ELLIPSIS`] plus the place, counted from the right, of an axis behind `...`.
-type Label = u32;
+pub(crate) type Label = u32;
 
 /// Above all letters.
 const ELLIPSIS: Label = 0x0011_0000;
 
 /// The axes of each operand and of the result, and their sizes.
-struct Equation {
-    inputs: Vec<Vec<Label>>,
-    output: Vec<Label>,
-    sizes: BTreeMap<Label, usize>,
+pub(crate) struct Axes {
+    pub(crate) inputs: Vec<Vec<Label>>,
+    pub(crate) output: Vec<Label>,
+    pub(crate) sizes: BTreeMap<Label, usize>,
 }
 
-/// One side's term as labels, for a tensor of rank `rank` if it is known; `...` becomes one label for each axis left.
-fn term(
-    equation: &str,
-    text: &str,
-    ellipsis: impl FnOnce(usize) -> Option<usize>,
-) -> Result<Vec<Label>, OpError> {
-    let bad = || OpError::Invalid(format!("einsum equation {equation:?} is not well formed at {text:?}"));
-    let letters = |part: &str| {
-        let valid = part.chars().all(|c| c.is_ascii_alphabetic());
-        if valid { Ok(part.chars().map(u32::from).collect::<Vec<_>>()) } else { Err(bad()) }
-    };
-    let Some((before, after)) = text.split_once("...") else { return letters(text) };
-    let (mut labels, after) = (letters(before)?, letters(after)?);
-    let axes = ellipsis(labels.len() + after.len()).ok_or_else(bad)?;
-    labels.extend((0..axes).rev().map(|i| ELLIPSIS + i as u32));
-    labels.extend(after);
-    Ok(labels)
+/// A term as labels; `...` becomes `hidden` of them.
+fn labels(term: &Term, hidden: usize) -> Vec<Label> {
+    let of = |letters: &[char]| letters.iter().map(|&c| u32::from(c)).collect::<Vec<_>>();
+    let mut labels = of(&term.before);
+    if let Some(after) = &term.after {
+        labels.extend((0..hidden).rev().map(|i| ELLIPSIS + i as u32));
+        labels.extend(of(after));
+    }
+    labels
 }
 
-impl Equation {
-    fn new(equation: &str, shapes: &[&[usize]]) -> Result<Self, OpError> {
-        let text: String = equation.chars().filter(|c| !c.is_whitespace()).collect();
-        let (left, right) = text.split_once("->").map_or((&text[..], None), |(l, r)| (l, Some(r)));
-        let terms: Vec<&str> = left.split(',').collect();
-        if terms.len() != shapes.len() {
-            let (found, expected) = (shapes.len(), terms.len());
+impl Axes {
+    /// The axes of `equation` for operands of these shapes.
+    ///
+    /// # Errors
+    /// When it is not well formed, or does not fit the shapes.
+    pub(crate) fn new(equation: &str, shapes: &[&[usize]]) -> Result<Self, OpError> {
+        let parsed = Equation::parse(equation).map_err(|error| OpError::Invalid(error.to_string()))?;
+        if parsed.inputs.len() != shapes.len() {
+            let (found, expected) = (shapes.len(), parsed.inputs.len());
             return Err(OpError::Invalid(format!(
                 "einsum {equation:?} takes {expected} inputs, found {found}"
             )));
         }
         let mut sizes = BTreeMap::new();
         let mut inputs = Vec::new();
-        for (index, (text, dims)) in terms.iter().zip(shapes).enumerate() {
-            let labels = term(equation, text, |named| dims.len().checked_sub(named))?;
+        for (index, (term, dims)) in parsed.inputs.iter().zip(shapes).enumerate() {
+            let labels = labels(term, dims.len().saturating_sub(term.letters().count()));
             if labels.len() != dims.len() {
-                return Err(bad_shape(
-                    index,
-                    dims,
-                    format!("its rank does not fit {text:?} of {equation:?}"),
-                ));
+                let reason = format!("its rank does not fit term {} of {equation:?}", index + 1);
+                return Err(bad_shape(index, dims, reason));
             }
             for (&label, &dim) in labels.iter().zip(*dims) {
                 let size = sizes.entry(label).or_insert(dim);
@@ -85,12 +77,11 @@ impl Equation {
             inputs.push(labels);
         }
         let hidden = sizes.keys().filter(|&&l| l >= ELLIPSIS).count();
-        let output = match right {
-            Some(text) => term(equation, text, |_| Some(hidden))?,
+        let output = match &parsed.output {
+            Some(term) => labels(term, hidden),
             None => {
-                let count = |label| inputs.iter().flatten().filter(|&&l| l == label).count();
-                let once = sizes.keys().copied().filter(|&l| l < ELLIPSIS && count(l) == 1);
-                (0..hidden as u32).rev().map(|i| ELLIPSIS + i).chain(once).collect()
+                let letters = parsed.output_letters().into_iter().map(u32::from);
+                (0..hidden as u32).rev().map(|i| ELLIPSIS + i).chain(letters).collect()
             }
         };
         for (i, label) in output.iter().enumerate() {
@@ -118,7 +109,7 @@ fn infos<'a, F: Fact<'a>>(equation: &str, inputs: &[Option<F>]) -> Result<Vec<In
             None => return Ok(one(dtype, None)),
         }
     }
-    Ok(one(dtype, Some(Equation::new(equation, &shapes)?.shape())))
+    Ok(one(dtype, Some(Axes::new(equation, &shapes)?.shape())))
 }
 
 pub(super) fn infer_einsum(equation: &str, inputs: &Infos<'_>) -> Result<Vec<Info>, OpError> {
@@ -129,7 +120,7 @@ pub(super) fn einsum(equation: &str, inputs: &Inputs<'_>, outputs: &mut [Output<
     let infos = infos(equation, inputs)?;
     let views: Vec<TensorView<'_>> = inputs.iter().copied().flatten().collect();
     let shapes: Vec<&[usize]> = views.iter().map(TensorView::shape).collect();
-    let plan = Equation::new(equation, &shapes)?;
+    let plan = Axes::new(equation, &shapes)?;
     with_product!(infos[0].dtype, "Einsum", T => store::<T>(&mut outputs[0], infos[0].dtype, known(&infos, 0), |y| {
         y.copy_from_slice(&evaluate::<T>(&plan, &views)?);
         Ok(())
@@ -213,7 +204,7 @@ fn offsets(axes: &[(usize, usize)]) -> Vec<usize> {
     all
 }
 
-fn evaluate<T: Product>(plan: &Equation, views: &[TensorView<'_>]) -> Result<Vec<T>, OpError> {
+fn evaluate<T: Product>(plan: &Axes, views: &[TensorView<'_>]) -> Result<Vec<T>, OpError> {
     let mut operands: Vec<Operand<'_, T>> = views
         .iter()
         .zip(&plan.inputs)
@@ -275,7 +266,7 @@ mod tests {
             let result = apply(&op, &inputs, 1).unwrap();
             assert_eq!(result[0].shape(), expected, "{equation}");
             let tensors: Vec<_> = inputs.iter().flatten().collect();
-            let plan = Equation::new(equation, shapes).unwrap();
+            let plan = Axes::new(equation, shapes).unwrap();
             // Over all values of all labels.
             let labels: Vec<Label> = plan.sizes.keys().copied().collect();
             let total: usize = plan.sizes.values().product();

@@ -12,6 +12,7 @@ use rten_vecmath::{LogSoftmax, Normalize, NormalizeOptions, Sigmoid, Softmax, Su
 
 use super::number::Number;
 use crate::kernels::attention::{Attention, Order};
+use crate::packing::scratch::Scratch;
 
 /// A floating-point type that operators compute in.
 pub(crate) trait Real:
@@ -25,6 +26,10 @@ pub(crate) trait Real:
     + std::ops::DivAssign
     + std::iter::Sum
 {
+    /// Memory for intermediate values.
+    type Buffer: std::ops::DerefMut<Target = [Self]> + Send;
+    /// `len` elements of unspecified value.
+    fn buffer(len: usize) -> Self::Buffer;
     /// Sum of the elements.
     fn total(values: &[Self]) -> Self;
     /// Sum of `(value - offset)²`.
@@ -86,7 +91,13 @@ macro_rules! scalar_functions {
 }
 
 impl Real for f64 {
+    type Buffer = Vec<f64>;
+
     scalar_functions!(f64);
+
+    fn buffer(len: usize) -> Vec<f64> {
+        vec![0.0; len]
+    }
 
     fn total(values: &[Self]) -> Self {
         values.iter().sum()
@@ -133,7 +144,13 @@ impl Real for f64 {
 }
 
 impl Real for f32 {
+    type Buffer = Scratch;
+
     scalar_functions!(f32);
+
+    fn buffer(len: usize) -> Scratch {
+        Scratch::new(len)
+    }
 
     fn total(values: &[Self]) -> Self {
         Sum::new(values).dispatch()

@@ -1,29 +1,36 @@
 //! LSTM, GRU and RNN. Hochreiter and Schmidhuber, 1997; Cho et al., 2014, <https://arxiv.org/abs/1406.1078>.
+//!
+//! A [`Layer`] is prepared once for the shapes of its inputs and run by any [`Products`]: those of packed weights in a plan
+//! (`plan::recurrent`), or of plain matrices here, which is the general form (any float type, weights that are computed).
 
 mod activation;
 mod cell;
+mod products;
 
 use poda_formats::op::{Direction, RecurrentAttributes, RecurrentKind};
+use poda_formats::{DataType, TensorView};
 
 use super::args::{Infos, integers, optional, required};
-use super::facts::{Fact, bad_shape, expect_shape, float_type, known, same_type, shape};
-use super::real::{Mat, Real, load, store, with_real};
+use super::facts::{Fact, bad_shape, expect_shape, float_type, same_type, shape};
+use super::real::{Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
 use crate::threads;
 use activation::{Activation, activations};
-use cell::Cell;
+use cell::{Cell, States};
+
+pub(crate) use products::{Parameters, Part, Plain, Products};
 
 /// Sizes of a recurrent layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sizes {
-    directions: usize,
-    steps: usize,
-    batch: usize,
-    inputs: usize,
-    hidden: usize,
-    gates: usize,
+pub(crate) struct Sizes {
+    pub(crate) directions: usize,
+    pub(crate) steps: usize,
+    pub(crate) batch: usize,
+    pub(crate) inputs: usize,
+    pub(crate) hidden: usize,
+    pub(crate) gates: usize,
 }
 
 /// Gates of a cell.
@@ -36,6 +43,11 @@ fn gates(kind: RecurrentKind) -> usize {
 }
 
 impl Sizes {
+    /// Rows of the weights of one direction.
+    pub(crate) fn rows(&self) -> usize {
+        self.gates * self.hidden
+    }
+
     /// Shapes of all states, the last state and the last cell.
     fn outputs(&self, batch_first: bool) -> [Vec<usize>; 3] {
         let Self { directions, steps, batch, hidden, .. } = *self;
@@ -113,14 +125,190 @@ pub(super) fn infer_recurrent(
     infos(attributes, inputs, outputs)
 }
 
-/// What one direction gives.
-struct States<R> {
-    /// `[steps, batch, hidden]`
-    all: Vec<R>,
-    /// `[batch, hidden]`
-    last: Vec<R>,
-    /// `[batch, hidden]`
-    cell: Vec<R>,
+/// A layer made ready for the shapes of its inputs.
+#[derive(Debug, Clone)]
+pub(crate) struct Layer {
+    kind: RecurrentKind,
+    pub(crate) sizes: Sizes,
+    /// Whether the first direction goes backwards.
+    reverse: bool,
+    batch_first: bool,
+    clip: Option<f32>,
+    /// Of each direction.
+    functions: Vec<Vec<Activation>>,
+}
+
+impl Layer {
+    /// `None` while shapes are not known.
+    ///
+    /// # Errors
+    /// When the inputs do not fit each other or the attributes.
+    pub(crate) fn new(
+        attributes: &RecurrentAttributes,
+        inputs: &[Option<&Info>],
+    ) -> Result<Option<Self>, OpError> {
+        Self::from_facts(attributes, inputs)
+    }
+
+    fn from_facts<'a, F: Fact<'a>>(
+        attributes: &RecurrentAttributes,
+        inputs: &[Option<F>],
+    ) -> Result<Option<Self>, OpError> {
+        let functions = activations(attributes)?;
+        let RecurrentAttributes { kind, direction, clip, batch_first, .. } = *attributes;
+        let reverse = direction == Direction::Reverse;
+        let layer = |sizes| Self { kind, sizes, reverse, batch_first, clip, functions };
+        Ok(sizes(attributes, inputs)?.map(layer))
+    }
+
+    /// Whether a GRU's reset gate acts on the state before the product with its weights, which then is one of two.
+    pub(crate) fn resets_first(&self) -> bool {
+        matches!(self.kind, RecurrentKind::Gru { linear_before_reset: false })
+    }
+
+    /// Name of the kind, for profiles.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.kind {
+            RecurrentKind::Lstm { .. } => "lstm",
+            RecurrentKind::Gru { .. } => "gru",
+            RecurrentKind::Rnn => "rnn",
+        }
+    }
+
+    /// Computes the outputs, of type `dtype`. Of `inputs` only X, the lengths and the first states are read.
+    ///
+    /// # Errors
+    /// When a length is out of range, or an output is not as planned.
+    pub(crate) fn run<R: Real>(
+        &self,
+        products: &impl Products<R>,
+        parameters: &Parameters<R>,
+        dtype: DataType,
+        inputs: &Inputs<'_>,
+        outputs: &mut [Output<'_>],
+    ) -> Result<(), OpError> {
+        let lengths = self.lengths(optional(inputs, 4))?;
+        let x = load::<R>(required(inputs, 0)?);
+        let lstm = matches!(self.kind, RecurrentKind::Lstm { .. });
+        let initial = [optional(inputs, 5), optional(inputs, 6).filter(|_| lstm)].map(|i| i.map(load::<R>));
+        let mut states: Vec<Option<States<R>>> = (0..self.sizes.directions).map(|_| None).collect();
+        let direction = |d: usize| {
+            let state = |i: usize| self.first_state(initial[i].as_deref(), d);
+            self.direction(d, products, parameters, &x, [state(0), state(1)], &lengths)
+        };
+        if products.one_thread_each() {
+            threads::for_each_chunk(&mut states, 1, 1, |d, state| state[0] = Some(direction(d)));
+        } else {
+            states.iter_mut().enumerate().for_each(|(d, state)| *state = Some(direction(d)));
+        }
+        let states: Vec<States<R>> = states.into_iter().flatten().collect();
+        let shapes = self.sizes.outputs(self.batch_first);
+        for (i, (output, shape)) in outputs.iter_mut().zip(&shapes).enumerate() {
+            store::<R>(output, dtype, shape, |y| {
+                self.assemble(&states, i, y);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Valid steps of each sequence.
+    fn lengths(&self, view: Option<TensorView<'_>>) -> Result<Vec<usize>, OpError> {
+        let Sizes { steps, batch, .. } = self.sizes;
+        let Some(view) = view else { return Ok(vec![steps; batch]) };
+        let bound = steps as i64;
+        integers(view, 4)?
+            .into_iter()
+            .map(|value| match usize::try_from(value) {
+                Ok(length) if length <= steps => Ok(length),
+                _ => Err(OpError::OutOfRange { name: "sequence length", value, bound }),
+            })
+            .collect()
+    }
+
+    /// `[batch, hidden]` of direction `d`: given ones, or zeros.
+    fn first_state<R: Real>(&self, given: Option<&[R]>, d: usize) -> R::Buffer {
+        let Sizes { directions, batch, hidden, .. } = self.sizes;
+        let mut state = R::buffer(batch * hidden);
+        match given {
+            None => state.fill(R::default()),
+            Some(all) => {
+                for (b, to) in state.chunks_exact_mut(hidden.max(1)).enumerate() {
+                    let at = if self.batch_first { b * directions + d } else { d * batch + b };
+                    to.copy_from_slice(&all[at * hidden..][..hidden]);
+                }
+            }
+        }
+        state
+    }
+
+    /// Runs one direction over `x` from states `[batch, hidden]` on.
+    fn direction<R: Real>(
+        &self,
+        d: usize,
+        products: &impl Products<R>,
+        parameters: &Parameters<R>,
+        x: &[R],
+        first: [R::Buffer; 2],
+        lengths: &[usize],
+    ) -> States<R> {
+        let Sizes { steps, batch, hidden, .. } = self.sizes;
+        let rows = self.sizes.rows();
+        // The share of the input in the gates, for all steps at once: in the order of `x`.
+        let mut from_input = R::buffer(steps * batch * rows);
+        products.input(d, x, parameters.bias(d, rows), &mut from_input);
+        let cell = Cell {
+            kind: self.kind,
+            hidden,
+            activations: &self.functions[d],
+            clip: self.clip.map(|c| R::from_f64(c.into())),
+            reset_bias: parameters.reset_bias(d, hidden),
+            peepholes: parameters.peepholes(d, hidden),
+        };
+        let reverse = self.reverse || d == 1;
+        let longest = lengths.iter().copied().max().unwrap_or(0).min(steps);
+        // Where the elements of sequence `b` are at its step number `step`, while it lasts.
+        let place = |step: usize, b: usize| {
+            let length = lengths[b];
+            let t = (step < length).then(|| if reverse { length - 1 - step } else { step })?;
+            Some(if self.batch_first { b * steps + t } else { t * batch + b })
+        };
+        let mut states = States::new(first, steps * batch * hidden);
+        let mut scratch = cell.scratch(batch);
+        for step in 0..longest {
+            cell.step(
+                batch,
+                &|b| place(step, b),
+                |part, state, y| products.state(d, part, state, y),
+                &mut from_input,
+                &mut states,
+                &mut scratch,
+            );
+        }
+        states
+    }
+
+    /// Writes output `index` from the states of each direction.
+    fn assemble<R: Real>(&self, states: &[States<R>], index: usize, y: &mut [R]) {
+        let Sizes { directions, steps, batch, hidden, .. } = self.sizes;
+        // All states lie in the order of X, the last ones sequence by sequence.
+        let of = |d: usize| match index {
+            0 => &states[d].all[..],
+            1 => &states[d].last[..],
+            _ => &states[d].memory[..],
+        };
+        let steps = if index == 0 { steps } else { 1 };
+        for (i, y) in y.chunks_exact_mut(hidden.max(1)).enumerate() {
+            let [d, at] = if self.batch_first {
+                [i % directions, i / directions]
+            } else {
+                let (t, rest) = (i / (batch * directions), i % (batch * directions));
+                [rest / batch, t * batch + rest % batch]
+            };
+            debug_assert!(at < steps * batch, "within the states");
+            y.copy_from_slice(&of(d)[at * hidden..][..hidden]);
+        }
+    }
 }
 
 pub(super) fn recurrent(
@@ -128,128 +316,17 @@ pub(super) fn recurrent(
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
-    let infos = infos(attributes, inputs, outputs.len())?;
-    let dtype = required(inputs, 0)?.dtype();
-    let Some(sizes) = sizes(attributes, inputs)? else { return Err(OpError::MissingInput { index: 0 }) };
-    let lengths = lengths(inputs, &sizes)?;
-    with_real!(dtype, R => {
-        let states = compute::<R>(attributes, inputs, &sizes, &lengths)?;
-        for (i, output) in outputs.iter_mut().enumerate() {
-            store::<R>(output, dtype, known(&infos, i), |y| {
-                assemble(&states, i, &sizes, attributes.batch_first, y);
-                Ok(())
-            })?;
-        }
-        Ok(())
-    })
-}
-
-/// Valid steps of each sequence.
-fn lengths(inputs: &Inputs<'_>, sizes: &Sizes) -> Result<Vec<usize>, OpError> {
-    let Some(view) = optional(inputs, 4) else { return Ok(vec![sizes.steps; sizes.batch]) };
-    let bound = sizes.steps as i64;
-    integers(view, 4)?
-        .into_iter()
-        .map(|value| match usize::try_from(value) {
-            Ok(length) if length <= sizes.steps => Ok(length),
-            _ => Err(OpError::OutOfRange { name: "sequence length", value, bound }),
-        })
-        .collect()
-}
-
-fn compute<R: Real>(
-    attributes: &RecurrentAttributes,
-    inputs: &Inputs<'_>,
-    sizes: &Sizes,
-    lengths: &[usize],
-) -> Result<Vec<States<R>>, OpError> {
-    let Sizes { directions, steps, batch, inputs: width, hidden, gates } = *sizes;
-    let rows = gates * hidden;
-    let values = |index| optional(inputs, index).map(load::<R>);
-    let (w, r) = (load::<R>(required(inputs, 1)?), load::<R>(required(inputs, 2)?));
-    let (bias, peepholes) = (values(3), values(7).filter(|_| gates == 4));
-    let mut x = load::<R>(required(inputs, 0)?);
-    let mut initial = [values(5), values(6).filter(|_| gates == 4)];
-    if attributes.batch_first {
-        x = swap_outer(&x, batch, steps, width).into();
-        initial = initial.map(|state| state.map(|s| swap_outer(&s, batch, directions, hidden).into()));
-    }
-    let functions = activations(attributes)?;
-    let direction = |d: usize| {
-        let part = |all: &[R], len: usize| all[d * len..][..len].to_vec();
-        let state = |i: usize| {
-            let given = initial[i].as_deref();
-            given.map_or_else(|| vec![R::default(); batch * hidden], |all| part(all, batch * hidden))
-        };
-        let cell = Cell {
-            kind: attributes.kind,
-            hidden,
-            w: &w[d * rows * width..][..rows * width],
-            r: &r[d * rows * hidden..][..rows * hidden],
-            bias: bias.as_deref().map(|b| &b[d * 2 * rows..][..2 * rows]),
-            peepholes: peepholes.as_deref().map(|p| &p[d * 3 * hidden..][..3 * hidden]),
-            activations: &functions[d],
-            clip: attributes.clip.map(|c| R::from_f64(c.into())),
-        };
-        let reverse = attributes.direction == Direction::Reverse || d == 1;
-        run_direction(&cell, &x, [state(0), state(1)], [steps, width], lengths, reverse)
+    infos(attributes, inputs, outputs.len())?;
+    let (x, w, r) = (required(inputs, 0)?, required(inputs, 1)?, required(inputs, 2)?);
+    let Some(layer) = Layer::from_facts(attributes, inputs)? else {
+        return Err(OpError::MissingInput { index: 0 });
     };
-    let mut states: Vec<Option<States<R>>> = (0..directions).map(|_| None).collect();
-    threads::for_each_chunk(&mut states, 1, 1, |d, state| state[0] = Some(direction(d)));
-    Ok(states.into_iter().flatten().collect())
-}
-
-/// Swaps the two outer axes of `[a, b, inner]`.
-fn swap_outer<R: Real>(x: &[R], a: usize, b: usize, inner: usize) -> Vec<R> {
-    (0..b).flat_map(|j| (0..a).flat_map(move |i| x[(i * b + j) * inner..][..inner].iter().copied())).collect()
-}
-
-/// Runs a cell over `x` `[steps, batch, inputs]` from states `[batch, hidden]` on.
-fn run_direction<R: Real>(
-    cell: &Cell<'_, R>,
-    x: &[R],
-    [mut last, mut memory]: [Vec<R>; 2],
-    [steps, width]: [usize; 2],
-    lengths: &[usize],
-    reverse: bool,
-) -> States<R> {
-    let (batch, hidden) = (lengths.len(), cell.hidden);
-    let rows = cell.rows();
-    // The share of the input in the gates, for all steps at once.
-    let mut from_input = vec![R::default(); steps * batch * rows];
-    R::product(Mat::new(x, steps * batch, width), Mat::new(cell.w, rows, width).t(), &mut from_input);
-    let mut all = vec![R::default(); steps * batch * hidden];
-    let mut scratch = cell.scratch(batch);
-    for step in 0..steps.min(lengths.iter().copied().max().unwrap_or(0)) {
-        cell.recur(&last, &mut scratch);
-        for (b, &length) in lengths.iter().enumerate().filter(|&(_, &length)| step < length) {
-            let at = (if reverse { length - 1 - step } else { step }) * batch + b;
-            let state = b * hidden..(b + 1) * hidden;
-            let gates = &mut from_input[at * rows..][..rows];
-            cell.step(gates, b, &mut scratch, &mut last[state.clone()], &mut memory[state.clone()]);
-            all[at * hidden..][..hidden].copy_from_slice(&last[state]);
-        }
-    }
-    States { all, last, cell: memory }
-}
-
-/// Writes output `index` from the states of each direction.
-fn assemble<R: Real>(states: &[States<R>], index: usize, sizes: &Sizes, batch_first: bool, y: &mut [R]) {
-    let Sizes { directions, steps, batch, hidden, .. } = *sizes;
-    let steps = if index == 0 { steps } else { 1 };
-    for (i, y) in y.chunks_exact_mut(hidden.max(1)).enumerate() {
-        let [t, d, b] = if batch_first {
-            [i / directions % steps, i % directions, i / (directions * steps)]
-        } else {
-            [i / (batch * directions), i / batch % directions, i % batch]
-        };
-        let from = match index {
-            0 => &states[d].all,
-            1 => &states[d].last,
-            _ => &states[d].cell,
-        };
-        y.copy_from_slice(&from[(t * batch + b) * hidden..][..hidden]);
-    }
+    with_real!(x.dtype(), R => {
+        let values = |index| optional(inputs, index).map(load::<R>);
+        let parameters = Parameters::<R>::new(&layer, values(3).as_deref(), values(7).as_deref());
+        let (w, r) = (load::<R>(w), load::<R>(r));
+        layer.run(&Plain::new(&layer, &w, &r), &parameters, x.dtype(), inputs, outputs)
+    })
 }
 
 #[cfg(test)]

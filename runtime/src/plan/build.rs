@@ -274,6 +274,11 @@ impl<'a> Builder<'a> {
             Kind::Op(op) => Call::Op(op.clone()),
             Kind::Attention(attention) => Call::Attention(attention.clone()),
             Kind::Chain(chain) => Call::Chain(chain.clone()),
+            Kind::Recurrent(layer) => {
+                let Context { weights, threads, .. } = self.context;
+                let packed = layer.clone().pack(self.draft, weights, threads);
+                Call::Recurrent(Box::new(packed.map_err(|e| node_error(self.draft.graph, node.node, e))?))
+            }
             Kind::Product(product) => {
                 let weight = self.draft.weight(product.source.value).expect("a product has a weight");
                 let Context { weights, threads, .. } = self.context;

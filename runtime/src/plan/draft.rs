@@ -4,6 +4,7 @@ use poda_formats::{DataType, Graph, Op, Tensor, ValueId, Weight};
 
 use super::attention::AttentionNode;
 use super::product::Product;
+use super::recurrent::RecurrentNode;
 use crate::analysis::Analysis;
 use crate::info::Info;
 use crate::ops::elementwise::chain::Chain;
@@ -20,6 +21,8 @@ pub(crate) enum Kind {
     Attention(Box<AttentionNode>),
     /// Elementwise functions in a row.
     Chain(Box<Chain>),
+    /// A recurrent layer with constant weights.
+    Recurrent(Box<RecurrentNode>),
 }
 
 /// What a profile says of a step.
@@ -54,7 +57,7 @@ impl DraftNode {
     pub(crate) fn op(&self) -> Option<&Op> {
         match &self.kind {
             Kind::Op(op) => Some(op),
-            Kind::Product(_) | Kind::Attention(_) | Kind::Chain(_) => None,
+            Kind::Product(_) | Kind::Attention(_) | Kind::Chain(_) | Kind::Recurrent(_) => None,
         }
     }
 
@@ -116,11 +119,17 @@ impl<'a> Draft<'a> {
 
     /// A further constant.
     pub(crate) fn add_constant(&mut self, tensor: Tensor) -> ValueId {
-        self.infos.push(Some(Info::constant(tensor)));
+        self.add_value(Info::constant(tensor))
+    }
+
+    /// A further value that a node makes.
+    pub(crate) fn add_value(&mut self, info: Info) -> ValueId {
+        self.infos.push(Some(info));
         ValueId(self.infos.len() as u32 - 1)
     }
 
-    fn info(&self, id: ValueId) -> Option<&Info> {
+    /// Facts about a value.
+    pub(crate) fn info(&self, id: ValueId) -> Option<&Info> {
         self.infos[id.index()].as_ref()
     }
 

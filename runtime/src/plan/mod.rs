@@ -8,15 +8,18 @@ mod arena;
 mod attention;
 mod build;
 mod draft;
+mod einsum;
 #[allow(clippy::float_cmp, reason = "patterns look for exact constants")]
 mod fusion;
 mod inline;
 #[allow(clippy::float_cmp, reason = "attributes that change nothing are exactly 1")]
 mod product;
 mod profile;
+mod recurrent;
 mod run;
 #[cfg(test)]
 mod tests;
+mod transposed;
 mod weights;
 
 use std::sync::Mutex;
@@ -31,6 +34,7 @@ use crate::threads::Pace;
 use attention::AttentionNode;
 use draft::Explanation;
 use product::PackedProduct;
+use recurrent::PackedRecurrent;
 
 pub(crate) use arena::Segment;
 pub(crate) use build::{Context, Request, Wants, build, check};
@@ -86,6 +90,8 @@ pub(crate) enum Call {
     Attention(Box<AttentionNode>),
     /// Elementwise functions in a row. Inputs: the first, which is `None` when the output holds it, and further ones.
     Chain(Box<Chain>),
+    /// A recurrent layer with packed weights. Inputs: the operator's, without the constant ones.
+    Recurrent(Box<PackedRecurrent>),
 }
 
 impl Call {
@@ -94,6 +100,7 @@ impl Call {
         match self {
             Self::Op(op) => Explanation { name: op.name().to_owned(), ..Explanation::default() },
             Self::Product(product) => product.explain(),
+            Self::Recurrent(layer) => layer.explain(),
             Self::Attention(attention) => {
                 let macs = attention.macs();
                 Explanation { name: "attention".into(), macs, macs_nonzero: macs, ..Explanation::default() }

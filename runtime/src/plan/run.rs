@@ -176,6 +176,7 @@ impl<'a> Run<'a> {
                     chain.run(&values, planned(&mut outputs));
                     Ok(())
                 }
+                Call::Recurrent(layer) => layer.run(&inputs, &mut outputs, threads),
             })?;
             outputs
                 .into_iter()

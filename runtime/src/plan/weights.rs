@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use poda_formats::{CsrMatrix, NarrowMatrix, Tensor, ValueId, Weight};
+use poda_formats::{CsrMatrix, MatrixForm, NarrowMatrix, Tensor, ValueId, Weight};
 
 use crate::kernels::{Depthwise, KernelError, Layout, Level, Packing, Params, Problem, WeightMatrix};
 use crate::ops::OpError;
@@ -21,15 +22,28 @@ const SPARSE_FROM: f64 = 0.3;
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     pub(crate) value: ValueId,
-    pub(crate) m: usize,
-    pub(crate) k: usize,
-    /// Whether the constant is stored as `[k, m]`.
-    pub(crate) transposed: bool,
+    /// How the constant lies.
+    pub(crate) form: MatrixForm,
     /// Factor of each row, `[m]`: a folded batch-norm.
     pub(crate) scale: Option<Vec<f32>>,
 }
 
 impl Source {
+    /// The constant as it is.
+    pub(crate) fn new(value: ValueId, form: MatrixForm) -> Self {
+        Self { value, form, scale: None }
+    }
+
+    /// Number of rows.
+    pub(crate) fn m(&self) -> usize {
+        self.form.size()[0]
+    }
+
+    /// Number of columns.
+    pub(crate) fn k(&self) -> usize {
+        self.form.cols
+    }
+
     /// Multiplies row `i` by `factors[i]`.
     pub(crate) fn scale_rows(&mut self, factors: &[f32]) {
         match &mut self.scale {
@@ -38,25 +52,27 @@ impl Source {
         }
     }
 
-    /// The matrix in `groups` parts of `m / groups` rows. Zeros are found here.
-    fn matrices(&self, weight: &Weight, groups: usize) -> Result<Vec<WeightMatrix>, OpError> {
-        if let Weight::Unstructured(csr) = weight
-            && csr.is_transposed() == self.transposed
-        {
-            let matrix = csr.matrix().map_err(|e| OpError::Invalid(e.to_string()))?;
-            let (matrix, rows) = (self.scaled(&matrix)?, self.m / groups.max(1));
-            let part = |g: usize| match groups {
-                1 => matrix.clone(),
-                _ => matrix.row_range(g * rows..(g + 1) * rows),
-            };
-            return Ok((0..groups).map(|g| WeightMatrix::Csr(part(g))).collect());
+    /// The matrix in parts of so many rows. Zeros are found here.
+    fn matrices(&self, weight: &Weight, parts: &[usize]) -> Result<Vec<WeightMatrix>, OpError> {
+        debug_assert_eq!(parts.iter().sum::<usize>(), self.m(), "parts of {:?}", self.form);
+        let mut start = 0;
+        let ranges = parts.iter().map(|rows| {
+            start += rows;
+            start - rows..start
+        });
+        let ranges: Vec<Range<usize>> = ranges.collect();
+        // What is stored as this product uses it is taken as it is.
+        let lies = weight.form() == Some(self.form);
+        match weight {
+            Weight::Unstructured(csr) if lies => {
+                let matrix = self.scaled(&csr.matrix().map_err(|e| OpError::Invalid(e.to_string()))?)?;
+                let part = |rows| if ranges.len() == 1 { matrix.clone() } else { matrix.row_range(rows) };
+                return Ok(ranges.iter().cloned().map(|rows| WeightMatrix::Csr(part(rows))).collect());
+            }
+            Weight::Narrow(narrow) if lies => return self.narrow_matrices(narrow.matrix(), &ranges),
+            _ => {}
         }
-        if let Weight::Narrow(narrow) = weight
-            && narrow.is_transposed() == self.transposed
-        {
-            return self.narrow_matrices(narrow.matrix(), groups);
-        }
-        if groups == 1
+        if ranges.len() == 1
             && let Some(matrix) = self.structured(weight)?
         {
             return Ok(vec![matrix]);
@@ -65,40 +81,35 @@ impl Source {
         let values = tensor.as_slice::<f32>()?;
         let zeros = values.iter().filter(|&&w| w == 0.0).count();
         let sparse = zeros as f64 >= SPARSE_FROM * values.len() as f64 && zeros > 0;
-        let rows = self.m / groups.max(1);
         // A model pruned elsewhere may keep to a pattern, too.
         if sparse
-            && groups == 1
-            && let Some(matrix) = self.structured(&Weight::smallest(&tensor, self.transposed))?
+            && ranges.len() == 1
+            && let Some(matrix) = self.structured(&Weight::smallest(&tensor, self.form))?
         {
             return Ok(vec![matrix]);
         }
-        if self.transposed && sparse {
-            let matrix = CsrMatrix::from_dense_transposed(self.m, self.k, values);
-            return Ok(vec![WeightMatrix::Csr(self.scaled(&matrix)?)]);
-        }
-        let tensor = match (&self.scale, self.transposed) {
+        let k = self.k();
+        let tensor = match (&self.scale, self.form.transposed) {
             (None, false) => tensor.clone(),
-            _ => self.transposed_and_scaled(values),
+            _ => self.rows_scaled(values),
         };
         let values = tensor.as_slice::<f32>()?;
-        if sparse {
-            let part =
-                |g: usize| CsrMatrix::from_dense(rows, self.k, &values[g * rows * self.k..][..rows * self.k]);
-            return Ok((0..groups).map(|g| WeightMatrix::Csr(part(g))).collect());
-        }
-        let bytes = rows * self.k * size_of::<f32>();
-        let part = |g: usize| {
-            let storage = tensor.storage().slice(g * bytes..(g + 1) * bytes).expect("within the tensor");
-            Tensor::new(tensor.dtype(), vec![rows, self.k], storage).map(WeightMatrix::Dense)
+        let part = |rows: &Range<usize>| {
+            let elements = rows.start * k..rows.end * k;
+            if sparse {
+                return Ok(WeightMatrix::Csr(CsrMatrix::from_dense(rows.len(), k, &values[elements])));
+            }
+            let bytes = elements.start * size_of::<f32>()..elements.end * size_of::<f32>();
+            let storage = tensor.storage().slice(bytes).expect("within the tensor");
+            Tensor::new(tensor.dtype(), vec![rows.len(), k], storage).map(WeightMatrix::Dense)
         };
-        Ok((0..groups).map(part).collect::<Result<_, _>>()?)
+        Ok(ranges.iter().map(part).collect::<Result<_, _>>()?)
     }
 
     /// The matrix of a weight that is stored by a pattern as this product uses it.
     fn structured(&self, weight: &Weight) -> Result<Option<WeightMatrix>, OpError> {
         let Weight::Structured(weight) = weight else { return Ok(None) };
-        if weight.is_transposed() != self.transposed {
+        if weight.form() != self.form {
             return Ok(None);
         }
         let matrix = weight.matrix().map_err(|e| OpError::Invalid(e.to_string()))?;
@@ -109,7 +120,11 @@ impl Source {
     }
 
     /// As [`Source::matrices`], of a matrix that lies as it is wanted: values stay narrow.
-    fn narrow_matrices(&self, matrix: &NarrowMatrix, groups: usize) -> Result<Vec<WeightMatrix>, OpError> {
+    fn narrow_matrices(
+        &self,
+        matrix: &NarrowMatrix,
+        parts: &[Range<usize>],
+    ) -> Result<Vec<WeightMatrix>, OpError> {
         let scaled;
         let matrix = match &self.scale {
             Some(scale) => {
@@ -120,30 +135,18 @@ impl Source {
         };
         let zeros = matrix.values().len() - matrix.values().nonzeros();
         let sparse = zeros as f64 >= SPARSE_FROM * matrix.values().len() as f64 && zeros > 0;
-        let rows = self.m / groups.max(1);
-        let part = |g: usize| {
-            let part = matrix.row_range(g * rows..(g + 1) * rows);
+        let part = |rows: &Range<usize>| {
+            let part = matrix.row_range(rows.clone());
             let csr = if sparse { part.to_csr() } else { None };
             csr.map_or(WeightMatrix::Narrow(part), WeightMatrix::Csr)
         };
-        Ok((0..groups).map(part).collect())
+        Ok(parts.iter().map(part).collect())
     }
 
-    fn transposed_and_scaled(&self, values: &[f32]) -> Tensor {
-        let (m, k) = (self.m, self.k);
-        let mut out = vec![0.0; m * k];
-        if self.transposed {
-            // Tiles of 16 so that both sides stay in cache.
-            for row in (0..m).step_by(16) {
-                for col in 0..k {
-                    for r in row..(row + 16).min(m) {
-                        out[r * k + col] = values[col * m + r];
-                    }
-                }
-            }
-        } else {
-            out.copy_from_slice(values);
-        }
+    /// `[m, k]`, scaled.
+    fn rows_scaled(&self, values: &[f32]) -> Tensor {
+        let [m, k] = self.form.size();
+        let mut out = self.form.rows_of(values).into_owned();
         if let (Some(scale), true) = (&self.scale, k > 0) {
             for (row, factor) in out.chunks_exact_mut(k).zip(scale) {
                 for w in row {
@@ -171,13 +174,27 @@ pub(crate) enum Packed {
     Depthwise(Depthwise),
 }
 
+impl Packed {
+    /// The matrices of a product.
+    ///
+    /// # Panics
+    /// When it is a depthwise convolution's.
+    pub(crate) fn products(&self) -> &[PackedWeight] {
+        match self {
+            Self::Product(weights) => weights,
+            Self::Depthwise(_) => unreachable!("asked for the matrices of a depthwise convolution"),
+        }
+    }
+}
+
 /// What a packed weight is made of, whatever the number of columns.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Identity {
     value: ValueId,
-    transposed: bool,
+    form: MatrixForm,
     scale: Option<Vec<u32>>,
-    groups: usize,
+    /// Rows of each.
+    parts: Vec<usize>,
     layouts: (Layout, Layout),
     window: Option<[[usize; 2]; 3]>,
     depthwise: bool,
@@ -185,12 +202,12 @@ struct Identity {
 
 impl Identity {
     /// Of a matrix that is multiplied with columns of pixels.
-    fn new(source: &Source, groups: usize) -> Self {
+    fn new(source: &Source, parts: Vec<usize>) -> Self {
         Self {
             value: source.value,
-            transposed: source.transposed,
+            form: source.form,
             scale: source.scale.as_ref().map(|s| s.iter().map(|f| f.to_bits()).collect()),
-            groups,
+            parts,
             layouts: (Layout::FeatureMajor, Layout::FeatureMajor),
             window: None,
             depthwise: false,
@@ -265,7 +282,7 @@ impl Weights {
         &self.tuner
     }
 
-    /// The weight packed for a problem, split in `groups`.
+    /// The weight packed for a problem, cut into parts of so many rows.
     ///
     /// # Errors
     /// When the weight cannot be read.
@@ -273,14 +290,14 @@ impl Weights {
         &self,
         source: &Source,
         weight: &Weight,
-        groups: usize,
+        parts: &[usize],
         problem: &Problem,
         threads: &Threads,
     ) -> Result<Arc<Packed>, OpError> {
         let identity = Arc::new(Identity {
             layouts: (problem.x_layout, problem.y_layout),
             window: problem.conv.as_ref().map(window),
-            ..Identity::new(source, groups)
+            ..Identity::new(source, parts.to_vec())
         });
         let class = size_class(problem.n);
         // An image has the columns that it has.
@@ -289,7 +306,7 @@ impl Weights {
         let few = n < 4 * Level::best().lanes();
         let stable = self.is_stable(source);
         let make = || {
-            let matrices = source.matrices(weight, groups)?;
+            let matrices = source.matrices(weight, parts)?;
             let packed = matrices.iter().enumerate().map(|(group, matrix)| {
                 PackedWeight::prepare_with(matrix, problem, &self.tuner, threads, |kernel, params, pack| {
                     if !stable {
@@ -318,12 +335,12 @@ impl Weights {
         let identity = Identity {
             window: Some(window(geometry)),
             depthwise: true,
-            ..Identity::new(source, geometry.channels())
+            ..Identity::new(source, vec![geometry.channels()])
         };
         let make = || {
             let tensor = weight.to_dense().map_err(|e| OpError::Invalid(e.to_string()))?;
             let tensor = match &source.scale {
-                Some(_) => source.transposed_and_scaled(tensor.as_slice()?),
+                Some(_) => source.rows_scaled(tensor.as_slice()?),
                 None => tensor,
             };
             Ok(Packed::Depthwise(Depthwise::prepare(tensor.as_slice()?, geometry)))

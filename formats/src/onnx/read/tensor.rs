@@ -7,6 +7,7 @@ use super::RANK_LIMIT;
 use super::external::{ExternalData, ExternalError};
 use crate::dtype::{Boolean, DataType, Element};
 use crate::onnx::proto::{DataLocation, SparseTensorProto, TensorProto, data_type};
+use crate::op::MatrixForm;
 use crate::sparse::{CsrMatrix, SparseError};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
@@ -122,8 +123,10 @@ impl WeightSource {
             if bytes > affordable {
                 return Err(too_sparse(bytes));
             }
-            let matrix = csr(*rows, rest.iter().product(), &positions, values)?;
-            return Ok(UnstructuredWeight::new(shape, false, matrix)?.into());
+            let cols = rest.iter().product();
+            let matrix = csr(*rows, cols, &positions, values)?;
+            let form = MatrixForm { parts: 1, rows: *rows, cols, transposed: false };
+            return Ok(UnstructuredWeight::new(shape, form, matrix)?.into());
         }
         let bytes = checked_bytes(dtype, &shape).unwrap_or(usize::MAX);
         if bytes > affordable {

@@ -13,7 +13,7 @@ use crate::onnx::proto::{
     Dimension, DimensionValue, GraphProto, NodeProto, TensorProto, TensorShapeProto, TensorType, TypeProto,
     TypeValue, ValueInfoProto, data_type_code,
 };
-use crate::op::Op;
+use crate::op::{MatrixForm, Op};
 use crate::tensor::Tensor;
 use crate::weight::Weight;
 
@@ -239,16 +239,10 @@ fn unique(taken: &mut HashSet<String>, base: &str) -> String {
 }
 
 /// What two weights have in common that lie in the same bytes.
-fn identity(weight: &Weight) -> (Vec<(*const u8, usize)>, DataType, &[usize], bool) {
+fn identity(weight: &Weight) -> (Vec<(*const u8, usize)>, DataType, &[usize], Option<MatrixForm>) {
     let place = |tensor: &Tensor| (tensor.bytes().as_ptr(), tensor.bytes().len());
     let places = weight.tensors().into_iter().map(place).collect();
-    let transposed = match weight {
-        Weight::Dense(_) => false,
-        Weight::Unstructured(csr) => csr.is_transposed(),
-        Weight::Structured(weight) => weight.is_transposed(),
-        Weight::Narrow(narrow) => narrow.is_transposed(),
-    };
-    (places, weight.values_type(), weight.shape(), transposed)
+    (places, weight.values_type(), weight.shape(), weight.form())
 }
 
 /// The dense form of a weight.

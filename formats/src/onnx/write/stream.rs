@@ -231,10 +231,10 @@ fn sparse(name: &str, csr: &UnstructuredWeight) -> Result<SparseTensorProto, Spa
     let stored = csr.matrix()?;
     let matrix = if stored.values().rounding_error().is_some() { stored.widened()? } else { stored };
     let values = matrix.values().tensor();
-    let (rows, cols) = (matrix.rows(), matrix.cols());
-    let mut elements: Vec<(usize, &[u8])> = (0..rows)
+    let form = csr.form();
+    let mut elements: Vec<(usize, &[u8])> = (0..matrix.rows())
         .flat_map(|row| matrix.row_columns(row).map(move |col| (row, col as usize)))
-        .map(|(row, col)| if csr.is_transposed() { col * rows + row } else { row * cols + col })
+        .map(|(row, col)| form.at(row, col))
         .zip(values.bytes().chunks_exact(values.dtype().size()))
         .collect();
     elements.sort_unstable_by_key(|(at, _)| *at);

@@ -577,8 +577,12 @@ fn weighty() -> Graph {
     let b = g.add_weight("b", tensor.clone());
     let c = g.add_weight(
         "c",
-        UnstructuredWeight::new(vec![24, 24], true, CsrMatrix::from_dense_transposed(24, 24, &dense))
-            .unwrap(),
+        UnstructuredWeight::new(
+            vec![24, 24],
+            MatrixForm::of(&[24, 24], true).unwrap(),
+            CsrMatrix::from_dense_transposed(24, 24, &dense),
+        )
+        .unwrap(),
     );
     let axes = g.add_weight("axes", Tensor::from_slice(&[1], &[0_i64]));
     let mut x = g.add_input("x", DataType::F32, vec![Dim::Symbol("n".into()), Dim::Fixed(24)]);

@@ -58,8 +58,7 @@ fn apply(product: &mut Product, inputs: &mut Vec<Option<ValueId>>, effect: Effec
                 if product.residual || !factor.iter().all(|f| f.is_finite()) {
                     return None;
                 }
-                product.source.scale_rows(&factor);
-                product.bias.iter_mut().flatten().zip(&factor).for_each(|(b, f)| *b *= f);
+                product.scale(&factor);
             }
             match (&mut product.bias, shift) {
                 (Some(bias), Some(shift)) => bias.iter_mut().zip(shift).for_each(|(b, s)| *b += s),
@@ -80,7 +79,10 @@ fn effect(
     product: &Product,
 ) -> Option<Effect> {
     let shape = draft.shape(own)?;
-    let axis = product.channel_axis(shape.len());
+    let axis = product.channel_axis;
+    if shape.get(axis) != Some(&product.channels()) {
+        return None;
+    }
     let constant = |id: ValueId| draft.channel_constant(id, shape, axis);
     if let Op::Unary(function) = op {
         return activation(*function).map(Effect::Activation);
@@ -114,7 +116,7 @@ fn effect(
     {
         let parameter = |i: usize| draft.f32s(inputs.get(i).copied().flatten()?);
         let (scale, bias, mean, variance) = (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?);
-        if [scale, bias, mean, variance].iter().any(|p| p.len() != product.source.m) {
+        if [scale, bias, mean, variance].iter().any(|p| p.len() != product.channels()) {
             return None;
         }
         let factor: Vec<f32> = scale.iter().zip(variance).map(|(s, v)| s / (v + epsilon).sqrt()).collect();

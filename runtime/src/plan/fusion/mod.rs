@@ -15,7 +15,9 @@ use poda_formats::op::{Binary, Unary};
 use poda_formats::{Op, ValueId};
 
 use super::draft::{Draft, DraftNode, Kind};
+use super::einsum;
 use super::product::Product;
+use super::recurrent::RecurrentNode;
 
 /// What a node becomes.
 pub(super) struct Rewrite {
@@ -38,6 +40,10 @@ const PATTERNS: &[(&str, Pattern)] = &[
         let (product, inputs) = Product::lower(rewriter.draft, &rewriter.draft.nodes[at])?;
         Some(Rewrite { kind: Kind::Product(Box::new(product)), inputs })
     }),
+    ("recurrent layer", |rewriter, at| {
+        let (layer, inputs) = RecurrentNode::lower(rewriter.draft, &rewriter.draft.nodes[at])?;
+        Some(Rewrite { kind: Kind::Recurrent(Box::new(layer)), inputs })
+    }),
     ("epilogue of a product", epilogue::absorb),
 ];
 
@@ -46,11 +52,13 @@ pub(super) fn rewrite(draft: &mut Draft<'_>, fuse: bool) {
     if fuse {
         simplify::forward(draft);
     }
+    einsum::lower(draft);
     let count = draft.nodes.len();
     let mut rewriter = Rewriter::new(draft);
     for at in 0..count {
         while !rewriter.dead[at] {
-            let patterns = PATTERNS.iter().filter(|(name, _)| fuse || *name == "product");
+            let patterns =
+                PATTERNS.iter().filter(|(name, _)| fuse || ["product", "recurrent layer"].contains(name));
             let Some(rewrite) = patterns.into_iter().find_map(|(_, pattern)| pattern(&mut rewriter, at))
             else {
                 break;

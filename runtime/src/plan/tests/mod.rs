@@ -3,6 +3,7 @@
 mod attention;
 mod chain;
 mod narrow;
+mod products;
 
 use std::collections::HashMap;
 

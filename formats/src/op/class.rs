@@ -1,0 +1,111 @@
+//! Families of operators.
+
+use super::Op;
+
+/// What kind of work an operator does. Code that treats whole families alike matches on this, not on [`Op`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OpClass {
+    /// Each element of the output from the elements at its place.
+    Elementwise,
+    /// Matrix products and convolutions, recurrent layers included; see [`Op::products`].
+    Product,
+    /// Attention, with its rotary embeddings.
+    Attention,
+    /// Each element from itself and from statistics of others.
+    Normalization,
+    /// Windows, samples of an image, boxes.
+    Sampling,
+    /// Reductions, searches, sorts.
+    Reduction,
+    /// The same elements in another shape or order, or some of them.
+    Movement,
+    /// Values from shapes or few numbers.
+    Generator,
+    /// Between floats and narrow integers.
+    Quantization,
+    /// Nodes with bodies.
+    Control,
+    /// Outside the set.
+    Foreign,
+}
+
+impl Op {
+    /// The family that the operator is of.
+    pub fn class(&self) -> OpClass {
+        match self {
+            Self::Unary(_)
+            | Self::Binary(_)
+            | Self::Variadic(_)
+            | Self::Clip
+            | Self::Where
+            | Self::Cast { .. }
+            | Self::CastLike
+            | Self::Identity => OpClass::Elementwise,
+            Self::MatMul
+            | Self::Gemm { .. }
+            | Self::Einsum { .. }
+            | Self::Conv(_)
+            | Self::ConvTranspose { .. }
+            | Self::MatMulInteger
+            | Self::ConvInteger(_)
+            | Self::QLinearMatMul
+            | Self::QLinearConv(_)
+            | Self::Recurrent(_) => OpClass::Product,
+            Self::Attention(_) | Self::RotaryEmbedding { .. } => OpClass::Attention,
+            Self::BatchNormalization { .. }
+            | Self::InstanceNormalization { .. }
+            | Self::LayerNormalization { .. }
+            | Self::GroupNormalization { .. }
+            | Self::RmsNormalization { .. }
+            | Self::LpNormalization { .. }
+            | Self::MeanVarianceNormalization { .. }
+            | Self::Lrn { .. }
+            | Self::Softmax { .. } => OpClass::Normalization,
+            Self::Pool(_)
+            | Self::GlobalPool { .. }
+            | Self::Resize(_)
+            | Self::GridSample { .. }
+            | Self::RoiAlign(_)
+            | Self::NonMaxSuppression { .. } => OpClass::Sampling,
+            Self::Reduce { .. }
+            | Self::ArgReduce { .. }
+            | Self::TopK { .. }
+            | Self::Cumulative { .. }
+            | Self::NonZero
+            | Self::Unique { .. }
+            | Self::Compress { .. } => OpClass::Reduction,
+            Self::Reshape { .. }
+            | Self::Flatten { .. }
+            | Self::Squeeze
+            | Self::Unsqueeze
+            | Self::Transpose { .. }
+            | Self::Concat { .. }
+            | Self::Split { .. }
+            | Self::Slice
+            | Self::Gather { .. }
+            | Self::GatherElements { .. }
+            | Self::GatherNd { .. }
+            | Self::ScatterElements { .. }
+            | Self::ScatterNd { .. }
+            | Self::TensorScatter { .. }
+            | Self::Expand
+            | Self::Tile
+            | Self::Pad { .. }
+            | Self::DepthToSpace { .. }
+            | Self::SpaceToDepth { .. }
+            | Self::Trilu { .. }
+            | Self::ReverseSequence { .. } => OpClass::Movement,
+            Self::Shape { .. }
+            | Self::Size
+            | Self::ConstantOfShape { .. }
+            | Self::Range
+            | Self::OneHot { .. }
+            | Self::EyeLike { .. } => OpClass::Generator,
+            Self::QuantizeLinear { .. } | Self::DequantizeLinear { .. } | Self::DynamicQuantizeLinear => {
+                OpClass::Quantization
+            }
+            Self::If { .. } | Self::Loop { .. } => OpClass::Control,
+            Self::Foreign(_) => OpClass::Foreign,
+        }
+    }
+}
