@@ -52,7 +52,7 @@ struct Inner {
 pub struct MatrixShapeError {
     pub rows: usize,
     pub cols: usize,
-    pub form: MatrixForm,
+    pub form: Box<MatrixForm>,
     pub shape: Vec<usize>,
 }
 
@@ -62,7 +62,7 @@ impl MatrixShapeError {
         if form.fits(shape) && form.size() == [rows, cols] {
             return Ok(());
         }
-        Err(Self { rows, cols, form, shape: shape.to_vec() })
+        Err(Self { rows, cols, form: Box::new(form), shape: shape.to_vec() })
     }
 }
 

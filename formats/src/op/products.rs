@@ -47,31 +47,16 @@ impl MatrixForm {
             return Cow::Borrowed(values);
         }
         let mut to = vec![T::default(); values.len()];
-        self.transpose_parts([self.cols, self.rows], values, &mut to);
+        transpose_parts([self.cols, self.rows], values, &mut to);
         Cow::Owned(to)
     }
 
     /// Writes the tensor whose elements, row by row of the matrix, are `rows`.
     pub fn tensor_of<T: Copy>(&self, rows: &[T], to: &mut [T]) {
         if self.transposed {
-            self.transpose_parts([self.rows, self.cols], rows, to);
+            transpose_parts([self.rows, self.cols], rows, to);
         } else {
             to.copy_from_slice(rows);
-        }
-    }
-
-    /// Transposes each part, `[a, b]` in `from`.
-    fn transpose_parts<T: Copy>(&self, [a, b]: [usize; 2], from: &[T], to: &mut [T]) {
-        let len = (a * b).max(1);
-        for (from, to) in from.chunks_exact(len).zip(to.chunks_exact_mut(len)) {
-            // Strips of 16 rows, so that both sides stay in cache.
-            for first in (0..a).step_by(16) {
-                for col in 0..b {
-                    for row in first..a.min(first + 16) {
-                        to[col * a + row] = from[row * b + col];
-                    }
-                }
-            }
         }
     }
 
@@ -97,6 +82,21 @@ impl MatrixForm {
             (row / self.rows * self.cols + col) * self.rows + row % self.rows
         } else {
             row * self.cols + col
+        }
+    }
+}
+
+/// Transposes each part, `[a, b]` in `from`.
+fn transpose_parts<T: Copy>([a, b]: [usize; 2], from: &[T], to: &mut [T]) {
+    let len = (a * b).max(1);
+    for (from, to) in from.chunks_exact(len).zip(to.chunks_exact_mut(len)) {
+        // Strips of 16 rows, so that both sides stay in cache.
+        for first in (0..a).step_by(16) {
+            for col in 0..b {
+                for row in first..a.min(first + 16) {
+                    to[col * a + row] = from[row * b + col];
+                }
+            }
         }
     }
 }
@@ -232,11 +232,11 @@ impl Equation {
             [(AxisRole::Row, parts), (AxisRole::Col, _), (AxisRole::Row, _)] => (parts, &runs[1..]),
             ref rest => (1, rest),
         };
-        match rest {
-            &[(AxisRole::Row, rows), (AxisRole::Col, cols)] => {
+        match *rest {
+            [(AxisRole::Row, rows), (AxisRole::Col, cols)] => {
                 Some(MatrixForm { parts, rows, cols, transposed: false })
             }
-            &[(AxisRole::Col, cols), (AxisRole::Row, rows)] => {
+            [(AxisRole::Col, cols), (AxisRole::Row, rows)] => {
                 Some(MatrixForm { parts, rows, cols, transposed: true })
             }
             _ => None,

@@ -1,6 +1,7 @@
 //! Activation functions, fused into the epilogue of products and applied to slices.
 
-use rten_simd::SimdUnaryOp;
+use rten_simd::ops::{BitOps, FloatOps, NumOps};
+use rten_simd::{Isa, SimdUnaryOp};
 use rten_vecmath::{ApproxGelu, Elu, Gelu, LeakyRelu, Sigmoid, Silu, Tanh};
 
 /// A function applied to every element. Parameters carry ONNX's names.
@@ -35,6 +36,37 @@ pub enum Activation {
     /// `x` above zero, `alpha · (exp(x) - 1)` below.
     #[allow(missing_docs)]
     Elu { alpha: f32 },
+    /// `x`, clamped, as QuantizeLinear and DequantizeLinear give it back.
+    Rounded(Rounding),
+}
+
+/// To the nearest of some multiples of `scale`, ties to the even one; a NaN to that of `nan`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs)]
+pub struct Rounding {
+    /// Bounds of what is rounded.
+    pub clamp: [f32; 2],
+    pub scale: f32,
+    /// The least and the greatest multiple.
+    pub range: [f32; 2],
+    pub nan: f32,
+}
+
+impl SimdUnaryOp<f32> for Rounding {
+    #[inline(always)]
+    fn eval<I: Isa>(&self, isa: I, x: I::F32) -> I::F32 {
+        let ops = isa.f32();
+        let clamp = |x, [low, high]: [f32; 2]| {
+            let (low, high) = (ops.splat(low), ops.splat(high));
+            // Comparisons with NaN are false.
+            let x = ops.select(low, x, ops.lt(x, low));
+            ops.select(high, x, ops.gt(x, high))
+        };
+        let scale = ops.splat(self.scale);
+        let multiple = clamp(ops.round_ties_even(ops.div(clamp(x, self.clamp), scale)), self.range);
+        let multiple = ops.select(multiple, ops.splat(self.nan), ops.eq(multiple, multiple));
+        ops.mul(multiple, scale)
+    }
 }
 
 impl Activation {
@@ -52,7 +84,8 @@ impl Activation {
             | Self::HardSwish
             | Self::HardSigmoid { .. }
             | Self::LeakyRelu { .. }
-            | Self::Elu { .. } => None,
+            | Self::Elu { .. }
+            | Self::Rounded(_) => None,
         }
     }
 
@@ -79,6 +112,7 @@ impl Activation {
             }
             Self::LeakyRelu { alpha } => LeakyRelu { alpha }.map_mut(xs),
             Self::Elu { alpha } => Elu { alpha }.map_mut(xs),
+            Self::Rounded(rounding) => rounding.map_mut(xs),
         }
     }
 }
@@ -138,6 +172,11 @@ mod tests {
                     x
                 }
             }
+            Activation::Rounded(Rounding { clamp: [low, high], scale, range: [least, most], .. }) => {
+                let scale = f64::from(scale);
+                let multiple = (x.clamp(low.into(), high.into()) / scale).round_ties_even();
+                multiple.clamp(least.into(), most.into()) * scale
+            }
         }
     }
 
@@ -156,6 +195,7 @@ mod tests {
             Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
             Activation::LeakyRelu { alpha: 0.1 },
             Activation::Elu { alpha: 0.7 },
+            Activation::Rounded(Rounding { clamp: [-2.5, 4.0], scale: 0.25, range: [-8.0, 17.0], nan: 3.0 }),
         ];
         for activation in all {
             let xs: Vec<f32> = (-40..=40).map(|i| i as f32 / 8.0).collect();
@@ -166,6 +206,14 @@ mod tests {
                 assert!((f64::from(y) - expected).abs() < 2e-6, "{activation:?}({x}) = {y}, not {expected}");
             }
         }
+    }
+
+    #[test]
+    fn a_nan_is_rounded_to_its_number() {
+        let rounding = Rounding { clamp: [0.0, 4.0], scale: 0.5, range: [-8.0, 17.0], nan: -3.0 };
+        let mut xs = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.75, 0.25];
+        Activation::Rounded(rounding).apply(&mut xs);
+        assert_eq!(xs, [-1.5, 4.0, 0.0, 1.0, 0.0]);
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub use crate::packing::{Layout, X};
 use crate::threads::Threads;
 
 pub use crate::simd::{Level, Supported};
-pub use activation::Activation;
+pub use activation::{Activation, Rounding};
 pub use depthwise::Depthwise;
 pub(crate) use gemm::{Mat, matmul};
 pub(crate) use softmax::softmax_columns;

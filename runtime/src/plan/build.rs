@@ -274,6 +274,8 @@ impl<'a> Builder<'a> {
             Kind::Op(op) => Call::Op(op.clone()),
             Kind::Attention(attention) => Call::Attention(attention.clone()),
             Kind::Chain(chain) => Call::Chain(chain.clone()),
+            Kind::Requantize(requantize) => Call::Requantize(requantize.clone()),
+            Kind::Activation(activation) => Call::Activation(*activation),
             Kind::Recurrent(layer) => {
                 let Context { weights, threads, .. } = self.context;
                 let packed = layer.clone().pack(self.draft, weights, threads);

@@ -3,11 +3,13 @@
 use poda_formats::{DataType, Graph, Op, Tensor, ValueId, Weight};
 
 use super::attention::AttentionNode;
+use super::integer::Requantize;
 use super::product::Product;
 use super::recurrent::RecurrentNode;
 use crate::analysis::Analysis;
 use crate::info::Info;
 use crate::ops::elementwise::chain::Chain;
+use crate::kernels::Activation;
 use crate::profile::WeightProfile;
 
 /// What a node of a draft computes.
@@ -21,6 +23,10 @@ pub(crate) enum Kind {
     Attention(Box<AttentionNode>),
     /// Elementwise functions in a row.
     Chain(Box<Chain>),
+    /// A function of each element.
+    Activation(Activation),
+    /// Rounding of a product of integers.
+    Requantize(Box<Requantize>),
     /// A recurrent layer with constant weights.
     Recurrent(Box<RecurrentNode>),
 }
@@ -57,7 +63,12 @@ impl DraftNode {
     pub(crate) fn op(&self) -> Option<&Op> {
         match &self.kind {
             Kind::Op(op) => Some(op),
-            Kind::Product(_) | Kind::Attention(_) | Kind::Chain(_) | Kind::Recurrent(_) => None,
+            Kind::Product(_)
+            | Kind::Attention(_)
+            | Kind::Activation(_)
+            | Kind::Chain(_)
+             | Kind::Requantize(_)
+            | Kind::Recurrent(_) => None,
         }
     }
 

@@ -12,6 +12,7 @@ mod einsum;
 #[allow(clippy::float_cmp, reason = "patterns look for exact constants")]
 mod fusion;
 mod inline;
+mod integer;
 #[allow(clippy::float_cmp, reason = "attributes that change nothing are exactly 1")]
 mod product;
 mod profile;
@@ -28,11 +29,13 @@ use poda_formats::dtype::DataType;
 use poda_formats::storage::AlignedBytes;
 use poda_formats::{Op, Tensor, ValueId};
 
+use crate::kernels::Activation;
 use crate::ops::OpError;
 use crate::ops::elementwise::chain::Chain;
 use crate::threads::Pace;
 use attention::AttentionNode;
 use draft::Explanation;
+use integer::Requantize;
 use product::PackedProduct;
 use recurrent::PackedRecurrent;
 
@@ -90,6 +93,10 @@ pub(crate) enum Call {
     Attention(Box<AttentionNode>),
     /// Elementwise functions in a row. Inputs: the first, which is `None` when the output holds it, and further ones.
     Chain(Box<Chain>),
+    /// A function of each element.
+    Activation(Activation),
+    /// Rounding of a product of integers.
+    Requantize(Box<Requantize>),
     /// A recurrent layer with packed weights. Inputs: the operator's, without the constant ones.
     Recurrent(Box<PackedRecurrent>),
 }
@@ -101,6 +108,8 @@ impl Call {
             Self::Op(op) => Explanation { name: op.name().to_owned(), ..Explanation::default() },
             Self::Product(product) => product.explain(),
             Self::Recurrent(layer) => layer.explain(),
+            Self::Requantize(_) => Explanation { name: "requantize".into(), ..Explanation::default() },
+            Self::Activation(_) => Explanation { name: "activation".into(), ..Explanation::default() },
             Self::Attention(attention) => {
                 let macs = attention.macs();
                 Explanation { name: "attention".into(), macs, macs_nonzero: macs, ..Explanation::default() }

@@ -76,15 +76,15 @@ impl RecurrentNode {
         let apart = sizes.directions > 1 && (2..4).contains(&threads.count());
         let threads = if apart { &ALONE } else { threads };
         let layout = Layout::TokenMajor;
-        let pack = |source: &Source, n: usize, parts: Vec<usize>| {
+        let pack = |source: &Source, n: usize, parts: &[usize]| {
             let weight = draft.weight(source.value).expect("a layer has weights");
             let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None };
             weights.product(source, &weight, parts, &problem, threads)
         };
         let (rows, hidden) = (sizes.rows(), sizes.hidden);
         let of_direction = if self.layer.resets_first() { vec![rows - hidden, hidden] } else { vec![rows] };
-        let input = pack(&self.input, sizes.steps * sizes.batch, vec![rows; sizes.directions])?;
-        let state = pack(&self.state, sizes.batch, of_direction.repeat(sizes.directions))?;
+        let input = pack(&self.input, sizes.steps * sizes.batch, &vec![rows; sizes.directions])?;
+        let state = pack(&self.state, sizes.batch, &of_direction.repeat(sizes.directions))?;
         Ok(PackedRecurrent { layer: self.layer, parameters: self.parameters, input, state, apart })
     }
 }

@@ -14,7 +14,10 @@ use crate::ops::guard;
 use crate::ops::{self, OpError};
 use crate::options::Stop;
 use crate::output::Output;
-use crate::threads::Threads;
+use crate::threads::{self, Threads};
+
+/// Elements that a thread takes at once.
+const CHUNK: usize = 16 << 10;
 
 /// A run of a plan: what it holds besides it.
 pub(crate) struct Run<'a> {
@@ -174,6 +177,20 @@ impl<'a> Run<'a> {
                     let values = inputs.iter().map(|view| view.map(|view| view.as_slice()).transpose());
                     let values = values.collect::<Result<SmallVec<[Option<&[f32]>; 8]>, _>>()?;
                     chain.run(&values, planned(&mut outputs));
+                    Ok(())
+                }
+                Call::Requantize(requantize) => {
+                    let x = inputs[0].ok_or(OpError::MissingInput { index: 0 })?.as_slice::<f32>()?;
+                    requantize.run(x, planned(&mut outputs));
+                    Ok(())
+                }
+                Call::Activation(activation) => {
+                    let x = inputs[0].ok_or(OpError::MissingInput { index: 0 })?.as_slice::<f32>()?;
+                    let y = planned(&mut outputs);
+                    threads::for_each_chunk(y, CHUNK, 1, |chunk, y| {
+                        y.copy_from_slice(&x[chunk * CHUNK..][..y.len()]);
+                        activation.apply(y);
+                    });
                     Ok(())
                 }
                 Call::Recurrent(layer) => layer.run(&inputs, &mut outputs, threads),

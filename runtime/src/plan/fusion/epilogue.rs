@@ -4,7 +4,7 @@ use poda_formats::op::{Binary, Unary};
 use poda_formats::{Op, ValueId};
 
 use super::{Rewrite, Rewriter};
-use crate::kernels::Activation;
+use crate::kernels::{Activation, Rounding};
 use crate::plan::draft::{Draft, Kind};
 use crate::plan::product::Product;
 
@@ -21,6 +21,14 @@ enum Effect {
 
 pub(super) fn absorb(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
     let node = rewriter.node(at);
+    if let Kind::Activation(activation) = node.kind {
+        let id = node.input(0)?;
+        let Kind::Product(product) = &rewriter.producer(id)?.kind else { return None };
+        let inputs = rewriter.producer(id)?.inputs.clone();
+        let mut product = product.clone();
+        product.activation = joined(product.activation, activation)?;
+        return rewriter.once(id).then_some(Rewrite { kind: Kind::Product(product), inputs });
+    }
     let op = node.op()?;
     // A sum of two products goes to the later one, whose residual then exists.
     let both = matches!(op, Op::Binary(Binary::Add | Binary::Mul));
@@ -124,6 +132,17 @@ fn effect(
         return Some(Effect::Affine { factor: Some(factor), shift: Some(shift) });
     }
     None
+}
+
+/// Two activations, one after the other, as one.
+fn joined(first: Activation, then: Activation) -> Option<Activation> {
+    match (first.bounds(), then) {
+        _ if first == Activation::None => Some(then),
+        (Some((low, high)), Activation::Rounded(rounding)) => {
+            Some(Activation::Rounded(Rounding { clamp: [low, high], ..rounding }))
+        }
+        _ => None,
+    }
 }
 
 /// The activation that a function is, where the kernels have it.

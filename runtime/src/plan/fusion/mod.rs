@@ -9,15 +9,18 @@ mod attention;
 mod chain;
 mod epilogue;
 mod norm;
+mod rounding;
 mod simplify;
 
 use poda_formats::op::{Binary, Unary};
 use poda_formats::{Op, ValueId};
 
 use super::draft::{Draft, DraftNode, Kind};
-use super::einsum;
 use super::product::Product;
 use super::recurrent::RecurrentNode;
+use super::{einsum, integer};
+
+pub(super) use rounding::range_of;
 
 /// What a node becomes.
 pub(super) struct Rewrite {
@@ -34,6 +37,7 @@ const PATTERNS: &[(&str, Pattern)] = &[
     ("normalisation spelled out", norm::rewrite),
     ("scale and bias of a normalisation", norm::affine),
     ("pads of a convolution", simplify::pad),
+    ("rounding to integers and back", rounding::rewrite),
     ("attention spelled out", attention::rewrite),
     ("transpose after attention", attention::transposed),
     ("product", |rewriter, at| {
@@ -53,6 +57,9 @@ pub(super) fn rewrite(draft: &mut Draft<'_>, fuse: bool) {
         simplify::forward(draft);
     }
     einsum::lower(draft);
+    if fuse {
+        integer::lower(draft);
+    }
     let count = draft.nodes.len();
     let mut rewriter = Rewriter::new(draft);
     for at in 0..count {

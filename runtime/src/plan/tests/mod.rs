@@ -4,6 +4,7 @@ mod attention;
 mod chain;
 mod narrow;
 mod products;
+mod quantised;
 
 use std::collections::HashMap;
 

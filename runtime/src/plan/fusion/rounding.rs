@@ -1,0 +1,70 @@
+//! QuantizeLinear followed by DequantizeLinear, as quantisers write around products: one rounding of floats, which the product
+//! before it takes into its epilogue. The numbers are those of the two operators.
+
+use poda_formats::{DataType, Op};
+
+use super::{Rewrite, Rewriter};
+use crate::kernels::{Activation, Rounding};
+use crate::plan::draft::Kind;
+
+/// A pair with one scale and zero point for the whole tensor.
+pub(super) fn rewrite(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
+    let node = rewriter.node(at);
+    let Op::DequantizeLinear { block_size: 0, .. } = node.op()? else { return None };
+    let (op, quantize) = rewriter.op(node.input(0)?)?;
+    let Op::QuantizeLinear { block_size: 0, .. } = op else { return None };
+    let (draft, x) = (&rewriter.draft, quantize.input(0)?);
+    let scale = draft.scalar(node.input(1)?)?;
+    let same = quantize.input(1).and_then(|id| draft.scalar(id)) == Some(scale);
+    let all = range_of(draft.dtype(node.input(0)?)?)?;
+    let zero = |input: Option<poda_formats::ValueId>| match input {
+        None => Some(0.0),
+        Some(id) => integer(draft.constant(id)?),
+    };
+    let zero_point = zero(node.input(2))?;
+    let typed = draft.dtype(x)? == DataType::F32 && draft.dtype(node.output(0)?)? == DataType::F32;
+    // The scale must keep its meaning as a divisor.
+    if !typed || !same || zero(quantize.input(2))? != zero_point || !scale.is_normal() || scale < 0.0 {
+        return None;
+    }
+    // A NaN becomes 0, as casts to integers make it.
+    let rounding = Rounding {
+        clamp: [f32::NEG_INFINITY, f32::INFINITY],
+        scale,
+        range: all.map(|bound| bound - zero_point),
+        nan: 0.0_f32.clamp(all[0], all[1]) - zero_point,
+    };
+    // From one product of integers to the next they stay floats.
+    let rounded = match rewriter.producer(x).map(|node| &node.kind) {
+        Some(Kind::Requantize(requantize)) => requantize.gives(&rounding),
+        _ => false,
+    };
+    let kind = if rounded { Kind::Op(Op::Identity) } else { Kind::Activation(Activation::Rounded(rounding)) };
+    Some(Rewrite { kind, inputs: vec![Some(x)] })
+}
+
+/// The least and the greatest value of an integer type of up to 16 bits.
+pub(in crate::plan) fn range_of(dtype: DataType) -> Option<[f32; 2]> {
+    match dtype {
+        DataType::U8 => Some([0.0, 255.0]),
+        DataType::I8 => Some([-128.0, 127.0]),
+        DataType::U16 => Some([0.0, 65535.0]),
+        DataType::I16 => Some([-32768.0, 32767.0]),
+        _ => None,
+    }
+}
+
+/// The one element of a tensor of integers of up to 16 bits.
+fn integer(tensor: &poda_formats::Tensor) -> Option<f32> {
+    let one = |values: Option<i32>| values.map(|value| value as f32);
+    if tensor.len() != 1 {
+        return None;
+    }
+    match tensor.dtype() {
+        DataType::U8 => one(tensor.as_slice::<u8>().ok().map(|v| v[0].into())),
+        DataType::I8 => one(tensor.as_slice::<i8>().ok().map(|v| v[0].into())),
+        DataType::U16 => one(tensor.as_slice::<u16>().ok().map(|v| v[0].into())),
+        DataType::I16 => one(tensor.as_slice::<i16>().ok().map(|v| v[0].into())),
+        _ => None,
+    }
+}

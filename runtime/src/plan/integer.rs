@@ -1,0 +1,215 @@
+//! Products of quantised tensors with constant weights, in f32 where that is exact: integers below 2²⁴ are floats, and so are
+//! their sums, in whatever order.
+//!
+//! MatMulInteger, ConvInteger, QLinearMatMul and QLinearConv become DequantizeLinear by a scale of 1, a product of floats with
+//! a packed weight, and the way back: the same numbers, by the kernels that there are. From layer to layer values stay floats.
+//! Where a sum might be larger the operator keeps its general form. This is the place of integer kernels to come.
+
+use poda_formats::{DataType, Op, Tensor, ValueId};
+
+use super::draft::{Draft, DraftNode, Kind};
+use crate::info::Info;
+use crate::kernels::{Activation, Rounding};
+use crate::threads;
+
+/// Integers up to here are floats.
+const EXACT: f32 = 16_777_216.0;
+
+/// Lowers every such node.
+pub(super) fn lower(draft: &mut Draft<'_>) {
+    for node in std::mem::take(&mut draft.nodes) {
+        match IntegerProduct::of(draft, &node) {
+            Some(product) => product.push(draft, &node),
+            None => draft.nodes.push(node),
+        }
+    }
+}
+
+/// A node that is exact in floats.
+struct IntegerProduct {
+    /// MatMul or Conv.
+    op: Op,
+    x: ValueId,
+    x_zero: Option<ValueId>,
+    /// The weight less its zero points.
+    weight: Tensor,
+    bias: Option<Tensor>,
+    /// Of those that round to 8 bits: how.
+    requantize: Option<(Requantize, ValueId)>,
+}
+
+impl IntegerProduct {
+    fn of(draft: &Draft<'_>, node: &DraftNode) -> Option<Self> {
+        // Inputs: x, its zero point, weight, its zero points, the scales of both and of y, y's zero point, bias.
+        let (op, [x, x_zero, w, w_zero], scales, bias) = match node.op()? {
+            Op::MatMulInteger => (Op::MatMul, [0, 2, 1, 3], None, None),
+            Op::ConvInteger(attributes) => (Op::Conv(attributes.clone()), [0, 2, 1, 3], None, None),
+            Op::QLinearMatMul => (Op::MatMul, [0, 2, 3, 5], Some([1, 4, 6, 7]), None),
+            Op::QLinearConv(attributes) => {
+                (Op::Conv(attributes.clone()), [0, 2, 3, 5], Some([1, 4, 6, 7]), Some(8))
+            }
+            _ => return None,
+        };
+        let x = node.input(x)?;
+        let (x_zero, x_shape) = (node.input(x_zero), draft.shape(x)?);
+        if x_zero.is_some_and(|id| draft.shape(id).is_none_or(|shape| shape.iter().product::<usize>() != 1)) {
+            return None;
+        }
+        let w = draft.constant(node.input(w)?)?;
+        // Of a matrix the last axis counts outputs, of a convolution the first.
+        let matmul = op == Op::MatMul;
+        let channels = match *w.shape() {
+            [_, m] if matmul => m,
+            [m, _, _, ..] if !matmul => m,
+            _ => return None,
+        };
+        let inner = if matmul { 1 } else { w.len().checked_div(channels)? };
+        let channel = |i: usize| i / inner % channels;
+        let zeros = match node.input(w_zero) {
+            Some(id) => integers(draft.constant(id)?)?,
+            None => vec![0.0],
+        };
+        if zeros.len() != 1 && zeros.len() != channels {
+            return None;
+        }
+        let zero = |i: usize| zeros[channel(i) % zeros.len()];
+        let weight: Vec<f32> = integers(w)?.into_iter().enumerate().map(|(i, w)| w - zero(i)).collect();
+        let bias = match bias.and_then(|i| node.input(i)) {
+            None => None,
+            Some(id) => Some(draft.constant(id)?.as_slice::<i32>().ok()?.to_vec()),
+        };
+        let mut most = vec![0.0_f64; channels];
+        let reach = f64::from(reach(draft, x, x_zero)?);
+        weight.iter().enumerate().for_each(|(i, w)| most[channel(i)] += f64::from(w.abs()) * reach);
+        if let Some(bias) = &bias {
+            most.iter_mut().zip(bias).for_each(|(sum, &b)| *sum += f64::from(b).abs());
+        }
+        if !most.iter().all(|&sum| sum <= f64::from(EXACT)) {
+            return None;
+        }
+        let requantize = match scales {
+            None => None,
+            Some(scales) => {
+                let axis = if matmul { x_shape.len().checked_sub(1)? } else { 1 };
+                let inner = draft.shape(node.output(0)?)?[axis + 1..].iter().product();
+                Some(Requantize::of(draft, node, scales, [channels, inner])?)
+            }
+        };
+        let bias =
+            bias.map(|b| Tensor::from_slice(&[b.len()], &b.iter().map(|&b| b as f32).collect::<Vec<_>>()));
+        Some(Self { op, x, x_zero, weight: Tensor::from_slice(w.shape(), &weight), bias, requantize })
+    }
+
+    /// Appends the nodes that compute it.
+    fn push(self, draft: &mut Draft<'_>, node: &DraftNode) {
+        let output = node.output(0);
+        let shape = output.and_then(|id| draft.shape(id)).map(<[usize]>::to_vec);
+        let x_shape = draft.shape(self.x).map(<[usize]>::to_vec);
+        let zero_shape = self.x_zero.and_then(|id| draft.shape(id)).unwrap_or_default().to_vec();
+        let value =
+            |draft: &mut Draft<'_>, shape| draft.add_value(Info { dtype: DataType::F32, shape, value: None });
+        let x = value(draft, x_shape);
+        let sums = value(draft, shape.clone());
+        let weight = draft.add_constant(self.weight);
+        let bias = self.bias.map(|bias| draft.add_constant(bias));
+        let one = draft.add_constant(Tensor::from_slice(&zero_shape, &[1.0_f32]));
+        let mut push = |kind, inputs: Vec<Option<ValueId>>, output: Option<ValueId>| {
+            draft.nodes.push(DraftNode { kind, node: node.node, inputs, outputs: vec![output] });
+        };
+        let floats = Op::DequantizeLinear { axis: 0, block_size: 0 };
+        push(Kind::Op(floats), vec![Some(self.x), Some(one), self.x_zero], Some(x));
+        push(Kind::Op(self.op), vec![Some(x), Some(weight), bias], Some(sums));
+        let Some((requantize, zero)) = self.requantize else {
+            return push(Kind::Op(Op::Cast { to: DataType::I32 }), vec![Some(sums)], output);
+        };
+        let rounded = value(draft, shape);
+        let zero_shape = draft.shape(zero).unwrap_or_default().to_vec();
+        let one = draft.add_constant(Tensor::from_slice(&zero_shape, &[1.0_f32]));
+        let narrow = Op::QuantizeLinear { axis: 0, block_size: 0, saturate: true, to: None };
+        let mut push = |kind, inputs: Vec<Option<ValueId>>, output: Option<ValueId>| {
+            draft.nodes.push(DraftNode { kind, node: node.node, inputs, outputs: vec![output] });
+        };
+        push(Kind::Requantize(Box::new(requantize)), vec![Some(sums)], Some(rounded));
+        push(Kind::Op(narrow), vec![Some(rounded), Some(one), Some(zero)], output);
+    }
+}
+
+/// How far an element of `x`, of 8 bits, can be from its zero point.
+fn reach(draft: &Draft<'_>, x: ValueId, zero: Option<ValueId>) -> Option<f32> {
+    let [low, high] = super::fusion::range_of(draft.dtype(x)?).filter(|[low, high]| high - low < 256.0)?;
+    let zero = match zero {
+        None => Some(0.0),
+        Some(id) => draft.constant(id).and_then(integers).map(|values| values[0]),
+    };
+    Some(zero.map_or(255.0, |zero| (high - zero).max(zero - low)))
+}
+
+/// The elements of a tensor of 8 bits.
+fn integers(tensor: &Tensor) -> Option<Vec<f32>> {
+    match tensor.dtype() {
+        DataType::U8 => Some(tensor.as_slice::<u8>().ok()?.iter().map(|&v| v.into()).collect()),
+        DataType::I8 => Some(tensor.as_slice::<i8>().ok()?.iter().map(|&v| v.into()).collect()),
+        _ => None,
+    }
+}
+
+/// `round(factor · x)` within bounds, with a factor for each channel.
+#[derive(Debug, Clone)]
+pub(crate) struct Requantize {
+    /// Each `factor` of as many elements in a row, over and over.
+    factors: Vec<f32>,
+    inner: usize,
+    rounding: Rounding,
+}
+
+impl Requantize {
+    /// With the value that is the zero point of the output.
+    fn of(
+        draft: &Draft<'_>,
+        node: &DraftNode,
+        [x, w, y, zero]: [usize; 4],
+        [channels, inner]: [usize; 2],
+    ) -> Option<(Self, ValueId)> {
+        let zero = node.input(zero)?;
+        let zero_point = match &integers(draft.constant(zero)?)?[..] {
+            [zero] => *zero,
+            _ => return None,
+        };
+        let [low, high] = super::fusion::range_of(draft.dtype(zero)?)?;
+        let (x, y) = (draft.scalar(node.input(x)?)?, draft.scalar(node.input(y)?)?);
+        let w = draft.f32s(node.input(w)?)?;
+        if w.len() != 1 && w.len() != channels {
+            return None;
+        }
+        let factors = (0..channels).map(|c| x * w[c % w.len()] / y).collect();
+        // (A sum is no NaN; a factor may be.)
+        let rounding = Rounding {
+            clamp: [f32::NEG_INFINITY, f32::INFINITY],
+            scale: 1.0,
+            range: [low - zero_point, high - zero_point],
+            nan: 0.0_f32.clamp(low, high) - zero_point,
+        };
+        Some((Self { factors, inner, rounding }, zero))
+    }
+
+    /// Whether what it gives stays as it is when rounded so.
+    pub(crate) fn gives(&self, rounding: &Rounding) -> bool {
+        *rounding == self.rounding
+    }
+
+    /// Writes every element of `y`.
+    pub(crate) fn run(&self, x: &[f32], y: &mut [f32]) {
+        let rounding = Activation::Rounded(self.rounding);
+        let row = if self.inner == 1 { self.factors.len() } else { self.inner };
+        threads::for_each_chunk(y, row.max(1), (1 << 14) / row.max(1), |i, y| {
+            let x = &x[i * row..][..y.len()];
+            if self.inner == 1 {
+                y.iter_mut().zip(x).zip(&self.factors).for_each(|((y, x), f)| *y = x * f);
+            } else {
+                let factor = self.factors[i % self.factors.len()];
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = x * factor);
+            }
+            rounding.apply(y);
+        });
+    }
+}

@@ -1,0 +1,191 @@
+//! Models with QuantizeLinear and DequantizeLinear around products compute exactly what their operators do, in fewer steps.
+
+use poda_formats::op::{Binary, Unary};
+use poda_formats::{DataType, Dim, Element, Graph, Op, Tensor, ValueId};
+
+use super::{numbers, prepare, reference, views};
+
+fn quantize() -> Op {
+    Op::QuantizeLinear { axis: 1, block_size: 0, saturate: true, to: None }
+}
+
+fn dequantize() -> Op {
+    Op::DequantizeLinear { axis: 1, block_size: 0 }
+}
+
+/// Appends a pair of the two.
+fn pair<T: Element>(graph: &mut Graph, x: ValueId, name: &str, scale: f32, zero: T) -> ValueId {
+    let scale = graph.add_weight(format!("{name}.scale"), Tensor::scalar(scale));
+    let zero = graph.add_weight(format!("{name}.zero"), Tensor::scalar(zero));
+    let q = graph.add_node(quantize(), &[x, scale, zero], format!("{name}.q"));
+    graph.add_node(dequantize(), &[q, scale, zero], format!("{name}.dq"))
+}
+
+/// Runs with fusion, on one thread and two; gives the kernels. The results must be those of the operators, bit for bit.
+fn kernels(graph: &Graph, feeds: &[(&str, Tensor)]) -> Vec<String> {
+    let expected = reference(graph, feeds);
+    for threads in [1, 2] {
+        let found = prepare(graph, threads, true).run(&views(feeds)).unwrap();
+        for ((name, found), expected) in found.iter().zip(&expected) {
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+    let steps = prepare(graph, 1, true).profile(&views(feeds), 1).unwrap().nodes;
+    steps.into_iter().map(|step| step.kernel).collect()
+}
+
+#[test]
+fn a_pair_is_one_rounding() {
+    let mut values: Vec<f32> = (-40_000..40_000).map(|i| i as f32 * 0.003_7).collect();
+    values.extend([f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.125, -0.125, 0.375, -0.0, f32::MAX, 1e-40]);
+    let x = Tensor::from_slice(&[1, values.len()], &values);
+    let mut graph = Graph::default();
+    let input = graph.add_input("x", DataType::F32, vec![Dim::Fixed(1), Dim::Fixed(values.len())]);
+    let outputs = [
+        pair(&mut graph, input, "a", 0.25, 100_u8),
+        pair(&mut graph, input, "b", 0.071, -3_i8),
+        pair(&mut graph, input, "c", 0.001, 1_u16),
+        pair(&mut graph, input, "d", 1e-3, -200_i16),
+        pair(&mut graph, input, "e", 0.25, 0_u8),
+    ];
+    graph.outputs.extend(outputs);
+    assert_eq!(kernels(&graph, &[("x", x)]), ["activation"; 5]);
+}
+
+#[test]
+fn a_product_takes_the_rounding_after_it() {
+    for relu in [false, true] {
+        let mut graph = Graph::default();
+        // Sums of few products of small integers are exact, whatever their order.
+        let exact = |shape: &[usize], seed: usize| {
+            let values = numbers(shape, seed, 0.0);
+            let values = values.as_slice::<f32>().unwrap().iter().map(|v| (v * 8.0).round());
+            Tensor::from_slice(shape, &values.collect::<Vec<f32>>())
+        };
+        let x = graph.add_input("x", DataType::F32, vec![Dim::Fixed(5), Dim::Fixed(12)]);
+        let rounded = pair(&mut graph, x, "in", 0.5, 128_u8);
+        let w = graph
+            .add_weight("w", Tensor::from_slice(&[12, 7], &(0..84).map(|i| i as i8).collect::<Vec<_>>()));
+        let scale = graph.add_weight("w.scale", Tensor::from_slice(&[7], &[0.5_f32; 7]));
+        let zero = graph.add_weight("w.zero", Tensor::from_slice(&[7], &[40_i8; 7]));
+        let w = graph.add_node(dequantize(), &[w, scale, zero], "w.f32");
+        let y = graph.add_node(Op::MatMul, &[rounded, w], "product");
+        let bias = graph.add_weight("bias", exact(&[7], 3));
+        let mut y = graph.add_node(Op::Binary(Binary::Add), &[y, bias], "sum");
+        if relu {
+            y = graph.add_node(Op::Unary(Unary::Relu), &[y], "relu");
+        }
+        let y = pair(&mut graph, y, "out", 4.0, 3_u8);
+        graph.outputs.push(y);
+        let found = kernels(&graph, &[("x", exact(&[5, 12], 1))]);
+        assert_eq!(found.len(), 2, "{found:?}");
+    }
+}
+
+#[test]
+fn what_is_no_pair_stays() {
+    let mut graph = Graph::default();
+    let x = graph.add_input("x", DataType::F32, vec![Dim::Fixed(2), Dim::Fixed(3)]);
+    let scalar = |graph: &mut Graph, name: &str, value: f32| graph.add_weight(name, Tensor::scalar(value));
+    let (a, b) = (scalar(&mut graph, "a", 0.5), scalar(&mut graph, "b", 0.25));
+    let zero = graph.add_weight("zero", Tensor::scalar(3_u8));
+    let other = graph.add_weight("other", Tensor::scalar(4_u8));
+    let each = graph.add_weight("each", Tensor::from_slice(&[3], &[0.5_f32, 0.25, 1.0]));
+    let q = graph.add_node(quantize(), &[x, a, zero], "q");
+    let scales = graph.add_node(dequantize(), &[q, b, zero], "scales");
+    let zeros = graph.add_node(dequantize(), &[q, a, other], "zeros");
+    let q = graph.add_node(quantize(), &[x, each], "each.q");
+    let lines = graph.add_node(dequantize(), &[q, each], "lines");
+    graph.outputs.extend([scales, zeros, lines]);
+    assert_eq!(kernels(&graph, &[("x", numbers(&[2, 3], 1, 0.0))]).len(), 5);
+}
+
+fn bytes(shape: &[usize], seed: usize) -> Tensor {
+    let values = numbers(shape, seed, 0.3);
+    let values: Vec<u8> = values.as_slice::<f32>().unwrap().iter().map(|v| (v.abs() * 255.0) as u8).collect();
+    Tensor::from_slice(shape, &values)
+}
+
+fn signed(shape: &[usize], seed: usize) -> Tensor {
+    let values = numbers(shape, seed, 0.3);
+    let values: Vec<i8> = values.as_slice::<f32>().unwrap().iter().map(|v| (v * 127.0) as i8).collect();
+    Tensor::from_slice(shape, &values)
+}
+
+fn conv() -> poda_formats::op::ConvAttributes {
+    poda_formats::op::ConvAttributes {
+        group: 1,
+        kernel: vec![],
+        strides: vec![],
+        dilations: vec![],
+        padding: poda_formats::op::Padding::Explicit(vec![1, 1, 1, 1]),
+    }
+}
+
+#[test]
+fn integer_products_are_exact_in_floats() {
+    let mut graph = Graph::default();
+    let shape = |dims: &[usize]| dims.iter().map(|&d| Dim::Fixed(d)).collect::<Vec<_>>();
+    let a = graph.add_input("a", DataType::U8, shape(&[6, 33]));
+    let zero = graph.add_input("zero", DataType::U8, vec![]);
+    let x = graph.add_input("x", DataType::U8, shape(&[2, 3, 8, 9]));
+    let w = graph.add_weight("w", signed(&[33, 10], 3));
+    let w_zero = graph.add_weight("w.zero", signed(&[10], 4));
+    let kernel = graph.add_weight("kernel", signed(&[5, 3, 3, 3], 5));
+    let y = graph.add_node(Op::MatMulInteger, &[a, w, zero, w_zero], "y");
+    let f = graph.add_node(Op::Cast { to: DataType::F32 }, &[y], "f");
+    let z = graph.add_node(Op::ConvInteger(conv()), &[x, kernel, zero], "z");
+    graph.outputs.extend([y, f, z]);
+    let zero = Tensor::scalar(120_u8);
+    let feeds = [("a", bytes(&[6, 33], 1)), ("zero", zero), ("x", bytes(&[2, 3, 8, 9], 2))];
+    let found = kernels(&graph, &feeds);
+    assert!(found.iter().all(|kernel| !kernel.contains("Integer")), "{found:?}");
+}
+
+#[test]
+fn layers_of_integers_stay_floats_in_between() {
+    let mut graph = Graph::default();
+    let x = graph.add_input("x", DataType::U8, [1, 3, 8, 9].map(Dim::Fixed).to_vec());
+    let mut scalar = |name: &str, value: f32| graph.add_weight(name, Tensor::scalar(value));
+    let [x_scale, y_scale, z_scale] = [scalar("xs", 0.02), scalar("ys", 0.05), scalar("zs", 0.11)];
+    let x_zero = graph.add_weight("xz", Tensor::scalar(3_u8));
+    let y_zero = graph.add_weight("yz", Tensor::scalar(120_u8));
+    let z_zero = graph.add_weight("zz", Tensor::scalar(-5_i8));
+    let w_zero = graph.add_weight("wz", Tensor::scalar(0_i8));
+    let mut weight = |name: &str, inputs: usize, outputs: usize, seed: usize| {
+        let w = graph.add_weight(name, signed(&[outputs, inputs, 3, 3], seed));
+        let scales: Vec<f32> = (0..outputs).map(|c| 0.001 + c as f32 * 0.000_3).collect();
+        let scales = graph.add_weight(format!("{name}.s"), Tensor::from_slice(&[outputs], &scales));
+        let bias: Vec<i32> = (0..outputs).map(|c| c as i32 * 100 - 300).collect();
+        let bias = graph.add_weight(format!("{name}.b"), Tensor::from_slice(&[outputs], &bias));
+        [w, scales, bias]
+    };
+    let ([w, ws, wb], [v, vs, vb]) = (weight("w", 3, 6, 1), weight("v", 6, 4, 2));
+    let op = || Op::QLinearConv(conv());
+    let y = graph.add_node(op(), &[x, x_scale, x_zero, w, ws, w_zero, y_scale, y_zero, wb], "y");
+    let z = graph.add_node(op(), &[y, y_scale, y_zero, v, vs, w_zero, z_scale, z_zero, vb], "z");
+    let flat = graph.add_node(Op::Flatten { axis: 2 }, &[z], "flat");
+    let m = graph.add_weight("m", signed(&[72, 10], 7));
+    let ms = graph.add_weight("ms", Tensor::scalar(0.003_f32));
+    let last =
+        graph.add_node(Op::QLinearMatMul, &[flat, z_scale, z_zero, m, ms, w_zero, y_scale, y_zero], "last");
+    graph.outputs.push(last);
+    graph.nodes[2].op = Op::Reshape { allow_zero: false };
+    let to = graph.add_weight("to", Tensor::from_slice(&[2], &[4_i64, 72]));
+    graph.nodes[2].inputs.push(Some(to));
+    let found = kernels(&graph, &[("x", bytes(&[1, 3, 8, 9], 9))]);
+    assert!(found.iter().all(|kernel| !kernel.contains("QLinear")), "{found:?}");
+    // In, three products each with its rounding, and out; an integer matrix between the last two.
+    assert!(found.len() <= 10, "{found:?}");
+}
+
+#[test]
+fn sums_beyond_what_floats_hold_stay_integers() {
+    let mut graph = Graph::default();
+    let a = graph.add_input("a", DataType::U8, [2, 600].map(Dim::Fixed).to_vec());
+    let w = graph.add_weight("w", Tensor::from_slice(&[600, 3], &[127_i8; 1800]));
+    let y = graph.add_node(Op::MatMulInteger, &[a, w], "y");
+    graph.outputs.push(y);
+    let found = kernels(&graph, &[("a", Tensor::from_slice(&[2, 600], &[255_u8; 1200]))]);
+    assert_eq!(found, ["MatMulInteger"]);
+}
