@@ -65,7 +65,8 @@ impl SimdUnaryOp<f32> for Rounding {
         let scale = ops.splat(self.scale);
         let multiple = clamp(ops.round_ties_even(ops.div(clamp(x, self.clamp), scale)), self.range);
         let multiple = ops.select(multiple, ops.splat(self.nan), ops.eq(multiple, multiple));
-        ops.mul(multiple, scale)
+        // (An integer has no negative zero.)
+        ops.mul(ops.add(multiple, ops.zero()), scale)
     }
 }
 

@@ -8,12 +8,13 @@ use poda_formats::{DataType, MatrixForm, Op, ValueId, Weight};
 use super::draft::{Draft, DraftNode, Explanation, Kind};
 use super::transposed::Transposed;
 use super::weights::{Packed, Source, Weights};
-use crate::kernels::{Activation, Epilogue, Layout, PackedWeight, Problem, X};
+use crate::kernels::{Activation, Epilogue, Layout, Problem, X};
 use crate::ops::OpError;
 use crate::ops::geometry::Convolution;
 use crate::packing::ConvGeometry;
 use crate::profile::WeightProfile;
 use crate::threads::{self, Threads};
+use crate::tune::PackedWeight;
 
 /// `activation(W · x + bias + residual)` with a constant `W` `[m, k]`. Inputs: x, and the residual if there is one.
 #[derive(Debug, Clone)]

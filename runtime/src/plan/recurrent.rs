@@ -10,11 +10,12 @@ use super::draft::{Draft, DraftNode, Explanation, Kind};
 use super::product::weight_profile;
 use super::weights::{Packed, Source, Weights};
 use crate::info::Info;
-use crate::kernels::{Epilogue, Layout, PackedWeight, Problem, X};
+use crate::kernels::{Epilogue, Layout, Problem, X};
 use crate::ops::OpError;
 use crate::ops::recurrent::{Layer, Parameters, Part, Products};
 use crate::output::Output;
 use crate::threads::Threads;
+use crate::tune::PackedWeight;
 
 /// A recurrent layer. Inputs are the operator's, without weights and biases.
 #[derive(Debug, Clone)]

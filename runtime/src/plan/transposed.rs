@@ -2,11 +2,12 @@
 
 use poda_formats::op::ConvAttributes;
 
-use crate::kernels::{Activation, Epilogue, Layout, PackedWeight, X};
+use crate::kernels::{Activation, Epilogue, Layout, X};
 use crate::ops::conv_transpose;
 use crate::ops::geometry::Windows;
 use crate::packing::scratch::Scratch;
 use crate::threads::{self, Threads};
+use crate::tune::PackedWeight;
 
 /// Elements of a product that are made before they are added to the output, so that they are still in L2 then; of one filter
 /// at least.
