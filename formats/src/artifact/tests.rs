@@ -444,11 +444,13 @@ fn fixture(version: u32) -> Graph {
     let x = g.add_input("x", DataType::F32, vec![Dim::Symbol("n".into()), Dim::Fixed(6)]);
     let unstructured = |transposed: bool, matrix: UncheckedUnstructured| -> Weight {
         let shape = if transposed { vec![6, 4] } else { vec![4, 6] };
-        UnstructuredWeight::new(shape, transposed, matrix).unwrap().into()
+        UnstructuredWeight::new(shape.clone(), MatrixForm::of(&shape, transposed).unwrap(), matrix)
+            .unwrap()
+            .into()
     };
     let structured = |pattern: &str| -> Weight {
         let matrix = StructuredMatrix::from_csr(csr.view().unwrap(), pattern.parse().unwrap()).unwrap();
-        StructuredWeight::new(vec![6, 4], true, matrix).unwrap().into()
+        StructuredWeight::new(vec![6, 4], MatrixForm::of(&[6, 4], true).unwrap(), matrix).unwrap().into()
     };
     let narrow = |to: ValueType| NarrowMatrix::new(4, 6, Values::round(&dense, [4, 6], to).unwrap()).unwrap();
     g.add_weight("dense", Tensor::from_slice(&[4, 6], &dense));
@@ -457,16 +459,28 @@ fn fixture(version: u32) -> Graph {
     g.add_weight("blocks", structured("block:2x2"));
     g.add_weight("nm", structured("nm:2:4"));
     if version >= 2 {
-        let weight = NarrowWeight::new(vec![6, 4], true, narrow(ValueType::Int8)).unwrap();
+        let weight =
+            NarrowWeight::new(vec![6, 4], MatrixForm::of(&[6, 4], true).unwrap(), narrow(ValueType::Int8))
+                .unwrap();
         g.add_weight("int8", weight);
         let matrix = narrow(ValueType::Bf16);
-        g.add_weight("bf16", NarrowWeight::new(vec![4, 6], false, matrix.clone()).unwrap());
+        g.add_weight(
+            "bf16",
+            NarrowWeight::new(vec![4, 6], MatrixForm::of(&[4, 6], false).unwrap(), matrix.clone()).unwrap(),
+        );
         g.add_weight("bf16 csr", unstructured(false, matrix.to_csr().unwrap().into()));
     }
     if version >= 3 {
         g.add_weight("bits", unstructured(true, UncheckedUnstructured::smallest(csr.clone())));
         let csr = narrow(ValueType::Int8).to_csr().unwrap();
         g.add_weight("int8 bits", unstructured(false, UncheckedUnstructured::smallest(csr)));
+    }
+    if version >= 4 {
+        let shape = vec![2, 2, 6];
+        let form = MatrixForm::split(&shape, 2, false).unwrap();
+        g.add_weight("directions", UnstructuredWeight::new(shape, form, csr.clone()).unwrap());
+        let form = MatrixForm { parts: 2, rows: 2, cols: 6, transposed: true };
+        g.add_weight("groups", NarrowWeight::new(vec![2, 6, 2], form, narrow(ValueType::F16)).unwrap());
     }
     let y = g.add_node(Op::Binary(Binary::Add), &[x, x], "y");
     g.outputs.push(y);
