@@ -1,4 +1,4 @@
-//! Control flow: If and Loop. Bodies are run node by node.
+//! Control flow: If and Loop. Bodies are run node by node here, and by plans of their own in `plan::control`.
 
 mod body;
 mod limit;
@@ -10,7 +10,8 @@ use super::args::{Infos, integers, optional, required};
 use super::{Inputs, OpError};
 use crate::info::Info;
 use crate::output::Output;
-use body::{Body, Slot, infer_body};
+use body::infer_body;
+pub(crate) use body::{Body, Once, RunBody, Slot};
 use limit::Iterations;
 
 /// Iterations that inferring shapes through one node of a body takes as long as.
@@ -69,15 +70,15 @@ pub(super) fn infer_if_else(
         .collect()
 }
 
-pub(super) fn if_else(
-    then_branch: &Graph,
-    else_branch: &Graph,
+pub(crate) fn if_else(
+    then_branch: &dyn RunBody,
+    else_branch: &dyn RunBody,
     inputs: &Inputs<'_>,
     outputs: &mut [Output<'_>],
 ) -> Result<(), OpError> {
     let branch = if truth(required(inputs, 0)?, 0)? { then_branch } else { else_branch };
     let captures = inputs[1..].iter().map(|view| view.map(Slot::View)).collect();
-    let results = Body::new(branch)?.run(captures, outputs.len())?;
+    let results = branch.run(captures, outputs.len())?;
     outputs.iter_mut().zip(&results).try_for_each(|(output, result)| give(output, result))
 }
 
@@ -93,6 +94,17 @@ fn check_loop(body: &Graph, carried: usize, inputs: usize, outputs: usize) -> Re
     Ok(())
 }
 
+/// Facts about the inputs of a body in every iteration, from facts about those of its Loop.
+pub(crate) fn carried_infos(
+    body: &Graph,
+    carried: usize,
+    inputs: &[Option<Info>],
+) -> Option<Vec<Option<Info>>> {
+    let outputs = body.outputs.len().checked_sub(1)?;
+    check_loop(body, carried, inputs.len(), outputs).ok()?;
+    settle(body, carried, inputs.to_vec(), outputs).ok().map(|(infos, _)| infos)
+}
+
 pub(super) fn infer_loop_body(
     body: &Graph,
     carried: usize,
@@ -100,7 +112,20 @@ pub(super) fn infer_loop_body(
     outputs: usize,
 ) -> Result<Vec<Info>, OpError> {
     check_loop(body, carried, inputs.len(), outputs)?;
-    let mut infos: Vec<Option<Info>> = inputs.iter().map(|info| info.cloned()).collect();
+    let infos: Vec<Option<Info>> = inputs.iter().map(|info| info.cloned()).collect();
+    let (infos, results) = settle(body, carried, infos, outputs)?;
+    let carried_infos = infos[2..2 + carried].iter().flatten().cloned();
+    let scans = results[1 + carried..].iter().map(|info| Info::dynamic(info.dtype));
+    Ok(carried_infos.chain(scans).collect())
+}
+
+/// Facts about the inputs of a body that hold in every iteration, and about its results.
+fn settle(
+    body: &Graph,
+    carried: usize,
+    mut infos: Vec<Option<Info>>,
+    outputs: usize,
+) -> Result<(Vec<Option<Info>>, Vec<Info>), OpError> {
     infos[0] = Some(Info::new(DataType::I64, vec![]));
     infos[1] = Some(Info::new(DataType::Bool, vec![]));
     for info in infos[2..2 + carried].iter_mut().flatten() {
@@ -127,9 +152,7 @@ pub(super) fn infer_loop_body(
             }
         }
         if stable {
-            let carried_infos = infos[2..2 + carried].iter().flatten().cloned();
-            let scans = results[1 + carried..].iter().map(|info| Info::dynamic(info.dtype));
-            return Ok(carried_infos.chain(scans).collect());
+            return Ok((infos, results));
         }
     }
     Err(OpError::Invalid("the shapes in a Loop never settle".to_owned()))
@@ -173,7 +196,8 @@ impl Scan {
     }
 }
 
-pub(super) fn loop_body(
+pub(crate) fn loop_body(
+    runner: &dyn RunBody,
     body: &Graph,
     carried: usize,
     inputs: &Inputs<'_>,
@@ -188,7 +212,6 @@ pub(super) fn loop_body(
         },
     };
     let mut going = optional(inputs, 1).map_or(Ok(true), |view| truth(view, 1))?;
-    let runner = Body::new(body)?;
     let mut state = Vec::with_capacity(carried);
     for index in 2..2 + carried {
         state.push(required(inputs, index)?.to_tensor());

@@ -8,7 +8,7 @@ mod args;
 mod attention;
 mod cast;
 mod concat;
-mod control;
+pub(crate) mod control;
 mod conv;
 pub(crate) mod conv_transpose;
 mod cumulative;
@@ -306,8 +306,12 @@ pub fn run(op: &Op, inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> Result<(
             quantize::dequantize_linear(*axis, *block_size, inputs, outputs)
         }
         Op::DynamicQuantizeLinear => quantize::dynamic_quantize_linear(inputs, outputs),
-        Op::If { then_branch, else_branch } => control::if_else(then_branch, else_branch, inputs, outputs),
-        Op::Loop { body, carried } => control::loop_body(body, *carried, inputs, outputs),
+        Op::If { then_branch, else_branch } => {
+            control::if_else(&control::Once(then_branch), &control::Once(else_branch), inputs, outputs)
+        }
+        Op::Loop { body, carried } => {
+            control::loop_body(&control::Body::new(body)?, body, *carried, inputs, outputs)
+        }
         Op::Foreign(foreign) => Err(refuse(foreign)),
     }
 }

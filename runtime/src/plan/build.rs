@@ -9,6 +9,7 @@ use poda_formats::tensor::checked_bytes;
 use poda_formats::{DataType, Graph, Op, Tensor, ValueId, Weight};
 
 use super::arena::{self, Allocator};
+use super::control::Control;
 use super::draft::{Draft, DraftNode, Kind};
 use super::weights::Weights;
 use super::{Call, Operand, Place, Plan, PlanError, Step, Tap, Wanted, fusion, inline};
@@ -35,7 +36,7 @@ pub(crate) enum Wants {
 }
 
 /// What plans of one executable share.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) weights: &'a Weights,
@@ -271,7 +272,10 @@ impl<'a> Builder<'a> {
             }
         }
         let call = match &node.kind {
-            Kind::Op(op) => Call::Op(op.clone()),
+            Kind::Op(op) => match Control::new(self.context, self.draft, node) {
+                Some(control) => Call::Control(Box::new(control)),
+                None => Call::Op(op.clone()),
+            },
             Kind::Attention(attention) => Call::Attention(attention.clone()),
             Kind::Chain(chain) => Call::Chain(chain.clone()),
             Kind::Requantize(requantize) => Call::Requantize(requantize.clone()),

@@ -7,6 +7,7 @@
 mod arena;
 mod attention;
 mod build;
+mod control;
 mod draft;
 mod einsum;
 #[allow(clippy::float_cmp, reason = "patterns look for exact constants")]
@@ -34,6 +35,7 @@ use crate::ops::OpError;
 use crate::ops::elementwise::chain::Chain;
 use crate::threads::Pace;
 use attention::AttentionNode;
+use control::Control;
 use draft::Explanation;
 use integer::Requantize;
 use product::PackedProduct;
@@ -93,6 +95,8 @@ pub(crate) enum Call {
     Attention(Box<AttentionNode>),
     /// Elementwise functions in a row. Inputs: the first, which is `None` when the output holds it, and further ones.
     Chain(Box<Chain>),
+    /// If or Loop.
+    Control(Box<Control>),
     /// A function of each element.
     Activation(Activation),
     /// Rounding of a product of integers.
@@ -108,6 +112,9 @@ impl Call {
             Self::Op(op) => Explanation { name: op.name().to_owned(), ..Explanation::default() },
             Self::Product(product) => product.explain(),
             Self::Recurrent(layer) => layer.explain(),
+            Self::Control(control) => {
+                Explanation { name: control.name().to_owned(), ..Explanation::default() }
+            }
             Self::Requantize(_) => Explanation { name: "requantize".into(), ..Explanation::default() },
             Self::Activation(_) => Explanation { name: "activation".into(), ..Explanation::default() },
             Self::Attention(attention) => {

@@ -179,6 +179,7 @@ impl<'a> Run<'a> {
                     chain.run(&values, planned(&mut outputs));
                     Ok(())
                 }
+                Call::Control(control) => control.run(&inputs, &mut outputs, threads),
                 Call::Requantize(requantize) => {
                     let x = inputs[0].ok_or(OpError::MissingInput { index: 0 })?.as_slice::<f32>()?;
                     requantize.run(x, planned(&mut outputs));

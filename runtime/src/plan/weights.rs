@@ -254,7 +254,7 @@ fn window(conv: &ConvGeometry) -> [[usize; 2]; 3] {
 /// All packed weights of an executable, kept alive by the plans that use them.
 #[derive(Debug)]
 pub(crate) struct Weights {
-    tuner: Tuner,
+    tuner: Arc<Tuner>,
     /// By [`ValueId`]: constants that do not depend on the shapes of the inputs. Only these are packed once for all plans.
     stable: Vec<bool>,
     packed: Shelf<Key, Packed>,
@@ -264,6 +264,15 @@ pub(crate) struct Weights {
 impl Weights {
     /// No weights yet.
     pub(crate) fn new(tuner: Tuner, stable: Vec<bool>) -> Self {
+        Self::with(Arc::new(tuner), stable)
+    }
+
+    /// No weights yet of a body of control flow; kernels are chosen by the same tuner.
+    pub(crate) fn of_body(&self, stable: Vec<bool>) -> Self {
+        Self::with(Arc::clone(&self.tuner), stable)
+    }
+
+    fn with(tuner: Arc<Tuner>, stable: Vec<bool>) -> Self {
         Self { tuner, stable, packed: Shelf::default(), packings: Shelf::default() }
     }
 

@@ -49,14 +49,33 @@ fn inside(body: &Graph, node: &Node, error: OpError) -> OpError {
     }
 }
 
+/// Something that runs a body.
+pub(crate) trait RunBody {
+    /// Runs the body on its inputs; gives its outputs, of which there must be so many.
+    ///
+    /// # Errors
+    /// When a node fails.
+    fn run(&self, inputs: Vec<Option<Slot<'_>>>, outputs: usize) -> Result<Vec<Tensor>, OpError>;
+}
+
+/// A body that is made ready when it is run.
+pub(crate) struct Once<'g>(pub(crate) &'g Graph);
+
+impl RunBody for Once<'_> {
+    fn run(&self, inputs: Vec<Option<Slot<'_>>>, outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        Body::new(self.0)?.run(inputs, outputs)
+    }
+}
+
 /// A value during a run of a body.
-pub(super) enum Slot<'a> {
+pub(crate) enum Slot<'a> {
     View(TensorView<'a>),
     Owned(Tensor),
 }
 
 impl Slot<'_> {
-    fn view(&self) -> TensorView<'_> {
+    /// The value.
+    pub(crate) fn view(&self) -> TensorView<'_> {
         match self {
             Self::View(view) => *view,
             Self::Owned(tensor) => tensor.view(),
@@ -71,8 +90,8 @@ impl Slot<'_> {
     }
 }
 
-/// A body made ready to run any number of times.
-pub(super) struct Body<'g> {
+/// A body made ready to run any number of times, node by node.
+pub(crate) struct Body<'g> {
     graph: &'g Graph,
     weights: Vec<Option<Tensor>>,
     /// For each node, the values that no later node reads.
@@ -82,7 +101,7 @@ pub(super) struct Body<'g> {
 impl<'g> Body<'g> {
     /// # Errors
     /// When a sparse weight is not valid.
-    pub(super) fn new(graph: &'g Graph) -> Result<Self, OpError> {
+    pub(crate) fn new(graph: &'g Graph) -> Result<Self, OpError> {
         let dense = |weight: &poda_formats::Weight| {
             weight
                 .to_dense()
@@ -102,9 +121,10 @@ impl<'g> Body<'g> {
         }
         Ok(Self { graph, weights, done })
     }
+}
 
-    /// Runs the body on its inputs; gives its outputs, of which there must be so many.
-    pub(super) fn run(&self, inputs: Vec<Option<Slot<'_>>>, outputs: usize) -> Result<Vec<Tensor>, OpError> {
+impl RunBody for Body<'_> {
+    fn run(&self, inputs: Vec<Option<Slot<'_>>>, outputs: usize) -> Result<Vec<Tensor>, OpError> {
         check(self.graph, inputs.len(), outputs)?;
         let mut values: Vec<Option<Slot<'_>>> =
             self.weights.iter().map(|w| w.as_ref().map(|w| Slot::View(w.view()))).collect();

@@ -2,6 +2,7 @@
 
 mod attention;
 mod chain;
+mod control;
 mod narrow;
 mod products;
 mod quantised;
