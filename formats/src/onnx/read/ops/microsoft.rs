@@ -18,7 +18,7 @@ pub(in crate::onnx::read) fn read(call: &mut Call) -> Result<Op, Unsupported> {
         "SkipLayerNormalization" => skip_normalization(call, false),
         "SkipSimplifiedLayerNormalization" => skip_normalization(call, true),
         "DequantizeLinear" | "QuantizeLinear" => super::standard(call),
-        _ => Err(Unsupported::Operator),
+        _ => super::quantised::read(call)?.ok_or(Unsupported::Operator),
     }
 }
 

@@ -7,6 +7,7 @@ mod microsoft;
 mod ml;
 mod movement;
 mod normalization;
+mod quantised;
 mod reduction;
 mod sampling;
 mod sequence;

@@ -273,6 +273,38 @@ fn contributed_operators() {
         ),
         case(
             17,
+            node(
+                "com.microsoft::QLinearAdd",
+                &["a", "as", "az", "b", "bs", "bz", "ys", "yz"],
+                &["y"],
+                vec![],
+            ),
+            &[
+                "DequantizeLinear { axis: 0, block_size: 0 }(a, as, az) -> y_a",
+                "DequantizeLinear { axis: 0, block_size: 0 }(b, bs, bz) -> y_b",
+                "Binary(Add)(y_a, y_b) -> y_y",
+                "QuantizeLinear { axis: 0, block_size: 0, saturate: true, to: None }(y_y, ys, yz) -> y",
+            ],
+        ),
+        case(
+            17,
+            node(
+                "com.microsoft::QGemm",
+                &["a", "as", "az", "b", "bs", "bz", "c", "ys", "yz"],
+                &["y"],
+                vec![int("transB", 1)],
+            ),
+            &[
+                "DequantizeLinear { axis: 0, block_size: 0 }(a, as, az) -> y_a",
+                "DequantizeLinear { axis: 0, block_size: 0 }(b, bs, bz) -> y_b",
+                "Binary(Mul)(as, bs) -> y_step",
+                "DequantizeLinear { axis: -1, block_size: 0 }(c, y_step) -> y_c",
+                "Gemm { alpha: 1.0, beta: 1.0, trans_a: false, trans_b: true }(y_a, y_b, y_c) -> y_y",
+                "QuantizeLinear { axis: 0, block_size: 0, saturate: true, to: None }(y_y, ys, yz) -> y",
+            ],
+        ),
+        case(
+            17,
             x("com.microsoft::Strange", vec![]),
             &["Foreign Strange: the operator is not implemented(x) -> y"],
         ),
