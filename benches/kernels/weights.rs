@@ -1,6 +1,6 @@
 //! Random weights: how they are pruned, and how they are stored.
 
-use poda_formats::{CsrMatrix, NarrowMatrix, Pattern, StructuredMatrix, Tensor, ValueType, Values};
+use poda_formats::{CsrMatrix, DenseMatrix, Pattern, Tensor, ValueType, Values};
 use poda_runtime::kernels::WeightMatrix;
 
 pub(crate) struct Random(pub(crate) u64);
@@ -89,11 +89,11 @@ pub(crate) fn forms([m, k]: [usize; 2], w: &[f32], sparse: bool) -> Vec<(WeightM
     let Ok(list) = std::env::var("VALUES") else { return forms };
     for name in list.split(',') {
         let to = ValueType::named(name).expect("VALUES are bf16, f16, int8");
-        let narrow = NarrowMatrix::new(m, k, Values::round(w, [m, k], to).expect("finite")).expect("[m, k]");
-        let wide = narrow.to_dense().expect("memory");
+        let narrow = DenseMatrix::new(m, k, Values::round(w, [m, k], to).expect("finite")).expect("[m, k]");
+        let wide = narrow.to_tensor().expect("memory");
         let wide = wide.as_slice::<f32>().expect("f32");
         if sparse {
-            forms.push((WeightMatrix::Csr(narrow.to_csr().expect("32 bits")), wide.to_vec()));
+            forms.push((WeightMatrix::Csr(narrow.to_csr()), wide.to_vec()));
         }
         forms.push((WeightMatrix::Narrow(narrow), wide.to_vec()));
     }
@@ -126,6 +126,6 @@ pub(crate) fn structured([m, k]: [usize; 2], pattern: Pattern, sparsity: f32) ->
         }
     }
     let csr = CsrMatrix::from_dense(m, k, &w);
-    let stored = StructuredMatrix::from_csr(csr.view().unwrap(), pattern).expect("w keeps to the pattern");
+    let stored = csr.by_pattern(pattern).expect("w keeps to the pattern");
     (w, stored.into())
 }

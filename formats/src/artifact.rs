@@ -1,16 +1,16 @@
 //! The artifact: a whole model in one valid safetensors file.
 //!
 //! The metadata hold the graph as JSON (`poda.graph`), a list of sections that says which tensors form which weight
-//! (`poda.weights`), and the version of both (`poda.version`). A dense weight is the tensor of its own name; a CSR
-//! weight is NAME.indptr, NAME.indices and NAME.values; so is one in blocks; one with a bitmap is NAME.bitmap and
-//! NAME.values, and an N:M weight is NAME.values and NAME.positions (see [`UncheckedUnstructured`],
-//! [`BlockMatrix`](crate::BlockMatrix), [`NmMatrix`](crate::NmMatrix)). Values of all but blocks and N:M may be narrower than
-//! the f32 that they stand for: such a section says how far they are from it, and int8 ones have NAME.scales as well.
-//! Tensors start on multiples of 64 bytes, and one that several weights share is stored once.
+//! (`poda.weights`), and the version of both (`poda.version`). A dense weight is the tensor of its own name; a matrix is
+//! NAME.values and what its [`Layout`] has beside them: NAME.indptr and NAME.indices (CSR, blocks), NAME.bitmap, or
+//! NAME.positions (N:M). Values may be narrower than the f32 that they stand for: such a section says how far they are from
+//! it, and int8 ones have NAME.scales as well. Tensors start on multiples of 64 bytes, and one that several weights share is
+//! stored once.
 //!
-//! Opening reads headers only: sizes, types and references are checked there, the arrays of sparse weights when they
-//! are first used (see [`UnstructuredWeight`]). A layout to come is a new `kind` of section, which older versions refuse by name.
-//! Narrower values came with version 2, bitmaps with version 3, matrices of several parts with version 4; a file is written as the lowest version that it can be.
+//! Opening reads headers only: sizes, types and references are checked there, the arrays of matrices when they are used
+//! (see [`MatrixWeight`]). A layout to come is a new `kind` of section, which older versions refuse by name.
+//! Narrower values came with version 2, bitmaps with version 3, narrower values of blocks and N:M and matrices of several
+//! parts with version 4; a file is written as the lowest version that it can be.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Write};
@@ -21,14 +21,10 @@ use serde::{Deserialize, Serialize};
 use crate::atomic::{self, AtomicFile};
 use crate::dtype::DataType;
 use crate::graph::{Graph, GraphError, Value, ValueId};
-use crate::narrow::{NarrowMatrix, NarrowWeight};
 use crate::op::MatrixForm;
 use crate::safetensors::{self, SafeTensors, SafeTensorsError};
-use crate::sparse::{Pattern, SparseError, StructuredMatrix, Unchecked, UncheckedUnstructured};
-use crate::structured::StructuredWeight;
 use crate::tensor::Tensor;
-use crate::values::{RoundingError, Values, ValuesError};
-use crate::weight::{MatrixShapeError, UnstructuredWeight, Weight};
+use crate::weight::{Layout, MatrixWeight, Pattern, RoundingError, SparseError, Values, ValuesError, Weight};
 
 /// The newest version that this code reads and writes.
 pub const VERSION: u32 = 4;
@@ -36,6 +32,8 @@ pub const VERSION: u32 = 4;
 const ROUNDED_VERSION: u32 = 2;
 /// The first version with bitmaps.
 const BITMAP_VERSION: u32 = 3;
+/// The first version in which values of patterns may be narrower.
+const ROUNDED_PATTERN_VERSION: u32 = 4;
 /// The first version with matrices that are not `[first axis, others]` of a tensor or its transpose.
 const FORM_VERSION: u32 = 4;
 
@@ -43,10 +41,9 @@ const VERSION_KEY: &str = "poda.version";
 const GRAPH_KEY: &str = "poda.graph";
 const WEIGHTS_KEY: &str = "poda.weights";
 
+/// A tensor, or a matrix of all its elements.
 const DENSE: &str = "dense";
-const CSR: &str = "csr";
-const BITMAP: &str = "bitmap";
-const BLOCK: &str = "block";
+/// Whose values come before their places.
 const NM: &str = "nm";
 
 /// How a weight is made of tensors.
@@ -102,8 +99,6 @@ pub enum ArtifactError {
     Csr { weight: String, error: SparseError },
     #[error("weight {weight:?}: {error}")]
     Values { weight: String, error: ValuesError },
-    #[error("weight {weight:?}: {error}")]
-    CsrShape { weight: String, error: MatrixShapeError },
     #[error("weight {weight:?} is declared as {declared}, stored as {stored}")]
     Declared { weight: String, declared: String, stored: String },
     #[error(transparent)]
@@ -175,56 +170,51 @@ fn attach(
         };
         parts.push(tensor);
     }
-    let csr_error = |error| ArtifactError::Csr { weight: weight.clone(), error };
-    let shape_error = |error| ArtifactError::CsrShape { weight: weight.clone(), error };
-    let values_error = |error| ArtifactError::Values { weight: weight.clone(), error };
+    let stored: Weight = match (&section, &parts[..]) {
+        (Section { kind, rounded: None, shape: None, .. }, [tensor]) if kind == DENSE => {
+            tensor.clone().into()
+        }
+        _ => matrix(&weight, section, parts)?.into(),
+    };
+    check_declared(value, &stored)?;
+    value.weight = Some(stored);
+    Ok(())
+}
+
+/// The weight that is stored as a matrix.
+fn matrix(weight: &str, section: Section, mut parts: Vec<Tensor>) -> Result<MatrixWeight, ArtifactError> {
+    let csr_error = |error| ArtifactError::Csr { weight: weight.to_owned(), error };
+    let unknown = |section: Section, tensors| ArtifactError::Kind {
+        weight: weight.to_owned(),
+        kind: section.kind,
+        tensors,
+    };
+    let count = parts.len();
+    // Places, values, scales (of rounded ones).
+    let places = Layout::arrays_of(&section.kind)
+        .filter(|&places| count == places + 1 || count == places + 2 && section.rounded.is_some());
+    let Some(places) = places else { return Err(unknown(section, count)) };
+    if section.kind == NM {
+        parts.swap(0, 1);
+    }
+    let scales = parts.split_off(places + 1).pop();
+    let tensor = parts.pop().expect("the values at least");
+    let layout = Layout::from_parts(&section.kind, section.pattern, &parts).map_err(csr_error)?;
     let shape = section.shape.unwrap_or_default();
     let form = match section.form {
         Some([parts, rows, cols]) => Some(MatrixForm { parts, rows, cols, transposed: section.transposed }),
         None => MatrixForm::of(&shape, section.transposed),
     };
     // One that does not fit the shape is refused with the matrix.
-    let none = MatrixForm { parts: 1, rows: 0, cols: 0, transposed: false };
+    let none = MatrixForm { parts: 1, rows: 0, cols: 0, transposed: section.transposed };
     let form = form.filter(|form| form.fits(&shape)).unwrap_or(none);
-    let [rows, cols] = form.size();
-    let values = |tensor: &Tensor, scales: &[Tensor]| match section.rounded {
-        Some(error) => {
-            Values::rounded(tensor.clone(), scales.first().cloned(), rows, error).map_err(values_error)
-        }
-        None => Ok(tensor.clone().into()),
+    let [rows, _] = form.size();
+    let values = match section.rounded {
+        Some(error) => Values::rounded(tensor, scales, rows, error),
+        None => Ok(tensor.into()),
     };
-    let stored: Weight = match (section.kind.as_str(), &parts[..], section.rounded) {
-        (DENSE, [tensor], None) => tensor.clone().into(),
-        (DENSE, [tensor, scales @ ..], Some(_)) if scales.len() < 2 => {
-            let matrix = NarrowMatrix::new(rows, cols, values(tensor, scales)?).map_err(values_error)?;
-            NarrowWeight::new(shape, form, matrix).map_err(shape_error)?.into()
-        }
-        (CSR, [indptr, indices, tensor, scales @ ..], rounded)
-            if scales.len() <= usize::from(rounded.is_some()) =>
-        {
-            let (indptr, indices) = (indptr.clone(), indices.clone());
-            let arrays = UncheckedUnstructured::new(rows, cols, indptr, indices, values(tensor, scales)?);
-            UnstructuredWeight::new(shape, form, arrays.map_err(csr_error)?).map_err(shape_error)?.into()
-        }
-        (BITMAP, [bits, tensor, scales @ ..], rounded) if scales.len() <= usize::from(rounded.is_some()) => {
-            let arrays =
-                UncheckedUnstructured::from_bitmap([rows, cols], bits.clone(), values(tensor, scales)?);
-            UnstructuredWeight::new(shape, form, arrays.map_err(csr_error)?).map_err(shape_error)?.into()
-        }
-        (kind @ (BLOCK | NM), parts, None) => {
-            let pattern = Pattern::of_kind(kind, section.pattern.unwrap_or_default());
-            let pattern = pattern.map_err(|error| csr_error(error.into()))?;
-            let arrays = Unchecked::<StructuredMatrix>::new([rows, cols], pattern, parts);
-            let arrays = arrays.map_err(csr_error)?;
-            StructuredWeight::new(shape, form, arrays).map_err(shape_error)?.into()
-        }
-        (_, parts, _) => {
-            return Err(ArtifactError::Kind { kind: section.kind, tensors: parts.len(), weight });
-        }
-    };
-    check_declared(value, &stored)?;
-    value.weight = Some(stored);
-    Ok(())
+    let values = values.map_err(|error| ArtifactError::Values { weight: weight.to_owned(), error })?;
+    MatrixWeight::from_arrays(shape, form, layout, values).map_err(csr_error)
 }
 
 /// What a value says of its type and shape must be what its weight has.
@@ -259,37 +249,31 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
         for (index, value) in graph.values.iter().enumerate() {
             let Some(weight) = &value.weight else { continue };
             check_declared(value, weight)?;
-            let mut pattern = None;
-            let (kind, arrays, values) = match weight {
-                Weight::Dense(tensor) => (DENSE, vec![("", tensor)], None),
-                Weight::Unstructured(csr) => {
+            let matrix = if let Weight::Matrix(matrix) = weight { Some(matrix) } else { None };
+            let layout = matrix.map(MatrixWeight::layout);
+            let mut arrays = match matrix {
+                Some(matrix) => {
                     let error = |error| ArtifactError::Csr { weight: value.name.clone(), error };
-                    csr.matrix().map_err(error)?;
-                    let arrays = csr.arrays();
-                    (arrays.layout(), arrays.arrays(), Some(arrays.values()))
+                    matrix.matrix().map_err(error)?;
+                    matrix.arrays()
                 }
-                Weight::Narrow(narrow) => {
-                    let values = narrow.matrix().values();
-                    (DENSE, vec![("", values.tensor())], Some(values))
-                }
-                Weight::Structured(structured) => {
-                    let error = |error| ArtifactError::Csr { weight: value.name.clone(), error };
-                    let arrays = structured.matrix().map_err(error)?.arrays();
-                    pattern = Some(structured.pattern().numbers());
-                    (structured.pattern().kind(), arrays, None)
-                }
+                None => weight.tensors().into_iter().map(|tensor| ("", tensor)).collect(),
             };
-            let scales = values.and_then(Values::scales_tensor).map(|scales| (".scales", scales));
-            let parts = arrays.into_iter().chain(scales);
+            let kind = layout.map_or(DENSE, Layout::kind);
+            if kind == NM {
+                arrays.swap(0, 1);
+            }
+            let parts = arrays.into_iter();
             let parts =
                 parts.map(|(part, tensor)| tensors.add(&format!("{}{part}", value.name), tensor)).collect();
-            let rounded = weight.rounding_error();
-            let transposed = weight.form().is_some_and(|form| form.transposed);
-            let form = weight.form().filter(|form| MatrixForm::of(weight.shape(), transposed) != Some(*form));
-            let form = form.map(|form| [form.parts, form.rows, form.cols]);
-            version = version.max(if form.is_some() { FORM_VERSION } else { 1 });
-            version = version.max(match (kind, rounded) {
-                (BITMAP, _) => BITMAP_VERSION,
+            let (rounded, pattern) = (weight.rounding_error(), layout.and_then(Layout::pattern));
+            let form = matrix.map(MatrixWeight::form);
+            let transposed = form.is_some_and(|form| form.transposed);
+            let uncommon = form.filter(|&form| MatrixForm::of(weight.shape(), transposed) != Some(form));
+            version = version.max(if uncommon.is_some() { FORM_VERSION } else { 1 });
+            version = version.max(match (layout, rounded) {
+                (Some(Layout::Bitmap(_)), _) => BITMAP_VERSION,
+                (Some(Layout::Block(_) | Layout::NofM(_)), Some(_)) => ROUNDED_PATTERN_VERSION,
                 (_, Some(_)) => ROUNDED_VERSION,
                 (_, None) => 1,
             });
@@ -298,11 +282,11 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
                 value: ValueId(index as u32),
                 kind: kind.to_owned(),
                 tensors: parts,
-                shape: (values.is_some() || pattern.is_some()).then(|| weight.shape().to_vec()),
+                shape: matrix.map(|matrix| matrix.shape().to_vec()),
                 transposed,
-                form,
+                form: uncommon.map(|form| [form.parts, form.rows, form.cols]),
                 rounded,
-                pattern,
+                pattern: pattern.map(Pattern::numbers),
             });
         }
     }

@@ -7,7 +7,7 @@ use crate::artifact::{self, ArtifactError};
 use crate::graph::Graph;
 use crate::onnx::{self, OnnxError, OnnxOptions};
 use crate::safetensors::SafeTensors;
-use crate::storage::{AlignedBytes, Storage};
+use crate::storage::{AlignedBytes, Load, Storage};
 
 /// A format of model files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,20 +83,27 @@ pub struct WriteOptions {
 }
 
 /// Opens the model at `path`, an ONNX file or an artifact. Weights stay in the mapped file where they can: see
-/// [`Storage::map`] for the contract.
+/// [`Load::Map`] for the contract.
 ///
 /// # Errors
 /// When it is not a regular file, or not a valid model.
 pub fn open(path: impl AsRef<Path>) -> Result<Graph, OpenError> {
+    open_with(path, Load::default())
+}
+
+/// As [`open`], with the file (and those beside it that hold its weights) taken as `load` says.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(path: impl AsRef<Path>, load: Load) -> Result<Graph, OpenError> {
     let path = path.as_ref();
-    let file = Storage::map(path).map_err(|error| OpenError::Io { path: path.to_owned(), error })?;
+    let file = Storage::load(path, load).map_err(|error| OpenError::Io { path: path.to_owned(), error })?;
     if file.is_empty() {
         return Err(OpenError::Empty { path: path.to_owned() });
     }
     match FileFormat::of_file(path, file.bytes()) {
-        FileFormat::Onnx => {
-            onnx::read(path).map_err(|error| OpenError::Onnx { path: path.to_owned(), error })
-        }
+        FileFormat::Onnx => onnx::read_file(path, file, load)
+            .map_err(|error| OpenError::Onnx { path: path.to_owned(), error }),
         FileFormat::Artifact => read_artifact(file, path),
     }
 }

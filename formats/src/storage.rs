@@ -3,7 +3,7 @@
 use std::alloc::{self, Layout};
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -114,6 +114,19 @@ impl std::ops::DerefMut for AlignedBytes {
     }
 }
 
+/// How the bytes of a file are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Load {
+    /// Mapped: read when they are touched, shared with all processes that map them, and given back to the system when memory
+    /// is short. The file must not shrink meanwhile: the system ends a process that touches what was cut off (`SIGBUS`). Who
+    /// writes into it changes the values of weights under way, but nothing else: what is not a value is copied before it is
+    /// checked. Poda's own writers, and all that rename a new file into place, disturb nobody.
+    #[default]
+    Map,
+    /// Copied into memory: whatever becomes of the file then does not matter.
+    Read,
+}
+
 #[derive(Clone)]
 enum Source {
     Owned(Arc<AlignedBytes>),
@@ -136,8 +149,7 @@ impl Storage {
 
     /// Maps a whole file, read only.
     ///
-    /// A mapped file is immutable by contract: Poda's writers always rename a new file into place.
-    /// Whoever truncates a mapped file in place makes the process that maps it fault (`SIGBUS`).
+    /// What that asks of others is in [`Load::Map`].
     ///
     /// # Errors
     /// When the file cannot be opened or mapped, or is not a regular one (which is not even opened: a pipe would wait).
@@ -145,6 +157,28 @@ impl Storage {
         // Asked before opening, because to open a pipe waits for its writer.
         check_regular(&path.metadata()?)?;
         Self::map_file(&File::open(path)?)
+    }
+
+    /// The whole of a file, taken as `load` says.
+    ///
+    /// # Errors
+    /// As [`Storage::map`]; also when memory does not hold it.
+    pub fn load(path: &Path, load: Load) -> io::Result<Self> {
+        check_regular(&path.metadata()?)?;
+        Self::load_file(&File::open(path)?, load)
+    }
+
+    /// The whole of an open file, taken as `load` says.
+    pub(crate) fn load_file(mut file: &File, load: Load) -> io::Result<Self> {
+        if load == Load::Map {
+            return Self::map_file(file);
+        }
+        let metadata = file.metadata()?;
+        check_regular(&metadata)?;
+        let length = usize::try_from(metadata.len()).ok().and_then(AlignedBytes::try_zeroed);
+        let mut bytes = length.ok_or(io::ErrorKind::OutOfMemory)?;
+        file.read_exact(&mut bytes)?;
+        Ok(Self::owned(bytes))
     }
 
     /// Maps a whole open file, read only; see [`Storage::map`].

@@ -59,6 +59,34 @@ impl Tensor {
         Ok(Self { dtype, shape, storage: storage.aligned_to(dtype.size()) })
     }
 
+    /// A tensor over bytes of a file that others may write to. Signed 32 and 64-bit integers, which operators take as
+    /// positions and sizes, are copied; what other elements become changes numbers only.
+    ///
+    /// # Errors
+    /// As [`Tensor::new`]; also when memory does not hold the copy.
+    pub(crate) fn from_file(
+        dtype: DataType,
+        shape: Vec<usize>,
+        storage: Storage,
+    ) -> Result<Self, TensorError> {
+        let tensor = Self::new(dtype, shape, storage)?;
+        match dtype {
+            DataType::I32 | DataType::I64 => tensor.private(),
+            _ => Ok(tensor),
+        }
+    }
+
+    /// The same elements, copied if they lie in a mapped file.
+    pub(crate) fn private(&self) -> Result<Self, TensorError> {
+        if !self.storage.is_mapped() {
+            return Ok(self.clone());
+        }
+        let bytes = self.bytes().len();
+        let mut copy = AlignedBytes::try_zeroed(bytes).ok_or(TensorError::Memory { bytes })?;
+        copy.copy_from_slice(self.bytes());
+        Self::new(self.dtype, self.shape.clone(), Storage::owned(copy))
+    }
+
     /// A tensor with a copy of `values`.
     ///
     /// # Panics

@@ -16,9 +16,8 @@ fuzz_target!(|bytes: &[u8]| {
     let Some(graph) = parse(bytes) else { return };
     let weights = graph.with_bodies().into_iter().flat_map(|graph| &graph.values);
     let damaged = weights.filter_map(|value| value.weight.as_ref()).any(|weight| match weight {
-        Weight::Unstructured(csr) => csr.matrix().is_err(),
-        Weight::Structured(weight) => weight.matrix().is_err(),
-        _ => false,
+        Weight::Matrix(weight) => weight.matrix().is_err(),
+        Weight::Tensor(_) => false,
     });
     let mut written = Vec::new();
     let outcome = artifact::write(&mut written, &graph);

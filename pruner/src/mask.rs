@@ -1,7 +1,7 @@
 //! The masked model: as large as the dense one, with zeros where units are removed.
 
 use poda_formats::op::Binary;
-use poda_formats::sparse::SparseError;
+use poda_formats::weight::SparseError;
 use poda_formats::{Graph, Op, ValueId, Weight};
 
 use crate::dependency::{DependencyGraph, Removal};
@@ -32,7 +32,7 @@ pub fn masked(
         let kept: Vec<_> = layout.axes.iter().map(|&axis| dependencies.kept(axis, removal)).collect();
         if kept.iter().any(Option::is_some) {
             let fill = if divides[index] { one } else { vec![0; one.len()] };
-            value.weight = Some(Weight::Dense(fill_dims(&weight.to_dense()?, &kept, &fill)));
+            value.weight = Some(Weight::Tensor(fill_dims(&weight.to_dense()?, &kept, &fill)));
         }
     }
     Ok(masked)

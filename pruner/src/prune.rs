@@ -1,7 +1,7 @@
 //! The loop: evaluate importance → rank → remove the least important → ask the termination conditions.
 
-use poda_formats::narrow::RoundWeightError;
-use poda_formats::sparse::SparseError;
+use poda_formats::weight::RoundWeightError;
+use poda_formats::weight::SparseError;
 use poda_formats::{Graph, GraphError, Op, ValueId};
 use poda_runtime::analysis::{Analysis, analyze};
 

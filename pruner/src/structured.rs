@@ -3,7 +3,7 @@
 //! Both are defined on the matrix `[outputs, inputs]` that a product multiplies with (of a convolution
 //! `[out, in · kh · kw]`), however the model stores it.
 
-use poda_formats::sparse::SparseError;
+use poda_formats::weight::SparseError;
 use poda_formats::{Graph, MatrixForm, Pattern, ValueId};
 
 use crate::allocation::Scope;

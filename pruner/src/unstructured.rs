@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use half::{bf16, f16};
-use poda_formats::sparse::SparseError;
 use poda_formats::storage::{AlignedBytes, Storage};
+use poda_formats::weight::SparseError;
 use poda_formats::{DataType, Graph, Node, Op, Tensor, ValueId, Weight};
 use poda_runtime::analysis::analyze;
 
@@ -89,7 +89,7 @@ pub fn zero_weights(
     let mut pruned = graph.clone();
     for (id, removed) in weights.iter().zip(removed) {
         if let Some(weight) = graph.weight(*id) {
-            pruned.value_mut(*id).weight = Some(Weight::Dense(zeroed(&weight.to_dense()?, &removed)));
+            pruned.value_mut(*id).weight = Some(Weight::Tensor(zeroed(&weight.to_dense()?, &removed)));
         }
     }
     Ok(pruned)

@@ -99,7 +99,7 @@ pub(crate) fn analyze_from(graph: &Graph, inputs: Vec<Option<Info>>) -> Analysis
     let mut analysis = Analysis { infos: Vec::with_capacity(graph.values.len()), failures: Vec::new() };
     for value in &graph.values {
         analysis.infos.push(match &value.weight {
-            Some(poda_formats::Weight::Dense(tensor)) => Some(Info::constant(tensor.clone())),
+            Some(poda_formats::Weight::Tensor(tensor)) => Some(Info::constant(tensor.clone())),
             Some(weight) => Some(Info::new(weight.dtype(), weight.shape().to_vec())),
             None => None,
         });
@@ -244,7 +244,7 @@ impl Analysis {
     fn nonzeros(&self, graph: &Graph, id: ValueId) -> Option<u64> {
         match (graph.weight(id), self.constant(id)) {
             (Some(weight), _) => Some(weight.nnz() as u64),
-            (None, Some(tensor)) => Some(poda_formats::Weight::Dense(tensor.clone()).nnz() as u64),
+            (None, Some(tensor)) => Some(poda_formats::Weight::Tensor(tensor.clone()).nnz() as u64),
             (None, None) => None,
         }
     }

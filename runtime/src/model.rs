@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use poda_formats::file::OpenError;
-use poda_formats::{Graph, GraphError};
+use poda_formats::{Graph, GraphError, Load};
 
 use crate::executable::{Executable, PrepareError};
 use crate::options::Options;
@@ -32,7 +32,15 @@ impl Model {
     /// # Errors
     /// When the file cannot be read or is not a valid model.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, LoadError> {
-        Ok(Self::from_graph(poda_formats::open(path)?)?)
+        Self::open_with(path, Load::default())
+    }
+
+    /// As [`Model::open`], with the file taken as `load` says: [`Load::Read`] where others may cut it off while it runs.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_with(path: impl AsRef<Path>, load: Load) -> Result<Self, LoadError> {
+        Ok(Self::from_graph(poda_formats::open_with(path, load)?)?)
     }
 
     /// A model from the bytes of an ONNX file or an artifact, which are copied: for models within a program

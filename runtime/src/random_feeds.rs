@@ -102,34 +102,12 @@ fn table_rows(graph: &Graph, facts: &Analysis, consumers: &[Vec<usize>], id: Val
             if rows.is_some() {
                 bound = bound.min(rows).or(rows);
             } else if node.input(0) == Some(id) || matches!(node.op, Op::Concat { .. }) {
-                open.extend(
-                    moves(&node.op).then(|| node.outputs.iter().flatten().copied()).into_iter().flatten(),
-                );
+                let moved = if node.op.moves() { &node.outputs[..] } else { &[] };
+                open.extend(moved.iter().flatten());
             }
         }
     }
     bound
-}
-
-/// Whether the outputs of an operator hold elements of its first input and no others.
-fn moves(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Cast { .. }
-            | Op::CastLike
-            | Op::Identity
-            | Op::Reshape { .. }
-            | Op::Flatten { .. }
-            | Op::Squeeze
-            | Op::Unsqueeze
-            | Op::Transpose { .. }
-            | Op::Concat { .. }
-            | Op::Split { .. }
-            | Op::Slice
-            | Op::Gather { .. }
-            | Op::Expand
-            | Op::Tile
-    )
 }
 
 /// Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014.

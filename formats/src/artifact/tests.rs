@@ -4,9 +4,8 @@ use super::*;
 use crate::dtype::Boolean;
 use crate::graph::Dim;
 use crate::op::{Binary, MatrixForm, Op, Unary};
-use crate::sparse::CsrMatrix;
 use crate::storage::{ALIGNMENT, AlignedBytes, Storage};
-use crate::values::ValueType;
+use crate::weight::{CsrMatrix, DenseMatrix, Matrix, ValueType};
 
 /// Dense, sparse and shared weights, an If whose bodies have weights and a capture, odd names and attributes.
 fn sample() -> Graph {
@@ -23,7 +22,7 @@ fn sample() -> Graph {
     let matrix = CsrMatrix::from_dense(3, 3, &[0.0, 1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, f32::INFINITY]);
     let sparse = g.add_weight(
         "w",
-        UnstructuredWeight::new(vec![3, 3], MatrixForm::of(&[3, 3], true).unwrap(), matrix).unwrap(),
+        MatrixWeight::new(vec![3, 3], MatrixForm::of(&[3, 3], true).unwrap(), matrix).unwrap(),
     );
     let clash = g.add_weight("w.values", Tensor::from_slice(&[3], &[1.0_f32, 2.0, 3.0]));
     let reserved = g.add_weight("__metadata__", Tensor::from_slice(&[0], &[0.0_f32; 0]));
@@ -114,18 +113,14 @@ fn narrower_values_and_bitmaps_come_back_equal_and_need_newer_versions() {
         assert_eq!(version_of(&bytes), "3", "older versions refuse what they would misread");
         let mut older = graph.clone();
         let s = older.find("s").unwrap();
-        let Some(Weight::Unstructured(csr)) = older.weight(s).cloned() else { panic!() };
-        assert_eq!(csr.arrays().layout(), "bitmap");
-        let csr = UnstructuredWeight::new(
-            csr.shape().to_vec(),
-            MatrixForm::of(csr.shape(), true).unwrap(),
-            csr.matrix().unwrap(),
-        )
-        .unwrap();
+        let Some(Weight::Matrix(bits)) = older.weight(s).cloned() else { panic!() };
+        assert_eq!(bits.layout().name(), "bitmap");
+        let csr =
+            MatrixWeight::new(bits.shape().to_vec(), bits.form(), bits.matrix().unwrap().to_csr()).unwrap();
         older.values[s.index()].weight = Some(csr.into());
         assert_eq!(version_of(&bytes_of(&older)), "2");
-        let Some(Weight::Narrow(narrow)) = back.weight(back.find("d").unwrap()) else { panic!() };
-        assert!(narrow.matrix().values().tensor().storage().is_mapped());
+        let Some(Weight::Matrix(narrow)) = back.weight(back.find("d").unwrap()) else { panic!() };
+        assert!(narrow.values().tensor().storage().is_mapped());
         let file = SafeTensors::parse(Storage::owned(AlignedBytes::copy_of(&bytes))).unwrap();
         assert_eq!(file.tensor("d").unwrap().shape(), [40, 4], "a row for each output");
         assert_eq!(file.tensor("d").unwrap().dtype(), to.dtype());
@@ -158,7 +153,7 @@ fn damaged_narrow_weights_are_refused_by_name() {
         (
             "\\\"shape\\\":[4,40],\\\"tr",
             "\\\"shape\\\":[9,40],\\\"tr",
-            "shape [40, 9] of i8 needs 360 bytes, found 160",
+            "40 rows of 9 columns, but 160 values",
         ),
         ("\\\"shape\\\":[4,40],\\\"tr", "\\\"shape\\\":[455,],\\\"tr", "trailing comma"),
         ("\\\"rounded\\\":{\\\"max\\\":0", "\\\"rounded\\\":{\\\"max\\\":-", "invalid number"),
@@ -175,10 +170,10 @@ fn damaged_narrow_weights_are_refused_by_name() {
         assert!(shown.contains(expected), "{shown} lacks {expected:?}");
     }
     let mut bytes = file.clone();
-    let Some(Weight::Narrow(narrow)) = narrow_sample(ValueType::Int8).weight(ValueId(1)).cloned() else {
+    let Some(Weight::Matrix(narrow)) = narrow_sample(ValueType::Int8).weight(ValueId(1)).cloned() else {
         panic!()
     };
-    let scales = narrow.matrix().values().scales_tensor().unwrap().bytes();
+    let scales = narrow.values().scales_tensor().unwrap().bytes();
     let at = bytes.windows(scales.len()).rposition(|w| w == scales).unwrap();
     bytes[at + 4..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
     let error = parse_bytes(&bytes).unwrap_err().to_string();
@@ -209,7 +204,7 @@ fn matrices_of_several_parts_come_back() {
         let mut g = Graph::default();
         let [rows, cols] = form.size();
         let csr = CsrMatrix::from_dense(rows, cols, &form.rows_of(&elements));
-        let id = g.add_weight("w", UnstructuredWeight::new(vec![2, 3, 4], form, csr).unwrap());
+        let id = g.add_weight("w", MatrixWeight::new(vec![2, 3, 4], form, csr).unwrap());
         g.outputs.push(id);
         let bytes = bytes_of(&g);
         let text = format!("\"poda.version\":\"{version}\"");
@@ -273,8 +268,8 @@ fn damaged_indices_are_found_before_use_and_never_written() {
 fn damaged_bitmaps_are_found_before_use_and_never_written() {
     let file = bytes_of(&narrow_sample(ValueType::Bf16));
     let graph = parse_bytes(&file).unwrap();
-    let Some(Weight::Unstructured(csr)) = graph.weight(graph.find("s").unwrap()) else { panic!() };
-    let bits = csr.arrays().arrays()[0].1.bytes().to_vec();
+    let Some(Weight::Matrix(stored)) = graph.weight(graph.find("s").unwrap()) else { panic!() };
+    let bits = stored.arrays()[0].1.bytes().to_vec();
     let at = file.windows(bits.len()).rposition(|w| w == bits).unwrap();
     for (byte, flip) in [(0, 1), (7, 0xff)] {
         let mut bytes = file.clone();
@@ -407,7 +402,7 @@ fn damaged_structure_is_found_before_use_and_never_written() {
     let graph = parse_bytes(&file).unwrap();
     for (name, part) in [("tall", ".indices"), ("wide", ".indptr"), ("nm", ".positions")] {
         let weight = graph.weight(graph.find(name).unwrap()).unwrap();
-        let Weight::Structured(structured) = weight else { panic!("{weight:?}") };
+        let Weight::Matrix(structured) = weight else { panic!("{weight:?}") };
         let tensor = structured.arrays().into_iter().find(|(found, _)| *found == part).unwrap().1;
         let pattern = tensor.bytes().to_vec();
         let mut bytes = file.clone();
@@ -442,45 +437,35 @@ fn fixture(version: u32) -> Graph {
     let csr = CsrMatrix::from_dense(4, 6, &dense);
     let mut g = Graph { name: format!("version {version}"), ..Graph::default() };
     let x = g.add_input("x", DataType::F32, vec![Dim::Symbol("n".into()), Dim::Fixed(6)]);
-    let unstructured = |transposed: bool, matrix: UncheckedUnstructured| -> Weight {
+    let stored = |transposed: bool, matrix: Matrix| -> Weight {
         let shape = if transposed { vec![6, 4] } else { vec![4, 6] };
-        UnstructuredWeight::new(shape.clone(), MatrixForm::of(&shape, transposed).unwrap(), matrix)
-            .unwrap()
-            .into()
+        let form = MatrixForm::of(&shape, transposed).unwrap();
+        MatrixWeight::new(shape, form, matrix).unwrap().into()
     };
-    let structured = |pattern: &str| -> Weight {
-        let matrix = StructuredMatrix::from_csr(csr.view().unwrap(), pattern.parse().unwrap()).unwrap();
-        StructuredWeight::new(vec![6, 4], MatrixForm::of(&[6, 4], true).unwrap(), matrix).unwrap().into()
-    };
-    let narrow = |to: ValueType| NarrowMatrix::new(4, 6, Values::round(&dense, [4, 6], to).unwrap()).unwrap();
+    let by = |csr: &CsrMatrix, pattern: &str| csr.by_pattern(pattern.parse().unwrap()).unwrap();
+    let narrow = |to: ValueType| DenseMatrix::new(4, 6, Values::round(&dense, [4, 6], to).unwrap()).unwrap();
     g.add_weight("dense", Tensor::from_slice(&[4, 6], &dense));
     g.add_weight("integers", Tensor::from_slice(&[3], &[1_i64, -2, 3]));
-    g.add_weight("csr", unstructured(true, csr.clone().into()));
-    g.add_weight("blocks", structured("block:2x2"));
-    g.add_weight("nm", structured("nm:2:4"));
+    g.add_weight("csr", stored(true, csr.clone().into()));
+    g.add_weight("blocks", stored(true, by(&csr, "block:2x2")));
+    g.add_weight("nm", stored(true, by(&csr, "nm:2:4")));
     if version >= 2 {
-        let weight =
-            NarrowWeight::new(vec![6, 4], MatrixForm::of(&[6, 4], true).unwrap(), narrow(ValueType::Int8))
-                .unwrap();
-        g.add_weight("int8", weight);
-        let matrix = narrow(ValueType::Bf16);
-        g.add_weight(
-            "bf16",
-            NarrowWeight::new(vec![4, 6], MatrixForm::of(&[4, 6], false).unwrap(), matrix.clone()).unwrap(),
-        );
-        g.add_weight("bf16 csr", unstructured(false, matrix.to_csr().unwrap().into()));
+        g.add_weight("int8", stored(true, narrow(ValueType::Int8).into()));
+        g.add_weight("bf16", stored(false, narrow(ValueType::Bf16).into()));
+        g.add_weight("bf16 csr", stored(false, narrow(ValueType::Bf16).to_csr().into()));
     }
     if version >= 3 {
-        g.add_weight("bits", unstructured(true, UncheckedUnstructured::smallest(csr.clone())));
-        let csr = narrow(ValueType::Int8).to_csr().unwrap();
-        g.add_weight("int8 bits", unstructured(false, UncheckedUnstructured::smallest(csr)));
+        g.add_weight("bits", stored(true, csr.with_bitmap().into()));
+        g.add_weight("int8 bits", stored(false, narrow(ValueType::Int8).to_csr().with_bitmap().into()));
     }
     if version >= 4 {
-        let shape = vec![2, 2, 6];
-        let form = MatrixForm::split(&shape, 2, false).unwrap();
-        g.add_weight("directions", UnstructuredWeight::new(shape, form, csr.clone()).unwrap());
+        g.add_weight("int8 blocks", stored(true, by(&narrow(ValueType::Int8).to_csr(), "block:2x2")));
+        g.add_weight("bf16 nm", stored(false, by(&narrow(ValueType::Bf16).to_csr(), "nm:2:4")));
+        let form = MatrixForm::split(&[2, 2, 6], 2, false).unwrap();
+        g.add_weight("directions", MatrixWeight::new(vec![2, 2, 6], form, csr.clone()).unwrap());
         let form = MatrixForm { parts: 2, rows: 2, cols: 6, transposed: true };
-        g.add_weight("groups", NarrowWeight::new(vec![2, 6, 2], form, narrow(ValueType::F16)).unwrap());
+        let matrix = narrow(ValueType::F16);
+        g.add_weight("groups", MatrixWeight::new(vec![2, 6, 2], form, matrix).unwrap());
     }
     let y = g.add_node(Op::Binary(Binary::Add), &[x, x], "y");
     g.outputs.push(y);

@@ -13,6 +13,7 @@ pub mod proto;
 mod read;
 mod write;
 
+pub(crate) use read::read_file;
 pub use read::{ExternalError, OnnxError, TensorProblem, external_locations, read, read_storage};
 pub use write::{OnnxOptions, WriteError, save, write};
 

@@ -108,4 +108,46 @@ impl Op {
             Self::Foreign(_) => OpClass::Foreign,
         }
     }
+
+    /// Whether the outputs hold elements of the first input (of all inputs, for Concat) and no others, perhaps in another
+    /// type, some more than once and some not at all.
+    pub fn moves(&self) -> bool {
+        match self.class() {
+            OpClass::Elementwise => matches!(self, Self::Cast { .. } | Self::CastLike | Self::Identity),
+            OpClass::Reduction => matches!(self, Self::Compress { .. }),
+            OpClass::Movement => !matches!(
+                self,
+                // These put in others, too.
+                Self::ScatterElements { .. }
+                    | Self::ScatterNd { .. }
+                    | Self::TensorScatter { .. }
+                    | Self::Pad { .. }
+                    | Self::Trilu { .. }
+            ),
+            OpClass::Product
+            | OpClass::Attention
+            | OpClass::Normalization
+            | OpClass::Sampling
+            | OpClass::Generator
+            | OpClass::Quantization
+            | OpClass::Control
+            | OpClass::Foreign => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::{Binary, PadMode, ScatterReduction, Unary};
+
+    #[test]
+    fn what_moves_holds_no_other_elements() {
+        let moving = [Op::Identity, Op::Slice, Op::Transpose { perm: vec![] }, Op::Compress { axis: None }];
+        assert!(moving.iter().all(Op::moves));
+        let scatter = Op::ScatterNd { reduction: ScatterReduction::None };
+        let pad = Op::Pad { mode: PadMode::Edge };
+        let others = [Op::Unary(Unary::Relu), Op::Binary(Binary::Add), pad, scatter, Op::Size];
+        assert!(!others.iter().any(Op::moves));
+    }
 }

@@ -265,7 +265,7 @@ fn shape(rewrite: &mut Rewrite, context: &Context<'_>, node: usize, start: usize
     let Some((raw, old)) = rewrite.divert(node, "shape") else { return };
     if fixed.iter().all(|&f| f) {
         let sizes: Vec<i64> = back.iter().map(|c| c.new as i64).collect();
-        rewrite.graph.value_mut(old).weight = Some(Weight::Dense(vector(&sizes)));
+        rewrite.graph.value_mut(old).weight = Some(Weight::Tensor(vector(&sizes)));
         return;
     }
     let restored = corrected(rewrite, node, raw, old, &back, &fixed, true);

@@ -7,7 +7,7 @@
 mod fixes;
 mod rewrite;
 
-use poda_formats::sparse::SparseError;
+use poda_formats::weight::SparseError;
 use poda_formats::{DataType, Dim, Graph, GraphError, Tensor, Weight};
 
 use crate::dependency::{DependencyGraph, Facts, Removal};
@@ -73,7 +73,7 @@ pub(crate) fn compact_in_place(
         if let Some(weight) = &value.weight {
             let dense = weight.to_dense();
             let dense = dense.map_err(|source| CompactError::Weight { name: value.name.clone(), source })?;
-            value.weight = Some(Weight::Dense(slice_dims(&dense, &kept)));
+            value.weight = Some(Weight::Tensor(slice_dims(&dense, &kept)));
         }
     }
     let context = Context { dependencies, facts, removal, producers: graph.producers() };

@@ -233,7 +233,7 @@ fn weights_can_be_inputs() {
     let mut graph = mlp();
     let w1 = graph.find("w1").unwrap();
     let weight = graph.make_input(w1).unwrap();
-    assert!(matches!(weight, Weight::Dense(_)) && graph.make_input(w1).is_none());
+    assert!(matches!(weight, Weight::Tensor(_)) && graph.make_input(w1).is_none());
     let executable = prepare(&graph, 1);
     let x = numbers(&[3, 6], 1);
     for seed in [1, 7] {
@@ -334,7 +334,7 @@ fn executables_of_one_model_share_its_stored_weights() {
     graph.outputs.push(rows);
     let model = Model::from_graph(graph).unwrap();
     let stored = match model.graph().weight(table) {
-        Some(Weight::Dense(tensor)) => tensor.bytes().as_ptr(),
+        Some(Weight::Tensor(tensor)) => tensor.bytes().as_ptr(),
         other => panic!("{other:?}"),
     };
     for threads in [1, 2] {

@@ -32,7 +32,7 @@ use std::sync::OnceLock;
 
 use poda_formats::dtype::DataType;
 use poda_formats::tensor::TensorError;
-use poda_formats::{BlockMatrix, CsrMatrix, NarrowMatrix, NmMatrix, Pattern, StructuredMatrix, Tensor};
+use poda_formats::{BlockMatrix, CsrMatrix, DenseMatrix, Matrix, NmMatrix, Pattern, Tensor};
 
 use crate::packing::ConvGeometry;
 pub(crate) use crate::packing::Right;
@@ -79,22 +79,29 @@ pub enum WeightMatrix {
     /// f32 values, or narrower ones that stand for them
     Csr(CsrMatrix),
     /// Every element, narrower than f32.
-    Narrow(NarrowMatrix),
-    /// f32 values by a pattern
+    Narrow(DenseMatrix),
+    /// Values, perhaps narrower ones, by a pattern
     Structured(Box<Structured>),
 }
 
 /// A weight stored by a pattern of its zeros, which kernels that make nothing of the pattern take as CSR.
 #[derive(Debug, Clone)]
 pub struct Structured {
-    matrix: StructuredMatrix,
+    matrix: Matrix,
     /// Made when it is first asked for.
     csr: OnceLock<CsrMatrix>,
 }
 
-impl From<StructuredMatrix> for WeightMatrix {
-    fn from(matrix: StructuredMatrix) -> Self {
-        Self::Structured(Box::new(Structured { matrix, csr: OnceLock::new() }))
+impl From<Matrix> for WeightMatrix {
+    fn from(matrix: Matrix) -> Self {
+        if matrix.pattern().is_some() {
+            return Self::Structured(Box::new(Structured { matrix, csr: OnceLock::new() }));
+        }
+        match matrix.dense() {
+            Some(dense) if dense.values().rounding_error().is_some() => Self::Narrow(dense),
+            Some(dense) => Self::Dense(dense.values().tensor().clone()),
+            None => Self::Csr(matrix.to_csr()),
+        }
     }
 }
 
@@ -159,7 +166,7 @@ impl WeightMatrix {
     }
 
     /// A weight that is stored by a pattern.
-    fn structured(&self) -> Option<&StructuredMatrix> {
+    fn structured(&self) -> Option<&Matrix> {
         match self {
             Self::Dense(_) | Self::Csr(_) | Self::Narrow(_) => None,
             Self::Structured(weight) => Some(&weight.matrix),
@@ -167,24 +174,18 @@ impl WeightMatrix {
     }
 
     /// A weight that is stored in blocks.
-    pub(crate) fn blocks(&self) -> Option<&BlockMatrix> {
-        match self.structured()? {
-            StructuredMatrix::Block(matrix) => Some(matrix),
-            StructuredMatrix::NofM(_) => None,
-        }
+    pub(crate) fn blocks(&self) -> Option<BlockMatrix> {
+        self.structured()?.blocks()
     }
 
     /// A weight that is stored as N:M.
-    pub(crate) fn n_of_m(&self) -> Option<&NmMatrix> {
-        match self.structured()? {
-            StructuredMatrix::NofM(matrix) => Some(matrix),
-            StructuredMatrix::Block(_) => None,
-        }
+    pub(crate) fn n_of_m(&self) -> Option<NmMatrix> {
+        self.structured()?.n_of_m()
     }
 
     /// The pattern that the weight is stored by.
     pub(crate) fn pattern(&self) -> Option<Pattern> {
-        self.structured().map(StructuredMatrix::pattern)
+        self.structured().and_then(Matrix::pattern)
     }
 
     /// Bytes of the smallest lossless format for the values that are stored: dense, a bitmap with the values, CSR, or the
@@ -209,7 +210,7 @@ impl WeightMatrix {
             Self::Dense(tensor) => tensor.dtype(),
             Self::Csr(csr) => csr.values().stored(),
             Self::Narrow(narrow) => narrow.values().stored(),
-            Self::Structured(weight) => weight.matrix.values().dtype(),
+            Self::Structured(weight) => weight.matrix.values().stored(),
         }
     }
 
@@ -221,8 +222,8 @@ impl WeightMatrix {
         Ok(match self {
             Self::Dense(tensor) => Self::Dense(tensor.clone()),
             Self::Csr(csr) => Self::Csr(csr.widened()?),
-            Self::Narrow(narrow) => Self::Dense(narrow.to_dense()?),
-            Self::Structured(_) => self.clone(),
+            Self::Narrow(narrow) => Self::Dense(narrow.to_tensor()?),
+            Self::Structured(weight) => weight.matrix.widened()?.into(),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Every kernel on weights stored in blocks and as N:M, against the loop that is the specification.
 
-use poda_formats::{CsrMatrix, Pattern, StructuredMatrix};
+use poda_formats::{DenseMatrix, Matrix, Pattern, ValueType, Values};
 use proptest::prelude::*;
 
 use super::{Activation, Epilogue, KERNELS, Layout, Problem, WeightMatrix, X};
@@ -31,8 +31,9 @@ enum Mask {
     Edge,
 }
 
-/// A matrix that keeps to the pattern, stored by it, and for each element whether it is stored.
-fn weight([m, k]: [usize; 2], pattern: Pattern, mask: Mask) -> (StructuredMatrix, Vec<f32>, Vec<bool>) {
+/// A matrix that keeps to the pattern, stored by it and its values as `to`, what it stands for, and for each element whether
+/// it is stored.
+fn weight([m, k]: [usize; 2], pattern: Pattern, mask: Mask, to: ValueType) -> (Matrix, Vec<f32>, Vec<bool>) {
     let [a, b] = pattern.numbers();
     let kept = |row: usize, col: usize| {
         // Of a group the N elements that follow a place which depends on the group.
@@ -52,8 +53,10 @@ fn weight([m, k]: [usize; 2], pattern: Pattern, mask: Mask) -> (StructuredMatrix
             }
     };
     let dense: Vec<f32> = (0..m * k).map(|i| if kept(i / k, i % k) { value(i) } else { 0.0 }).collect();
-    let csr = CsrMatrix::from_dense(m, k, &dense);
-    let matrix = StructuredMatrix::from_csr(csr.view().unwrap(), pattern).expect("keeps to the pattern");
+    let values = Values::round(&dense, [m, k], to).expect("finite values");
+    let rounded = DenseMatrix::new(m, k, values).expect("of m rows and k columns");
+    let dense = rounded.to_tensor().unwrap().as_slice::<f32>().unwrap().to_vec();
+    let matrix = rounded.to_csr().by_pattern(pattern).expect("keeps to the pattern");
     let mut stored = vec![false; m * k];
     matrix.for_each(|row, col, _| stored[row * k + col] = true);
     (matrix, dense, stored)
@@ -85,11 +88,23 @@ fn check(
     bad: Option<(usize, f32)>,
     threads: usize,
 ) {
+    check_values(shape, n, pattern, mask, ValueType::F32, bad, threads);
+}
+
+fn check_values(
+    shape: [usize; 2],
+    n: usize,
+    pattern: Pattern,
+    mask: Mask,
+    to: ValueType,
+    bad: Option<(usize, f32)>,
+    threads: usize,
+) {
     let [m, k] = shape;
     if matches!(mask, Mask::Edge) && k == 0 {
         return;
     }
-    let (matrix, w, stored) = weight(shape, pattern, mask);
+    let (matrix, w, stored) = weight(shape, pattern, mask, to);
     // [k, n]
     let mut x: Vec<f32> = (0..k * n).map(|i| value(i + 3)).collect();
     if let Some((at, bad)) = bad {
@@ -220,7 +235,7 @@ fn images_meet_blocks() {
     let mut columns = vec![0.0; k * n];
     im2col(&image, &conv, &mut columns);
     for pattern in patterns() {
-        let (matrix, w, stored) = weight([m, k], pattern, Mask::Uniform(400));
+        let (matrix, w, stored) = weight([m, k], pattern, Mask::Uniform(400), ValueType::F32);
         let expected = reference([m, k], n, &w, &stored, &columns);
         let weight = WeightMatrix::from(matrix);
         let layout = Layout::FeatureMajor;
@@ -233,6 +248,18 @@ fn images_meet_blocks() {
             packed.run(n, x, &mut y, layout, &Epilogue::default(), &Threads::single());
             for (y, expected) in y.iter().zip(&expected) {
                 assert!((f64::from(*y) - expected).abs() < 1e-4, "{}: {y}, expected {expected}", kernel.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn layout_and_type_of_values_go_together() {
+    for pattern in ["block:4x1", "block:1x4", "block:16x1", "block:3x2", "nm:2:4", "nm:3:8"] {
+        for to in ValueType::ALL {
+            for n in [1, 7, 33] {
+                let pattern = pattern.parse().unwrap();
+                check_values([37, 50], n, pattern, Mask::Uniform(400), to, None, 1);
             }
         }
     }
@@ -267,10 +294,7 @@ fn what_lies_beyond_the_matrix_is_never_used() {
         Tensor::from_slice(&[m * 6], &slots),
         Tensor::from_slice(&[m * 2], &positions),
     );
-    let matrices = [
-        StructuredMatrix::Block(blocks.unwrap().check().unwrap()),
-        StructuredMatrix::NofM(groups.unwrap().check().unwrap()),
-    ];
+    let matrices = [Matrix::from(blocks.unwrap()), Matrix::from(groups.unwrap())];
     for matrix in matrices {
         let weight = WeightMatrix::from(matrix);
         for n in [1, 3, 20] {

@@ -1,6 +1,6 @@
 //! Every row of [`KERNELS`] against the loop that is the specification.
 
-use poda_formats::{CsrMatrix, NarrowMatrix, Tensor, ValueType, Values};
+use poda_formats::{CsrMatrix, DenseMatrix, Tensor, ValueType, Values};
 use proptest::prelude::*;
 
 use super::{Activation, Epilogue, KERNELS, Kernel, Layout, Problem, WeightMatrix, X};
@@ -91,15 +91,15 @@ fn check(case: &Case) {
     let problem = Problem { n, x_layout: case.x_layout, y_layout: case.y_layout, conv: case.conv.clone() };
     let threads = Threads::new(case.threads).unwrap();
     let to = ValueType::ALL[1 + n % 3];
-    let narrow = NarrowMatrix::new(m, k, Values::round(&w, [m, k], to).unwrap()).unwrap();
-    let wide = narrow.to_dense().unwrap();
+    let narrow = DenseMatrix::new(m, k, Values::round(&w, [m, k], to).unwrap()).unwrap();
+    let wide = narrow.to_tensor().unwrap();
     let wide = wide.as_slice::<f32>().unwrap();
     let exact = reference(case, &w, &x, epilogue.bias, epilogue.residual);
     let rounded = reference(case, wide, &x, epilogue.bias, epilogue.residual);
     for (weight, expected) in [
         (WeightMatrix::Dense(Tensor::from_slice(&[m, k], &w)), &exact),
         (WeightMatrix::Csr(CsrMatrix::from_dense(m, k, &w)), &exact),
-        (WeightMatrix::Csr(narrow.to_csr().unwrap()), &rounded),
+        (WeightMatrix::Csr(narrow.to_csr()), &rounded),
         (WeightMatrix::Narrow(narrow), &rounded),
     ] {
         // Rounded weights are widened for a kernel that reads f32; that is tried with the dense ones.

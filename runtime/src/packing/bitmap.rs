@@ -4,8 +4,8 @@
 use std::marker::PhantomData;
 
 use poda_formats::Element;
-use poda_formats::sparse::CsrView;
 use poda_formats::storage::AlignedBytes;
+use poda_formats::weight::CsrView;
 
 /// Columns of a word.
 pub(crate) const WORD: usize = u64::BITS as usize;

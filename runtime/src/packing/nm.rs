@@ -40,7 +40,7 @@ impl NmLanes {
     /// # Panics
     /// When the positions of a group do not fit a word, or values are not f32.
     pub(crate) fn pack(matrix: &NmMatrix, lanes: usize) -> Self {
-        let ([n, width], (m, k)) = (matrix.n_of_m(), (matrix.rows(), matrix.cols()));
+        let ([n, width], (m, k)) = (matrix.sizes(), (matrix.rows(), matrix.cols()));
         let (bits, of_word) = (bits(width), groups_of_word([n, width]));
         assert!(of_word > 0, "{n}:{width} takes more than a word");
         let (groups, words) = (matrix.groups(), matrix.groups().div_ceil(of_word));
@@ -101,7 +101,7 @@ mod tests {
             let dense: Vec<f32> =
                 (0..m * k).map(|i| if kept(i / k, i % k) { 1.0 + i as f32 } else { 0.0 }).collect();
             let csr = CsrMatrix::from_dense(m, k, &dense);
-            let matrix = NmMatrix::from_csr(csr.view().unwrap(), [n, width]).unwrap();
+            let matrix = NmMatrix::from_csr(&csr, [n, width]).unwrap();
             let packed = NmLanes::pack(&matrix, lanes);
             let of_word = groups_of_word([n, width]);
             let mut found = vec![0.0; m * k];

@@ -8,8 +8,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use poda_formats::sparse::CsrView;
 use poda_formats::storage::AlignedBytes;
+use poda_formats::weight::CsrView;
 use poda_formats::{CsrMatrix, Element};
 
 use crate::threads::Split;

@@ -121,7 +121,7 @@ mod tests {
             (0..m * k).map(|i| if kept(i / k, i % k) { 1.0 + i as f32 } else { 0.0 }).collect();
         let csr = CsrMatrix::from_dense(m, k, &dense);
         for (block, height) in [([4, 3], 4), ([8, 3], 8), ([8, 3], 4), ([16, 1], 8), ([4, 1], 2)] {
-            let matrix = BlockMatrix::from_csr(csr.view().unwrap(), block);
+            let matrix = BlockMatrix::from_csr(&csr, block);
             let shape = PanelShape { width: 32, depth: 64, rows: 12 };
             let panels = pack(&matrix, shape, height, 2, false);
             assert!(panels.blocks.len() > 3, "{:?}", panels.blocks);
@@ -151,7 +151,7 @@ mod tests {
     fn unused_columns_are_left_out() {
         let dense: Vec<f32> = (0..4 * 100).map(|i| if i % 100 % 3 == 0 { 1.0 } else { 0.0 }).collect();
         let csr = CsrMatrix::from_dense(4, 100, &dense);
-        let matrix = BlockMatrix::from_csr(csr.view().unwrap(), [4, 1]);
+        let matrix = BlockMatrix::from_csr(&csr, [4, 1]);
         let panels = pack(&matrix, PanelShape { width: 16, depth: 64, rows: 12 }, 4, 1, true);
         assert_eq!((panels.depth, panels.across), (34, 1));
         assert_eq!(panels.used.unwrap()[..3], [0, 3, 6]);

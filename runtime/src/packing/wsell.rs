@@ -11,8 +11,8 @@
 
 use std::marker::PhantomData;
 
-use poda_formats::sparse::CsrView;
 use poda_formats::storage::AlignedBytes;
+use poda_formats::weight::CsrView;
 use poda_formats::{CsrMatrix, Element};
 
 use super::sell::{MOST_ROWS, block_rows};

@@ -8,8 +8,8 @@ use super::product::Product;
 use super::recurrent::RecurrentNode;
 use crate::analysis::Analysis;
 use crate::info::Info;
-use crate::ops::elementwise::chain::Chain;
 use crate::kernels::Activation;
+use crate::ops::elementwise::chain::Chain;
 use crate::profile::WeightProfile;
 
 /// What a node of a draft computes.
@@ -67,7 +67,7 @@ impl DraftNode {
             | Kind::Attention(_)
             | Kind::Activation(_)
             | Kind::Chain(_)
-             | Kind::Requantize(_)
+            | Kind::Requantize(_)
             | Kind::Recurrent(_) => None,
         }
     }
@@ -180,7 +180,7 @@ impl<'a> Draft<'a> {
     /// A constant, dense or sparse.
     pub(crate) fn weight(&self, id: ValueId) -> Option<Weight> {
         let stored = || self.graph.values.get(id.index())?.weight.clone();
-        self.constant(id).cloned().map(Weight::Dense).or_else(stored)
+        self.constant(id).cloned().map(Weight::Tensor).or_else(stored)
     }
 
     /// Whether a value is an f32 constant.

@@ -6,7 +6,9 @@ use std::hash::Hash;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use poda_formats::{CsrMatrix, MatrixForm, NarrowMatrix, Tensor, ValueId, Weight};
+use poda_formats::{
+    CsrMatrix, DenseMatrix, Matrix, MatrixForm, Places, SparseError, Tensor, ValueId, Weight,
+};
 
 use crate::kernels::{Depthwise, KernelError, Layout, Level, Packing, Params, Problem, WeightMatrix};
 use crate::ops::OpError;
@@ -61,32 +63,20 @@ impl Source {
             start - rows..start
         });
         let ranges: Vec<Range<usize>> = ranges.collect();
-        // What is stored as this product uses it is taken as it is.
-        let lies = weight.form() == Some(self.form);
-        match weight {
-            Weight::Unstructured(csr) if lies => {
-                let matrix = self.scaled(&csr.matrix().map_err(|e| OpError::Invalid(e.to_string()))?)?;
-                let part = |rows| if ranges.len() == 1 { matrix.clone() } else { matrix.row_range(rows) };
-                return Ok(ranges.iter().cloned().map(|rows| WeightMatrix::Csr(part(rows))).collect());
-            }
-            Weight::Narrow(narrow) if lies => return self.narrow_matrices(narrow.matrix(), &ranges),
-            _ => {}
+        if let Some(matrices) = self.stored(weight, &ranges)? {
+            return Ok(matrices);
         }
-        if ranges.len() == 1
-            && let Some(matrix) = self.structured(weight)?
-        {
-            return Ok(vec![matrix]);
-        }
-        let tensor = weight.to_dense().map_err(|e| OpError::Invalid(e.to_string()))?;
+        let tensor = weight.to_dense().map_err(invalid)?;
         let values = tensor.as_slice::<f32>()?;
         let zeros = values.iter().filter(|&&w| w == 0.0).count();
         let sparse = zeros as f64 >= SPARSE_FROM * values.len() as f64 && zeros > 0;
         // A model pruned elsewhere may keep to a pattern, too.
         if sparse
             && ranges.len() == 1
-            && let Some(matrix) = self.structured(&Weight::smallest(&tensor, self.form))?
+            && let Weight::Matrix(stored) = Weight::smallest(&tensor, self.form)
+            && stored.layout().pattern().is_some()
         {
-            return Ok(vec![matrix]);
+            return Ok(vec![self.scaled(&stored.matrix().map_err(invalid)?)?.into()]);
         }
         let k = self.k();
         let tensor = match (&self.scale, self.form.transposed) {
@@ -106,39 +96,39 @@ impl Source {
         Ok(ranges.iter().map(part).collect::<Result<_, _>>()?)
     }
 
-    /// The matrix of a weight that is stored by a pattern as this product uses it.
-    fn structured(&self, weight: &Weight) -> Result<Option<WeightMatrix>, OpError> {
-        let Weight::Structured(weight) = weight else { return Ok(None) };
-        if weight.form() != self.form {
+    /// As [`Source::matrices`], of a weight that is stored as this product uses it; `None` of others.
+    fn stored(&self, weight: &Weight, parts: &[Range<usize>]) -> Result<Option<Vec<WeightMatrix>>, OpError> {
+        let Weight::Matrix(stored) = weight else { return Ok(None) };
+        let pattern = stored.layout().pattern().is_some();
+        if stored.form() != self.form || pattern && parts.len() != 1 {
             return Ok(None);
         }
-        let matrix = weight.matrix().map_err(|e| OpError::Invalid(e.to_string()))?;
-        Ok(Some(match &self.scale {
-            Some(scale) => matrix.scaled(scale)?.into(),
-            None => matrix.clone().into(),
-        }))
+        let matrix = stored.matrix().map_err(invalid)?;
+        if let Some(dense) = matrix.dense() {
+            return Ok(Some(self.narrow_matrices(&dense, parts)?));
+        }
+        if pattern {
+            return Ok(Some(vec![self.scaled(&matrix)?.into()]));
+        }
+        let matrix = self.scaled(&matrix.to_csr())?;
+        let part = |rows: &Range<usize>| {
+            if parts.len() == 1 { matrix.clone() } else { matrix.row_range(rows.clone()) }
+        };
+        Ok(Some(parts.iter().map(|rows| WeightMatrix::Csr(part(rows))).collect()))
     }
 
-    /// As [`Source::matrices`], of a matrix that lies as it is wanted: values stay narrow.
+    /// As [`Source::matrices`], of a matrix of which every element is stored: narrow values stay so.
     fn narrow_matrices(
         &self,
-        matrix: &NarrowMatrix,
+        matrix: &DenseMatrix,
         parts: &[Range<usize>],
     ) -> Result<Vec<WeightMatrix>, OpError> {
-        let scaled;
-        let matrix = match &self.scale {
-            Some(scale) => {
-                scaled = matrix.scaled(scale)?;
-                &scaled
-            }
-            None => matrix,
-        };
+        let matrix = self.scaled(matrix)?;
         let zeros = matrix.values().len() - matrix.values().nonzeros();
         let sparse = zeros as f64 >= SPARSE_FROM * matrix.values().len() as f64 && zeros > 0;
         let part = |rows: &Range<usize>| {
             let part = matrix.row_range(rows.clone());
-            let csr = if sparse { part.to_csr() } else { None };
-            csr.map_or(WeightMatrix::Narrow(part), WeightMatrix::Csr)
+            if sparse { WeightMatrix::Csr(part.to_csr()) } else { Matrix::from(part).into() }
         };
         Ok(parts.iter().map(part).collect())
     }
@@ -157,12 +147,17 @@ impl Source {
         Tensor::from_slice(&[m, k], &out)
     }
 
-    fn scaled(&self, matrix: &CsrMatrix) -> Result<CsrMatrix, OpError> {
+    fn scaled<L: Places>(&self, matrix: &Matrix<L>) -> Result<Matrix<L>, OpError> {
         match &self.scale {
             Some(scale) => Ok(matrix.scaled(scale)?),
             None => Ok(matrix.clone()),
         }
     }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "what `map_err` takes")]
+fn invalid(error: SparseError) -> OpError {
+    OpError::Invalid(error.to_string())
 }
 
 /// A weight ready for its kernel.
@@ -347,7 +342,7 @@ impl Weights {
             ..Identity::new(source, vec![geometry.channels()])
         };
         let make = || {
-            let tensor = weight.to_dense().map_err(|e| OpError::Invalid(e.to_string()))?;
+            let tensor = weight.to_dense().map_err(invalid)?;
             let tensor = match &source.scale {
                 Some(_) => source.rows_scaled(tensor.as_slice()?),
                 None => tensor,

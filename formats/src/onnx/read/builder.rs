@@ -88,7 +88,7 @@ impl Builder {
 
     /// The integers of an i64 or i32 weight.
     pub(super) fn integers(&self, id: ValueId) -> Option<Vec<i64>> {
-        let Some(Weight::Dense(tensor)) = self.graph.weight(id) else { return None };
+        let Some(Weight::Tensor(tensor)) = self.graph.weight(id) else { return None };
         let narrow = |values: &[i32]| values.iter().map(|&i| i64::from(i)).collect();
         tensor.as_slice::<i64>().map(<[i64]>::to_vec).or_else(|_| tensor.as_slice().map(narrow)).ok()
     }

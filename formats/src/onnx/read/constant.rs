@@ -26,8 +26,8 @@ impl<'m> Reader<'m> {
             None => return Err(OnnxError::NoValue { node: node.name.clone() }),
         };
         self.take(match &weight {
-            Weight::Dense(tensor) => own_bytes(tensor),
-            weight => weight.bytes(),
+            Weight::Tensor(tensor) => own_bytes(tensor),
+            Weight::Matrix(_) => weight.bytes(),
         })?;
         if let Some(&Binding::Value(Some(id))) = self.scope().names.get(name.as_str()) {
             let id: ValueId = id;

@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::{OnnxError, census};
 use crate::onnx::proto::StringStringEntryProto;
-use crate::storage::Storage;
+use crate::storage::{Load, Storage};
 
 /// Why external data cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,17 +60,18 @@ pub fn external_locations(file: Storage) -> Result<BTreeSet<String>, OnnxError> 
 pub(super) struct ExternalData {
     /// The folder that the model was named in, then the one where it really lies; canonical.
     folders: Vec<PathBuf>,
+    load: Load,
     files: HashMap<String, Storage>,
 }
 
 impl ExternalData {
     /// For a model that has no folder: every external tensor is refused.
     pub(super) fn none() -> Self {
-        Self { folders: Vec::new(), files: HashMap::new() }
+        Self { folders: Vec::new(), load: Load::default(), files: HashMap::new() }
     }
 
     /// For the model at `path`.
-    pub(super) fn beside(path: &Path) -> io::Result<Self> {
+    pub(super) fn beside(path: &Path, load: Load) -> io::Result<Self> {
         let named = match path.parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
@@ -81,7 +82,7 @@ impl ExternalData {
         {
             folders.push(real.to_owned());
         }
-        Ok(Self { folders, files: HashMap::new() })
+        Ok(Self { folders, load, files: HashMap::new() })
     }
 
     /// Bytes of the files so far, together.
@@ -144,7 +145,7 @@ impl ExternalData {
             if links > 1 {
                 return Err(ExternalError::HardLink { location: location.to_owned(), links });
             }
-            return Storage::map_file(&file).map_err(open);
+            return Storage::load_file(&file, self.load).map_err(open);
         }
         Err(open(missing.expect("a folder was tried")))
     }

@@ -40,7 +40,7 @@ use super::proto::{
     data_type,
 };
 use crate::graph::{Dim, Graph, Value};
-use crate::storage::Storage;
+use crate::storage::{Load, Storage};
 use crate::tensor::Tensor;
 use crate::weight::Weight;
 
@@ -60,15 +60,20 @@ const GRAPH_LIMIT: (usize, usize) = (1 << 27, 64);
 
 /// Reads the model at `path`, with external data from its folder.
 ///
-/// The file is mapped, and weights that lie aligned in it stay there: see [`Storage::map`] for the contract.
+/// The file is mapped, and weights that lie aligned in it stay there: see [`Load::Map`] for the contract.
 ///
 /// # Errors
 /// When the file cannot be read or is not a valid model. Operators that Poda lacks are no error here.
 pub fn read(path: impl AsRef<Path>) -> Result<Graph, OnnxError> {
     let path = path.as_ref();
+    let file = Storage::map(path).map_err(|source| OnnxError::Open { path: path.to_owned(), source })?;
+    read_file(path, file, Load::Map)
+}
+
+/// Reads the model `file`, which is the one at `path`, with external data taken as `load` says.
+pub(crate) fn read_file(path: &Path, file: Storage, load: Load) -> Result<Graph, OnnxError> {
     let open = |source| OnnxError::Open { path: path.to_owned(), source };
-    let file = Storage::map(path).map_err(open)?;
-    read_model(file, ExternalData::beside(path).map_err(open)?)
+    read_model(file, ExternalData::beside(path, load).map_err(open)?)
 }
 
 /// Reads a model from memory. External data is refused, as there is no folder to find it in.

@@ -8,10 +8,9 @@ use super::external::{ExternalData, ExternalError};
 use crate::dtype::{Boolean, DataType, Element};
 use crate::onnx::proto::{DataLocation, SparseTensorProto, TensorProto, data_type};
 use crate::op::MatrixForm;
-use crate::sparse::{CsrMatrix, SparseError};
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError, checked_bytes};
-use crate::weight::{MatrixShapeError, UnstructuredWeight, Weight};
+use crate::weight::{CsrMatrix, MatrixShapeError, MatrixWeight, SparseError, Weight};
 
 /// Why a tensor of the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +74,7 @@ impl WeightSource {
                 return Err(TensorError::TooLarge { shape, dtype }.into());
             };
             let storage = self.external.get(&proto.external_data, expected)?;
-            return Ok(copy_if_unaligned(dtype, shape, &storage)?);
+            return Ok(from_file(dtype, shape, &storage)?);
         }
         let raw = proto.raw_data.as_ref().filter(|raw| !raw.is_empty());
         let typed = !(proto.float_data.is_empty()
@@ -90,7 +89,7 @@ impl WeightSource {
             }
             None => Storage::owned(typed_data(dtype, proto)?),
         };
-        Ok(copy_if_unaligned(dtype, shape, &storage)?)
+        Ok(from_file(dtype, shape, &storage)?)
     }
 
     /// The weight of a sparse message: CSR for f32 of rank 2 or more, dense otherwise. What is built for zeros may take
@@ -126,7 +125,7 @@ impl WeightSource {
             let cols = rest.iter().product();
             let matrix = csr(*rows, cols, &positions, values)?;
             let form = MatrixForm { parts: 1, rows: *rows, cols, transposed: false };
-            return Ok(UnstructuredWeight::new(shape, form, matrix)?.into());
+            return Ok(MatrixWeight::new(shape, form, matrix)?.into());
         }
         let bytes = checked_bytes(dtype, &shape).unwrap_or(usize::MAX);
         if bytes > affordable {
@@ -149,8 +148,8 @@ fn dimensions(dims: &[i64]) -> Result<Vec<usize>, TensorProblem> {
 }
 
 /// A tensor over `storage`. If it had to be copied, the pages that it was copied from stop counting as resident.
-fn copy_if_unaligned(dtype: DataType, shape: Vec<usize>, storage: &Storage) -> Result<Tensor, TensorError> {
-    let tensor = Tensor::new(dtype, shape, storage.clone())?;
+fn from_file(dtype: DataType, shape: Vec<usize>, storage: &Storage) -> Result<Tensor, TensorError> {
+    let tensor = Tensor::from_file(dtype, shape, storage.clone())?;
     if storage.is_mapped() && !tensor.storage().is_mapped() {
         storage.release();
     }

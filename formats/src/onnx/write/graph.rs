@@ -7,13 +7,12 @@ use prost::Message;
 
 use super::WriteError;
 use super::op::form;
-use crate::dtype::DataType;
 use crate::graph::{Dim, Graph, Node, Value, ValueId};
 use crate::onnx::proto::{
     Dimension, DimensionValue, GraphProto, NodeProto, TensorProto, TensorShapeProto, TensorType, TypeProto,
     TypeValue, ValueInfoProto, data_type_code,
 };
-use crate::op::{MatrixForm, Op};
+use crate::op::Op;
 use crate::tensor::Tensor;
 use crate::weight::Weight;
 
@@ -49,7 +48,7 @@ impl Writer {
             let Some(weight) = &value.weight else { continue };
             let id = ValueId(index as u32);
             let own_name = weight.bytes() < SHARED_FROM || outputs.contains(&id) || value.overridable;
-            let first = if own_name { index } else { *shared.entry(identity(weight)).or_insert(index) };
+            let first = if own_name { index } else { *shared.entry(weight.identity()).or_insert(index) };
             if first == index {
                 weights.push((names[index].clone(), weight));
             } else {
@@ -236,13 +235,6 @@ fn unique(taken: &mut HashSet<String>, base: &str) -> String {
         name = format!("{base}~{number}");
     }
     name
-}
-
-/// What two weights have in common that lie in the same bytes.
-fn identity(weight: &Weight) -> (Vec<(*const u8, usize)>, DataType, &[usize], Option<MatrixForm>) {
-    let place = |tensor: &Tensor| (tensor.bytes().as_ptr(), tensor.bytes().len());
-    let places = weight.tensors().into_iter().map(place).collect();
-    (places, weight.values_type(), weight.shape(), weight.form())
 }
 
 /// The dense form of a weight.

@@ -21,7 +21,7 @@ use super::METADATA_PREFIX;
 use super::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
 use crate::atomic::{self, AtomicFile};
 use crate::graph::{Graph, GraphError};
-use crate::sparse::SparseError;
+use crate::weight::SparseError;
 
 /// The operator set that a model imports when nothing in it needs a newer one.
 const BASE_OPSET: i64 = 18;

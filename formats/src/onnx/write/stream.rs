@@ -17,9 +17,8 @@ use crate::dtype::DataType;
 use crate::onnx::proto::{
     DataLocation, ModelProto, SparseTensorProto, StringStringEntryProto, TensorProto, data_type_code,
 };
-use crate::sparse::SparseError;
 use crate::storage::ALIGNMENT;
-use crate::weight::{UnstructuredWeight, Weight};
+use crate::weight::{MatrixWeight, SparseError, Weight};
 
 const MODEL_GRAPH: u32 = 7;
 const GRAPH_INITIALIZER: u32 = 5;
@@ -66,11 +65,8 @@ impl<'g> Weights<'g> {
     /// All in the model; those that are stored sparse in sparse form if `sparse`.
     pub(super) fn new(list: Vec<(String, &'g Weight)>, sparse: bool) -> Self {
         let place = |weight: &Weight| match weight {
-            Weight::Unstructured(csr) if sparse && !csr.arrays().values().is_empty() => Place::Sparse,
-            Weight::Structured(weight) if sparse && weight.nnz() > 0 => Place::Sparse,
-            Weight::Unstructured(_) | Weight::Structured(_) | Weight::Dense(_) | Weight::Narrow(_) => {
-                Place::Inline
-            }
+            weight if sparse && weight.is_sparse() && weight.nnz() > 0 => Place::Sparse,
+            Weight::Tensor(_) | Weight::Matrix(_) => Place::Inline,
         };
         Self { list: list.into_iter().map(|(name, weight)| (name, weight, place(weight))).collect() }
     }
@@ -151,15 +147,9 @@ impl<'g> Weights<'g> {
         let (name, weight, place) = &self.list[index];
         let mut tensor = tensor_header(name, weight);
         Ok(match (*place, weight) {
-            (Place::Sparse, Weight::Unstructured(csr)) => {
+            (Place::Sparse, Weight::Matrix(weight)) => {
                 let error = |error| WriteError::Weight { weight: name.clone(), error };
-                let head = sparse(name, csr).map_err(error)?.encode_to_vec();
-                Field { tag: GRAPH_SPARSE_INITIALIZER, head, raw: None }
-            }
-            (Place::Sparse, Weight::Structured(weight)) => {
-                let error = |error| WriteError::Weight { weight: name.clone(), error };
-                let csr = weight.to_csr().map_err(error)?;
-                let head = sparse(name, &csr).map_err(error)?.encode_to_vec();
+                let head = sparse(name, weight).map_err(error)?.encode_to_vec();
                 Field { tag: GRAPH_SPARSE_INITIALIZER, head, raw: None }
             }
             (Place::External(start), _) => {
@@ -226,12 +216,12 @@ fn dense_bytes(weight: &Weight) -> usize {
 }
 
 /// Values with the positions of their elements in the dense tensor, ascending.
-fn sparse(name: &str, csr: &UnstructuredWeight) -> Result<SparseTensorProto, SparseError> {
+fn sparse(name: &str, weight: &MatrixWeight) -> Result<SparseTensorProto, SparseError> {
     // ONNX has no narrower values that stand for f32, so these are widened.
-    let stored = csr.matrix()?;
+    let stored = weight.csr()?;
     let matrix = if stored.values().rounding_error().is_some() { stored.widened()? } else { stored };
     let values = matrix.values().tensor();
-    let form = csr.form();
+    let form = weight.form();
     let mut elements: Vec<(usize, &[u8])> = (0..matrix.rows())
         .flat_map(|row| matrix.row_columns(row).map(move |col| (row, col as usize)))
         .map(|(row, col)| form.at(row, col))
@@ -251,6 +241,6 @@ fn sparse(name: &str, csr: &UnstructuredWeight) -> Result<SparseTensorProto, Spa
     Ok(SparseTensorProto {
         values: Some(tensor(name, values.dtype(), stored)),
         indices: Some(tensor("", DataType::I64, indices)),
-        dims: csr.shape().iter().map(|&d| d as i64).collect(),
+        dims: weight.shape().iter().map(|&d| d as i64).collect(),
     })
 }

@@ -11,10 +11,9 @@ use crate::dtype::DataType;
 use crate::graph::{Dim, Node, Value, ValueId};
 use crate::onnx::{read, read_storage};
 use crate::op::*;
-use crate::sparse::CsrMatrix;
 use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::Tensor;
-use crate::weight::{UnstructuredWeight, Weight};
+use crate::weight::{CsrMatrix, MatrixWeight, Weight};
 
 /// Graph → ONNX → Graph.
 fn back(graph: &Graph, options: &OnnxOptions) -> Graph {
@@ -577,7 +576,7 @@ fn weighty() -> Graph {
     let b = g.add_weight("b", tensor.clone());
     let c = g.add_weight(
         "c",
-        UnstructuredWeight::new(
+        MatrixWeight::new(
             vec![24, 24],
             MatrixForm::of(&[24, 24], true).unwrap(),
             CsrMatrix::from_dense_transposed(24, 24, &dense),
@@ -612,7 +611,7 @@ fn weights_are_written_once_dense_or_sparse() {
     found.sort_by_key(|(name, _)| expected.iter().position(|(other, _)| other == name));
     assert_eq!(found, expected);
     let c = sparse.weight(sparse.find("c").unwrap()).unwrap();
-    assert!(matches!(c, Weight::Unstructured(_)), "{c:?}");
+    assert!(c.is_sparse(), "{c:?}");
 }
 
 #[test]
@@ -631,7 +630,7 @@ fn elements_lie_aligned_in_the_file() {
         save(&graph, &path, &OnnxOptions::default()).unwrap();
         let opened = read(&path).unwrap();
         for value in opened.values.iter().filter(|value| value.weight.is_some()) {
-            let Some(Weight::Dense(tensor)) = &value.weight else { panic!("{value:?}") };
+            let Some(Weight::Tensor(tensor)) = &value.weight else { panic!("{value:?}") };
             if tensor.bytes().len() >= 64 {
                 assert!(tensor.storage().is_mapped(), "{}", value.name);
                 assert!(tensor.bytes().as_ptr().addr().is_multiple_of(64), "{}", value.name);
@@ -680,7 +679,7 @@ fn external_data_lie_in_one_file_that_is_replaced_whole() {
     let expected: Vec<_> = weights(&graph).into_iter().filter(|(name, _)| *name != "b").collect();
     assert_eq!(weights(&opened), expected);
     assert!(
-        matches!(opened.weight(opened.find("a").unwrap()), Some(Weight::Dense(t)) if t.storage().is_mapped())
+        matches!(opened.weight(opened.find("a").unwrap()), Some(Weight::Tensor(t)) if t.storage().is_mapped())
     );
 
     save(&opened, &path, &options).unwrap();

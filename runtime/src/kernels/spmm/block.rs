@@ -56,7 +56,7 @@ pub(in crate::kernels) fn prepare(
     let shape =
         PanelShape { width: vectors * level.lanes(), depth: depth * 16 / level.lanes().min(16), rows };
     let skip = problem.conv.is_some() || problem.x_layout == Layout::FeatureMajor;
-    let panels = strips::pack(matrix, shape, height, super::block_unit(matrix.rows(), parts), skip);
+    let panels = strips::pack(&matrix, shape, height, super::block_unit(matrix.rows(), parts), skip);
     super::of_panels([matrix.rows(), matrix.cols()], level, params, panels)
 }
 

@@ -48,8 +48,8 @@ pub(in crate::kernels) fn prepare_tall(
 ) -> Box<dyn Packed> {
     let matrix = weight.blocks().expect("the block kernel takes blocks");
     let height = height(weight).expect("the block kernel takes tall blocks");
-    let values = matrix.values().clone().into();
-    let blocks = Blocks::tall(matrix, height, (level.lanes() / height).max(1));
+    let values = matrix.values().clone();
+    let blocks = Blocks::tall(&matrix, height, (level.lanes() / height).max(1));
     // SAFETY: any level will do.
     unsafe {
         match height {
@@ -71,8 +71,8 @@ pub(in crate::kernels) fn prepare_wide(
     _: Params,
 ) -> Box<dyn Packed> {
     let matrix = weight.blocks().expect("the block kernel takes blocks");
-    let values = matrix.values().clone().into();
-    let blocks = Blocks::wide(matrix, WIDTH, (level.lanes() / WIDTH).max(1));
+    let values = matrix.values().clone();
+    let blocks = Blocks::wide(&matrix, WIDTH, (level.lanes() / WIDTH).max(1));
     // SAFETY: any level will do.
     Box::new(unsafe { Spmv::new(Wide(blocks), level, &values) })
 }

@@ -11,8 +11,6 @@ use core::arch::x86_64::{
 };
 use std::ops::Range;
 
-use poda_formats::NmMatrix;
-
 use super::{BLOCK, Columns, Line, Multiply, Spmv};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::nm::{NmLanes, bits, groups_of_word};
@@ -22,13 +20,13 @@ use crate::simd::{Level, Simd, Supported};
 pub(in crate::kernels) fn fits16(weight: &WeightMatrix, _: &Problem) -> bool {
     weight
         .n_of_m()
-        .map(NmMatrix::n_of_m)
+        .map(|matrix| matrix.sizes())
         .is_some_and(|[n, m]| matches!((bits(m), n), (2, _) | (4, 1 | 2 | 4 | 8)))
 }
 
 /// Whether it can be packed for AVX2, whose permutations reach 8 elements.
 pub(in crate::kernels) fn fits8(weight: &WeightMatrix, problem: &Problem) -> bool {
-    fits16(weight, problem) && weight.n_of_m().is_some_and(|matrix| matrix.n_of_m()[1] <= 8)
+    fits16(weight, problem) && weight.n_of_m().is_some_and(|matrix| matrix.sizes()[1] <= 8)
 }
 
 /// Packs a weight.
@@ -42,8 +40,8 @@ pub(in crate::kernels) fn prepare(
     _: Params,
 ) -> Box<dyn Packed> {
     let matrix = weight.n_of_m().expect("the N:M kernel takes N:M");
-    let values = matrix.values().clone().into();
-    let packed = NmLanes::pack(matrix, level.lanes());
+    let values = matrix.values().clone();
+    let packed = NmLanes::pack(&matrix, level.lanes());
     // SAFETY: each matrix is packed for the level that it is run on.
     unsafe {
         match level.level() {

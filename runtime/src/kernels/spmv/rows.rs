@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use poda_formats::NarrowMatrix;
+use poda_formats::DenseMatrix;
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::{BLOCK, Line, Multiply, Spmv};
@@ -28,14 +28,14 @@ pub(in crate::kernels) fn prepare<V: Value>(
     assert_eq!(weight.stored(), V::DTYPE, "checked by the table");
     let matrix = match weight {
         WeightMatrix::Narrow(matrix) => matrix.clone(),
-        WeightMatrix::Csr(csr) => NarrowMatrix::from_csr(csr).expect("narrow values, and memory for them"),
+        WeightMatrix::Csr(csr) => DenseMatrix::from_csr(csr).expect("narrow values, and memory for them"),
         WeightMatrix::Dense(_) | WeightMatrix::Structured(_) => panic!("rows are of narrow values"),
     };
     // SAFETY: any level will do.
     Box::new(unsafe { Spmv::new(Rows::<V>(matrix.clone(), PhantomData), level, matrix.values()) })
 }
 
-struct Rows<V>(NarrowMatrix, PhantomData<V>);
+struct Rows<V>(DenseMatrix, PhantomData<V>);
 
 impl<V: Value> Multiply for Rows<V> {
     const PARALLEL: usize = 1 << 12;

@@ -1,6 +1,6 @@
 //! Every kernel for few columns, on masks that are hard on one layout or another, against the loop that is the specification.
 
-use poda_formats::{CsrMatrix, NarrowMatrix, ValueType, Values};
+use poda_formats::{CsrMatrix, DenseMatrix, ValueType, Values};
 use proptest::prelude::*;
 
 use crate::kernels::{
@@ -99,9 +99,9 @@ fn transposed(values: &[f32], [rows, cols]: [usize; 2]) -> Vec<f32> {
 fn forms([m, k]: [usize; 2], w: &[f32], types: &[ValueType]) -> Vec<(WeightMatrix, Vec<f32>)> {
     let mut forms = vec![(WeightMatrix::Csr(CsrMatrix::from_dense(m, k, w)), w.to_vec())];
     for &to in types {
-        let narrow = NarrowMatrix::new(m, k, Values::round(w, [m, k], to).unwrap()).unwrap();
-        let wide = narrow.to_dense().unwrap().as_slice::<f32>().unwrap().to_vec();
-        forms.push((WeightMatrix::Csr(narrow.to_csr().unwrap()), wide.clone()));
+        let narrow = DenseMatrix::new(m, k, Values::round(w, [m, k], to).unwrap()).unwrap();
+        let wide = narrow.to_tensor().unwrap().as_slice::<f32>().unwrap().to_vec();
+        forms.push((WeightMatrix::Csr(narrow.to_csr()), wide.clone()));
         forms.push((WeightMatrix::Narrow(narrow), wide));
     }
     forms

@@ -38,7 +38,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 
 fn read_at(path: &Path) -> Result<Vec<f32>, String> {
     let graph = crate::onnx::read(path).map_err(|error| error.to_string())?;
-    let Some(Weight::Dense(tensor)) = graph.weight(graph.find("w").unwrap()) else { panic!() };
+    let Some(Weight::Tensor(tensor)) = graph.weight(graph.find("w").unwrap()) else { panic!() };
     assert!(tensor.storage().is_mapped());
     Ok(tensor.as_slice().unwrap().to_vec())
 }

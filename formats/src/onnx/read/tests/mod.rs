@@ -139,7 +139,7 @@ fn show(graph: &Graph) -> Vec<String> {
     let value = |id: &Option<ValueId>| {
         let Some(id) = *id else { return "_".to_owned() };
         match graph.weight(id) {
-            Some(Weight::Dense(tensor)) => {
+            Some(Weight::Tensor(tensor)) => {
                 let ints = tensor.as_slice::<i64>().map(|v| format!("{v:?}"));
                 let floats = tensor.as_slice::<f32>().map(|v| format!("{v:?}"));
                 ints.or(floats).unwrap_or_else(|_| format!("{:?}", tensor.bytes()))

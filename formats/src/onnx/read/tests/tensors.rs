@@ -11,7 +11,7 @@ fn weight(tensor: TensorProto) -> Result<Tensor, OnnxError> {
     let mut proto = graph(&["x"], None, vec![node("Relu", &["x"], &["y"], vec![])], &["y"]);
     proto.initializer = vec![TensorProto { name: "w".into(), ..tensor }];
     let graph = read(&model(13, proto))?;
-    let Some(Weight::Dense(tensor)) = graph.weight(graph.find("w").unwrap()) else { panic!() };
+    let Some(Weight::Tensor(tensor)) = graph.weight(graph.find("w").unwrap()) else { panic!() };
     Ok(tensor.clone())
 }
 
@@ -92,7 +92,7 @@ fn aligned_weights_stay_in_the_file() {
         proto.initializer = vec![f32s("w", &[64], &[1.0; 64])];
         std::fs::write(&path, model(13, proto).encode_to_vec()).unwrap();
         let graph = crate::onnx::read(&path).unwrap();
-        let Some(Weight::Dense(tensor)) = graph.weight(graph.find("w").unwrap()) else { panic!() };
+        let Some(Weight::Tensor(tensor)) = graph.weight(graph.find("w").unwrap()) else { panic!() };
         assert_eq!(tensor.as_slice::<f32>().unwrap(), [1.0; 64]);
         shared += u32::from(tensor.storage().is_mapped());
     }

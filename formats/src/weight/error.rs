@@ -1,9 +1,9 @@
 //! What can be wrong with the arrays of a sparse matrix.
 
-use super::{Pattern, PatternError};
+use super::{PatternError, ValuesError};
 use crate::dtype::DataType;
+use crate::op::MatrixForm;
 use crate::tensor::TensorError;
-use crate::values::ValuesError;
 
 /// Why arrays do not form a valid sparse matrix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +24,10 @@ pub enum SparseError {
     IndexType { found: DataType },
     #[error("{rows} rows or {cols} columns or {nnz} values are more than 32 bits count")]
     TooLarge { rows: usize, cols: usize, nnz: usize },
+    #[error("{rows} rows of {cols} columns, but {values} values")]
+    DenseValues { rows: usize, cols: usize, values: usize },
+    #[error("a tensor of shape {shape:?} is no matrix ({form:?})")]
+    Shape { form: MatrixForm, shape: Vec<usize> },
     #[error("{blocks} blocks of {rows}x{cols} need {} values, found {values}", blocks * rows * cols)]
     BlockValues { blocks: usize, rows: usize, cols: usize, values: usize },
     #[error("{rows} rows of {slots} slots, but {values} values")]
@@ -36,8 +40,6 @@ pub enum SparseError {
     BitmapBytes { expected: usize, found: usize },
     #[error("{set} bits are set, but there are {values} values")]
     Bits { set: usize, values: usize },
-    #[error("{pattern} is not made of {found} arrays")]
-    Arrays { pattern: Pattern, found: usize },
     #[error(transparent)]
     Pattern(#[from] PatternError),
     #[error(transparent)]

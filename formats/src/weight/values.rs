@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dtype::{DataType, Element};
 use crate::storage::{AlignedBytes, Storage};
-use crate::tensor::{Tensor, TensorError};
+use crate::tensor::{Tensor, TensorError, checked_bytes};
 
 /// Types that the f32 values of a weight may be stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -266,17 +266,17 @@ impl Values {
     }
 
     /// The same elements in another shape.
-    pub(crate) fn reshaped(self, shape: Vec<usize>) -> Result<Self, TensorError> {
+    pub(super) fn reshaped(self, shape: Vec<usize>) -> Result<Self, TensorError> {
         Ok(Self { tensor: self.tensor.reshaped(shape)?, ..self })
     }
 
     /// Other elements of the same type, rows and scales.
-    pub(crate) fn with_tensor(&self, tensor: Tensor) -> Self {
+    pub(super) fn with_tensor(&self, tensor: Tensor) -> Self {
         Self { tensor, rounded: self.rounded.clone() }
     }
 
     /// Elements `range` of rows `rows`.
-    pub(crate) fn slice(&self, range: Range<usize>, rows: Range<usize>) -> Self {
+    pub(super) fn slice(&self, range: Range<usize>, rows: Range<usize>) -> Self {
         let part = |tensor: &Tensor, range: Range<usize>| {
             let (size, len) = (tensor.dtype().size(), range.len());
             let storage = tensor.storage().slice(range.start * size..range.end * size);
@@ -290,12 +290,38 @@ impl Values {
         Self { tensor: part(&self.tensor, range), rounded }
     }
 
-    /// The same with row `i` multiplied by `factors[i]`: its scale is, if the values are rounded ones. `ends` are where
-    /// the rows end.
+    /// Some of the elements, in another order.
+    pub(super) fn gathered(&self, from: &[usize]) -> Self {
+        let (size, bytes) = (self.tensor.dtype().size(), self.tensor.bytes());
+        let mut out = AlignedBytes::zeroed(from.len() * size);
+        for (out, &at) in out.chunks_exact_mut(size).zip(from) {
+            out.copy_from_slice(&bytes[at * size..][..size]);
+        }
+        let tensor = Tensor::new(self.tensor.dtype(), vec![from.len()], Storage::owned(out));
+        self.with_tensor(tensor.expect("as many bytes as elements"))
+    }
+
+    /// The elements at places `to` of `shape`, among zeros.
+    pub(super) fn scattered(&self, shape: &[usize], to: &[usize]) -> Self {
+        let size = self.tensor.dtype().size();
+        let mut out = AlignedBytes::zeroed(shape.iter().product::<usize>() * size);
+        for (element, &at) in self.tensor.bytes().chunks_exact(size).zip(to) {
+            out[at * size..][..size].copy_from_slice(element);
+        }
+        let tensor = Tensor::new(self.tensor.dtype(), shape.to_vec(), Storage::owned(out));
+        self.with_tensor(tensor.expect("as many bytes as elements"))
+    }
+
+    /// The same with row `i` multiplied by `factors[i]`: its scale is, if the values are rounded ones. `runs` calls with rows
+    /// and what lies in them.
     ///
     /// # Errors
     /// When the values do not stand for f32.
-    pub fn scaled(&self, factors: &[f32], ends: impl Iterator<Item = usize>) -> Result<Self, TensorError> {
+    pub(super) fn scaled(
+        &self,
+        factors: &[f32],
+        runs: impl FnOnce(&mut dyn FnMut(usize, Range<usize>)),
+    ) -> Result<Self, TensorError> {
         if let Some(Rounded { error, .. }) = self.rounded {
             let scale =
                 |(row, factor): (usize, &f32)| factor * self.scales().map_or(1.0, |scales| scales[row]);
@@ -304,11 +330,7 @@ impl Values {
             return Ok(Self { tensor: self.tensor.clone(), rounded: Some(Rounded { scales, error }) });
         }
         let mut values = self.tensor.as_slice::<f32>()?.to_vec();
-        let mut start = 0;
-        for (end, factor) in ends.zip(factors) {
-            values[start..end].iter_mut().for_each(|w| *w *= factor);
-            start = end;
-        }
+        runs(&mut |row, range| values[range].iter_mut().for_each(|w| *w *= factors[row]));
         Ok(Tensor::from_slice(self.tensor.shape(), &values).into())
     }
 
@@ -334,27 +356,29 @@ impl Values {
         Ok(())
     }
 
-    /// All of them as f32; `ends` are where the rows end.
+    /// All of them as f32; `runs` calls with rows and what lies in them.
     ///
     /// # Errors
     /// When they do not stand for f32, or memory does not hold them.
-    pub fn widened(&self, ends: impl Iterator<Item = usize>) -> Result<Tensor, TensorError> {
+    pub(super) fn widened(
+        &self,
+        runs: impl FnOnce(&mut dyn FnMut(usize, Range<usize>)),
+    ) -> Result<Tensor, TensorError> {
         if self.rounded.is_none() && self.tensor.dtype() == DataType::F32 {
             return Ok(self.tensor.clone());
         }
-        let bytes = self.len().checked_mul(size_of::<f32>());
-        let bytes = bytes.ok_or_else(|| TensorError::TooLarge {
-            shape: self.tensor.shape().to_vec(),
-            dtype: DataType::F32,
-        })?;
+        if self.rounded.is_none() {
+            return Err(TensorError::DataType { expected: DataType::F32, found: self.tensor.dtype() });
+        }
+        let shape = self.tensor.shape().to_vec();
+        let bytes = checked_bytes(DataType::F32, &shape)
+            .ok_or_else(|| TensorError::TooLarge { shape: shape.clone(), dtype: DataType::F32 })?;
         let mut out = AlignedBytes::try_zeroed(bytes).ok_or(TensorError::Memory { bytes })?;
         let values: &mut [f32] = bytemuck::cast_slice_mut(&mut out);
-        let mut start = 0;
-        for (row, end) in ends.enumerate() {
-            self.widen(row, start..end, &mut values[start..end])?;
-            start = end;
-        }
-        Tensor::new(DataType::F32, vec![self.len()], Storage::owned(out))
+        runs(&mut |row, range| {
+            self.widen(row, range.clone(), &mut values[range]).expect("rounded values stand for f32");
+        });
+        Tensor::new(DataType::F32, shape, Storage::owned(out))
     }
 
     /// Number of elements that are not zero.
@@ -417,8 +441,11 @@ mod tests {
     /// Rounds, and gives what the values stand for.
     fn through(exact: &[f32], cols: usize, to: ValueType) -> (Values, Vec<f32>) {
         let values = Values::round(exact, [exact.len() / cols, cols], to).unwrap();
-        let ends = (1..=exact.len() / cols).map(|row| row * cols);
-        let wide = values.widened(ends).unwrap().as_slice::<f32>().unwrap().to_vec();
+        let rows = 0..exact.len() / cols;
+        let runs = |f: &mut dyn FnMut(usize, Range<usize>)| {
+            rows.for_each(|row| f(row, row * cols..(row + 1) * cols));
+        };
+        let wide = values.widened(runs).unwrap().as_slice::<f32>().unwrap().to_vec();
         (values, wide)
     }
 

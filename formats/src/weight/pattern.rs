@@ -4,6 +4,8 @@ use std::fmt;
 use std::num::NonZeroU8;
 use std::str::FromStr;
 
+use bytemuck::Zeroable;
+
 /// Which weights of a matrix `[outputs, inputs]` are zero together. Written `block:4x1` and `nm:2:4`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pattern {
@@ -124,7 +126,7 @@ impl FromStr for Pattern {
 }
 
 /// Which elements of a matrix `[rows, cols]` are not zero, a bit each, so that patterns are found at 64 columns a step.
-pub(crate) struct NonZeros {
+pub(super) struct NonZeros {
     cols: usize,
     /// `[rows][words]`; the lowest bit is the first column.
     bits: Vec<u64>,
@@ -133,20 +135,25 @@ pub(crate) struct NonZeros {
 
 impl NonZeros {
     /// Of a row-major matrix, or of the transpose of a row-major `[cols, rows]`.
-    pub(crate) fn of(rows: usize, cols: usize, values: &[f32], transposed: bool) -> Self {
+    pub(super) fn of<T: Zeroable + PartialEq>(
+        [rows, cols]: [usize; 2],
+        values: &[T],
+        transposed: bool,
+    ) -> Self {
+        let set = |w: &T| u64::from(*w != T::zeroed());
         let words = cols.div_ceil(64);
         let mut bits = vec![0_u64; rows * words];
         if transposed {
             for (col, line) in values.chunks_exact(rows.max(1)).enumerate() {
-                for (row, &w) in line.iter().enumerate() {
-                    bits[row * words + col / 64] |= u64::from(w != 0.0) << (col % 64);
+                for (row, w) in line.iter().enumerate() {
+                    bits[row * words + col / 64] |= set(w) << (col % 64);
                 }
             }
         } else {
             for (row, line) in values.chunks_exact(cols.max(1)).enumerate() {
                 for (word, line) in line.chunks(64).enumerate() {
                     let word = &mut bits[row * words + word];
-                    line.iter().enumerate().for_each(|(bit, &w)| *word |= u64::from(w != 0.0) << bit);
+                    line.iter().enumerate().for_each(|(bit, w)| *word |= set(w) << bit);
                 }
             }
         }
@@ -154,17 +161,17 @@ impl NonZeros {
     }
 
     /// How many.
-    pub(crate) fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.bits.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     /// Blocks that hold any.
-    pub(crate) fn blocks(&self, block: [usize; 2]) -> usize {
+    pub(super) fn blocks(&self, block: [usize; 2]) -> usize {
         self.visit_blocks(block, |_, _| 1)
     }
 
     /// Elements of the blocks that hold any, within the matrix.
-    pub(crate) fn elements_of_blocks(&self, block: [usize; 2]) -> usize {
+    pub(super) fn elements_of_blocks(&self, block: [usize; 2]) -> usize {
         self.visit_blocks(block, |rows, cols| rows * cols)
     }
 
@@ -189,7 +196,7 @@ impl NonZeros {
     }
 
     /// The most that a group of `m` columns of a row holds.
-    pub(crate) fn most(&self, m: usize) -> usize {
+    pub(super) fn most(&self, m: usize) -> usize {
         let mut most = 0;
         for line in self.bits.chunks_exact(self.words.max(1)) {
             for col in (0..self.cols).step_by(m) {
@@ -252,7 +259,7 @@ mod tests {
             (0..rows * cols).map(|i| f32::from(u8::from(kept(i / cols, i % cols)))).collect();
         let across: Vec<f32> =
             (0..rows * cols).map(|i| f32::from(u8::from(kept(i % rows, i / rows)))).collect();
-        for found in [NonZeros::of(rows, cols, &dense, false), NonZeros::of(rows, cols, &across, true)] {
+        for found in [NonZeros::of([rows, cols], &dense, false), NonZeros::of([rows, cols], &across, true)] {
             assert_eq!(found.count(), dense.iter().filter(|&&w| w != 0.0).count());
             for [r, c] in [[1, 1], [1, 4], [4, 1], [2, 3], [5, 131], [1, 100], [16, 7]] {
                 let mut blocks = 0;
@@ -263,7 +270,7 @@ mod tests {
                     }
                 }
                 assert_eq!(found.blocks([r, c]), blocks, "{r}x{c}");
-                let all = NonZeros::of(rows, cols, &[1.0; 5 * 131], false);
+                let all = NonZeros::of([rows, cols], &[1.0_f32; 5 * 131], false);
                 assert_eq!(all.elements_of_blocks([r, c]), rows * cols);
             }
             assert_eq!([1, 7, 8, 14, 15].map(|m| found.most(m)), [1, 1, 2, 2, 3]);

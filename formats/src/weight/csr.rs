@@ -4,24 +4,115 @@ use std::ops::Range;
 
 use bytemuck::Zeroable;
 
-use super::{SparseError, UncheckedUnstructured};
+use super::bitmap::{self, Bitmap};
+use super::layout::Places;
+use super::matrix::Matrix;
+use super::{BlockMatrix, NmMatrix, Pattern, SparseError, Values};
 use crate::dtype::{DataType, Element};
-use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError};
-use crate::values::Values;
 
-/// A sparse matrix `[rows, cols]` whose arrays may lie in a mapped file. Valid by construction.
+/// Where the elements of a CSR matrix lie.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CsrMatrix {
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) indptr: Tensor,
-    pub(super) indices: Tensor,
-    pub(super) values: Values,
+pub struct Csr {
+    indptr: Tensor,
+    indices: Tensor,
+}
+
+/// A sparse matrix `[rows, cols]` of single elements.
+pub type CsrMatrix = Matrix<Csr>;
+
+impl Csr {
+    /// Takes `indptr` u32 `[rows + 1]` and `indices` u16 or u32 `[nnz]`.
+    pub(super) fn new(indptr: Tensor, indices: Tensor) -> Self {
+        Self { indptr, indices }
+    }
+
+    /// As many as `indptr` rises from 0 to, `[rows + 1]`, and the columns, below `cols`.
+    pub(super) fn from_vecs(cols: usize, indptr: &[u32], indices: &[u32]) -> Self {
+        Self::new(Tensor::from_slice(&[indptr.len()], indptr), narrow(cols, indices))
+    }
+
+    /// The offsets of rows in indices and values.
+    pub(super) fn row_offsets(&self) -> &[u32] {
+        self.indptr.as_slice().expect("indptr is u32, checked when made")
+    }
+
+    /// The columns of row `row`, ascending.
+    pub(super) fn row_columns(&self, row: usize) -> impl ExactSizeIterator<Item = u32> + '_ {
+        let ptr = self.row_offsets();
+        let range = ptr[row] as usize..ptr[row + 1] as usize;
+        let wide = self.indices.dtype() == DataType::U32;
+        let narrow: &[u16] = if wide { &[] } else { self.indices.as_slice().expect("checked when made") };
+        let full: &[u32] = if wide { self.indices.as_slice().expect("checked when made") } else { &[] };
+        range.map(move |i| if wide { full[i] } else { u32::from(narrow[i]) })
+    }
+
+    /// Checks sizes and types for `rows` rows and so many indices.
+    pub(super) fn check_lengths(&self, rows: usize, stored: usize) -> Result<(), SparseError> {
+        if self.indices.len() != stored {
+            return Err(SparseError::Lengths { indices: self.indices.len(), values: stored });
+        }
+        if self.indptr.as_slice::<u32>()?.len() != rows + 1 {
+            return Err(SparseError::IndptrLength { expected: rows + 1, found: self.indptr.len() });
+        }
+        match self.indices.dtype() {
+            DataType::U16 | DataType::U32 => Ok(()),
+            found => Err(SparseError::IndexType { found }),
+        }
+    }
+
+    /// Number of indices.
+    pub(super) fn len(&self) -> usize {
+        self.indices.len()
+    }
+}
+
+impl Places for Csr {
+    fn arrays(&self) -> Vec<(&'static str, &Tensor)> {
+        vec![(".indptr", &self.indptr), (".indices", &self.indices)]
+    }
+
+    fn private(&self) -> Result<Self, TensorError> {
+        Ok(Self::new(self.indptr.private()?, self.indices.private()?))
+    }
+
+    fn check_sizes(&self, [rows, _]: [usize; 2], values: usize) -> Result<(), SparseError> {
+        self.check_lengths(rows, values)
+    }
+
+    fn check(&self, [_, cols]: [usize; 2], values: usize) -> Result<(), SparseError> {
+        check_indptr(self.row_offsets(), values)?;
+        match self.indices.dtype() {
+            DataType::U16 => check_columns(self.row_offsets(), self.indices.as_slice::<u16>()?, cols),
+            _ => check_columns(self.row_offsets(), self.indices.as_slice::<u32>()?, cols),
+        }
+    }
+
+    fn stored(&self, _: [usize; 2], values: usize) -> usize {
+        values
+    }
+
+    fn runs(&self, _: [usize; 2], f: &mut dyn FnMut(usize, Range<usize>)) {
+        for (row, pair) in self.row_offsets().windows(2).enumerate() {
+            f(row, pair[0] as usize..pair[1] as usize);
+        }
+    }
+
+    fn for_each(&self, [rows, _]: [usize; 2], f: &mut dyn FnMut(usize, usize, usize)) {
+        for row in 0..rows {
+            let start = self.row_offsets()[row] as usize;
+            self.row_columns(row).enumerate().for_each(|(i, col)| f(row, col as usize, start + i));
+        }
+    }
+
+    fn to_csr(&self, shape: [usize; 2], values: &Values) -> CsrMatrix {
+        Matrix::new_unchecked(shape, self.clone(), values.clone())
+    }
 }
 
 impl CsrMatrix {
-    /// Checks the three arrays and takes them: `indptr` u32 `[rows + 1]`, `indices` u16 or u32 `[nnz]`, `values` `[nnz]`.
+    /// Checks the three arrays and takes them: `indptr` u32 `[rows + 1]`, `indices` u16 or u32 `[nnz]`, `values` `[nnz]`. The
+    /// first two are copied if they are mapped.
     ///
     /// # Errors
     /// The first violation found; see [`SparseError`].
@@ -32,7 +123,7 @@ impl CsrMatrix {
         indices: Tensor,
         values: impl Into<Values>,
     ) -> Result<Self, SparseError> {
-        UncheckedUnstructured::new(rows, cols, indptr, indices, values)?.check()
+        Self::checked([rows, cols], &Csr::new(indptr, indices), values.into())
     }
 
     /// Keeps the elements of a dense row-major f32 matrix that are not zero (NaN is kept).
@@ -41,13 +132,12 @@ impl CsrMatrix {
     /// # Panics
     /// When `dense` does not hold `rows * cols` elements, or 32 bits do not count them.
     pub fn from_dense(rows: usize, cols: usize, dense: &[f32]) -> Self {
-        Self::gather(rows, cols, dense, Values::from)
+        Self::gather([rows, cols], dense, Values::from)
     }
 
     /// The same for elements of any type; `wrap` makes the values.
-    pub(crate) fn gather<T: Element + Zeroable>(
-        rows: usize,
-        cols: usize,
+    pub(super) fn gather<T: Element + Zeroable>(
+        [rows, cols]: [usize; 2],
         dense: &[T],
         wrap: impl FnOnce(Tensor) -> Values,
     ) -> Self {
@@ -66,13 +156,8 @@ impl CsrMatrix {
             }
             indptr.push(u32::try_from(values.len()).expect("nnz fits 32 bits"));
         }
-        Self {
-            rows,
-            cols,
-            indptr: Tensor::from_slice(&[rows + 1], &indptr),
-            indices: narrow(cols, &indices),
-            values: wrap(Tensor::from_slice(&[nnz], &values)),
-        }
+        let values = wrap(Tensor::from_slice(&[nnz], &values));
+        Self::new_unchecked([rows, cols], Csr::from_vecs(cols, &indptr, &indices), values)
     }
 
     /// The same for the transpose `[rows, cols]` of a dense row-major f32 matrix `[cols, rows]`.
@@ -102,90 +187,73 @@ impl CsrMatrix {
             indices[at] = col as u32;
             values[at] = w;
         }
-        Self {
-            rows,
-            cols,
-            indptr: Tensor::from_slice(&[rows + 1], &indptr),
-            indices: narrow(cols, &indices),
-            values: Tensor::from_slice(&[nnz], &values).into(),
-        }
+        let values = Tensor::from_slice(&[nnz], &values).into();
+        Self::new_unchecked([rows, cols], Csr::from_vecs(cols, &indptr, &indices), values)
     }
 
     /// The elements that `visit` names, row by row with ascending columns: row, column, and place among `values`. It is
     /// called twice, and must do the same.
     pub(super) fn from_elements(
         [rows, cols]: [usize; 2],
-        values: &Tensor,
+        values: &Values,
         visit: impl Fn(&mut dyn FnMut(usize, usize, usize)),
     ) -> Self {
         let mut indptr = vec![0_u32; rows + 1];
         visit(&mut |row, _, _| indptr[row + 1] += 1);
-        (0..rows).for_each(|row| indptr[row + 1] += indptr[row]);
-        let (dtype, nnz) = (values.dtype(), indptr[rows] as usize);
-        let (size, from) = (dtype.size(), values.bytes());
-        let mut stored = AlignedBytes::zeroed(nnz * size);
-        let mut indices = Vec::with_capacity(nnz);
-        visit(&mut |_, col, at| {
-            stored[indices.len() * size..][..size].copy_from_slice(&from[at * size..][..size]);
-            indices.push(col as u32);
-        });
-        Self {
-            rows,
-            cols,
-            indptr: Tensor::from_slice(&[rows + 1], &indptr),
-            indices: narrow(cols, &indices),
-            values: Tensor::new(dtype, vec![nnz], Storage::owned(stored)).expect("as many bytes").into(),
+        for row in 0..rows {
+            indptr[row + 1] = indptr[row].checked_add(indptr[row + 1]).expect("nnz fits 32 bits");
         }
+        let nnz = indptr[rows] as usize;
+        let mut indices = Vec::with_capacity(nnz);
+        let mut from = Vec::with_capacity(nnz);
+        visit(&mut |_, col, at| {
+            indices.push(col as u32);
+            from.push(at);
+        });
+        Self::new_unchecked([rows, cols], Csr::from_vecs(cols, &indptr, &indices), values.gathered(&from))
     }
 
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.rows
+    /// The same with the places as bits; shares the values.
+    pub(crate) fn with_bitmap(&self) -> Matrix<Bitmap> {
+        Matrix::new_unchecked(self.shape(), Bitmap::of(self), self.values().clone())
     }
 
-    /// Number of columns.
-    pub fn cols(&self) -> usize {
-        self.cols
+    /// In whichever of the two forms takes fewer bytes.
+    pub(super) fn smallest(&self) -> Matrix {
+        let arrays = self.places().arrays();
+        let bytes: usize = arrays.iter().map(|(_, array)| array.bytes().len()).sum();
+        if bitmap::bytes(self.shape()) < bytes { self.with_bitmap().into() } else { self.clone().into() }
     }
 
-    /// Number of stored values.
-    pub fn nnz(&self) -> usize {
-        self.values.len()
-    }
-
-    /// Bytes of the three arrays.
-    pub fn bytes(&self) -> usize {
-        self.indptr.bytes().len() + self.indices.bytes().len() + self.values.bytes()
+    /// The elements stored by `pattern`. `None` when they do not keep to it.
+    ///
+    /// # Panics
+    /// When 32 bits do not count the values.
+    pub fn by_pattern(&self, pattern: Pattern) -> Option<Matrix> {
+        match pattern {
+            Pattern::Block { .. } => Some(BlockMatrix::from_csr(self, pattern.numbers()).into()),
+            Pattern::NofM { .. } => NmMatrix::from_csr(self, pattern.numbers()).map(Matrix::from),
+        }
     }
 
     /// `indptr`, u32 `[rows + 1]`.
     pub fn indptr(&self) -> &Tensor {
-        &self.indptr
+        &self.places().indptr
     }
 
     /// `indices`, u16 or u32 `[nnz]`.
     pub fn indices(&self) -> &Tensor {
-        &self.indices
-    }
-
-    /// `values`, `[nnz]`.
-    pub fn values(&self) -> &Values {
-        &self.values
+        &self.places().indices
     }
 
     /// The offsets of rows in `indices` and `values`.
     pub fn row_offsets(&self) -> &[u32] {
-        self.indptr.as_slice().expect("indptr is u32, checked in new")
+        self.places().row_offsets()
     }
 
     /// The columns of row `row`, ascending.
     pub fn row_columns(&self, row: usize) -> impl ExactSizeIterator<Item = u32> + '_ {
-        let ptr = self.row_offsets();
-        let range = ptr[row] as usize..ptr[row + 1] as usize;
-        let wide = self.indices.dtype() == DataType::U32;
-        let narrow: &[u16] = if wide { &[] } else { self.indices.as_slice().expect("checked in new") };
-        let full: &[u32] = if wide { self.indices.as_slice().expect("checked in new") } else { &[] };
-        range.map(move |i| if wide { full[i] } else { u32::from(narrow[i]) })
+        self.places().row_columns(row)
     }
 
     /// A typed view, when values are stored as `f32`.
@@ -201,28 +269,7 @@ impl CsrMatrix {
     /// # Errors
     /// When `T` is not the stored type.
     pub fn stored<T: Element>(&self) -> Result<CsrView<'_, T>, TensorError> {
-        Ok(CsrView { matrix: self, values: self.values.tensor().as_slice()? })
-    }
-
-    /// Where each row ends in the values.
-    pub fn row_ends(&self) -> impl Iterator<Item = usize> + '_ {
-        self.row_offsets()[1..].iter().map(|&end| end as usize)
-    }
-
-    /// The same matrix with values stored as f32; shares everything else.
-    ///
-    /// # Errors
-    /// When values do not stand for f32, or memory does not hold them.
-    pub fn widened(&self) -> Result<Self, TensorError> {
-        Ok(self.with_values(self.values.widened(self.row_ends())?.into()))
-    }
-
-    /// The same matrix with row `i` multiplied by `factors[i]`.
-    ///
-    /// # Errors
-    /// When values do not stand for f32.
-    pub fn scaled(&self, factors: &[f32]) -> Result<Self, TensorError> {
-        Ok(self.with_values(self.values.scaled(factors, self.row_ends())?))
+        Ok(CsrView { matrix: self, values: self.values().tensor().as_slice()? })
     }
 
     /// Some of the rows; shares indices and values.
@@ -234,22 +281,17 @@ impl CsrMatrix {
         let offsets = &self.row_offsets()[rows.start..=rows.end];
         let (first, last) = (offsets[0], offsets[rows.len()]);
         let range = first as usize..last as usize;
-        let size = self.indices.dtype().size();
-        let storage = self.indices.storage().slice(range.start * size..range.end * size);
+        let indices = self.indices();
+        let size = indices.dtype().size();
+        let storage = indices.storage().slice(range.start * size..range.end * size);
         let storage = storage.expect("within the tensor");
         let indptr: Vec<u32> = offsets.iter().map(|offset| offset - first).collect();
-        Self {
-            rows: rows.len(),
-            cols: self.cols,
-            indptr: Tensor::from_slice(&[indptr.len()], &indptr),
-            indices: Tensor::new(self.indices.dtype(), vec![range.len()], storage).expect("as many bytes"),
-            values: self.values.slice(range, rows),
-        }
-    }
-
-    fn with_values(&self, values: Values) -> Self {
-        debug_assert_eq!(values.len(), self.nnz());
-        Self { indptr: self.indptr.clone(), indices: self.indices.clone(), values, ..*self }
+        let places = Csr::new(
+            Tensor::from_slice(&[indptr.len()], &indptr),
+            Tensor::new(indices.dtype(), vec![range.len()], storage).expect("as many bytes"),
+        );
+        let shape = [rows.len(), self.cols()];
+        Self::new_unchecked(shape, places, self.values().slice(range, rows))
     }
 
     /// The dense row-major matrix `[rows, cols]`, when values stand for `f32`.
@@ -259,10 +301,10 @@ impl CsrMatrix {
     pub fn to_dense(&self) -> Result<Vec<f32>, TensorError> {
         let wide = self.widened()?;
         let view = wide.view()?;
-        let mut dense = vec![0.0; self.rows * self.cols];
-        for row in 0..self.rows {
+        let mut dense = vec![0.0; self.rows() * self.cols()];
+        for row in 0..self.rows() {
             for (col, w) in view.row(row) {
-                dense[row * self.cols + col as usize] = w;
+                dense[row * self.cols() + col as usize] = w;
             }
         }
         Ok(dense)
@@ -296,12 +338,12 @@ impl<'a, T: Copy> CsrView<'a, T> {
 }
 
 /// The type of indices for so many columns.
-pub(crate) fn index_type(cols: usize) -> DataType {
+pub(super) fn index_type(cols: usize) -> DataType {
     if cols <= 1 << 16 { DataType::U16 } else { DataType::U32 }
 }
 
 /// Indices below `cols`, in 16 bits where these do.
-pub(super) fn narrow(cols: usize, indices: &[u32]) -> Tensor {
+fn narrow(cols: usize, indices: &[u32]) -> Tensor {
     if index_type(cols) == DataType::U16 {
         let indices: Vec<u16> = indices.iter().map(|&i| i as u16).collect();
         Tensor::from_slice(&[indices.len()], &indices)
@@ -310,15 +352,8 @@ pub(super) fn narrow(cols: usize, indices: &[u32]) -> Tensor {
     }
 }
 
-pub(super) fn check_index_type(indices: &Tensor) -> Result<(), SparseError> {
-    match indices.dtype() {
-        DataType::U16 | DataType::U32 => Ok(()),
-        found => Err(SparseError::IndexType { found }),
-    }
-}
-
 /// Whether `ptr`, not empty, rises from 0 to `nnz`.
-pub(super) fn check_indptr(ptr: &[u32], nnz: usize) -> Result<(), SparseError> {
+fn check_indptr(ptr: &[u32], nnz: usize) -> Result<(), SparseError> {
     let (first, last) = (ptr[0] as usize, ptr[ptr.len() - 1] as usize);
     if first != 0 || last != nnz {
         return Err(SparseError::IndptrEnds { first, last, nnz });
@@ -329,15 +364,12 @@ pub(super) fn check_indptr(ptr: &[u32], nnz: usize) -> Result<(), SparseError> {
     }
 }
 
-/// Whether indices, u16 or u32, ascend within each row and are less than `cols`.
-pub(super) fn check_columns(indptr: &[u32], indices: &Tensor, cols: usize) -> Result<(), SparseError> {
-    match indices.dtype() {
-        DataType::U16 => check_each(indptr, indices.as_slice::<u16>()?, cols),
-        _ => check_each(indptr, indices.as_slice::<u32>()?, cols),
-    }
-}
-
-fn check_each<I: Element + Into<u32>>(indptr: &[u32], indices: &[I], cols: usize) -> Result<(), SparseError> {
+/// Whether indices ascend within each row and are less than `cols`.
+fn check_columns<I: Element + Into<u32>>(
+    indptr: &[u32],
+    indices: &[I],
+    cols: usize,
+) -> Result<(), SparseError> {
     for (row, pair) in indptr.windows(2).enumerate() {
         let mut above = None;
         for &index in &indices[pair[0] as usize..pair[1] as usize] {
@@ -355,8 +387,8 @@ fn check_each<I: Element + Into<u32>>(indptr: &[u32], indices: &[I], cols: usize
 impl From<CsrView<'_>> for sprs::CsMatI<f32, u32> {
     fn from(view: CsrView<'_>) -> Self {
         let m = view.matrix;
-        let indices = (0..m.rows).flat_map(|row| m.row_columns(row)).collect();
-        sprs::CsMatI::new((m.rows, m.cols), m.row_offsets().to_vec(), indices, view.values.to_vec())
+        let indices = (0..m.rows()).flat_map(|row| m.row_columns(row)).collect();
+        sprs::CsMatI::new((m.rows(), m.cols()), m.row_offsets().to_vec(), indices, view.values.to_vec())
     }
 }
 
@@ -401,6 +433,26 @@ mod tests {
         assert!(matches!(csr(1, 3, &[0, 2], &[1, 1]), Err(SparseError::Column { .. })));
         assert!(matches!(csr(1, 3, &[0, 2], &[2, 1]), Err(SparseError::Column { .. })));
         assert!(matches!(csr(1, 3, &[0, 1], &[3]), Err(SparseError::Column { row: 0, col: 3, cols: 3 })));
+    }
+
+    #[test]
+    fn indices_that_were_checked_cannot_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("indices");
+        std::fs::write(&path, bytemuck::cast_slice::<u32, u8>(&[0, 2, 0, 1])).unwrap();
+        let file = crate::storage::Storage::map(&path).unwrap();
+        let part = |range: Range<usize>| {
+            let tensor = Tensor::new(DataType::U32, vec![range.len()], {
+                file.slice(range.start * 4..range.end * 4).unwrap()
+            });
+            tensor.unwrap()
+        };
+        let values = Tensor::from_slice(&[2], &[1.0_f32, 2.0]);
+        let matrix = CsrMatrix::new(1, 2, part(0..2), part(2..4), values.clone()).unwrap();
+        // As `cp` over it does.
+        std::fs::write(&path, [0xff; 16]).unwrap();
+        assert_eq!(matrix.to_dense().unwrap(), [1.0, 2.0]);
+        assert!(CsrMatrix::new(1, 2, part(0..2), part(2..4), values).is_err());
     }
 
     #[test]

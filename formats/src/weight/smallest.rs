@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 
+use half::{bf16, f16};
+
+use super::csr::{CsrMatrix, index_type};
+use super::dense::DenseMatrix;
+use super::matrix::Matrix;
 use super::pattern::NonZeros;
-use super::{CsrMatrix, Pattern, StructuredMatrix, UncheckedUnstructured, bitmap, index_type};
+use super::{MatrixWeight, Pattern, Weight, bitmap};
 use crate::graph::{Graph, ValueId};
 use crate::op::MatrixForm;
-use crate::structured::StructuredWeight;
 use crate::tensor::Tensor;
-use crate::weight::{UnstructuredWeight, Weight};
 
 /// Sides of the blocks that are looked for, 1 × c, r × 1 and square.
 const SIDES: [usize; 5] = [2, 4, 8, 16, 32];
@@ -25,49 +28,80 @@ impl Weight {
 
     /// [`Weight::smallest`], with patterns to consider beside the common ones.
     pub fn smallest_by(tensor: &Tensor, form: MatrixForm, patterns: &[Pattern]) -> Self {
-        Self::sparse_if_smaller(tensor, form, patterns).unwrap_or_else(|| tensor.clone().into())
-    }
-
-    fn sparse_if_smaller(tensor: &Tensor, form: MatrixForm, patterns: &[Pattern]) -> Option<Self> {
-        let values = tensor.as_slice::<f32>().ok().filter(|_| form.fits(tensor.shape()))?;
-        let [rows, cols] = form.size();
-        // Of several parts, each is transposed on its own.
-        let values = if form.parts > 1 { form.rows_of(values) } else { values.into() };
-        let transposed = form.transposed && form.parts <= 1;
-        let values = &values[..];
-        // All counts of a sparse matrix take 32 bits.
-        u32::try_from(rows.max(cols).max(values.len())).ok()?;
-        let nonzeros = NonZeros::of(rows, cols, values, transposed);
-        let mut smallest = (tensor.bytes().len(), None);
-        let csr = csr_bytes([rows, cols], nonzeros.count());
-        if csr < smallest.0 {
-            smallest = (csr, Some(None));
-        }
-        for pattern in common([rows, cols], &nonzeros).chain(patterns.iter().copied()) {
-            if let Some(bytes) = pattern_bytes([rows, cols], &nonzeros, pattern)
-                && bytes < smallest.0
-            {
-                smallest = (bytes, Some(Some(pattern)));
-            }
-        }
-        // A pattern need only take less than CSR, not less than a bitmap: there are kernels for it.
-        let with_bits = bitmap::bytes([rows, cols]) + nonzeros.count() * size_of::<f32>();
-        let pattern = smallest.1.or((with_bits < smallest.0).then_some(None))?;
-        let matrix = if transposed {
-            CsrMatrix::from_dense_transposed(rows, cols, values)
-        } else {
-            CsrMatrix::from_dense(rows, cols, values)
+        let sparse = || {
+            let values = tensor.as_slice::<f32>().ok().filter(|_| form.fits(tensor.shape()))?;
+            let [rows, cols] = form.size();
+            // Of several parts, each is transposed on its own.
+            let values = if form.parts > 1 { form.rows_of(values) } else { values.into() };
+            let transposed = form.transposed && form.parts <= 1;
+            let nonzeros = || NonZeros::of([rows, cols], &values, transposed);
+            let csr = || {
+                if transposed {
+                    CsrMatrix::from_dense_transposed(rows, cols, &values)
+                } else {
+                    CsrMatrix::from_dense(rows, cols, &values)
+                }
+            };
+            let matrix = smallest([rows, cols], size_of::<f32>(), nonzeros, csr, patterns)?;
+            MatrixWeight::new(tensor.shape().to_vec(), form, matrix).ok()
         };
-        let shape = tensor.shape().to_vec();
-        match pattern {
-            None => UnstructuredWeight::new(shape, form, UncheckedUnstructured::smallest(matrix))
-                .ok()
-                .map(Self::from),
-            Some(pattern) => {
-                let matrix = StructuredMatrix::from_csr(matrix.view().ok()?, pattern)?;
-                StructuredWeight::new(shape, form, matrix).ok().map(Self::from)
+        sparse().map_or_else(|| tensor.clone().into(), Self::from)
+    }
+}
+
+impl MatrixWeight {
+    /// The same, of which every element is stored, in the layout that takes the fewest bytes.
+    pub(super) fn smallest_of(&self, matrix: &DenseMatrix, patterns: &[Pattern]) -> Self {
+        let (shape, tensor) = (matrix.shape(), matrix.values().tensor());
+        let nonzeros = || {
+            if let Ok(values) = tensor.as_slice::<f32>() {
+                NonZeros::of(shape, values, false)
+            } else if let Ok(values) = tensor.as_slice::<bf16>() {
+                NonZeros::of(shape, values, false)
+            } else if let Ok(values) = tensor.as_slice::<f16>() {
+                NonZeros::of(shape, values, false)
+            } else {
+                NonZeros::of(shape, tensor.as_slice::<i8>().expect("values that stand for f32"), false)
             }
+        };
+        let csr = || matrix.to_csr();
+        let sparse = smallest(shape, tensor.dtype().size(), nonzeros, csr, patterns);
+        let matrix = sparse.unwrap_or_else(|| matrix.clone().into());
+        Self::new(self.shape().to_vec(), self.form(), matrix).expect("of the same shape")
+    }
+}
+
+/// A matrix with values of `size` bytes in the layout that takes the fewest; `None` where that is dense.
+fn smallest(
+    [rows, cols]: [usize; 2],
+    size: usize,
+    nonzeros: impl FnOnce() -> NonZeros,
+    csr: impl FnOnce() -> CsrMatrix,
+    patterns: &[Pattern],
+) -> Option<Matrix> {
+    // All counts of a sparse matrix take 32 bits.
+    let elements = rows.checked_mul(cols)?;
+    u32::try_from(rows.max(cols).max(elements)).ok()?;
+    let nonzeros = nonzeros();
+    let mut smallest = (elements * size, None);
+    let csr_bytes = csr_bytes([rows, cols], nonzeros.count(), size);
+    if csr_bytes < smallest.0 {
+        smallest = (csr_bytes, Some(None));
+    }
+    for pattern in common([rows, cols], &nonzeros).chain(patterns.iter().copied()) {
+        if let Some(bytes) = pattern_bytes([rows, cols], &nonzeros, pattern, size)
+            && bytes < smallest.0
+        {
+            smallest = (bytes, Some(Some(pattern)));
         }
+    }
+    // A pattern need only take less than CSR, not less than a bitmap: there are kernels for it.
+    let with_bits = bitmap::bytes([rows, cols]) + nonzeros.count() * size;
+    let pattern = smallest.1.or((with_bits < smallest.0).then_some(None))?;
+    let csr = csr();
+    match pattern {
+        None => Some(csr.smallest()),
+        Some(pattern) => csr.by_pattern(pattern),
     }
 }
 
@@ -88,12 +122,17 @@ fn common([rows, cols]: [usize; 2], nonzeros: &NonZeros) -> impl Iterator<Item =
         })
 }
 
-fn csr_bytes([rows, cols]: [usize; 2], nnz: usize) -> usize {
-    (rows + 1) * size_of::<u32>() + nnz * (index_type(cols).size() + size_of::<f32>())
+fn csr_bytes([rows, cols]: [usize; 2], nnz: usize, size: usize) -> usize {
+    (rows + 1) * size_of::<u32>() + nnz * (index_type(cols).size() + size)
 }
 
 /// Bytes by a pattern; `None` when the matrix does not keep to it, or 32 bits do not count what is stored.
-fn pattern_bytes([rows, cols]: [usize; 2], nonzeros: &NonZeros, pattern: Pattern) -> Option<usize> {
+fn pattern_bytes(
+    [rows, cols]: [usize; 2],
+    nonzeros: &NonZeros,
+    pattern: Pattern,
+    size: usize,
+) -> Option<usize> {
     let [a, b] = pattern.numbers();
     let stored = match pattern {
         Pattern::Block { .. } => nonzeros.blocks([a, b]).checked_mul(a * b)?,
@@ -105,11 +144,11 @@ fn pattern_bytes([rows, cols]: [usize; 2], nonzeros: &NonZeros, pattern: Pattern
         // As of a CSR matrix of blocks, whose elements are larger.
         Pattern::Block { .. } => {
             let blocks = stored / (a * b);
-            csr_bytes([rows.div_ceil(a), cols.div_ceil(b)], blocks) + blocks * (a * b - 1) * size_of::<f32>()
+            csr_bytes([rows.div_ceil(a), cols.div_ceil(b)], blocks, size) + blocks * (a * b - 1) * size
         }
         Pattern::NofM { .. } => {
             let bits = if b <= 4 { 2 } else { 4 };
-            stored * size_of::<f32>() + rows * (cols.div_ceil(b) * a * bits).div_ceil(8)
+            stored * size + rows * (cols.div_ceil(b) * a * bits).div_ceil(8)
         }
     })
 }
@@ -163,18 +202,19 @@ impl Graph {
         for (index, value) in self.values.iter_mut().enumerate() {
             let form = uses.get(&ValueId(index as u32));
             let (Some(weight), Some(&form)) = (&value.weight, form) else { continue };
-            let place = match weight {
-                Weight::Dense(tensor) => tensor.bytes().as_ptr(),
-                Weight::Narrow(narrow) if narrow.form() == form => {
-                    narrow.matrix().values().tensor().bytes().as_ptr()
-                }
-                Weight::Narrow(_) | Weight::Unstructured(_) | Weight::Structured(_) => continue,
+            let dense = match weight {
+                Weight::Tensor(tensor) => Ok(tensor),
+                Weight::Matrix(matrix) if !weight.is_sparse() && matrix.form() == form => Err(matrix),
+                Weight::Matrix(_) => continue,
             };
+            let place = dense.unwrap_or_else(|matrix| matrix.values().tensor()).bytes().as_ptr();
             let key = (place, weight.shape().to_vec(), form);
-            let weight = seen.entry(key).or_insert_with(|| match weight {
-                Weight::Dense(tensor) => Weight::smallest_by(tensor, form, patterns),
-                Weight::Narrow(narrow) => Weight::smallest_narrow(narrow),
-                Weight::Unstructured(_) | Weight::Structured(_) => unreachable!("left out above"),
+            let weight = seen.entry(key).or_insert_with(|| match dense {
+                Ok(tensor) => Weight::smallest_by(tensor, form, patterns),
+                Err(weight) => match weight.dense() {
+                    Some(dense) => weight.smallest_of(&dense, patterns).into(),
+                    None => weight.clone().into(),
+                },
             });
             stored += usize::from(weight.is_sparse());
             value.weight = Some(weight.clone());
@@ -252,7 +292,7 @@ mod tests {
                 let weight = Weight::smallest(&dense, MatrixForm::of(dense.shape(), transposed).unwrap());
                 assert_eq!(weight.layout(), format!("block:{}x{}", block[0], block[1]));
                 assert_eq!(weight.to_dense().unwrap(), dense);
-                let csr = csr_bytes([48, 64], dense_nnz(&dense));
+                let csr = csr_bytes([48, 64], dense_nnz(&dense), 4);
                 assert!(weight.bytes() < csr, "{block:?}: {} of {csr}", weight.bytes());
             }
         }
@@ -317,7 +357,7 @@ mod tests {
             g.values.iter().map(|v| v.weight.as_ref().map(|w| w.to_dense().unwrap())).collect();
         assert_eq!(before, after);
         let transposed = |name: &str| match g.weight(g.find(name).unwrap()) {
-            Some(Weight::Unstructured(csr)) => Some(csr.form().transposed),
+            Some(Weight::Matrix(matrix)) => Some(matrix.form().transposed),
             _ => None,
         };
         let found = names.map(transposed);
@@ -328,7 +368,7 @@ mod tests {
         );
         assert_eq!(transposed("conv"), Some(false));
         let place = |id| match g.weight(id) {
-            Some(Weight::Unstructured(csr)) => csr.arrays().values().tensor().bytes().as_ptr(),
+            Some(Weight::Matrix(matrix)) => matrix.values().tensor().bytes().as_ptr(),
             weight => panic!("{weight:?}"),
         };
         assert_eq!(place(right), place(twin));
