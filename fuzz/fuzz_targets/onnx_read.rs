@@ -1,13 +1,8 @@
-//! Reading a model from any bytes gives a graph or an error.
+//! See [`targets::onnx_read`].
 
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use poda_formats::onnx;
-use poda_formats::storage::{AlignedBytes, Storage};
+#[path = "../targets.rs"]
+mod targets;
 
-fuzz_target!(|data: &[u8]| {
-    if let Ok(mut graph) = onnx::read_storage(Storage::owned(AlignedBytes::copy_of(data))) {
-        graph.normalize().expect("what was read is well formed");
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::onnx_read(bytes));

@@ -1,37 +1,8 @@
-//! Whatever can be read can be prepared and run, or is refused: import, then run the mutant.
+//! See [`prepare_and_run::prepare_and_run`].
 
 #![no_main]
 
-use std::collections::BTreeMap;
+#[path = "../prepare_and_run.rs"]
+mod prepare_and_run;
 
-use libfuzzer_sys::fuzz_target;
-use poda_formats::storage::{AlignedBytes, Storage};
-use poda_formats::{Dim, onnx};
-use poda_runtime::random_feeds::random_feeds;
-use poda_runtime::{Model, Options};
-
-/// Bytes that a run may plan for.
-const MEMORY: usize = 64 << 20;
-
-fuzz_target!(|data: &[u8]| {
-    let Ok(graph) = onnx::read_storage(Storage::owned(AlignedBytes::copy_of(data))) else { return };
-    let Ok(model) = Model::from_graph(graph) else { return };
-    let options = Options { threads: Some(1), tune: false, memory_limit: Some(MEMORY), ..Options::default() };
-    let Ok(executable) = model.prepare(options) else { return };
-    let mut shapes = BTreeMap::new();
-    for &id in &model.graph().inputs {
-        let value = model.graph().value(id);
-        let dims = value.shape.iter().flatten().map(|dim| match dim {
-            Dim::Fixed(size) => *size,
-            Dim::Symbol(_) => 3,
-        });
-        let shape: Vec<usize> = dims.collect();
-        if shape.iter().try_fold(8_usize, |bytes, &size| bytes.checked_mul(size)).is_none_or(|bytes| bytes > MEMORY) {
-            return;
-        }
-        shapes.insert(value.name.clone(), shape);
-    }
-    let Ok(feeds) = random_feeds(model.graph(), &shapes, 0) else { return };
-    let views: Vec<_> = feeds.iter().map(|(name, tensor)| (name.as_str(), tensor.view())).collect();
-    let _ = executable.run(&views);
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| prepare_and_run::prepare_and_run(bytes));
