@@ -8,6 +8,7 @@ mod float;
 pub mod graph;
 pub mod onnx;
 pub mod op;
+mod parameters;
 pub mod safetensors;
 pub mod storage;
 pub mod tensor;
@@ -19,6 +20,7 @@ pub use file::{
 };
 pub use graph::{Dim, Graph, GraphError, Node, Value, ValueId};
 pub use op::{MatrixForm, Op, OpClass};
+pub use parameters::Parameters;
 pub use storage::Load;
 pub use tensor::{Tensor, TensorView, TensorViewMut};
 pub use weight::{

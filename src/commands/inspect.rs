@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use poda_formats::{Dim, Graph, Op, RoundingError, ValueId, ValueType};
+use poda_formats::{Dim, Graph, Op, Parameters, RoundingError, ValueId, ValueType};
 use poda_runtime::analysis::{self, Analysis};
 use serde::Serialize;
 
@@ -162,10 +162,7 @@ fn inspect(args: &Args, graph: &Graph, analysis: Option<&Analysis>) -> Result<In
             bytes: weight.bytes() as u64,
         })
         .collect();
-    let values = || graphs.iter().flat_map(|graph| &graph.values);
-    let floats = || values().filter_map(|v| v.weight.as_ref()).filter(|w| w.dtype().is_float());
-    let parameters = floats().map(|w| w.len() as u64).sum();
-    let nonzero_parameters = floats().map(|w| w.nnz() as u64).sum();
+    let Parameters { count: parameters, nonzero: nonzero_parameters, .. } = graph.parameters();
     let all_macs = |index| analysis.and_then(|a| a.macs(graph, index));
     let macs = || (0..graph.nodes.len()).filter_map(all_macs);
     let nodes = graph.nodes.iter().enumerate().filter(|_| args.nodes).map(|(index, node)| NodeRow {
