@@ -29,8 +29,10 @@
 //! * [`dependency`]: which weights must shrink together, and what must stay, with the reason;
 //! * [`criterion`], [`allocation`], [`schedule`], [`termination`]: what matters, how much goes where, in which steps, until
 //!   when;
+//! * [`canonical`], [`settings`]: the form in which a graph is pruned, and which of its sizes are open;
 //! * [`mask`], [`compact`]: the masked model and the smaller one that computes the same;
 //! * [`dead`]: units that go at no cost; [`unstructured`]: single weights; [`structured`]: blocks and N:M;
+//! * [`values`], [`names`]: what is checked before: numbers that are none, patterns that fit nothing;
 //! * [`check`], [`report`]: the numerical check at the end, and what was done.
 //!
 //! Not here: training. What is removed is chosen from the weights alone.
@@ -40,9 +42,11 @@ pub mod canonical;
 pub mod check;
 pub mod compact;
 pub mod criterion;
+mod cut;
 pub mod dead;
 pub mod dependency;
 pub mod mask;
+pub mod names;
 pub mod prune;
 pub mod recipe;
 pub mod report;
@@ -52,8 +56,9 @@ mod slice;
 pub mod structured;
 pub mod termination;
 pub mod unstructured;
+pub mod values;
 
 pub use dependency::DependencyGraph;
-pub use prune::{Progress, PruneError, plan, prune};
+pub use prune::{Progress, PruneError, prune};
 pub use recipe::{Granularity, Recipe, RecipeError};
 pub use report::Report;

@@ -1,39 +1,59 @@
-//! The masked model: as large as the dense one, with zeros where units are removed.
+//! The masked model: as large as the dense one, with removed units at zero wherever they are summed.
+//!
+//! That is all that removal means: what a unit is worth before, and whether it divides, has its logarithm taken or is
+//! infinite, does not matter once nobody adds it up. So the mask lies on the values that are summed, not on the weights
+//! that make them, where a zero could divide zero.
 
-use poda_formats::op::Binary;
-use poda_formats::weight::SparseError;
-use poda_formats::{Graph, Op, ValueId, Weight};
+use std::collections::HashMap;
 
-use crate::dependency::{DependencyGraph, Removal};
-use crate::slice::{fill_dims, one};
+use poda_formats::{Boolean, Graph, Op, Tensor, ValueId};
 
-/// `graph` with zeros in every float weight's slice of each removed unit, in the layers that make the unit and in those
-/// that use it. What divides gets ones instead, so that nothing becomes 0 / 0.
+use crate::compact::Rewrite;
+use crate::dependency::{Contraction, DependencyGraph, Facts, Removal};
+
+/// `dense` with a zero for each unit of `removal` in every sum over it.
 ///
-/// # Errors
-/// When a sparse weight's values are not f32.
+/// `graph` is what `dependencies` and `facts` are about: `dense` itself, or one whose nodes that sum are those of `dense`
+/// and make values of the same ids.
 pub fn masked(
+    dense: &Graph,
     graph: &Graph,
     dependencies: &DependencyGraph,
+    facts: Facts<'_>,
     removal: &Removal,
-) -> Result<Graph, SparseError> {
-    let mut masked = graph.clone();
-    let mut divides = vec![false; graph.values.len()];
-    for node in &graph.nodes {
-        if let (Op::Binary(Binary::Div), Some(divisor)) = (&node.op, node.input(1)) {
-            divides[divisor.index()] = true;
+) -> Graph {
+    let producers = dense.producers();
+    let mut rewrite = Rewrite::new(dense.clone());
+    let mut latest: HashMap<(usize, ValueId), ValueId> = HashMap::new();
+    for contraction in dependencies.contractions() {
+        let output = graph.nodes[contraction.node].outputs.iter().flatten().next();
+        let Some(node) = output.and_then(|id| producers.get(id.index()).copied().flatten()) else { continue };
+        for (id, dim) in summed(facts, contraction) {
+            let Some(layout) = dependencies.layout(id) else { continue };
+            let Some(kept) = dependencies.kept(layout.axes[dim], removal) else { continue };
+            let Some(dtype) = facts.info(id).map(|info| info.dtype) else { continue };
+            let base = format!("{}.masked", graph.value(id).name);
+            let mut shape = vec![kept.len()];
+            shape.resize(layout.axes.len() - dim, 1);
+            let kept: Vec<Boolean> = kept.into_iter().map(|k| Boolean(u8::from(k))).collect();
+            let kept = rewrite.constant(&base, Tensor::from_slice(&shape, &kept));
+            let zero = rewrite.constant(&base, Tensor::zeros(dtype, &[]));
+            // Another mask may lie there already.
+            let operand = latest.get(&(node, id)).copied().unwrap_or(id);
+            let masked = rewrite.insert_before(node, Op::Where, &[kept, operand, zero], &base, id);
+            latest.insert((node, id), masked);
+            for input in rewrite.graph.nodes[node].inputs.iter_mut().filter(|i| **i == Some(operand)) {
+                *input = Some(masked);
+            }
         }
     }
-    for (index, value) in masked.values.iter_mut().enumerate() {
-        let (Some(weight), Some(layout)) = (&value.weight, dependencies.layout(ValueId(index as u32))) else {
-            continue;
-        };
-        let Some(one) = one(weight.dtype()) else { continue };
-        let kept: Vec<_> = layout.axes.iter().map(|&axis| dependencies.kept(axis, removal)).collect();
-        if kept.iter().any(Option::is_some) {
-            let fill = if divides[index] { one } else { vec![0; one.len()] };
-            value.weight = Some(Weight::Tensor(fill_dims(&weight.to_dense()?, &kept, &fill)));
-        }
-    }
-    Ok(masked)
+    rewrite.finish()
+}
+
+/// The operands of a sum that follow the inputs of a run; the first when none does, as in a norm of a weight.
+fn summed(facts: Facts<'_>, contraction: &Contraction) -> Vec<(ValueId, usize)> {
+    let [a, b] = contraction.operands;
+    let mut varying: Vec<_> = [a, b].into_iter().filter(|(id, _)| facts.constant(*id).is_none()).collect();
+    varying.dedup();
+    if varying.is_empty() { vec![a] } else { varying }
 }

@@ -1,18 +1,22 @@
 //! The loop: evaluate importance → rank → remove the least important → ask the termination conditions.
 
-use poda_formats::weight::RoundWeightError;
-use poda_formats::weight::SparseError;
-use poda_formats::{Graph, GraphError, Op, ValueId};
+mod error;
+mod structure;
+
+pub use error::PruneError;
+
+use poda_formats::Graph;
 use poda_runtime::analysis::{Analysis, analyze};
 
 use crate::allocation::{allocate, native_lanes};
-use crate::canonical::shuffles_to_gathers;
+use crate::canonical::canonical;
 use crate::check::{self, CheckError, Difference, TOLERANCE};
-use crate::compact::{CompactError, compact};
+use crate::compact::compact;
 use crate::criterion::{Criterion, unit_scores};
-use crate::dead::remove_dead;
-use crate::dependency::{DependencyGraph, Removal};
+use crate::dead::{Proof, remove_dead};
+use crate::dependency::Removal;
 use crate::mask::masked;
+use crate::names;
 use crate::recipe::{Granularity, Recipe, RecipeError};
 use crate::report::{self, Dead, Report};
 use crate::schedule;
@@ -20,6 +24,8 @@ use crate::settings::{Settings, Shapes};
 use crate::structured::{matrices, zero_by_pattern};
 use crate::termination::{State, Termination, Verdict};
 use crate::unstructured::{prunable_weights, zero_weights};
+use crate::values;
+use structure::{Structure, removed_share};
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,36 +44,11 @@ pub enum Progress {
 /// Scores a model on validation data; higher is better.
 pub type Validation<'a> = &'a dyn Fn(&Graph) -> Result<f64, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Why a model cannot be pruned as asked.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[allow(missing_docs)]
-pub enum PruneError {
-    #[error(transparent)]
-    Recipe(#[from] RecipeError),
-    #[error(transparent)]
-    Graph(#[from] GraphError),
-    #[error(transparent)]
-    Compact(#[from] CompactError),
-    #[error(transparent)]
-    Round(#[from] RoundWeightError),
-    #[error("a sparse weight cannot be read: {0}")]
-    Weight(#[from] SparseError),
-    #[error("validation failed: {0}")]
-    Validation(Box<dyn std::error::Error + Send + Sync>),
-    #[error(
-        "the pruned model differs from the masked one: output {output:?} by {relative:.2e} of its greatest element \
-         (allowed: {TOLERANCE:e}); please report this model"
-    )]
-    Differs { output: String, relative: f64 },
-    #[error("nothing can be removed: {reason}")]
-    NothingToRemove { reason: String },
-    #[error("no weight can be pruned: no product has a float matrix that is not excluded")]
-    NoWeights,
-}
-
-/// Greatest difference that removing dead units may make: rounding.
+/// Greatest difference in a channel that removing dead units may make: rounding.
 const DEAD_TOLERANCE: f64 = 1e-4;
+
+/// As [`DEAD_TOLERANCE`], for units whose effect is bounded only.
+const BOUNDED_TOLERANCE: f64 = 1e-5;
 
 /// Prunes `graph` as `recipe` says.
 ///
@@ -88,85 +69,23 @@ pub fn prune(
         return Err(RecipeError::NoValidation.into());
     }
     progress(Progress::Analyzing);
+    let excluded = |name: &str| recipe.excludes(name);
+    let (start, settings) = canonical(graph, shapes, &excluded);
+    names::all_fit(&[graph, &start], &recipe.exclude)?;
+    values::all_finite(&start, &prunable_weights(&start, recipe))?;
     let mut run = Run { recipe, criterion, shapes, progress, validation, notes: Vec::new() };
-    if !recipe.remove_dead {
-        let result = run.remove(graph)?;
-        return run.finish(graph, Vec::new(), result);
-    }
-    let (lean, dead) = remove_dead(graph, shapes)?;
-    let difference = run.check_dead(graph, &lean)?;
-    let result = run.remove(&lean)?;
-    let (pruned, mut report) = run.finish(graph, dead, result)?;
+    let Some((lean, dead, difference)) = run.without_dead(graph, &start)? else {
+        let result = run.remove(graph, &start, &settings)?;
+        return run.finish(graph, &start, Vec::new(), result);
+    };
+    let (canonical, settings) = canonical(&lean, shapes, &excluded);
+    let result = run.remove(&lean, &canonical, &settings)?;
+    let (pruned, mut report) = run.finish(graph, &start, dead, result)?;
     // The greater of both differences.
     if difference.as_ref().is_some_and(|d| report.check.as_ref().is_none_or(|c| c.relative < d.relative)) {
         report.check = difference;
     }
     Ok((pruned, report))
-}
-
-/// What channel pruning would do, without doing it: groups with the units that would go, refused groups with reasons.
-///
-/// # Errors
-/// When the recipe is invalid.
-pub fn plan(graph: &Graph, recipe: &Recipe, shapes: &Shapes) -> Result<Report, PruneError> {
-    let criterion = recipe.validate()?;
-    let mut run =
-        Run { recipe, criterion, shapes, progress: &mut |_| (), validation: None, notes: Vec::new() };
-    let (graph, settings) = canonical(graph, shapes);
-    let graph = &graph;
-    let structure = Structure::of(graph, &settings, recipe);
-    let scores = unit_scores(graph, &structure.dependencies, criterion, recipe.seed);
-    run.notes.extend(settings.unknown(graph));
-    let removal = run.choose(graph, &structure, &scores, recipe.sparsity.unwrap_or(0.0));
-    let before = report::totals(graph, &settings.one_sample(graph));
-    Ok(Report {
-        granularity: recipe.granularity,
-        before,
-        after: before,
-        layers: Vec::new(),
-        groups: report::groups(graph, &structure.dependencies, &removal),
-        refused: report::refused(graph, &structure.dependencies),
-        dead: Vec::new(),
-        rounded: Vec::new(),
-        check: None,
-        notes: run.notes,
-    })
-}
-
-/// The graph with channel shuffles as Gather nodes, and facts about it. Ids of its values are those of `graph`.
-fn canonical(graph: &Graph, shapes: &Shapes) -> (Graph, Settings) {
-    let settings = Settings::find(graph, shapes);
-    let mut changed = graph.clone();
-    if shuffles_to_gathers(&mut changed, settings.facts()) == 0 {
-        return (changed, settings);
-    }
-    let settings = Settings::find(&changed, &settings.shapes);
-    (changed, settings)
-}
-
-/// Dependencies of a graph, and what the recipe excludes.
-struct Structure {
-    dependencies: DependencyGraph,
-    excluded: Vec<bool>,
-}
-
-impl Structure {
-    fn of(graph: &Graph, settings: &Settings, recipe: &Recipe) -> Self {
-        let dependencies = DependencyGraph::new(graph, settings.facts());
-        let mut users: Vec<Vec<usize>> = Vec::new();
-        if !recipe.exclude.is_empty() {
-            users = graph.consumers();
-        }
-        let excludes = |id: ValueId| {
-            recipe.excludes(&graph.value(id).name)
-                || users
-                    .get(id.index())
-                    .is_some_and(|u| u.iter().any(|&n| recipe.excludes(&graph.nodes[n].name)))
-        };
-        let excluded =
-            dependencies.groups().iter().map(|g| g.members.iter().any(|m| excludes(m.weight))).collect();
-        Self { dependencies, excluded }
-    }
 }
 
 struct Run<'a, 'p> {
@@ -178,29 +97,32 @@ struct Run<'a, 'p> {
     notes: Vec<String>,
 }
 
-/// A pruned graph, the masked one that it must agree with, and what there was to choose from.
+/// A pruned graph, and what there was to choose from.
 struct Pruned {
     graph: Graph,
-    masked: Option<Graph>,
+    /// Two graphs that must agree: the reference, and the result as it will run.
+    reference: Option<(Graph, Graph)>,
+    /// Whether only a run can tell that they do.
+    must_run: bool,
     groups: Vec<report::Group>,
     refused: Vec<report::Refused>,
 }
 
 impl Run<'_, '_> {
-    fn remove(&mut self, graph: &Graph) -> Result<Pruned, PruneError> {
+    /// `dense` is what the result is compared with, `graph` its canonical form.
+    fn remove(&mut self, dense: &Graph, graph: &Graph, settings: &Settings) -> Result<Pruned, PruneError> {
         match self.recipe.granularity {
-            Granularity::Channel => self.channels(graph),
-            Granularity::Unstructured | Granularity::Pattern(_) => self.weights(graph),
+            Granularity::Channel => self.channels(dense, graph, settings),
+            Granularity::Unstructured | Granularity::Pattern(_) => self.weights(graph, settings),
         }
     }
 
-    fn weights(&mut self, graph: &Graph) -> Result<Pruned, PruneError> {
+    fn weights(&mut self, graph: &Graph, settings: &Settings) -> Result<Pruned, PruneError> {
         let steps = schedule::steps(self.recipe);
         let weights = prunable_weights(graph, self.recipe);
         if weights.is_empty() && !steps.is_empty() {
             return Err(PruneError::NoWeights);
         }
-        let settings = Settings::find(graph, self.shapes);
         (self.progress)(Progress::Scoring);
         let mut best = graph.clone();
         let (matrices, others) = match self.recipe.granularity {
@@ -223,38 +145,50 @@ impl Run<'_, '_> {
                 _ => zero_weights(graph, &weights, run.criterion, seed, scope, share)?,
             })
         };
-        self.follow(&steps, &settings, graph, &mut best, take, |graph| graph)?;
-        // The masked model is the result itself.
-        Ok(Pruned { graph: best, masked: None, groups: Vec::new(), refused: Vec::new() })
+        self.follow(&steps, settings, graph, &mut best, take, |graph| graph)?;
+        // The zeros are the mask: what is checked is how they are stored, weight by weight, and run.
+        let mut reference = None;
+        if self.recipe.check && !steps.is_empty() {
+            let stored = self.recipe.granularity.stored(&best);
+            values::all_same(&best, &stored)?;
+            reference = Some((best.clone(), stored));
+        }
+        Ok(Pruned { graph: best, reference, must_run: false, groups: Vec::new(), refused: Vec::new() })
     }
 
-    fn channels(&mut self, dense: &Graph) -> Result<Pruned, PruneError> {
-        let (graph, settings) = canonical(dense, self.shapes);
-        let structure = Structure::of(&graph, &settings, self.recipe);
+    fn channels(&mut self, dense: &Graph, graph: &Graph, settings: &Settings) -> Result<Pruned, PruneError> {
+        let structure = Structure::of(graph, settings, self.recipe);
         let dependencies = &structure.dependencies;
-        let refused = report::refused(&graph, dependencies);
+        let refused = report::refused(graph, dependencies);
         let steps = schedule::steps(self.recipe);
-        if !steps.is_empty() && dependencies.groups().is_empty() {
+        if !steps.is_empty() && structure.excluded.iter().all(|&excluded| excluded) {
             let refusal =
                 || refused.first().map(|r| format!("{} units of {}: {}", r.units, r.name, r.reason));
-            let reason = settings.unknown(&graph).or_else(refusal);
+            let excluded = structure.excluded.len();
+            let excluded = (excluded > 0).then(|| {
+                format!("every layer that has units to lose is excluded ({excluded} groups of units)")
+            });
+            let reason = excluded.or_else(|| settings.unknown(graph)).or_else(refusal);
             let reason = reason.unwrap_or_else(|| "no layer has units that could go".to_owned());
             return Err(PruneError::NothingToRemove { reason });
         }
-        self.notes.extend(settings.unknown(&graph));
+        values::all_finite(graph, &structure.members(graph))?;
+        self.notes.extend(settings.unknown(graph));
         (self.progress)(Progress::Scoring);
-        let scores = unit_scores(&graph, dependencies, self.criterion, self.recipe.seed);
+        let scores = unit_scores(graph, dependencies, self.criterion, self.recipe.seed);
         let mut best = (Removal::none(dependencies), graph.clone());
         let choose = |run: &mut Self, share: f64| {
-            let removal = run.choose(&graph, &structure, &scores, share);
-            let compacted = compact(&graph, dependencies, settings.facts(), &removal)?;
+            let removal = run.choose(graph, &structure, &scores, share);
+            let compacted = compact(graph, dependencies, settings.facts(), &removal)?;
             Ok((removal, compacted))
         };
-        self.follow(&steps, &settings, &graph, &mut best, choose, |(_, graph)| graph)?;
+        self.follow(&steps, settings, graph, &mut best, choose, |(_, graph)| graph)?;
         let (removal, compacted) = best;
-        let masked = if self.recipe.check { Some(masked(dense, dependencies, &removal)?) } else { None };
-        let groups = report::groups(&graph, dependencies, &removal);
-        Ok(Pruned { graph: compacted, masked, groups, refused })
+        let check = self.recipe.check && !steps.is_empty();
+        let reference = check
+            .then(|| (masked(dense, graph, dependencies, settings.facts(), &removal), compacted.clone()));
+        let groups = report::groups(graph, dependencies, &removal);
+        Ok(Pruned { graph: compacted, reference, must_run: true, groups, refused })
     }
 
     /// Takes the steps until a condition ends the run; `best` is the last step that held.
@@ -317,7 +251,9 @@ impl Run<'_, '_> {
         let mut removal = take(share);
         let wanted = share * self.recipe.least_parameters;
         let mut taken = share;
-        while removed_share(graph, dependencies, &removal) < wanted && taken + STEP <= MOST {
+        // What is excluded is not to be made up for.
+        let make_up = !structure.excluded.contains(&true);
+        while make_up && removed_share(graph, dependencies, &removal) < wanted && taken + STEP <= MOST {
             taken += STEP;
             removal = take(taken);
         }
@@ -331,59 +267,108 @@ impl Run<'_, '_> {
         removal
     }
 
-    /// A model without its dead units computes what it did.
-    fn check_dead(&mut self, dense: &Graph, lean: &Graph) -> Result<Option<Difference>, PruneError> {
-        if !self.recipe.check {
+    /// `graph`, the canonical form of `dense`, without its dead units, when the recipe asks for that, with the difference
+    /// that it makes. Units of bounded effect go too if the outputs confirm that they have none.
+    fn without_dead(
+        &mut self,
+        dense: &Graph,
+        graph: &Graph,
+    ) -> Result<Option<(Graph, Vec<Dead>, Option<Difference>)>, PruneError> {
+        if !self.recipe.remove_dead {
             return Ok(None);
         }
-        let settings = Settings::find(dense, self.shapes);
-        match check::difference(dense, lean, &settings.shapes, self.recipe.seed) {
-            Ok(found) if found.relative > DEAD_TOLERANCE => {
+        let runs = Settings::find(dense, self.shapes).runs();
+        if self.recipe.check {
+            let (lean, dead) = remove_dead(graph, self.shapes, Proof::Bounded)?;
+            if dead.is_empty() {
+                return Ok(Some((lean, dead, None)));
+            }
+            match check::difference(dense, &lean, &runs, self.recipe.seed) {
+                Ok(found) if found.relative <= BOUNDED_TOLERANCE => {
+                    return Ok(Some((lean, dead, Some(found))));
+                }
+                Err(error @ (CheckError::Reference(_) | CheckError::Feeds(_))) => {
+                    return Err(PruneError::NotChecked(error));
+                }
+                _ => {}
+            }
+        }
+        let (lean, dead) = remove_dead(graph, self.shapes, Proof::Exact)?;
+        if !self.recipe.check || dead.is_empty() {
+            return Ok(Some((lean, dead, None)));
+        }
+        let found = self.compare(dense, &lean, &runs, DEAD_TOLERANCE)?;
+        Ok(Some((lean, dead, Some(found))))
+    }
+
+    fn compare(
+        &mut self,
+        expected: &Graph,
+        found: &Graph,
+        runs: &[Shapes],
+        tolerance: f64,
+    ) -> Result<Difference, PruneError> {
+        (self.progress)(Progress::Checking);
+        match check::difference(expected, found, runs, self.recipe.seed) {
+            Ok(found) if found.relative > tolerance => {
                 Err(PruneError::Differs { output: found.output, relative: found.relative })
             }
-            Ok(found) => Ok(Some(found)),
-            Err(error) => {
-                self.notes.push(format!("the model without dead units was not checked: {error}"));
-                Ok(None)
+            Ok(found) => {
+                if found.not_finite > 0 {
+                    self.notes.push(format!(
+                        "{} of {} elements of the outputs are infinite or NaN in both models alike, and were not compared",
+                        found.not_finite,
+                        found.not_finite + found.compared
+                    ));
+                }
+                Ok(found)
             }
+            Err(error @ (CheckError::Reference(_) | CheckError::Feeds(_))) => {
+                Err(PruneError::NotChecked(error))
+            }
+            Err(error) => Err(PruneError::Wrong(error)),
         }
     }
 
+    /// `canonical` is `dense` in the form that was pruned.
     fn finish(
         mut self,
         dense: &Graph,
+        canonical: &Graph,
         dead: Vec<Dead>,
         mut pruned: Pruned,
     ) -> Result<(Graph, Report), PruneError> {
         let settings = Settings::find(dense, self.shapes);
-        let mut difference = None;
-        if let Some(masked) = &pruned.masked {
-            (self.progress)(Progress::Checking);
-            match check::difference(masked, &pruned.graph, &settings.shapes, self.recipe.seed) {
-                Ok(found) if found.relative > TOLERANCE => {
-                    return Err(PruneError::Differs { output: found.output, relative: found.relative });
+        let check = match pruned.reference.take() {
+            Some((reference, found)) => match self.compare(&reference, &found, &settings.runs(), TOLERANCE) {
+                Err(PruneError::NotChecked(error)) if !pruned.must_run => {
+                    self.notes
+                        .push(format!("weights were compared one by one; the model was not run: {error}"));
+                    None
                 }
-                Ok(found) => difference = Some(found),
-                Err(CheckError::Shape { output, .. }) => {
-                    return Err(PruneError::Differs { output, relative: f64::INFINITY });
-                }
-                Err(error) => self.notes.push(format!("the result was not checked: {error}")),
-            }
-        }
+                result => Some(result?),
+            },
+            None => None,
+        };
+        // What folded constants were made of.
+        pruned.graph.remove_unused();
         if let Some(values) = self.recipe.values {
             pruned.graph.round_weights(values)?;
         }
-        let (before, after) = (settings.one_sample(dense), settings.one_sample(&pruned.graph));
+        let of = |graph: &Graph| settings.one_sample(graph);
+        let (before, after) = (of(canonical), of(&pruned.graph));
         let report = Report {
             granularity: self.recipe.granularity,
-            before: report::totals(dense, &before),
+            before: report::totals(dense, &of(dense)),
             after: report::totals(&pruned.graph, &after),
-            layers: report::layers(dense, &before, &pruned.graph, &after),
+            layers: report::layers(canonical, &before, &pruned.graph, &after),
             groups: pruned.groups,
             refused: pruned.refused,
+            looked_for_dead: self.recipe.remove_dead,
             dead,
             rounded: pruned.graph.rounded_weights(),
-            check: difference,
+            check,
+            file: None,
             notes: self.notes,
         };
         Ok((pruned.graph, report))
@@ -392,28 +377,4 @@ impl Run<'_, '_> {
 
 fn score_of(validation: Option<Validation<'_>>, graph: &Graph) -> Result<Option<f64>, PruneError> {
     validation.map(|validation| validation(graph)).transpose().map_err(PruneError::Validation)
-}
-
-/// Share of the float parameters, embedding tables aside, that a removal takes.
-fn removed_share(graph: &Graph, dependencies: &DependencyGraph, removal: &Removal) -> f64 {
-    let mut tables = vec![false; graph.values.len()];
-    for node in &graph.nodes {
-        if let (Op::Gather { axis: 0 }, Some(table)) = (&node.op, node.input(0)) {
-            tables[table.index()] = true;
-        }
-    }
-    let (mut before, mut after) = (0.0, 0.0);
-    for (index, value) in graph.values.iter().enumerate() {
-        let Some(weight) = value.weight.as_ref().filter(|w| w.dtype().is_float() && !tables[index]) else {
-            continue;
-        };
-        before += weight.len() as f64;
-        after += match dependencies.layout(ValueId(index as u32)) {
-            Some(layout) => {
-                layout.axes.iter().map(|&axis| dependencies.kept_count(axis, removal) as f64).product()
-            }
-            None => weight.len() as f64,
-        };
-    }
-    if before > 0.0 { 1.0 - after / before } else { 0.0 }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use poda_formats::{Graph, Op, RoundedWeight, ValueId, Weight};
+use poda_formats::{Graph, RoundedWeight, ValueId, Weight};
 use poda_runtime::Analysis;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Difference;
 use crate::dependency::{DependencyGraph, Removal};
 use crate::recipe::Granularity;
+use crate::unstructured::weight_behind;
 
 /// Everything there is to say about a pruning. Serializes to JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub struct Report {
     pub groups: Vec<Group>,
     /// Groups that must stay whole, and why.
     pub refused: Vec<Refused>,
+    /// Whether dead units were looked for.
+    #[serde(default)]
+    pub looked_for_dead: bool,
     /// Dead units that were removed first, by layer.
     pub dead: Vec<Dead>,
     /// Weights whose values were stored narrower than f32 in the end, and how far they are from it.
@@ -32,14 +36,25 @@ pub struct Report {
     pub rounded: Vec<RoundedWeight>,
     /// Pruned against masked model; `None` when it was not asked for or the model does not run.
     pub check: Option<Difference>,
+    /// Bytes of the file before and after, once there is one.
+    #[serde(default)]
+    pub file: Option<FileBytes>,
     /// What the caller should tell the user: targets missed, checks not made.
     pub notes: Vec<String>,
+}
+
+/// Bytes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct FileBytes {
+    pub before: u64,
+    pub after: u64,
 }
 
 /// Sums over a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Totals {
-    /// Elements of float weights.
+    /// Elements of weights, in bodies of control flow too; see [`Graph::parameters`].
     pub parameters: u64,
     /// Of these, in tables whose rows are looked up.
     pub embeddings: u64,
@@ -101,17 +116,14 @@ pub struct Dead {
 
 /// Sums over `graph`, which was analysed under concrete shapes.
 pub fn totals(graph: &Graph, analysis: &Analysis) -> Totals {
-    let mut totals = Totals::default();
-    let tables = looked_up(graph);
-    for (index, value) in graph.values.iter().enumerate() {
-        let Some(weight) = &value.weight else { continue };
-        totals.bytes += weight.bytes() as u64;
-        if weight.dtype().is_float() {
-            totals.parameters += weight.len() as u64;
-            totals.nnz += weight.nnz() as u64;
-            totals.embeddings += if tables[index] { weight.len() as u64 } else { 0 };
-        }
-    }
+    let parameters = graph.parameters();
+    let mut totals = Totals {
+        parameters: parameters.count,
+        embeddings: parameters.embeddings,
+        nnz: parameters.nonzero,
+        bytes: weight_bytes(graph),
+        ..Totals::default()
+    };
     for node in 0..graph.nodes.len() {
         let macs = analysis.macs(graph, node).unwrap_or_default();
         totals.macs += macs.dense;
@@ -120,18 +132,13 @@ pub fn totals(graph: &Graph, analysis: &Analysis) -> Totals {
     totals
 }
 
-/// For each value whether it is a table of which rows are looked up.
-fn looked_up(graph: &Graph) -> Vec<bool> {
-    let mut tables = vec![false; graph.values.len()];
-    for node in &graph.nodes {
-        if let (Op::Gather { axis: 0 }, Some(table)) = (&node.op, node.input(0)) {
-            tables[table.index()] = graph.weight(table).is_some_and(|w| w.dtype().is_float());
-        }
-    }
-    tables
+/// Bytes of all weights as stored.
+fn weight_bytes(graph: &Graph) -> u64 {
+    let values = graph.with_bodies().into_iter().flat_map(|graph| &graph.values);
+    values.filter_map(|value| value.weight.as_ref()).map(|weight| weight.bytes() as u64).sum()
 }
 
-/// Rows for every matrix with MACs, in order of first use. Weights keep their names, by which they are matched.
+/// Rows for every matrix of a product, in order of first use. Weights keep their names, by which they are matched.
 pub fn layers(before: &Graph, was: &Analysis, after: &Graph, is: &Analysis) -> Vec<Layer> {
     let new = rows(after, is);
     let mut layers = Vec::new();
@@ -166,13 +173,13 @@ struct Row {
 
 fn rows(graph: &Graph, analysis: &Analysis) -> HashMap<String, Row> {
     let mut rows: HashMap<String, Row> = HashMap::new();
+    let producers = graph.producers();
     for (index, node) in graph.nodes.iter().enumerate() {
         let macs = analysis.macs(graph, index).unwrap_or_default().nonzero;
-        if macs == 0 {
-            continue;
-        }
-        for &id in node.inputs.iter().flatten() {
-            let Some((name, weight)) = matrix(graph, id) else { continue };
+        let shapes: Vec<_> = node.inputs.iter().map(|id| analysis.shape((*id)?)).collect();
+        for product in node.op.products(&shapes, None) {
+            let source = node.input(product.input).and_then(|id| weight_behind(graph, &producers, id));
+            let Some((name, weight)) = source.and_then(|id| matrix(graph, id)) else { continue };
             let row = rows.entry(name.to_owned()).or_insert_with(|| Row {
                 first: index,
                 op: node.op.name().to_owned(),
@@ -226,6 +233,20 @@ pub fn refused(graph: &Graph, dependencies: &DependencyGraph) -> Vec<Refused> {
 }
 
 impl Report {
+    /// Layers in which no weight is left: what comes after them no longer depends on what comes before.
+    pub fn emptied(&self) -> impl Iterator<Item = &Layer> {
+        self.layers.iter().filter(|l| l.nnz_after == 0 && l.nnz_before > 0)
+    }
+
+    /// Takes the bytes of weights from `graph`, the result as it is stored.
+    pub fn count_bytes(&mut self, graph: &Graph) {
+        self.after.bytes = weight_bytes(graph);
+        for layer in &mut self.layers {
+            let weight = graph.find(&layer.weight).and_then(|id| graph.weight(id));
+            layer.bytes_after = weight.map_or(0, |weight| weight.bytes() as u64);
+        }
+    }
+
     /// Header and rows of a table for people: one row for each layer that changed, and the total.
     pub fn table(&self) -> (Vec<&'static str>, Vec<Vec<String>>) {
         let header = vec!["layer", "op", "shape", "pruned", "nnz", "MACs", "bytes"];

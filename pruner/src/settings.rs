@@ -1,4 +1,11 @@
-//! Two settings of the symbolic sizes of a model, under which all shapes are known.
+//! Settings of a model's open sizes, under which all shapes are known.
+//!
+//! A size that no setting changes is the model's own; one that changes with some symbol is the input's, and must stay
+//! open in a pruned model. Each symbol is varied on its own where the model takes that, and together with others where sizes
+//! are related (a mask as long as past and present together); one that no setting can change (a width that a matrix binds)
+//! is fixed, whatever the model calls it.
+
+mod symbols;
 
 use std::collections::BTreeMap;
 
@@ -6,69 +13,138 @@ use poda_formats::{Dim, Graph};
 use poda_runtime::analysis::{Analysis, analyze, is_batch};
 
 use crate::dependency::Facts;
+use symbols::Symbols;
 
 /// Concrete shapes of the inputs, by name.
 pub type Shapes = BTreeMap<String, Vec<usize>>;
 
-/// What follows from two settings. Sizes that agree are the model's own, sizes that differ are the input's.
+/// A model's shapes under several settings of its open sizes.
 #[derive(Debug)]
 pub struct Settings {
     /// Input shapes of the first setting.
     pub shapes: Shapes,
     first: Analysis,
-    second: Analysis,
+    /// Input shapes of the others, which change each size that can change.
+    others: Vec<Shapes>,
+    analyses: Vec<Analysis>,
+    /// Further input shapes that the model takes: with one of a size that is open.
+    singles: Vec<Shapes>,
 }
 
 /// Sizes of symbols that are no batch, tried in turn: sequences first, then images and signals.
 const BASES: [usize; 6] = [8, 16, 32, 64, 128, 224];
 
+/// Settings with one of something that are looked for at most.
+const MOST_SINGLES: usize = 4;
+
 impl Settings {
     /// Sizes for the symbols of `graph` with which as many nodes as possible can be analysed. `given` shapes make the
     /// first setting where there are some.
     pub fn find(graph: &Graph, given: &Shapes) -> Self {
-        let symbols = symbols(graph, given);
-        let open = symbols.iter().any(|s| s.size.is_none() && !s.batch);
-        let mut best: Option<Self> = None;
-        let bases = if open { &BASES[..] } else { &BASES[..1] };
+        let symbols = Symbols::of(graph, given);
+        let bases = if symbols.need_sizes() { &BASES[..] } else { &BASES[..1] };
+        let mut best: Option<(Vec<usize>, Analysis)> = None;
         for (base, step) in bases.iter().flat_map(|&base| [-1, 1, 0].map(|step| (base, step))) {
-            let first = sizes(&symbols, base, step);
-            let shapes = shapes(graph, given, &first);
-            let analysis = analyze(graph, &shapes);
-            let second = Self::second(graph, &symbols, &first, &analysis);
-            let found = Self { shapes, first: analysis, second };
-            let failures = found.failures();
-            if best.as_ref().is_none_or(|best| failures < best.failures()) {
-                best = Some(found);
+            let sizes = symbols.sizes(base, step);
+            let analysis = analyze(graph, &symbols.shapes(&sizes));
+            let failures = analysis.failures.len();
+            if best.as_ref().is_none_or(|(_, best)| failures < best.failures.len()) {
+                best = Some((sizes, analysis));
             }
-            if failures == 0 || !open {
+            if failures == 0 || !symbols.need_sizes() {
                 break;
             }
         }
-        best.expect("at least one setting is tried")
+        let (sizes, first) = best.expect("at least one setting is tried");
+        let shapes = symbols.shapes(&sizes);
+        let mut settings =
+            Self { shapes, first, others: Vec::new(), analyses: Vec::new(), singles: Vec::new() };
+        settings.vary(graph, &symbols, &sizes);
+        settings.reduce_to_one(graph, &symbols, &sizes);
+        settings
     }
 
-    /// An analysis with other sizes for the symbols, in the same relation if there seems to be one.
-    fn second(
-        graph: &Graph,
-        symbols: &[Symbol],
-        first: &BTreeMap<String, usize>,
-        was: &Analysis,
-    ) -> Analysis {
-        let changes: [fn(usize) -> usize; 3] = [|size| size + 8, |size| size * 2, |size| size];
-        let mut best: Option<Analysis> = None;
-        for change in changes {
-            let size = |s: &Symbol| if s.batch { first[&s.name] + 2 } else { change(first[&s.name]) };
-            let other = symbols.iter().map(|s| (s.name.clone(), size(s))).collect();
-            let analysis = analyze(graph, &shapes(graph, &Shapes::new(), &other));
-            let failures = analysis.failures.len();
-            if best.as_ref().is_none_or(|best| failures < best.failures.len()) {
-                best = Some(analysis);
+    /// Finds settings in which every symbol that can change does: all at once, else by halves, and what cannot change
+    /// alone in step with others.
+    fn vary(&mut self, graph: &Graph, symbols: &Symbols, sizes: &[usize]) {
+        let all: Vec<usize> = (0..sizes.len()).collect();
+        let mut open = if all.is_empty() { Vec::new() } else { vec![all] };
+        let mut bound = Vec::new();
+        while let Some(set) = open.pop() {
+            if self.try_changes(graph, symbols, sizes, &set, true) {
+                continue;
             }
-            if failures <= was.failures.len() {
-                break;
+            if let [only] = set[..] {
+                bound.push(only);
+            } else {
+                let (left, right) = set.split_at(set.len() / 2);
+                open.extend([right.to_vec(), left.to_vec()]);
             }
         }
-        best.expect("at least one change is tried")
+        bound.sort_unstable();
+        if bound.len() > 1 && !self.try_changes(graph, symbols, sizes, &bound, false) {
+            const MOST: usize = 6;
+            for (i, &a) in bound.iter().enumerate().take(MOST) {
+                for &b in bound.iter().take(MOST).skip(i + 1) {
+                    self.try_changes(graph, symbols, sizes, &[a, b], false);
+                }
+            }
+        }
+    }
+
+    /// Adds a setting in which the symbols of `set` change, each by its own factor if `apart`, when the model takes it.
+    fn try_changes(
+        &mut self,
+        graph: &Graph,
+        symbols: &Symbols,
+        sizes: &[usize],
+        set: &[usize],
+        apart: bool,
+    ) -> bool {
+        // Multiples first: they keep to whatever divides the size now.
+        let changes: [fn(usize, usize) -> usize; 3] = [
+            |size, k| if size < 64 { size * (2 + k % 7) } else { size / 2 * [1, 3, 4, 5, 6, 7][k % 6] },
+            |size, k| size + 8 + k,
+            |size, k| size + 1 + k,
+        ];
+        changes.iter().any(|change| {
+            let mut changed = sizes.to_vec();
+            for (k, &symbol) in set.iter().enumerate() {
+                changed[symbol] = change(sizes[symbol], if apart { k } else { 0 });
+            }
+            let all_change = set.iter().all(|&symbol| changed[symbol] != sizes[symbol]);
+            let shapes = symbols.shapes(&changed);
+            let Some(analysis) = all_change.then(|| self.taken(graph, &shapes)).flatten() else {
+                return false;
+            };
+            self.others.push(shapes);
+            self.analyses.push(analysis);
+            true
+        })
+    }
+
+    /// The analysis under `shapes`, when no more of it fails than in the first setting.
+    fn taken(&self, graph: &Graph, shapes: &Shapes) -> Option<Analysis> {
+        let analysis = analyze(graph, shapes);
+        (analysis.failures.len() <= self.first.failures.len()).then_some(analysis)
+    }
+
+    fn reduce_to_one(&mut self, graph: &Graph, symbols: &Symbols, sizes: &[usize]) {
+        for symbol in (0..sizes.len()).filter(|&symbol| sizes[symbol] > 1).take(MOST_SINGLES) {
+            let mut changed = sizes.to_vec();
+            changed[symbol] = 1;
+            let shapes = symbols.shapes(&changed);
+            if self.taken(graph, &shapes).is_some() {
+                self.singles.push(shapes);
+            }
+        }
+    }
+
+    /// Input shapes at which a pruned model must do what the dense one does; the first setting first.
+    pub fn runs(&self) -> Vec<Shapes> {
+        const MOST: usize = 4;
+        let others = self.others.iter().take(MOST);
+        std::iter::once(&self.shapes).chain(others).chain(&self.singles).cloned().collect()
     }
 
     /// What follows from the first setting's shapes with a batch of one, for figures that people read.
@@ -86,9 +162,9 @@ impl Settings {
         analyze(graph, &shapes)
     }
 
-    /// The facts of both settings.
+    /// The facts of all settings.
     pub fn facts(&self) -> Facts<'_> {
-        Facts::new(&self.first.infos, &self.second.infos)
+        Facts::new(&self.first, &self.analyses)
     }
 
     /// The analysis of the first setting.
@@ -109,79 +185,64 @@ impl Settings {
             node.op.name()
         ))
     }
-
-    fn failures(&self) -> usize {
-        self.first.failures.len() + self.second.failures.len()
-    }
 }
 
-struct Symbol {
-    name: String,
-    batch: bool,
-    /// In the shapes given.
-    size: Option<usize>,
-}
+#[cfg(test)]
+mod tests {
+    use poda_formats::{DataType, Op, Tensor};
 
-/// Sizes that no layer has for batches, so that nothing fits by chance; for other symbols `base`, a `step` apart.
-fn sizes(symbols: &[Symbol], base: usize, step: isize) -> BTreeMap<String, usize> {
-    let mut next = base;
-    let size = |s: &Symbol| match s.size {
-        Some(size) => size,
-        None if s.batch => 3,
-        None => {
-            let size = next;
-            next = next.saturating_add_signed(step);
-            size.max(1)
-        }
-    };
-    let sizes: Vec<usize> = symbols.iter().map(size).collect();
-    symbols.iter().map(|s| s.name.clone()).zip(sizes).collect()
-}
+    use super::*;
 
-/// Symbols in order of appearance; unnamed ones are named after their place.
-fn symbols(graph: &Graph, given: &Shapes) -> Vec<Symbol> {
-    let mut found: Vec<Symbol> = Vec::new();
-    for &id in &graph.inputs {
-        let value = graph.value(id);
-        let given = given.get(&value.name);
-        for (axis, dim) in value.shape.iter().flatten().enumerate() {
-            let Dim::Symbol(symbol) = dim else { continue };
-            let name = symbol_name(&value.name, axis, symbol);
-            if !found.iter().any(|s| s.name == name) {
-                let size = given.and_then(|shape| shape.get(axis).copied());
-                found.push(Symbol { batch: is_batch(symbol, axis), name, size });
-            }
-        }
-    }
-    found
-}
-
-fn symbol_name(input: &str, axis: usize, symbol: &str) -> String {
-    if symbol.is_empty() && axis == 0 {
-        "batch".to_owned()
-    } else if symbol.is_empty() {
-        format!("{input}.{axis}")
-    } else {
-        symbol.to_owned()
-    }
-}
-
-fn shapes(graph: &Graph, given: &Shapes, sizes: &BTreeMap<String, usize>) -> Shapes {
-    let mut shapes = Shapes::new();
-    for &id in &graph.inputs {
-        let value = graph.value(id);
-        let dims = value.shape.iter().flatten().enumerate();
-        let own = || {
-            dims.map(|(axis, dim)| match dim {
-                Dim::Fixed(size) => *size,
-                Dim::Symbol(symbol) => {
-                    sizes.get(&symbol_name(&value.name, axis, symbol)).copied().unwrap_or(1)
-                }
-            })
+    fn open(names: &[&str]) -> Vec<Dim> {
+        names
+            .iter()
+            .map(|name| name.parse().map_or_else(|_| Dim::Symbol((*name).into()), Dim::Fixed))
             .collect()
-        };
-        let shape = given.get(&value.name).cloned().unwrap_or_else(own);
-        shapes.insert(value.name.clone(), shape);
     }
-    shapes
+
+    /// For each dimension of the output whether it is taken as fixed.
+    fn fixed(graph: &Graph, given: &Shapes) -> Vec<bool> {
+        let settings = Settings::find(graph, given);
+        let output = graph.outputs[0];
+        let rank = settings.facts().shape(output).expect("its shape follows").len();
+        (0..rank).map(|dim| settings.facts().is_fixed(output, dim)).collect()
+    }
+
+    fn product(names: &[&str]) -> Graph {
+        let mut graph = Graph::default();
+        let x = graph.add_input("x", DataType::F32, open(names));
+        let w = graph.add_weight("w", Tensor::from_slice(&[8, 3], &[1.0_f32; 24]));
+        let y = graph.add_node(Op::MatMul, &[x, w], "y");
+        graph.outputs.push(y);
+        graph
+    }
+
+    #[test]
+    fn a_width_that_a_matrix_binds_does_not_bind_the_others() {
+        let given = Shapes::from([("x".to_owned(), vec![2, 5, 8])]);
+        for names in [["b", "l", "c"], ["d0", "d1", "d2"], ["", "", ""], ["?", "?", "?"], ["2", "l", "c"]] {
+            let batch = names[0] == "2";
+            assert_eq!(fixed(&product(&names), &given), [batch, false, true], "{names:?}");
+        }
+        assert_eq!(fixed(&product(&["b", "l", "c"]), &Shapes::new()), [false, false, true]);
+    }
+
+    #[test]
+    fn one_name_for_several_sizes_is_several_symbols() {
+        let given = Shapes::from([("x".to_owned(), vec![2, 5, 8])]);
+        assert_eq!(fixed(&product(&["s", "s", "s"]), &given), [false, false, true]);
+    }
+
+    #[test]
+    fn related_sizes_change_together() {
+        let mut graph = Graph::default();
+        let past = graph.add_input("past", DataType::F32, open(&["p", "4"]));
+        let x = graph.add_input("x", DataType::F32, open(&["s", "4"]));
+        let mask = graph.add_input("mask", DataType::F32, open(&["t", "4"]));
+        let all = graph.add_node(Op::Concat { axis: 0 }, &[past, x], "all");
+        let y = graph.add_node(Op::Binary(poda_formats::op::Binary::Add), &[all, mask], "y");
+        graph.outputs.push(y);
+        let given = [("past", 3), ("x", 2), ("mask", 5)].map(|(name, n)| (name.to_owned(), vec![n, 4]));
+        assert_eq!(fixed(&graph, &Shapes::from(given)), [false, true]);
+    }
 }

@@ -8,7 +8,8 @@ use poda_formats::{Graph, MatrixForm, Pattern, ValueId};
 
 use crate::allocation::Scope;
 use crate::criterion::Criterion;
-use crate::unstructured::{element_scores, lowest_share, zeroed};
+use crate::cut::cuts;
+use crate::unstructured::{element_scores, zero_marked};
 
 /// A matrix of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,34 +73,20 @@ pub fn zero_by_pattern(
     sparsity: f64,
 ) -> Result<Graph, SparseError> {
     let numbers = pattern.numbers();
-    let scores = weights.iter().map(|matrix| element_scores(graph, matrix.id, criterion, seed));
-    let marks: Vec<Vec<bool>> = match pattern {
-        Pattern::NofM { .. } => weights
-            .iter()
-            .zip(scores)
-            .map(|(matrix, scores)| beyond_n_of_m(matrix, &scores, numbers))
-            .collect(),
-        Pattern::Block { .. } => {
-            let of_blocks: Vec<Vec<f32>> = weights
-                .iter()
-                .zip(scores)
-                .map(|(matrix, scores)| block_scores(matrix, &scores, numbers, criterion, seed))
-                .collect();
-            let removed = lowest_share(&of_blocks, scope, sparsity);
-            weights
-                .iter()
-                .zip(removed)
-                .map(|(matrix, removed)| of_blocks_to_elements(matrix, &removed, numbers))
-                .collect()
+    let elements = |at: usize| element_scores(graph, weights[at].id, criterion, seed);
+    let ids: Vec<ValueId> = weights.iter().map(|matrix| matrix.id).collect();
+    match pattern {
+        Pattern::NofM { .. } => {
+            zero_marked(graph, &ids, |at| beyond_n_of_m(&weights[at], &elements(at), numbers))
         }
-    };
-    let mut pruned = graph.clone();
-    for (matrix, marks) in weights.iter().zip(marks) {
-        if let Some(weight) = graph.weight(matrix.id) {
-            pruned.value_mut(matrix.id).weight = Some(zeroed(&weight.to_dense()?, &marks).into());
+        Pattern::Block { .. } => {
+            let blocks = |at: usize| block_scores(&weights[at], &elements(at), numbers, criterion, seed);
+            let cuts = cuts(weights.len(), &blocks, scope, sparsity);
+            zero_marked(graph, &ids, |at| {
+                of_blocks_to_elements(&weights[at], &cuts[at].marks(&blocks(at)), numbers)
+            })
         }
     }
-    Ok(pruned)
 }
 
 /// Scores of the blocks, row by row; -1 for one that is all zero.

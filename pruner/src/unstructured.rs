@@ -7,33 +7,18 @@ use poda_formats::storage::{AlignedBytes, Storage};
 use poda_formats::weight::SparseError;
 use poda_formats::{DataType, Graph, Node, Op, Tensor, ValueId, Weight};
 use poda_runtime::analysis::analyze;
+use rayon::prelude::*;
 
 use crate::allocation::Scope;
 use crate::criterion::{Criterion, weight_scores};
+use crate::cut::cuts;
 use crate::recipe::Recipe;
 
 /// The weights that products use as matrices ([`Op::products`]), in order of first use, seen through what only moves them.
 /// Not embeddings (a matrix that is also looked up is one), norms, biases, nor equations that no kernel takes.
 pub fn prunable_weights(graph: &Graph, recipe: &Recipe) -> Vec<ValueId> {
     let producers = graph.producers();
-    let source = |mut id: ValueId| loop {
-        if graph.weight(id).is_some() {
-            return Some(id);
-        }
-        let node = &graph.nodes[producers[id.index()]?];
-        let moves = matches!(
-            node.op,
-            Op::Transpose { .. }
-                | Op::Reshape { .. }
-                | Op::Flatten { .. }
-                | Op::Squeeze
-                | Op::Unsqueeze
-                | Op::Identity
-                | Op::Cast { .. }
-                | Op::CastLike
-        );
-        id = if moves { node.input(0)? } else { return None };
-    };
+    let source = |id: ValueId| weight_behind(graph, &producers, id);
     let mut seen = vec![false; graph.values.len()];
     for node in &graph.nodes {
         let table = if matches!(node.op, Op::Gather { .. }) { node.input(0) } else { None };
@@ -71,6 +56,28 @@ fn excluded_by_node(recipe: &Recipe, node: &Node) -> bool {
     recipe.excludes(&node.name)
 }
 
+/// The weight that `id` is, or that it was made of by movements and casts.
+pub(crate) fn weight_behind(graph: &Graph, producers: &[Option<usize>], mut id: ValueId) -> Option<ValueId> {
+    loop {
+        if graph.weight(id).is_some() {
+            return Some(id);
+        }
+        let node = &graph.nodes[producers[id.index()]?];
+        let moves = matches!(
+            node.op,
+            Op::Transpose { .. }
+                | Op::Reshape { .. }
+                | Op::Flatten { .. }
+                | Op::Squeeze
+                | Op::Unsqueeze
+                | Op::Identity
+                | Op::Cast { .. }
+                | Op::CastLike
+        );
+        id = if moves { node.input(0)? } else { return None };
+    }
+}
+
 /// `graph` with exactly the share `sparsity` of the elements of `weights` zero (of all together, or of each), rounded to
 /// the nearest element. Elements that are zero already count, and go first; equal scores go by position.
 ///
@@ -84,13 +91,29 @@ pub fn zero_weights(
     scope: Scope,
     sparsity: f64,
 ) -> Result<Graph, SparseError> {
-    let scores = weights.iter().map(|&id| element_scores(graph, id, criterion, seed));
-    let removed = lowest_share(&scores.collect::<Vec<_>>(), scope, sparsity);
+    let scores = |at: usize| element_scores(graph, weights[at], criterion, seed);
+    let cuts = cuts(weights.len(), &scores, scope, sparsity);
+    zero_marked(graph, weights, |at| cuts[at].marks(&scores(at)))
+}
+
+/// `graph` with zeros in `weights` where `marks` says so of each by number; one weight a thread at a time.
+///
+/// # Errors
+/// When a sparse weight cannot be read.
+pub(crate) fn zero_marked(
+    graph: &Graph,
+    weights: &[ValueId],
+    marks: impl Fn(usize) -> Vec<bool> + Sync,
+) -> Result<Graph, SparseError> {
+    let zeroed = |(at, &id): (usize, &ValueId)| {
+        let weight = graph.weight(id)?;
+        Some(weight.to_dense().map(|dense| (id, zeroed(&dense, &marks(at)))))
+    };
+    let all: Result<Vec<(ValueId, Tensor)>, SparseError> =
+        weights.par_iter().enumerate().filter_map(zeroed).collect();
     let mut pruned = graph.clone();
-    for (id, removed) in weights.iter().zip(removed) {
-        if let Some(weight) = graph.weight(*id) {
-            pruned.value_mut(*id).weight = Some(Weight::Tensor(zeroed(&weight.to_dense()?, &removed)));
-        }
+    for (id, tensor) in all? {
+        pruned.value_mut(id).weight = Some(Weight::Tensor(tensor));
     }
     Ok(pruned)
 }
@@ -107,39 +130,6 @@ pub(crate) fn element_scores(graph: &Graph, id: ValueId, criterion: &dyn Criteri
         }
     }
     scores
-}
-
-/// Marks the lowest scores of each, or of all together.
-pub(crate) fn lowest_share(all: &[Vec<f32>], scope: Scope, share: f64) -> Vec<Vec<bool>> {
-    let count = |n: usize| (n as f64 * share).round() as usize;
-    match scope {
-        Scope::Layer => all.iter().map(|scores| lowest(&[scores], count(scores.len())).remove(0)).collect(),
-        Scope::Global => {
-            let views: Vec<&Vec<f32>> = all.iter().collect();
-            lowest(&views, count(all.iter().map(Vec::len).sum()))
-        }
-    }
-}
-
-/// Marks exactly the `count` lowest of all scores; ties go to the first.
-fn lowest(all: &[&Vec<f32>], count: usize) -> Vec<Vec<bool>> {
-    let mut marks: Vec<Vec<bool>> = all.iter().map(|scores| vec![false; scores.len()]).collect();
-    let mut flat: Vec<f32> = all.iter().flat_map(|scores| scores.iter().copied()).collect();
-    if count == 0 || flat.is_empty() {
-        return marks;
-    }
-    let count = count.min(flat.len());
-    let (_, &mut threshold, _) = flat.select_nth_unstable_by(count - 1, f32::total_cmp);
-    let below: usize = all.iter().map(|scores| scores.iter().filter(|&&s| s < threshold).count()).sum();
-    let mut ties = count - below;
-    for (marks, scores) in marks.iter_mut().zip(all) {
-        for (mark, &score) in marks.iter_mut().zip(*scores) {
-            let tie = score.total_cmp(&threshold).is_eq() && ties > 0;
-            ties -= usize::from(tie);
-            *mark = score < threshold || tie;
-        }
-    }
-    marks
 }
 
 /// `tensor` with zeros where `removed` says.
@@ -181,17 +171,6 @@ mod tests {
     use super::*;
     use crate::criterion::L1;
     use poda_formats::Dim;
-
-    #[test]
-    fn exactly_as_many_go_as_asked_for() {
-        let (a, b) = (vec![1.0, 1.0, 1.0, 3.0], vec![0.5, 1.0]);
-        let marks = lowest(&[&a, &b], 3);
-        assert_eq!(marks, [vec![true, true, false, false], vec![true, false]]);
-        assert_eq!(lowest(&[&a], 9), [[true; 4]]);
-        assert_eq!(lowest(&[&a, &vec![]], 0)[0], [false; 4]);
-        // Infinities (NaN weights) go last.
-        assert_eq!(lowest(&[&vec![f32::INFINITY, 2.0]], 1), [[false, true]]);
-    }
 
     #[test]
     fn matrices_of_products_are_pruned_and_tables_are_not() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::builder::PossibleValuesParser;
@@ -13,7 +13,7 @@ use poda_formats::{FileFormat, Graph, ValueType, WriteOptions};
 use poda_pruner::allocation::Scope;
 use poda_pruner::criterion::CRITERIA;
 use poda_pruner::prune::Validation;
-use poda_pruner::report::Totals;
+use poda_pruner::report::{FileBytes, Layer, Totals};
 use poda_pruner::{Granularity, Progress, Recipe, Report};
 use poda_runtime::{Model, Options};
 
@@ -84,7 +84,10 @@ pub(crate) struct Args {
     /// Read the recipe from a TOML file; flags come on top
     #[arg(long, value_name = "FILE.toml")]
     recipe: Option<PathBuf>,
-    /// Write nothing: list what would go, and what cannot go and why
+    /// Do not compare the result with the masked model: for models that Poda itself cannot run
+    #[arg(long)]
+    no_check: bool,
+    /// Do everything but write the result: print what would go and be left, and what cannot go and why
     #[arg(long)]
     dry_run: bool,
     /// Shape of an input, such as ids=1x128, or size of an open dimension, such as sequence=128; may be repeated
@@ -103,10 +106,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     recipe.validate()?;
     let graph = poda_formats::open(&args.model)?;
     let shapes = Sizes { given: args.shape.clone(), ..Sizes::default() }.resolve_given(&graph)?;
-    if args.dry_run {
-        let report = poda_pruner::plan(&graph, &recipe, &shapes)?;
-        return if args.json { print_json(&report) } else { show_plan(&report) };
-    }
     let data = args.data.as_ref().map(Dataset::open).transpose()?;
     if let (Some(data), Some(path)) = (&data, &args.data) {
         // What does not fit is known before anything is pruned.
@@ -125,21 +124,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             bar.set_message(format!("step {step} of {of}: {} removed{drop}", percent(sparsity)));
         }
     };
-    let (mut pruned, report) = poda_pruner::prune(&graph, &recipe, &shapes, &mut show_progress, validation)?;
+    let (pruned, mut report) = poda_pruner::prune(&graph, &recipe, &shapes, &mut show_progress, validation)?;
     bar.finish_and_clear();
 
-    let output = args.output.as_deref().context("no output file")?;
-    match recipe.granularity {
-        Granularity::Unstructured => pruned.store_sparse(),
-        Granularity::Pattern(pattern) => pruned.store_sparse_by(&[pattern]),
-        Granularity::Channel => 0,
-    };
-    poda_formats::write(&pruned, output, &WriteOptions::default())?;
+    // An .onnx file holds zeros like any other number.
+    let format = args.output.as_deref().and_then(FileFormat::of_name);
+    let pruned = if format == Some(FileFormat::Onnx) { pruned } else { recipe.granularity.stored(&pruned) };
+    report.count_bytes(&pruned);
+    if !args.dry_run {
+        let output = args.output.as_deref().context("no output file")?;
+        poda_formats::write(&pruned, output, &WriteOptions::default())?;
+        let (before, after) = (poda_formats::file_bytes(&args.model)?, poda_formats::file_bytes(output)?);
+        report.file = Some(FileBytes { before, after });
+    }
     if let Some(path) = &args.report {
         let text = serde_json::to_vec_pretty(&report)?;
         fs::write(path, text).with_context(|| path.display().to_string())?;
     }
-    if args.json { print_json(&report) } else { show(args, output, &report) }
+    if args.json { print_json(&report) } else { show(args, &report) }
 }
 
 /// The recipe file, if there is one, with the flags on top.
@@ -161,6 +163,7 @@ fn recipe(args: &Args) -> Result<Recipe> {
     recipe.round_to = args.round_to.or(recipe.round_to);
     recipe.seed = args.seed.unwrap_or(recipe.seed);
     recipe.remove_dead |= args.remove_dead;
+    recipe.check &= !args.no_check;
     recipe.exclude.extend(args.exclude.iter().cloned());
     if let Some(criterion) = &args.criterion {
         recipe.criterion.clone_from(criterion);
@@ -181,51 +184,67 @@ fn accuracy(data: &Dataset, graph: &Graph) -> Result<f64> {
     Ok(data.bind(graph)?.accuracy(&executable, 64, None)?.top1)
 }
 
-fn show(args: &Args, output: &Path, report: &Report) -> Result<()> {
+fn show(args: &Args, report: &Report) -> Result<()> {
+    if args.dry_run && !report.groups.is_empty() {
+        show_groups(report)?;
+    }
+    let changed = |l: &&Layer| (l.nnz_before, &l.shape_before) != (l.nnz_after, &l.shape_after);
+    if report.layers.iter().any(|layer| changed(&layer)) {
+        show_layers(report)?;
+    }
+    let Totals { parameters, nnz, nonzero_macs, bytes, .. } = report.before;
+    let after = &report.after;
+    print(format!("granularity                   {}", report.granularity))?;
+    print(format!("parameters                    {} -> {}", count(parameters), count(after.parameters)))?;
+    print(format!("parameters that are not zero  {} -> {}", count(nnz), count(after.nnz)))?;
+    print(format!("MACs on them                  {} -> {}", count(nonzero_macs), count(after.nonzero_macs)))?;
+    print(format!("weights                       {} -> {}", table::bytes(bytes), table::bytes(after.bytes)))?;
+    if let (Some(file), Some(output)) = (&report.file, &args.output) {
+        let (was, is) = (table::bytes(file.before), table::bytes(file.after));
+        print(format!("file                          {was} -> {is} ({})", output.display()))?;
+    }
+    for dead in &report.dead {
+        print(format!("dead: {} of {} units of {}", dead.dead, dead.units, dead.name))?;
+    }
+    if report.looked_for_dead && report.dead.is_empty() {
+        print("no dead units")?;
+    }
+    for layer in report.emptied() {
+        print(format!("{} is all zero: no weight is left in the whole layer", layer.weight))?;
+    }
+    if let Some(check) = &report.check {
+        print(format!(
+            "agrees with the masked model to {:.1e} of each output channel, {} of input shapes",
+            check.relative,
+            if check.runs == 1 { "at one set".to_owned() } else { format!("at {} sets", check.runs) }
+        ))?;
+    }
+    show_refused(report)?;
+    values::show(&report.rounded, args.output.as_deref().and_then(FileFormat::of_name))?;
+    report.notes.iter().try_for_each(|note| print(format!("note: {note}")))
+}
+
+fn show_layers(report: &Report) -> Result<()> {
     let mut rows = table::table(&["layer", "op", "shape", "pruned", "kept", "MACs", "on nonzeros"], 4);
     for layer in &report.layers {
         rows.add_row([
             layer.weight.clone(),
             layer.op.clone(),
             format!("{:?}", layer.shape_before),
-            if layer.shape_after == layer.shape_before {
-                "same".into()
-            } else {
-                format!("{:?}", layer.shape_after)
+            match &layer.shape_after {
+                shape if *shape == layer.shape_before => "same".into(),
+                shape if shape.is_empty() => "gone".into(),
+                shape => format!("{shape:?}"),
             },
             percent(layer.nnz_after as f64 / layer.nnz_before.max(1) as f64),
             count(layer.macs_before),
             count(layer.macs_after),
         ]);
     }
-    print(format!("{rows}\n"))?;
-    print(format!("granularity                   {}", report.granularity))?;
-    let Totals { nnz, nonzero_macs, .. } = report.before;
-    let (was, is) = (poda_formats::file_bytes(&args.model)?, poda_formats::file_bytes(output)?);
-    print(format!("parameters that are not zero  {} -> {}", count(nnz), count(report.after.nnz)))?;
-    print(format!(
-        "MACs on them                  {} -> {}",
-        count(nonzero_macs),
-        count(report.after.nonzero_macs)
-    ))?;
-    print(format!(
-        "file                          {} -> {} ({})",
-        table::bytes(was),
-        table::bytes(is),
-        output.display()
-    ))?;
-    for dead in &report.dead {
-        print(format!("dead: {} of {} units of {}", dead.dead, dead.units, dead.name))?;
-    }
-    if let Some(check) = &report.check {
-        print(format!("agrees with the masked model to {:.1e} of the largest output", check.relative))?;
-    }
-    show_refused(report)?;
-    values::show(&report.rounded, FileFormat::of_name(output))?;
-    report.notes.iter().try_for_each(|note| print(format!("note: {note}")))
+    print(format!("{rows}\n"))
 }
 
-fn show_plan(report: &Report) -> Result<()> {
+fn show_groups(report: &Report) -> Result<()> {
     let mut rows = table::table(&["units of", "there are", "would go", "weights that shrink"], 1);
     for group in &report.groups {
         let weights = match &group.weights[..] {
@@ -236,9 +255,7 @@ fn show_plan(report: &Report) -> Result<()> {
         };
         rows.add_row([group.name.clone(), group.units.to_string(), group.removed.to_string(), weights]);
     }
-    print(rows)?;
-    show_refused(report)?;
-    report.notes.iter().try_for_each(|note| print(format!("note: {note}")))
+    print(format!("{rows}\n"))
 }
 
 /// Groups that must stay, gathered by reason.

@@ -193,6 +193,37 @@ fn channels_are_removed_for_real() {
 }
 
 #[test]
+fn a_dry_run_says_what_the_run_would() {
+    let dir = Dir::new();
+    dir.mlp();
+    for flags in [
+        &["--sparsity", "0.9"][..],
+        &["--sparsity", "0.5", "--granularity", "block:4x1"],
+        &["--sparsity", "0.5", "--granularity", "channel"],
+        &["--target-macs", "0.6", "--granularity", "channel"],
+        &["--remove-dead"],
+    ] {
+        let report = |end: &[&str]| dir.poda(&[&["prune", "mlp.onnx", "--json"], flags, end].concat()).json();
+        let mut dry = report(&["--dry-run"]);
+        assert!(!dir.path("out.safetensors").exists());
+        let mut done = report(&["-o", "out.safetensors", "--report", "report.json"]);
+        let written: Value = serde_json::from_slice(&fs::read(dir.path("report.json")).unwrap()).unwrap();
+        assert_eq!(written, done);
+        let bytes = fs::metadata(dir.path("out.safetensors")).unwrap().len();
+        assert_eq!(done["file"]["after"].as_u64(), Some(bytes));
+        assert!(done["after"]["bytes"].as_u64().unwrap() <= bytes);
+        dry["file"].take();
+        done["file"].take();
+        assert_eq!(dry, done, "{flags:?}");
+        fs::remove_file(dir.path("out.safetensors")).unwrap();
+    }
+    // There is one dead unit; without it, none.
+    dir.poda(&["prune", "mlp.onnx", "-o", "alive.onnx", "--remove-dead"]).ok();
+    let said = dir.poda(&["prune", "alive.onnx", "-o", "again.onnx", "--remove-dead"]).ok();
+    assert!(said.contains("no dead units") && !said.contains("same"), "{said}");
+}
+
+#[test]
 fn kernels_are_chosen_once_and_explained() {
     let dir = Dir::new();
     dir.mlp();

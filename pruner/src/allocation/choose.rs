@@ -53,7 +53,7 @@ pub fn allocate(
         let gone = group.units.len() - keep(group, shares[id]);
         ranked[..gone].iter().for_each(|&unit| removal.remove(unit));
     }
-    keep_one_of_each(dependencies, scores, &mut removal);
+    keep_enough_of_each(dependencies, scores, &mut removal);
     removal
 }
 
@@ -102,10 +102,10 @@ fn global_shares(dependencies: &DependencyGraph, scores: &[f64], active: &[bool]
     taken.iter().zip(groups).map(|(&n, group)| n as f64 / group.units.len() as f64).collect()
 }
 
-/// Puts the unit with the highest score back wherever a dimension would become empty.
-pub fn keep_one_of_each(dependencies: &DependencyGraph, scores: &[f64], removal: &mut Removal) {
+/// Puts units with the highest scores back wherever fewer would be left of a dimension than it must keep.
+pub fn keep_enough_of_each(dependencies: &DependencyGraph, scores: &[f64], removal: &mut Removal) {
     for axis in dependencies.shrinking_axes() {
-        while dependencies.kept_count(axis, removal) == 0 {
+        while dependencies.kept_count(axis, removal) < dependencies.least(axis) {
             let mut best = None;
             dependencies.for_each_unit(axis, &mut |_, unit| {
                 if removal.contains(unit) && best.is_none_or(|b: usize| scores[unit] > scores[b]) {

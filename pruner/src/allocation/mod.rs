@@ -3,5 +3,5 @@
 mod choose;
 mod width;
 
-pub use choose::{Scope, allocate, keep_one_of_each};
+pub use choose::{Scope, allocate, keep_enough_of_each};
 pub use width::{native_lanes, units_to_keep};

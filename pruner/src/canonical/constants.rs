@@ -40,7 +40,7 @@ pub(super) fn fold(graph: &mut Graph, facts: Facts<'_>, excluded: &dyn Fn(&str) 
         let value = graph.value_mut(*id);
         value.dtype = Some(tensor.dtype());
         value.shape = Some(tensor.shape().iter().map(|&d| poda_formats::Dim::Fixed(d)).collect());
-        value.weight = Some(Weight::Dense(tensor.clone()));
+        value.weight = Some(Weight::Tensor(tensor.clone()));
     }
     let mut gone = gone.into_iter();
     graph.nodes.retain(|_| !gone.next().unwrap_or(false));

@@ -170,9 +170,12 @@ fn sizes(
     changes.drain(..skipped);
     fixed.drain(..skipped);
     if let Some(known) = context.facts.integers(operand) {
-        let allows_zero = !matches!(rewrite.graph.nodes[node].op, Op::Reshape { allow_zero: false });
+        let copies = matches!(rewrite.graph.nodes[node].op, Op::Reshape { allow_zero: false });
+        let data = rewrite.graph.nodes[node].input(0).and_then(|id| context.dependencies.layout(id));
+        // A size that is copied from the data stays so where the data's is the right one.
+        let copied = |i: usize| data.and_then(|data| data.axes.get(i)).map(|&axis| context.change(axis).new);
         let size = |i: usize| match (known[i], changes[i]) {
-            (0, change) if !allows_zero && fixed[i] => change.new as i64,
+            (0, change) if copies && fixed[i] && copied(i) != Some(change.new) => change.new as i64,
             (value, change) if value == change.old as i64 => change.new as i64,
             (value, _) => value,
         };

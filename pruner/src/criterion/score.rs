@@ -4,6 +4,7 @@ use half::{bf16, f16};
 use poda_formats::{Graph, Tensor, ValueId};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rayon::prelude::*;
 
 use super::Criterion;
 use crate::dependency::DependencyGraph;
@@ -48,36 +49,40 @@ pub fn unit_scores(
     for (index, group) in dependencies.groups().iter().enumerate() {
         group.units.iter().for_each(|&unit| group_of[unit] = index);
     }
-    for index in 0..graph.values.len() {
+    // One weight a thread at a time; sums in the order of the weights, whatever the threads.
+    let of_weight = |index: usize| {
         let id = ValueId(index as u32);
-        let (Some(weight), Some(layout)) = (graph.weight(id), dependencies.layout(id)) else { continue };
+        let (weight, layout) = (graph.weight(id)?, dependencies.layout(id)?);
         let shape = weight.shape();
         let shrinks = layout.axes.iter().any(|&axis| dependencies.can_shrink(axis));
         if shape.len() < 2 || !weight.dtype().is_float() || !shrinks {
-            continue;
+            return None;
         }
-        let Some(elements) = weight_scores(graph, id, criterion, seed) else { continue };
+        let elements = weight_scores(graph, id, criterion, seed)?;
         let mut random = random_for(seed.wrapping_add(1), id);
-        for (dim, &axis) in layout.axes.iter().enumerate() {
-            if dependencies.can_shrink(axis) {
-                let sums = sums_along(&elements, shape, dim);
-                let mut of_units = std::collections::BTreeMap::new();
-                dependencies.for_each_unit(axis, &mut |at, unit| {
-                    *of_units.entry(unit).or_insert(0.0) += sums[at];
-                });
-                let mut means = std::collections::HashMap::new();
-                for (&unit, sum) in &mut of_units {
-                    *sum = criterion.slice(*sum, &mut random);
-                    let mean: &mut (f64, usize) = means.entry(group_of[unit]).or_default();
-                    *mean = (mean.0 + *sum, mean.1 + 1);
-                }
-                for (unit, score) in of_units {
-                    let (sum, count) = means[&group_of[unit]];
-                    scores[unit] += if sum > 0.0 { score * count as f64 / sum } else { 0.0 };
-                    seen[unit] += 1;
-                }
+        let mut of_units = Vec::new();
+        for (dim, &axis) in layout.axes.iter().enumerate().filter(|(_, axis)| dependencies.can_shrink(**axis))
+        {
+            let sums = sums_along(&elements, shape, dim);
+            let mut all = std::collections::BTreeMap::new();
+            dependencies.for_each_unit(axis, &mut |at, unit| *all.entry(unit).or_insert(0.0) += sums[at]);
+            let mut means = std::collections::HashMap::new();
+            for (&unit, sum) in &mut all {
+                *sum = criterion.slice(*sum, &mut random);
+                let mean: &mut (f64, usize) = means.entry(group_of[unit]).or_default();
+                *mean = (mean.0 + *sum, mean.1 + 1);
             }
+            of_units.extend(all.into_iter().map(|(unit, score)| {
+                let (sum, count) = means[&group_of[unit]];
+                (unit, if sum > 0.0 { score * count as f64 / sum } else { 0.0 })
+            }));
         }
+        Some(of_units)
+    };
+    let all: Vec<Vec<(usize, f64)>> = (0..graph.values.len()).into_par_iter().filter_map(of_weight).collect();
+    for (unit, score) in all.into_iter().flatten() {
+        scores[unit] += score;
+        seen[unit] += 1;
     }
     for (score, seen) in scores.iter_mut().zip(seen) {
         *score /= f64::from(seen.max(1));

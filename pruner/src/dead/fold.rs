@@ -1,10 +1,11 @@
 //! Constants that go are added to the bias of the product that summed them.
 
 use poda_formats::op::Binary;
-use poda_formats::{Graph, Node, Op, Value, ValueId};
+use poda_formats::{DataType, Graph, Node, Op, Tensor, Value, ValueId};
 
-use super::bounds::{Ranges, padded};
-use super::{operands, weight_is_second};
+use super::bounds::{constant, padded};
+use super::range::Bounds;
+use super::{along, operands, weight_is_second};
 use crate::criterion::float_values;
 use crate::dependency::{Contraction, DependencyGraph, Facts, Removal};
 use crate::unstructured::float_tensor;
@@ -17,6 +18,8 @@ pub(super) struct Fold {
     shift: Vec<f64>,
     /// The dimension of the output with the channels.
     dim: usize,
+    /// Of the output.
+    dtype: DataType,
 }
 
 impl Fold {
@@ -38,7 +41,7 @@ impl Fold {
         graph: &Graph,
         dependencies: &DependencyGraph,
         facts: Facts<'_>,
-        bounds: &[Option<Ranges>],
+        bounds: &Bounds,
         removal: &Removal,
         contraction: &Contraction,
     ) -> Option<Self> {
@@ -46,8 +49,8 @@ impl Fold {
             return None;
         }
         let node = &graph.nodes[contraction.node];
-        let [(data, _), (weight, dim)] = contraction.operands;
-        let bounds = bounds[data.index()].as_ref()?;
+        let [data, (weight, dim)] = contraction.operands;
+        let bounds = along(facts, bounds, data);
         let tensor = facts.constant(weight)?;
         let (values, shape) = (float_values(tensor)?, tensor.shape());
         let kept = dependencies.kept(contraction.axis, removal)?;
@@ -57,17 +60,18 @@ impl Fold {
         let strides = [shape[1] * window, window];
         let mut shift = vec![0.0; shape[out_dim]];
         for i in (0..kept.len()).filter(|&i| !kept[i]) {
-            let Some(constant) = bounds.constant(i).filter(|&c| c != 0.0) else { continue };
+            let value = bounds.get(i).and_then(|&pair| constant(pair)).filter(|&value| value != 0.0);
+            let Some(value) = value else { continue };
             for (o, shift) in shift.iter_mut().enumerate() {
                 let start = i * strides[dim] + o * strides[out_dim];
                 let sum: f64 = values[start..start + window].iter().map(|&w| f64::from(w)).sum();
-                *shift += alpha * constant * sum;
+                *shift += alpha * value * sum;
             }
         }
         let output = node.output(0)?;
-        let rank = facts.shape(output)?.len();
+        let (rank, dtype) = (facts.shape(output)?.len(), facts.info(output)?.dtype);
         let dim = if matches!(node.op, Op::Conv(_)) { 1 } else { rank - 1 };
-        shift.iter().any(|&s| s != 0.0).then_some(Self { output, shift, dim })
+        shift.iter().any(|&s| s != 0.0).then_some(Self { output, shift, dim, dtype })
     }
 
     /// Adds the shift to the bias of the product in the compacted graph, whose ids are those of the graph before.
@@ -81,13 +85,17 @@ impl Fold {
         };
         let node = &graph.nodes[at];
         let name = node.name.clone();
-        let dtype = node.input(1).and_then(|id| graph.value(id).dtype).unwrap_or(poda_formats::DataType::F32);
+        let dtype = self.dtype;
         let takes_bias = matches!(node.op, Op::Conv(_)) || matches!(node.op, Op::Gemm { beta: 1.0, .. });
         let old = match node.input(2) {
-            Some(id) => graph.weight(id).and_then(|w| w.to_dense().ok()).and_then(|t| float_values(&t)),
-            None => Some(vec![0.0; shift.len()]),
+            // One for each channel; a summand of another shape is not the channels' alone.
+            Some(id) => graph
+                .weight(id)
+                .and_then(|w| w.to_dense().ok())
+                .filter(|t| t.len() == shift.len() && t.shape().last() == Some(&shift.len())),
+            None => Some(Tensor::zeros(DataType::F32, &[shift.len()])),
         };
-        if let Some(old) = old.filter(|old| takes_bias && old.len() == shift.len()) {
+        if let Some(old) = old.as_ref().and_then(float_values).filter(|_| takes_bias) {
             let sum: Vec<f32> = old.iter().zip(&shift).map(|(&b, s)| (f64::from(b) + s) as f32).collect();
             let Some(tensor) = float_tensor(dtype, &[sum.len()], &sum) else { return };
             let bias = graph.unique_name(&format!("{name}.bias"));

@@ -81,6 +81,8 @@ pub(crate) struct Builder<'a> {
     pub(crate) layouts: Vec<Option<Layout>>,
     pub(crate) fixes: Vec<(usize, Fix)>,
     pub(crate) contractions: Vec<Contraction>,
+    /// Axes that must keep two units, because one alone would mean something else.
+    pub(crate) wide: Vec<AxisId>,
     /// Index of the current node.
     pub(crate) at: usize,
     producers: Vec<Option<usize>>,
@@ -90,7 +92,8 @@ impl<'a> Builder<'a> {
     pub(crate) fn new(graph: &'a Graph, facts: Facts<'a>) -> Self {
         let layouts = vec![None; graph.values.len()];
         let (table, fixes, contractions) = (AxisTable::default(), Vec::new(), Vec::new());
-        Self { graph, facts, table, layouts, fixes, contractions, at: 0, producers: graph.producers() }
+        let producers = graph.producers();
+        Self { graph, facts, table, layouts, fixes, contractions, wide: Vec::new(), at: 0, producers }
     }
 
     pub(crate) fn walk(&mut self) {

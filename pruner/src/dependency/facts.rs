@@ -1,54 +1,57 @@
-//! Concrete shapes and constants of every value, for two settings of the symbolic sizes.
+//! Concrete shapes and constants of every value, for several settings of the symbolic sizes.
 //!
-//! A size (or a constant) that is the same in both is taken as fixed; one that differs follows the inputs of a run.
+//! A size (or a constant) that is the same in all is taken as fixed; one that differs follows the inputs of a run.
 
 use poda_formats::{Tensor, ValueId};
-use poda_runtime::Info;
+use poda_runtime::{Analysis, Info};
 
-/// Two analyses of one graph, by value.
+/// Analyses of one graph, by value.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
-    first: &'a [Option<Info>],
-    second: &'a [Option<Info>],
+    first: &'a Analysis,
+    others: &'a [Analysis],
 }
 
 impl<'a> Facts<'a> {
-    /// Facts from what is known of each value under two settings of the symbolic sizes. When the graph has none, both
-    /// may be the same.
+    /// Facts from what is known of each value under settings of the symbolic sizes. When the graph has none, `others` is
+    /// empty.
     ///
     /// # Panics
-    /// When the lengths differ.
-    pub fn new(first: &'a [Option<Info>], second: &'a [Option<Info>]) -> Self {
-        assert_eq!(first.len(), second.len(), "facts of one graph");
-        Self { first, second }
+    /// When they are not of one graph.
+    pub fn new(first: &'a Analysis, others: &'a [Analysis]) -> Self {
+        assert!(others.iter().all(|other| other.infos.len() == first.infos.len()), "facts of one graph");
+        Self { first, others }
     }
 
     /// What is known of a value under the first setting.
     pub fn info(&self, id: ValueId) -> Option<&'a Info> {
-        self.first.get(id.index())?.as_ref()
+        self.first.info(id)
     }
 
-    /// Shape under the first setting; `None` when it depends on data in either.
+    /// Shape under the first setting; `None` when it depends on data in some, or its rank on the setting.
     pub fn shape(&self, id: ValueId) -> Option<&'a [usize]> {
-        let first = self.info(id)?.shape.as_deref()?;
-        let second = self.second[id.index()].as_ref()?.shape.as_deref()?;
-        (first.len() == second.len()).then_some(first)
+        let first = self.first.shape(id)?;
+        self.others
+            .iter()
+            .all(|other| other.shape(id).is_some_and(|s| s.len() == first.len()))
+            .then_some(first)
     }
 
-    /// Whether a dimension has the same size under both settings.
+    /// Whether a dimension has the same size under all settings.
     pub fn is_fixed(&self, id: ValueId, dim: usize) -> bool {
-        let size = |infos: &[Option<Info>]| {
-            infos[id.index()].as_ref().and_then(|i| i.shape.as_deref()).and_then(|s| s.get(dim).copied())
-        };
-        size(self.first).is_some() && size(self.first) == size(self.second)
+        let size = |analysis: &Analysis| analysis.shape(id).and_then(|shape| shape.get(dim).copied());
+        let first = size(self.first);
+        first.is_some() && self.others.iter().all(|other| size(other) == first)
     }
 
-    /// The elements of a value, when both settings give the same.
+    /// The elements of a value, when all settings give the same.
     pub fn constant(&self, id: ValueId) -> Option<&'a Tensor> {
-        let first = self.info(id)?.value.as_ref()?;
-        let second = self.second[id.index()].as_ref()?.value.as_ref()?;
-        let shared = first.bytes().as_ptr() == second.bytes().as_ptr() && first.shape() == second.shape();
-        (shared || first == second).then_some(first)
+        let first = self.first.constant(id)?;
+        let same = |other: &Tensor| {
+            let shared = first.bytes().as_ptr() == other.bytes().as_ptr() && first.shape() == other.shape();
+            shared || first == other
+        };
+        self.others.iter().all(|other| other.constant(id).is_some_and(same)).then_some(first)
     }
 
     /// The elements of a constant i64 or i32 value.

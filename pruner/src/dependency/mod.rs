@@ -40,6 +40,7 @@ pub struct DependencyGraph {
     layouts: Vec<Option<Layout>>,
     fixes: Vec<(usize, Fix)>,
     contractions: Vec<Contraction>,
+    wide: Vec<AxisId>,
     /// First unit of each leaf that may shrink.
     first_unit: HashMap<AxisId, UnitId>,
     units: usize,
@@ -53,12 +54,14 @@ impl DependencyGraph {
     pub fn new(graph: &Graph, facts: Facts<'_>) -> Self {
         let mut builder = build::Builder::new(graph, facts);
         builder.walk();
-        let build::Builder { table, layouts, fixes, contractions, .. } = builder;
+        let build::Builder { table, layouts, fixes, contractions, wide, .. } = builder;
+        let wide = wide.into_iter().map(|axis| table.root(axis)).collect();
         let mut this = Self {
             table,
             layouts,
             fixes,
             contractions,
+            wide,
             first_unit: HashMap::new(),
             units: 0,
             groups: Vec::new(),
@@ -103,6 +106,12 @@ impl DependencyGraph {
     /// The axes of a value, when its shape is known.
     pub fn layout(&self, id: ValueId) -> Option<&Layout> {
         self.layouts.get(id.index())?.as_ref()
+    }
+
+    /// How many indices of an axis must stay: one, or two where a size of one would mean something else.
+    pub fn least(&self, axis: AxisId) -> usize {
+        let two = self.size(axis) > 1 && self.wide.contains(&self.table.root(axis));
+        1 + usize::from(two)
     }
 
     /// Number of indices along an axis before removal.

@@ -61,7 +61,7 @@ impl Net {
         self.graph.outputs.push(output);
         let analysis = analyze(&self.graph, &std::collections::BTreeMap::new());
         assert!(analysis.failures.is_empty(), "{:?}", analysis.failures);
-        let facts = Facts::new(&analysis.infos, &analysis.infos);
+        let facts = Facts::new(&analysis, &[]);
         let dependencies = DependencyGraph::new(&self.graph, facts);
         let names = |units: usize, members: &[super::Member]| {
             let each = |m: &super::Member| format!("{}[{}]", self.graph.value(m.weight).name, m.dim);
@@ -294,7 +294,7 @@ fn unknown_operators_block_what_they_touch_and_no_more() {
     let y = n.node(Op::GlobalPool { kind: PoolKind::Average }, &[y]);
     n.graph.outputs.push(y);
     let analysis = analyze(&n.graph, &std::collections::BTreeMap::new());
-    let dependencies = DependencyGraph::new(&n.graph, Facts::new(&analysis.infos, &analysis.infos));
+    let dependencies = DependencyGraph::new(&n.graph, Facts::new(&analysis, &[]));
     assert_eq!(dependencies.groups().len(), 1);
     assert_eq!(dependencies.groups()[0].name, "free[0]");
     let refused = dependencies.refused().iter().find(|g| g.name == "a[0]").unwrap();

@@ -1,23 +1,21 @@
 //! Random networks, random units removed: the masked model and the compacted model give the same outputs.
 
 use poda_formats::Graph;
-use poda_pruner::allocation::keep_one_of_each;
-use poda_pruner::canonical::shuffles_to_gathers;
+use poda_pruner::allocation::keep_enough_of_each;
+use poda_pruner::canonical::canonical;
 use poda_pruner::check::difference;
 use poda_pruner::compact::compact;
+use poda_pruner::dead::{Proof, remove_dead};
 use poda_pruner::dependency::{DependencyGraph, Removal};
 use poda_pruner::mask::masked;
-use poda_pruner::settings::{Settings, Shapes};
+use poda_pruner::settings::Shapes;
 use proptest::prelude::*;
 
-use crate::networks::{Block, Layer, network, transformer};
+use crate::networks::{Block, Head, Layer, network, plant_zeros, transformer};
 
 /// Removes about `share` of all units at random; gives how many went and how far masked and compacted differ.
 fn prune_at_random(dense: &Graph, share: f64, seed: u64) -> (usize, f64) {
-    let mut graph = dense.clone();
-    let settings = Settings::find(&graph, &Shapes::new());
-    shuffles_to_gathers(&mut graph, settings.facts());
-    let settings = Settings::find(&graph, &Shapes::new());
+    let (graph, settings) = canonical(dense, &Shapes::new(), &|_| false);
     let dependencies = DependencyGraph::new(&graph, settings.facts());
     let mut state = seed | 1;
     let mut random = || {
@@ -35,10 +33,10 @@ fn prune_at_random(dense: &Graph, share: f64, seed: u64) -> (usize, f64) {
             removal.remove(unit);
         }
     }
-    keep_one_of_each(&dependencies, &scores, &mut removal);
+    keep_enough_of_each(&dependencies, &scores, &mut removal);
     let compacted = compact(&graph, &dependencies, settings.facts(), &removal).expect("it compacts");
-    let masked = masked(dense, &dependencies, &removal).expect("it masks");
-    let found = difference(&masked, &compacted, &settings.shapes, seed).expect("both run");
+    let masked = masked(dense, &graph, &dependencies, settings.facts(), &removal);
+    let found = difference(&masked, &compacted, &settings.runs(), seed).expect("both run");
     (removal.len(), found.relative)
 }
 
@@ -62,6 +60,11 @@ fn layer() -> impl Strategy<Value = Layer> {
         1 => Just(Layer::ResponseNorm),
         1 => (1_usize..4, 1_usize..5).prop_map(|(groups, each)| Layer::Deconvolution { groups, each }),
         1 => Just(Layer::Resize),
+        1 => (0_usize..5).prop_map(|rank| Layer::Scale { rank }),
+        1 => Just(Layer::Gate),
+        1 => (0_usize..4).prop_map(|how| Layer::Divide { how }),
+        1 => (1_usize..12).prop_map(|out| Layer::WeightNorm { out }),
+        1 => Just(Layer::DivideByConv),
     ]
 }
 
@@ -85,15 +88,52 @@ fn block() -> impl Strategy<Value = Block> {
     ]
 }
 
+fn head() -> impl Strategy<Value = Head> {
+    prop_oneof![Just(Head::Flatten), Just(Head::Pool), Just(Head::Squeeze)]
+}
+
+/// Removes dead units from a network with zeros in it; gives how many there were and how far the outputs moved.
+fn remove_planted(mut graph: Graph, share: f64, seed: u64) -> (usize, f64) {
+    plant_zeros(&mut graph, share, seed);
+    let (start, settings) = canonical(&graph, &Shapes::new(), &|_| false);
+    let (lean, dead) = remove_dead(&start, &Shapes::new(), Proof::Exact).expect("it compacts");
+    let found = difference(&graph, &lean, &settings.runs(), seed).expect("both run");
+    (dead.iter().map(|d| d.dead).sum(), found.relative)
+}
+
 proptest! {
+    #[test]
+    fn dead_units_of_convolutional_networks(
+        layers in prop::collection::vec(layer(), 1..14),
+        head in head(),
+        open in any::<bool>(),
+        share in 0.1_f64..0.6,
+        seed in any::<u64>(),
+    ) {
+        let (_, difference) = remove_planted(network(&layers, head, open, seed), share, seed);
+        prop_assert!(difference < 1e-4, "they differ by {difference:e}");
+    }
+
+    #[test]
+    fn dead_units_of_transformers(
+        blocks in prop::collection::vec(block(), 1..7),
+        width in 1_usize..7,
+        share in 0.1_f64..0.6,
+        seed in any::<u64>(),
+    ) {
+        let (_, difference) = remove_planted(transformer(&blocks, 2 * width, seed), share, seed);
+        prop_assert!(difference < 1e-4, "they differ by {difference:e}");
+    }
+
     #[test]
     fn convolutional_networks(
         layers in prop::collection::vec(layer(), 1..14),
-        flatten in any::<bool>(),
-        share in 0.1_f64..0.7,
+        head in head(),
+        open in any::<bool>(),
+        share in 0.1_f64..0.9,
         seed in any::<u64>(),
     ) {
-        let graph = network(&layers, flatten, seed);
+        let graph = network(&layers, head, open, seed);
         let (_, difference) = prune_at_random(&graph, share, seed);
         prop_assert!(difference < 1e-4, "they differ by {difference:e}");
     }
@@ -129,8 +169,10 @@ fn units_do_go() {
         Layer::Conv { out: 8, wide: true, bias: false },
         Layer::ResponseNorm,
     ];
-    let (removed, difference) = prune_at_random(&network(&layers, true, 7), 0.5, 7);
+    let (removed, difference) = prune_at_random(&network(&layers, Head::Flatten, false, 7), 0.5, 7);
     assert!(removed >= 12 && difference < 1e-4, "{removed} {difference:e}");
+    let (dead, difference) = remove_planted(network(&layers, Head::Pool, true, 7), 0.4, 7);
+    assert!(dead >= 4 && difference < 1e-4, "{dead} {difference:e}");
     let blocks = [
         Block::Norm { mean: false },
         Block::Attention { kv_heads: 2, repeat: 2, head: 4, fused: 0, rotary: true },

@@ -79,6 +79,10 @@ pub(super) fn apply(b: &mut Builder<'_>, op: &Op) {
         }
         Op::Flatten { .. } => movement::reshape(b),
         Op::Squeeze | Op::Unsqueeze => {
+            if b.node().input(1).is_none() {
+                // A dimension of one would be dropped.
+                b.wide.extend(b.input(0).into_iter().flat_map(|x| x.axes));
+            }
             b.parameter(1);
             movement::reshape(b);
         }

@@ -11,24 +11,61 @@ use super::Builder;
 /// A layer of a convolutional network.
 #[derive(Debug, Clone)]
 pub(crate) enum Layer {
-    Conv { out: usize, wide: bool, bias: bool },
+    Conv {
+        out: usize,
+        wide: bool,
+        bias: bool,
+    },
     Depthwise,
-    Grouped { groups: usize, each: usize },
+    Grouped {
+        groups: usize,
+        each: usize,
+    },
     BatchNorm,
     Activation(usize),
     Save,
     Add,
     Concat,
-    Split { both: bool },
-    Slice { start: usize, step: usize },
-    Shuffle { groups: usize },
+    Split {
+        both: bool,
+    },
+    Slice {
+        start: usize,
+        step: usize,
+    },
+    Shuffle {
+        groups: usize,
+    },
     SqueezeExcite,
-    Pool { max: bool },
-    GroupNorm { groups: usize },
+    Pool {
+        max: bool,
+    },
+    GroupNorm {
+        groups: usize,
+    },
     InstanceNorm,
     ResponseNorm,
-    Deconvolution { groups: usize, each: usize },
+    Deconvolution {
+        groups: usize,
+        each: usize,
+    },
     Resize,
+    /// Times a number that is brought to this rank.
+    Scale {
+        rank: usize,
+    },
+    /// Times a gate of one channel.
+    Gate,
+    /// Divided by a positive parameter of the channel: itself, or its reciprocal, root or logarithm on the way.
+    Divide {
+        how: usize,
+    },
+    /// A convolution whose kernel is a direction of norm 1 times a gain.
+    WeightNorm {
+        out: usize,
+    },
+    /// Divided by another convolution's channels, kept away from zero.
+    DivideByConv,
 }
 
 const SIDE: usize = 6;
@@ -59,24 +96,40 @@ fn conv(
     b.node(Op::Conv(attributes(group, kernel)), &inputs)
 }
 
-/// A network of `layers` and a classifier, after global pooling or flattened.
-pub(crate) fn network(layers: &[Layer], flatten: bool, seed: u64) -> Graph {
+/// What comes after the layers, before the classifier.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Head {
+    /// All pixels.
+    Flatten,
+    /// Global pooling, and a reshape.
+    Pool,
+    /// Global pooling, and a squeeze of whatever is 1.
+    Squeeze,
+}
+
+/// A network of `layers` and a classifier. Sizes of images are open where `open`, as far as the layers leave them so.
+pub(crate) fn network(layers: &[Layer], head: Head, open: bool, seed: u64) -> Graph {
     let mut b = Builder::new(seed);
-    let dims = vec![Dim::Symbol("batch".into()), Dim::Fixed(3), Dim::Fixed(SIDE), Dim::Fixed(SIDE)];
+    let side = |name: &str| {
+        if open && head != Head::Flatten { Dim::Symbol(name.into()) } else { Dim::Fixed(SIDE) }
+    };
+    let dims = vec![Dim::Symbol("batch".into()), Dim::Fixed(3), side("height"), side("width")];
     let x = b.graph.add_input("x", DataType::F32, dims);
     let (mut x, mut c) = (conv(&mut b, x, 3, 12, 1, 3, true), 12);
     let mut saved = (x, c);
     for layer in layers {
         (x, c) = add(&mut b, layer, x, c, &mut saved);
     }
-    if flatten {
+    if head == Head::Flatten {
         let flat = b.node(Op::Flatten { axis: 1 }, &[x]);
         let inputs = [flat, b.weight(&[5, c * SIDE * SIDE]), b.weight(&[5])];
         let op = Op::Gemm { alpha: 1.0, beta: 1.0, trans_a: false, trans_b: true };
         x = b.node(op, &inputs);
     } else {
         x = b.node(Op::GlobalPool { kind: PoolKind::Average }, &[x]);
-        x = b.reshape(x, &[0, -1]);
+        // (A squeeze of a single channel would drop it.)
+        let squeeze = head == Head::Squeeze && c > 1;
+        x = if squeeze { b.node(Op::Squeeze, &[x]) } else { b.reshape(x, &[0, -1]) };
         let w = b.weight(&[c, 5]);
         x = b.node(Op::MatMul, &[x, w]);
     }
@@ -231,6 +284,45 @@ fn add(
             let mean = b.binary(Binary::Add, mean, epsilon);
             let scale = b.binary(Binary::Div, norm, mean);
             (b.binary(Binary::Mul, x, scale), c)
+        }
+        Layer::Scale { rank } => {
+            let number = b.scalar(1.5);
+            let axes: Vec<i64> = (0..rank as i64).collect();
+            let axes = b.integers(&axes);
+            let number = if rank == 0 { number } else { b.node(Op::Unsqueeze, &[number, axes]) };
+            (b.binary(Binary::Mul, x, number), c)
+        }
+        Layer::Gate => {
+            let gate = conv(b, x, c, 1, 1, 1, true);
+            let gate = b.unary(Unary::Sigmoid, gate);
+            (b.binary(Binary::Mul, x, gate), c)
+        }
+        Layer::Divide { how } => {
+            let v = b.positive(&[c, 1, 1]);
+            let (op, v) = match how {
+                0 => (Binary::Div, v),
+                1 => (Binary::Mul, b.unary(Unary::Reciprocal, v)),
+                2 => (Binary::Div, b.unary(Unary::Sqrt, v)),
+                _ => (Binary::Mul, b.unary(Unary::Log, v)),
+            };
+            (b.binary(op, x, v), c)
+        }
+        Layer::WeightNorm { out } => {
+            let (direction, gain) = (b.weight(&[out, c, 3, 3]), b.weight(&[out, 1, 1, 1]));
+            let axes = b.integers(&[1, 2, 3]);
+            let l2 = Op::Reduce { kind: ReduceKind::L2, keep_dims: true, noop_with_empty_axes: false };
+            let norm = b.node(l2, &[direction, axes]);
+            let unit = b.binary(Binary::Div, direction, norm);
+            let kernel = b.binary(Binary::Mul, unit, gain);
+            (b.node(Op::Conv(attributes(1, 3)), &[x, kernel]), out)
+        }
+        Layer::DivideByConv => {
+            let divisor = conv(b, x, c, c, 1, 1, false);
+            let divisor = b.binary(Binary::Mul, divisor, divisor);
+            let (divisor, one) = (b.unary(Unary::Tanh, divisor), b.unary(Unary::Exp, x));
+            let one = b.unary(Unary::Sigmoid, one);
+            let divisor = b.binary(Binary::Add, divisor, one);
+            (b.binary(Binary::Div, x, divisor), c)
         }
         Layer::Grouped { .. }
         | Layer::Deconvolution { .. }

@@ -3,7 +3,7 @@
 mod convolutional;
 mod transformer;
 
-pub(crate) use convolutional::{Layer, network};
+pub(crate) use convolutional::{Head, Layer, network};
 pub(crate) use transformer::{Block, transformer};
 
 use poda_formats::op::{Binary, Unary};
@@ -93,5 +93,44 @@ impl Builder {
         let node = self.graph.nodes.last_mut().expect("just added");
         node.outputs = all.iter().copied().map(Some).collect();
         all
+    }
+}
+
+/// Sets about `share` of the rows and columns of every matrix of a product to zero.
+pub(crate) fn plant_zeros(graph: &mut Graph, share: f64, seed: u64) {
+    let mut state = seed;
+    let mut chance = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        share > (state >> 40) as f64 / (1_u64 << 24) as f64
+    };
+    let products: Vec<bool> = graph
+        .consumers()
+        .iter()
+        .map(|users| {
+            let product = |&n: &usize| {
+                let op = &graph.nodes[n].op;
+                matches!(
+                    op,
+                    Op::MatMul | Op::Gemm { .. } | Op::Conv(_) | Op::ConvTranspose { .. } | Op::Recurrent(_)
+                )
+            };
+            !users.is_empty() && users.iter().all(product)
+        })
+        .collect();
+    for (value, _) in graph.values.iter_mut().zip(products).filter(|(_, product)| *product) {
+        let Some(tensor) = value.weight.as_ref().and_then(|w| w.to_dense().ok()) else { continue };
+        let shape = tensor.shape().to_vec();
+        let (Ok(values), true) = (tensor.as_slice::<f32>(), shape.len() > 1) else { continue };
+        let mut values = values.to_vec();
+        for dim in 0..2 {
+            let inner: usize = shape[dim + 1..].iter().product();
+            let gone: Vec<bool> = (0..shape[dim]).map(|_| chance()).collect();
+            for (i, value) in values.iter_mut().enumerate() {
+                if gone[i / inner % shape[dim]] {
+                    *value = 0.0;
+                }
+            }
+        }
+        value.weight = Some(Tensor::from_slice(&shape, &values).into());
     }
 }

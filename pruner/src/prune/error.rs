@@ -1,0 +1,50 @@
+//! Why a model cannot be pruned as asked.
+
+use poda_formats::GraphError;
+use poda_formats::weight::RoundWeightError;
+use poda_formats::weight::SparseError;
+
+use crate::check::{CheckError, TOLERANCE};
+use crate::compact::CompactError;
+use crate::names::NamesError;
+use crate::recipe::RecipeError;
+use crate::values::ValuesError;
+
+/// Why a model cannot be pruned as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum PruneError {
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error(transparent)]
+    Compact(#[from] CompactError),
+    #[error(transparent)]
+    Round(#[from] RoundWeightError),
+    #[error("a sparse weight cannot be read: {0}")]
+    Weight(#[from] SparseError),
+    #[error("validation failed: {0}")]
+    Validation(Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Names(#[from] NamesError),
+    #[error(transparent)]
+    Values(#[from] ValuesError),
+    #[error(
+        "the pruned model differs from the masked one: a channel of output {output:?} by {relative:.2e} of its greatest \
+         element (allowed: {TOLERANCE:e}); please report this model"
+    )]
+    Differs { output: String, relative: f64 },
+    #[error("the pruned model is wrong: {0}; please report this model")]
+    Wrong(CheckError),
+    #[error(
+        "the pruned model cannot be checked against the dense one: {0}; give shapes that the model takes, or do without the \
+         check (check = false in the recipe, --no-check)"
+    )]
+    NotChecked(CheckError),
+    #[error("nothing can be removed: {reason}")]
+    NothingToRemove { reason: String },
+    #[error("no weight can be pruned: no product has a float matrix that is not excluded")]
+    NoWeights,
+}

@@ -1,0 +1,68 @@
+//! What there is to remove from a graph, and what the recipe excludes.
+
+use poda_formats::{Graph, Op, ValueId};
+
+use crate::dependency::{DependencyGraph, Removal};
+use crate::recipe::Recipe;
+use crate::settings::Settings;
+
+/// Dependencies of a graph, and what the recipe excludes.
+pub(super) struct Structure {
+    pub(super) dependencies: DependencyGraph,
+    pub(super) excluded: Vec<bool>,
+}
+
+impl Structure {
+    pub(super) fn of(graph: &Graph, settings: &Settings, recipe: &Recipe) -> Self {
+        let dependencies = DependencyGraph::new(graph, settings.facts());
+        let mut users: Vec<Vec<usize>> = Vec::new();
+        if !recipe.exclude.is_empty() {
+            users = graph.consumers();
+        }
+        let excludes = |id: ValueId| {
+            recipe.excludes(&graph.value(id).name)
+                || users
+                    .get(id.index())
+                    .is_some_and(|u| u.iter().any(|&n| recipe.excludes(&graph.nodes[n].name)))
+        };
+        let excluded =
+            dependencies.groups().iter().map(|g| g.members.iter().any(|m| excludes(m.weight))).collect();
+        Self { dependencies, excluded }
+    }
+
+    /// The float weights that lose units when a group that is not excluded does.
+    pub(super) fn members(&self, graph: &Graph) -> Vec<ValueId> {
+        let groups =
+            self.dependencies.groups().iter().zip(&self.excluded).filter(|(_, excluded)| !**excluded);
+        let mut members: Vec<ValueId> =
+            groups.flat_map(|(g, _)| g.members.iter().map(|m| m.weight)).collect();
+        members.sort_unstable();
+        members.dedup();
+        members.retain(|&id| graph.weight(id).is_some_and(|w| w.dtype().is_float()));
+        members
+    }
+}
+
+/// Share of the float parameters, embedding tables aside, that a removal takes.
+pub(super) fn removed_share(graph: &Graph, dependencies: &DependencyGraph, removal: &Removal) -> f64 {
+    let mut tables = vec![false; graph.values.len()];
+    for node in &graph.nodes {
+        if let (Op::Gather { axis: 0 }, Some(table)) = (&node.op, node.input(0)) {
+            tables[table.index()] = true;
+        }
+    }
+    let (mut before, mut after) = (0.0, 0.0);
+    for (index, value) in graph.values.iter().enumerate() {
+        let Some(weight) = value.weight.as_ref().filter(|w| w.dtype().is_float() && !tables[index]) else {
+            continue;
+        };
+        before += weight.len() as f64;
+        after += match dependencies.layout(ValueId(index as u32)) {
+            Some(layout) => {
+                layout.axes.iter().map(|&axis| dependencies.kept_count(axis, removal) as f64).product()
+            }
+            None => weight.len() as f64,
+        };
+    }
+    if before > 0.0 { 1.0 - after / before } else { 0.0 }
+}
