@@ -44,6 +44,7 @@ pub mod compact;
 pub mod criterion;
 mod cut;
 pub mod dead;
+mod defaults;
 pub mod dependency;
 pub mod mask;
 pub mod names;

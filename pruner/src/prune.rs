@@ -14,6 +14,7 @@ use crate::check::{self, CheckError, Difference, TOLERANCE};
 use crate::compact::compact;
 use crate::criterion::{Criterion, unit_scores};
 use crate::dead::{Proof, remove_dead};
+use crate::defaults;
 use crate::dependency::Removal;
 use crate::mask::masked;
 use crate::names;
@@ -68,23 +69,19 @@ pub fn prune(
     if recipe.max_drop.is_some() && validation.is_none() {
         return Err(RecipeError::NoValidation.into());
     }
-    progress(Progress::Analyzing);
-    let excluded = |name: &str| recipe.excludes(name);
-    let (start, settings) = canonical(graph, shapes, &excluded);
-    names::all_fit(&[graph, &start], &recipe.exclude)?;
-    values::all_finite(&start, &prunable_weights(&start, recipe))?;
-    let mut run = Run { recipe, criterion, shapes, progress, validation, notes: Vec::new() };
-    let Some((lean, dead, difference)) = run.without_dead(graph, &start)? else {
-        let result = run.remove(graph, &start, &settings)?;
-        return run.finish(graph, &start, Vec::new(), result);
-    };
-    let (canonical, settings) = canonical(&lean, shapes, &excluded);
-    let result = run.remove(&lean, &canonical, &settings)?;
-    let (pruned, mut report) = run.finish(graph, &start, dead, result)?;
-    // The greater of both differences.
-    if difference.as_ref().is_some_and(|d| report.check.as_ref().is_none_or(|c| c.relative < d.relative)) {
-        report.check = difference;
-    }
+    let (graph, defaults) = defaults::separate(graph);
+    let scored = validation.map(|validation| {
+        let defaults = &defaults;
+        move |graph: &Graph| {
+            let mut graph = graph.clone();
+            defaults::restore(&mut graph, defaults);
+            validation(&graph)
+        }
+    });
+    let validation = scored.as_ref().map(|scored| scored as Validation<'_>);
+    let run = Run { recipe, criterion, shapes, progress, validation, notes: Vec::new() };
+    let (mut pruned, report) = run.all(&graph)?;
+    defaults::restore(&mut pruned, &defaults);
     Ok((pruned, report))
 }
 
@@ -109,6 +106,28 @@ struct Pruned {
 }
 
 impl Run<'_, '_> {
+    fn all(mut self, graph: &Graph) -> Result<(Graph, Report), PruneError> {
+        (self.progress)(Progress::Analyzing);
+        let excluded = |name: &str| self.recipe.excludes(name);
+        let (start, settings) = canonical(graph, self.shapes, &excluded);
+        names::all_fit(&[graph, &start], &self.recipe.exclude)?;
+        values::all_finite(&start, &prunable_weights(&start, self.recipe))?;
+        let Some((lean, dead, difference)) = self.without_dead(graph, &start)? else {
+            let result = self.remove(graph, &start, &settings)?;
+            return self.finish(graph, &start, Vec::new(), result);
+        };
+        let excluded = |name: &str| self.recipe.excludes(name);
+        let (canonical, settings) = canonical(&lean, self.shapes, &excluded);
+        let result = self.remove(&lean, &canonical, &settings)?;
+        let (pruned, mut report) = self.finish(graph, &start, dead, result)?;
+        // The greater of both differences.
+        if difference.as_ref().is_some_and(|d| report.check.as_ref().is_none_or(|c| c.relative < d.relative))
+        {
+            report.check = difference;
+        }
+        Ok((pruned, report))
+    }
+
     /// `dense` is what the result is compared with, `graph` its canonical form.
     fn remove(&mut self, dense: &Graph, graph: &Graph, settings: &Settings) -> Result<Pruned, PruneError> {
         match self.recipe.granularity {
