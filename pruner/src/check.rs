@@ -59,9 +59,21 @@ pub enum Failure {
     #[error(transparent)]
     Graph(#[from] GraphError),
     #[error(transparent)]
-    Prepare(#[from] PrepareError),
+    Prepare(Box<PrepareError>),
     #[error(transparent)]
-    Run(#[from] RunError),
+    Run(Box<RunError>),
+}
+
+impl From<PrepareError> for Failure {
+    fn from(error: PrepareError) -> Self {
+        Self::Prepare(Box::new(error))
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        Self::Run(Box::new(error))
+    }
 }
 
 /// Runs both models on the same seeded random inputs of each of `runs`, valid for `expected`. Of the shapes after the first,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use poda_formats::sparse::SparseError;
+use poda_formats::weight::SparseError;
 use poda_formats::{FileFormat, RoundedWeight, ValueType, Weight};
 use serde::Serialize;
 
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         graph.visit_mut(&mut |graph| {
             for weight in graph.values.iter_mut().filter_map(|value| value.weight.as_mut()) {
                 if weight.is_sparse() {
-                    *weight = Weight::Dense(weight.to_dense()?);
+                    *weight = Weight::Tensor(weight.to_dense()?);
                 }
             }
             Ok::<(), SparseError>(())

@@ -37,6 +37,7 @@ use crate::values;
 ///   poda prune model.onnx --granularity channel --sparsity 0.5 --dry-run
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line say nothing of each other")]
 pub(crate) struct Args {
     /// ONNX file or Poda artifact
     model: PathBuf,

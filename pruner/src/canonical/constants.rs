@@ -74,6 +74,9 @@ fn last_arithmetic(graph: &Graph, producers: &[Option<usize>], mut id: ValueId) 
     }
 }
 
+/// Bytes of a constant that may take more than what it is made of.
+const SMALL: usize = 4 << 10;
+
 /// Whether a value takes no more than the weights behind it, none of which nor any node on the way is excluded. (A value that
 /// is excluded itself is folded, and excluded as the weight that it is then.)
 fn worth(
@@ -100,7 +103,6 @@ fn worth(
             open.extend(node.inputs.iter().flatten());
         }
     }
-    const SMALL: usize = 4 << 10;
     bytes <= sources || bytes <= SMALL && sources > 0
 }
 

@@ -152,7 +152,7 @@ pub(super) fn convolution(
             let channel = o / (out / group).max(1) * each + i;
             let taps = weight.get((o * each + i) * window..).unwrap_or_default().iter().take(window);
             taps.for_each(|&w| {
-                sum.add(w, x.get(channel).copied().unwrap_or((f64::NEG_INFINITY, f64::INFINITY)))
+                sum.add(w, x.get(channel).copied().unwrap_or((f64::NEG_INFINITY, f64::INFINITY)));
             });
         }
         sum.add(1.0, bias[o]);
@@ -315,7 +315,7 @@ mod tests {
         let tanh = unary_ranges(Unary::Tanh, &y).unwrap();
         assert_eq!(tanh.spread(1, 2)[1], (-1.0, 1.0));
         let gelu = unary_ranges(Unary::Gelu { approximate: false }, &tanh).unwrap();
-        assert_eq!(constant(gelu.spread(1, 2)[0]).is_some(), true);
+        assert!(constant(gelu.spread(1, 2)[0]).is_some());
         assert_eq!(gelu.spread(1, 2)[1], (f64::NEG_INFINITY, f64::INFINITY));
     }
 }

@@ -294,10 +294,7 @@ impl<'a> Builder<'a> {
         };
         let graph = self.draft.graph;
         // A product is known by its own name, not by that of the activation that it took in.
-        let named = match &node.kind {
-            Kind::Product(product) => product.node,
-            Kind::Op(_) | Kind::Attention(_) | Kind::Chain(_) => node.node,
-        };
+        let named = if let Kind::Product(product) = &node.kind { product.node } else { node.node };
         let (name, op) = (node_name(graph, named), graph.nodes[named].op.name().to_owned());
         Ok(Step { name, op, call, inputs, outputs, segments })
     }

@@ -92,7 +92,15 @@ impl Product {
     }
 
     pub(super) fn new(source: Source, form: Form, channel_axis: usize) -> Self {
-        Self { node: 0, source, form, channel_axis, bias: None, activation: Activation::None, residual: false }
+        Self {
+            node: 0,
+            source,
+            form,
+            channel_axis,
+            bias: None,
+            activation: Activation::None,
+            residual: false,
+        }
     }
 
     /// Channels of the output: rows of the weight, of one part where each part has its own matrices.
