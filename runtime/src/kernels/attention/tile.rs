@@ -27,7 +27,7 @@ pub(super) struct Output {
     /// Row `i` at `c[i · stride]`.
     pub(super) c: *mut f32,
     pub(super) stride: usize,
-    /// A factor for what each row holds before, or null to start from zero.
+    /// A factor for what each row holds before; not read for packed queries, which start from zero.
     pub(super) factors: *const f32,
 }
 
@@ -86,15 +86,23 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
     }
     let ops = simd.f32();
     let (a_row, a_step) = if PACKED { (1, ROWS) } else { (STRIDE, 1) };
-    let mut sums = [[ops.zero(); VECTORS]; ROWS];
+    // Loops that load or store sums may be too long to be unrolled, and then need them in memory. Copies of their own keep the
+    // loop over steps from having them there too, see the dense product.
+    let mut before = [[ops.zero(); VECTORS]; ROWS];
     // SAFETY: by the caller.
     unsafe {
-        if !factors.is_null() {
+        if !PACKED {
             for row in 0..ROWS {
                 let factor = splat(simd, *factors.add(row));
                 for v in 0..VECTORS {
-                    sums[row][v] = ops.mul(ops.load_ptr(c.add(row * stride + v * S::LANES)), factor);
+                    before[row][v] = ops.mul(ops.load_ptr(c.add(row * stride + v * S::LANES)), factor);
                 }
+            }
+        }
+        let mut sums = [[ops.zero(); VECTORS]; ROWS];
+        for row in 0..ROWS {
+            for v in 0..VECTORS {
+                sums[row][v] = before[row][v];
             }
         }
         // Several steps in a row where loops are short: see the dense product.
@@ -111,9 +119,15 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
             a = a.add(a_step);
             b = b.wrapping_add(b_step);
         }
+        let mut after = [[ops.zero(); VECTORS]; ROWS];
         for row in 0..ROWS {
             for v in 0..VECTORS {
-                ops.store_ptr(sums[row][v], c.add(row * stride + v * S::LANES));
+                after[row][v] = sums[row][v];
+            }
+        }
+        for row in 0..ROWS {
+            for v in 0..VECTORS {
+                ops.store_ptr(after[row][v], c.add(row * stride + v * S::LANES));
             }
         }
     }

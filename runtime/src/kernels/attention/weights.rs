@@ -76,6 +76,16 @@ impl<'a> RowMask<'a> {
     }
 }
 
+/// The first `lanes` elements.
+///
+/// # Safety
+/// They must be readable.
+#[inline(always)]
+unsafe fn load<S: Simd>(simd: S, from: *const f32, lanes: usize) -> S::F32 {
+    // SAFETY: by the caller.
+    unsafe { if lanes == S::LANES { simd.f32().load_ptr(from) } else { simd.load_first(from, lanes) } }
+}
+
 /// Turns the products of a row into scores as far as it sees them; gives the greatest.
 ///
 /// # Safety
@@ -101,15 +111,15 @@ pub(super) unsafe fn score<S: Simd>(
                 let cap = splat(simd, softcap);
                 score = ops.mul(Tanh {}.eval(simd, ops.div(score, cap)), cap);
             }
-            let mask = |values: &[f32]| {
-                let values = values.as_ptr().add(at);
-                if lanes == S::LANES { ops.load_ptr(values) } else { simd.load_first(values, lanes) }
-            };
             match seen.mask {
                 RowMask::None => {}
-                RowMask::Add(values) => score = ops.add(score, mask(values)),
+                RowMask::Add(values) => score = ops.add(score, load(simd, values.as_ptr().add(at), lanes)),
                 RowMask::Hide(values) => {
-                    score = ops.select(score, hidden, ops.eq(mask(values), ops.zero()));
+                    score = ops.select(
+                        score,
+                        hidden,
+                        ops.eq(load(simd, values.as_ptr().add(at), lanes), ops.zero()),
+                    );
                 }
             }
             ops.store_ptr(score, to);

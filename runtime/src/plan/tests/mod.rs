@@ -241,7 +241,7 @@ fn one_dimensional_and_padded_convolutions() {
     check(&c.finish(), &[("x", numbers(&[2, 4, 11], 3, 0.0))]);
 }
 
-/// Functions of one value spelled out, each with the number of steps that should be left.
+/// Functions of one value spelled out, and whether they are to be recognised.
 fn spelled_out() -> Vec<(&'static str, bool, Graph)> {
     let chain = || {
         let c = Chain::new(&[5, 8]);
