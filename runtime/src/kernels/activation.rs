@@ -66,7 +66,7 @@ impl SimdUnaryOp<f32> for Rounding {
         let multiple = clamp(ops.round_ties_even(ops.div(clamp(x, self.clamp), scale)), self.range);
         let multiple = ops.select(multiple, ops.splat(self.nan), ops.eq(multiple, multiple));
         // (An integer has no negative zero.)
-        ops.mul(ops.add(multiple, ops.zero()), scale)
+        ops.mul(ops.add(multiple, ops.splat(0.0)), scale)
     }
 }
 

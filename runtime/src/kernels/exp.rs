@@ -3,7 +3,7 @@
 use rten_simd::Simd as _;
 use rten_simd::ops::{BitOps, IntOps, NumOps};
 
-use crate::simd::{Simd, splat};
+use crate::simd::{Simd, splat, zero};
 
 /// `exp(x)` for `x <= 0`, or NaN: within 1.5 ULP, and 0 below −86.
 ///
@@ -22,9 +22,10 @@ pub(super) fn exp_negative<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     for coefficient in [0.041_898_16, 0.166_676_39, 0.499_991_48, 0.999_999_7, 1.0] {
         y = ops.mul_add(y, r, splat(simd, coefficient));
     }
-    let shifted: S::I32 = shifted.reinterpret_cast();
-    let power: S::F32 = ints.shift_left::<23>(ints.add(shifted, ints.splat(127))).reinterpret_cast();
-    ops.select(ops.zero(), ops.mul(y, power), ops.lt(x, splat(simd, -86.0)))
+    let shifted = S::I32::from_bits(shifted.to_bits());
+    let power = ints.shift_left::<23>(ints.add(shifted, ints.splat(127)));
+    let power = S::F32::from_bits(power.to_bits());
+    ops.select(zero(simd), ops.mul(y, power), ops.lt(x, splat(simd, -86.0)))
 }
 
 #[cfg(test)]

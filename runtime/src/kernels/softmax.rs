@@ -3,7 +3,7 @@
 use rten_simd::ops::{BitOps, FloatOps, NumOps};
 
 use super::exp::exp_negative;
-use crate::simd::{Simd, Supported, Vectorized, splat};
+use crate::simd::{Simd, Supported, Vectorized, splat, zero};
 use crate::threads::share::{cost, parts};
 use crate::threads::{self, Split, SyncPtr};
 
@@ -59,7 +59,7 @@ impl Vectorized for Lanes<'_> {
                 for i in 0..dim {
                     greatest = ops.max(greatest, load(i));
                 }
-                let mut sum = ops.zero();
+                let mut sum = zero(simd);
                 for i in 0..dim {
                     let weight = exp_negative(simd, ops.sub(load(i), greatest));
                     sum = ops.add(sum, weight);

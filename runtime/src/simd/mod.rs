@@ -124,6 +124,12 @@ pub(crate) fn splat<S: Simd>(simd: S, x: f32) -> S::F32 {
     simd.f32().splat(x)
 }
 
+/// 0 in every lane. (`BitOps::zero` is a call, unless crates are optimised together, and a call spills every register.)
+#[inline(always)]
+pub(crate) fn zero<S: Simd>(simd: S) -> S::F32 {
+    splat(simd, 0.0)
+}
+
 /// Clamps to `min..=max` and lets a NaN through.
 #[inline(always)]
 pub(crate) fn clamp<S: Simd>(simd: S, x: S::F32, [min, max]: [S::F32; 2]) -> S::F32 {

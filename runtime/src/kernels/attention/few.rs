@@ -3,7 +3,7 @@
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::tile::STRIDE;
-use crate::simd::Simd;
+use crate::simd::{Simd, zero};
 
 /// Most rows for which keys are not packed: packing takes as long as the products of three.
 pub(super) const FEW: usize = 4;
@@ -26,7 +26,7 @@ pub(super) unsafe fn copy_row<S: Simd>(simd: S, from: *const f32, stride: usize,
                 let v = if lanes == S::LANES { ops.load_ptr(values) } else { simd.load_first(values, lanes) };
                 ops.store_ptr(v, to.add(at));
             } else {
-                ops.store_ptr(ops.zero(), to.add(at));
+                ops.store_ptr(zero(simd), to.add(at));
                 for i in 0..lanes {
                     *to.add(at + i) = *from.add((at + i) * stride);
                 }
@@ -62,7 +62,7 @@ pub(super) unsafe fn scores<S: Simd>(
                 for key in (0..lanes).step_by(TOGETHER) {
                     let at: [_; TOGETHER] =
                         std::array::from_fn(|i| k.add((start + (key + i).min(lanes - 1)) * key_stride));
-                    let mut sum = [ops.zero(); TOGETHER];
+                    let mut sum = [zero(simd); TOGETHER];
                     for i in (0..whole).step_by(S::LANES) {
                         let q = ops.load_ptr(q.add(i));
                         for (sum, at) in sum.iter_mut().zip(at) {

@@ -11,7 +11,7 @@ use super::weights::{RowMask, Seen, Statistics, score, weigh};
 use super::{Attention, Order, Undefined};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose::transpose;
-use crate::simd::{Simd, Vectorized, splat};
+use crate::simd::{Simd, Vectorized, splat, zero};
 use crate::threads::SyncPtr;
 
 /// Keys of a block: its scores stay in L1 beside a panel of keys, and what is packed of it in L2.
@@ -265,7 +265,7 @@ impl Part<'_> {
             let lanes = S::LANES.min(value_size - at);
             // SAFETY: the row's elements of `y` are this part's; sums are in whole vectors.
             unsafe {
-                let value = if undefined { ops.zero() } else { ops.mul(ops.load_ptr(sums.add(at)), factor) };
+                let value = if undefined { zero(simd) } else { ops.mul(ops.load_ptr(sums.add(at)), factor) };
                 let to = self.y.get().add(index * value_size + at);
                 if lanes == S::LANES { ops.store_ptr(value, to) } else { simd.store_first(value, to, lanes) }
             }

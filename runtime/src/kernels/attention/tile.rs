@@ -4,7 +4,7 @@
 
 use rten_simd::ops::{BitOps, NumOps};
 
-use crate::simd::{Simd, splat};
+use crate::simd::{Simd, splat, zero};
 
 /// Elements of a row of scores: of a block of keys, and as many as keep twelve rows out of each other's cache lines.
 pub(super) const STRIDE: usize = super::part::KEYS + 16;
@@ -88,7 +88,7 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
     let (a_row, a_step) = if PACKED { (1, ROWS) } else { (STRIDE, 1) };
     // Loops that load or store sums may be too long to be unrolled, and then need them in memory. Copies of their own keep the
     // loop over steps from having them there too, see the dense product.
-    let mut before = [[ops.zero(); VECTORS]; ROWS];
+    let mut before = [[zero(simd); VECTORS]; ROWS];
     // SAFETY: by the caller.
     unsafe {
         if !PACKED {
@@ -99,7 +99,7 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
                 }
             }
         }
-        let mut sums = [[ops.zero(); VECTORS]; ROWS];
+        let mut sums = [[zero(simd); VECTORS]; ROWS];
         for row in 0..ROWS {
             for v in 0..VECTORS {
                 sums[row][v] = before[row][v];
@@ -119,7 +119,7 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
             a = a.add(a_step);
             b = b.wrapping_add(b_step);
         }
-        let mut after = [[ops.zero(); VECTORS]; ROWS];
+        let mut after = [[zero(simd); VECTORS]; ROWS];
         for row in 0..ROWS {
             for v in 0..VECTORS {
                 after[row][v] = sums[row][v];
@@ -146,7 +146,7 @@ unsafe fn step<S: Simd, const ROWS: usize, const VECTORS: usize>(
     sums: &mut [[S::F32; VECTORS]; ROWS],
 ) {
     let ops = simd.f32();
-    let mut xs = [ops.zero(); VECTORS];
+    let mut xs = [zero(simd); VECTORS];
     // SAFETY: by the caller.
     unsafe {
         for v in 0..VECTORS {

@@ -6,7 +6,7 @@ use rten_vecmath::Tanh;
 
 use super::super::exp::exp_negative;
 use super::{Attention, MaskValues};
-use crate::simd::{Simd, splat};
+use crate::simd::{Simd, splat, zero};
 
 /// What online softmax remembers of the rows of a group. Rows beyond the group stay as they start.
 pub(super) struct Statistics {
@@ -118,7 +118,7 @@ pub(super) unsafe fn score<S: Simd>(
                     score = ops.select(
                         score,
                         hidden,
-                        ops.eq(load(simd, values.as_ptr().add(at), lanes), ops.zero()),
+                        ops.eq(load(simd, values.as_ptr().add(at), lanes), zero(simd)),
                     );
                 }
             }
@@ -140,7 +140,7 @@ pub(super) unsafe fn score<S: Simd>(
 #[inline(always)]
 pub(super) unsafe fn weigh<S: Simd>(simd: S, greatest: f32, seen: usize, keys: usize, row: *mut f32) -> f32 {
     let ops = simd.f32();
-    let (greatest, mut sum) = (splat(simd, greatest), ops.zero());
+    let (greatest, mut sum) = (splat(simd, greatest), zero(simd));
     // SAFETY: by the caller.
     unsafe {
         for at in (0..seen).step_by(S::LANES) {
@@ -149,7 +149,7 @@ pub(super) unsafe fn weigh<S: Simd>(simd: S, greatest: f32, seen: usize, keys: u
             sum = ops.add(sum, weight);
         }
         for at in (seen.next_multiple_of(S::LANES)..keys).step_by(S::LANES) {
-            ops.store_ptr(ops.zero(), row.add(at));
+            ops.store_ptr(zero(simd), row.add(at));
         }
     }
     simd.total(sum)
@@ -169,7 +169,7 @@ impl Statistics {
             unsafe {
                 let old = ops.load_ptr(self.greatest.as_ptr().add(at));
                 let new = ops.max(old, ops.load_ptr(block.as_ptr().add(at)));
-                let base = ops.select(ops.zero(), new, ops.eq(new, nothing));
+                let base = ops.select(zero(simd), new, ops.eq(new, nothing));
                 ops.store_ptr(new, self.greatest.as_mut_ptr().add(at));
                 ops.store_ptr(base, bases.as_mut_ptr().add(at));
                 ops.store_ptr(exp_negative(simd, ops.sub(old, base)), self.factors.as_mut_ptr().add(at));

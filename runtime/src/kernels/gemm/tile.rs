@@ -7,7 +7,7 @@
 
 use rten_simd::ops::{BitOps, NumOps};
 
-use crate::simd::{Simd, clamp, splat};
+use crate::simd::{Simd, clamp, splat, zero};
 
 /// The operands of one block.
 #[derive(Clone, Copy)]
@@ -97,7 +97,7 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
     let ops = simd.f32();
     let Operands { k, mut a, a_row, a_k, b, b_panel, b_k } = operands;
     let (a_row, a_k) = if PACKED { (1, ROWS) } else { (a_row, a_k) };
-    let mut sums = [[ops.zero(); VECTORS]; ROWS];
+    let mut sums = [[zero(simd); VECTORS]; ROWS];
     // SAFETY: by the caller of `block`.
     unsafe {
         let mut b = b;
@@ -117,7 +117,7 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
         }
         // The loop below is too long to be unrolled and so needs its sums in memory; without this copy the loop above would
         // keep them there too (a third of the speed).
-        let mut done = [[ops.zero(); VECTORS]; ROWS];
+        let mut done = [[zero(simd); VECTORS]; ROWS];
         for row in 0..ROWS {
             for v in 0..VECTORS {
                 done[row][v] = sums[row][v];
@@ -168,7 +168,7 @@ unsafe fn step<S: Simd, const ROWS: usize, const VECTORS: usize>(
     sums: &mut [[S::F32; VECTORS]; ROWS],
 ) {
     let ops = simd.f32();
-    let mut xs = [ops.zero(); VECTORS];
+    let mut xs = [zero(simd); VECTORS];
     // SAFETY: by the caller.
     unsafe {
         for v in 0..VECTORS {

@@ -7,7 +7,7 @@ use rten_simd::ops::{BitOps, NumOps};
 use crate::kernels::{Layout, Packed, Params, Problem, WeightMatrix};
 use crate::packing::panels::{Group, PanelShape, Panels};
 use crate::packing::strips;
-use crate::simd::{Level, Simd, Supported, splat};
+use crate::simd::{Level, Simd, Supported, splat, zero};
 
 /// Rows of a strip, or `None` where blocks have an odd number of rows: nothing is shared in those.
 fn height(weight: &WeightMatrix, level: Level) -> Option<usize> {
@@ -127,7 +127,7 @@ impl Run {
             // SAFETY: by the caller.
             unsafe {
                 let y: *mut f32 = self.y.add(row as usize).cast();
-                let mut sums = [[ops.zero(); N]; R];
+                let mut sums = [[zero(simd); N]; R];
                 for r in 0..R {
                     for i in 0..N {
                         sums[r][i] = ops.load_ptr(y.add(r * self.width + i * S::LANES));
@@ -136,7 +136,7 @@ impl Run {
                 for _ in 0..group.single {
                     let x: *const f32 = self.x.add(*self.offsets as usize).cast();
                     self.offsets = self.offsets.add(1);
-                    let mut row = [ops.zero(); N];
+                    let mut row = [zero(simd); N];
                     for i in 0..N {
                         row[i] = simd.keep(ops.load_ptr(x.add(i * S::LANES)));
                     }

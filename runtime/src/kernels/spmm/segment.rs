@@ -3,7 +3,7 @@
 use rten_simd::ops::{BitOps, NumOps};
 
 use crate::packing::panels::Panels;
-use crate::simd::{Simd, splat};
+use crate::simd::{Simd, splat, zero};
 
 /// Adds the weights of one segment to the sums of its rows: `N` vectors, with `SETS` sets of accumulators, so that enough
 /// multiply-adds are in flight when `N` is small.
@@ -27,7 +27,7 @@ pub(super) unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
         let mut weight = panels.weights.as_ptr().add(here.weight);
         let mut offset = panels.offsets.as_ptr().add(here.offset);
         let load = |at: *const f32| -> [S::F32; N] {
-            let mut v = [ops.zero(); N];
+            let mut v = [zero(simd); N];
             for i in 0..N {
                 v[i] = ops.load_ptr(at.add(i * S::LANES));
             }
@@ -51,7 +51,7 @@ pub(super) unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
                         ops.prefetch(offset.wrapping_add(AHEAD + 32 * line).cast());
                     }
                 }
-                let mut a = [[ops.zero(); N]; SETS];
+                let mut a = [[zero(simd); N]; SETS];
                 let mut b = a;
                 (a[0], b[0]) = (load(ys[0]), load(ys[1]));
                 let mut left = shared;

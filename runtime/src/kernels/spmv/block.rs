@@ -7,7 +7,7 @@ use rten_simd::ops::{BitOps, NumOps};
 use super::{BLOCK, COLUMNS, Line, Multiply, Spmv};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
 use crate::packing::blocks::Blocks;
-use crate::simd::{Simd, Supported};
+use crate::simd::{Simd, Supported, zero};
 
 /// Columns of a piece of a row.
 const WIDTH: usize = 4;
@@ -113,7 +113,7 @@ impl<const H: usize> Multiply for Tall<H> {
         let starts = &self.0.starts[block * (BLOCK / H)..];
         for (strip, range) in starts.windows(2).take(BLOCK / H).enumerate() {
             let (mut slot, end) = (range[0] as usize, range[1] as usize);
-            let mut totals = [[[ops.zero(); MOST / 4]; 4]; R];
+            let mut totals = [[[zero(simd); MOST / 4]; 4]; R];
             // SAFETY: `Blocks` holds `H` weights for each slot, and a multiple of `parts` slots; columns are at most `k`,
             // where a zero lies.
             unsafe {
@@ -217,7 +217,7 @@ impl Multiply for Wide {
         let starts = &self.0.starts[block * BLOCK..];
         for (row, range) in starts.windows(2).take(BLOCK).enumerate() {
             let (mut slot, end) = (range[0] as usize, range[1] as usize);
-            let mut totals = [[ops.zero(); 4]; R];
+            let mut totals = [[zero(simd); 4]; R];
             // SAFETY: `Blocks` holds 4 weights for each slot, and a multiple of `pieces` slots; columns are at most `k`, and 4
             // elements more may be read.
             unsafe {

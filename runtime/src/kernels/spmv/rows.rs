@@ -8,7 +8,7 @@ use rten_simd::ops::{BitOps, NumOps};
 
 use super::{BLOCK, Line, Multiply, Spmv};
 use crate::kernels::{Packed, Params, Problem, WeightMatrix};
-use crate::simd::{Simd, Supported, Value};
+use crate::simd::{Simd, Supported, Value, zero};
 
 /// Rows side by side.
 const ROWS: usize = 4;
@@ -99,7 +99,7 @@ impl<V: Value> Rows<V> {
         let k = self.0.cols();
         let values: &[V] = self.0.values().tensor().as_slice().expect("checked by prepare");
         let rows: [&[V]; M] = std::array::from_fn(|m| &values[(row + m) * k..][..k]);
-        let mut totals = [[[ops.zero(); 2]; R]; M];
+        let mut totals = [[[zero(simd); 2]; R]; M];
         let pair = 2 * S::LANES;
         let even = k - k % pair;
         let mut i = 0;
@@ -159,7 +159,7 @@ unsafe fn step<S: Simd, V: Value, const M: usize, const R: usize>(
     let ops = simd.f32();
     // SAFETY: by the caller.
     unsafe {
-        let mut x = [ops.zero(); R];
+        let mut x = [zero(simd); R];
         for r in 0..R {
             x[r] = ops.load_ptr(columns[r]);
         }

@@ -5,6 +5,7 @@ use poda_formats::op::{Binary, Unary};
 use super::broadcast::{Broadcast, combine};
 use super::unary_float::{f32_cost, float_f32};
 use super::wide::widest;
+use crate::kernels::Activation;
 use crate::packing::scratch::Scratch;
 use crate::threads::share::{cost, for_elements};
 
@@ -22,8 +23,8 @@ pub(crate) enum Link {
     /// Not below, nor above; NaN passes.
     #[allow(missing_docs)]
     Clip { low: f32, high: f32 },
-    /// To integers of few bits and back: QuantizeLinear and then DequantizeLinear.
-    Quantize(Grid),
+    /// What a product would have in its epilogue.
+    Activation(Activation),
 }
 
 /// The functions of two inputs that chains hold.
@@ -57,38 +58,6 @@ pub(crate) fn is_float(function: Unary) -> bool {
     !tests
 }
 
-/// Integers `low..=high` that stand for `(n - zero) · scale`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs)]
-pub(crate) struct Grid {
-    /// `n` is `x / scale`, rounded to the nearest, ties to even, plus `zero`.
-    pub(crate) from: Affine,
-    pub(crate) low: f32,
-    pub(crate) high: f32,
-    /// What `n` stands for.
-    pub(crate) to: Affine,
-}
-
-/// A scale and the integer that stands for 0.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs)]
-pub(crate) struct Affine {
-    pub(crate) scale: f32,
-    pub(crate) zero: f32,
-}
-
-impl Grid {
-    #[inline(always)]
-    fn round(self, x: f32) -> f32 {
-        let n = (x / self.from.scale).round_ties_even() + self.from.zero;
-        let n = if n < self.low { self.low } else { n };
-        let n = if n > self.high { self.high } else { n };
-        // NaN becomes the integer 0.
-        let n = if n.is_nan() { 0.0 } else { n };
-        (n - self.to.zero) * self.to.scale
-    }
-}
-
 /// Functions in a row, each of the same shape.
 #[derive(Debug, Clone)]
 pub(crate) struct Chain {
@@ -109,7 +78,7 @@ impl Chain {
             Link::Unary(function) => poda_formats::Op::Unary(*function).name().to_owned(),
             Link::Binary { function, .. } => format!("{function:?}"),
             Link::Clip { .. } => "Clip".to_owned(),
-            Link::Quantize(_) => "Quantize".to_owned(),
+            Link::Activation(_) => "activation".to_owned(),
         };
         self.links.iter().map(name).collect::<Vec<_>>().join("+")
     }
@@ -123,7 +92,8 @@ impl Chain {
     fn cost(&self) -> usize {
         let cost = |link: &Link| match link {
             Link::Unary(function) => f32_cost(*function),
-            Link::Binary { .. } | Link::Clip { .. } | Link::Quantize(_) => cost::ARITHMETIC,
+            Link::Activation(_) => cost::FUNCTION,
+            Link::Binary { .. } | Link::Clip { .. } => cost::ARITHMETIC,
         };
         self.links.iter().map(cost).sum()
     }
@@ -141,7 +111,7 @@ impl Chain {
                     self.layouts[0].spread(at, x, tile);
                 }
                 let len = tile.len();
-                let (mut now, mut next) = (&mut *tile, &mut next[..len]);
+                let (mut now, mut next, mut turned) = (&mut *tile, &mut next[..len], false);
                 for link in &self.links {
                     match *link {
                         Link::Unary(function) => {
@@ -167,11 +137,15 @@ impl Chain {
                             let x = if x < low { low } else { x };
                             if x > high { high } else { x }
                         }),
-                        Link::Quantize(grid) => map(next, now, |x| grid.round(x)),
+                        Link::Activation(activation) => {
+                            activation.apply(now);
+                            continue;
+                        }
                     }
                     std::mem::swap(&mut now, &mut next);
+                    turned = !turned;
                 }
-                if self.links.len() % 2 == 1 {
+                if turned {
                     next.copy_from_slice(now);
                 }
             }
@@ -246,9 +220,10 @@ mod tests {
                 }
             }
             Link::Clip { low, high } => x.clamp(low, high),
-            Link::Quantize(g) => {
-                let n = f64::from((x / g.from.scale).round_ties_even()) + f64::from(g.from.zero);
-                (n.clamp(g.low.into(), g.high.into()) as f32 - g.to.zero) * g.to.scale
+            Link::Activation(activation) => {
+                let mut y = [x];
+                activation.apply(&mut y);
+                y[0]
             }
         };
         let len = shape.iter().product();
@@ -258,13 +233,11 @@ mod tests {
     #[test]
     fn chains_match_their_functions_one_by_one() {
         let binary = |function, other, swapped| Link::Binary { function, other, swapped };
-        let affine = |scale, zero| Affine { scale, zero };
-        let grid = Grid { from: affine(0.01, 128.0), low: 0.0, high: 255.0, to: affine(0.01, 128.0) };
         let links = [
             Link::Unary(Unary::Sigmoid),
             binary(Arithmetic::Mul, 0, false),
             binary(Arithmetic::Sub, 1, true),
-            Link::Quantize(grid),
+            Link::Activation(Activation::Silu),
             binary(Arithmetic::Div, 2, false),
             Link::Clip { low: -1.0, high: 1.5 },
             binary(Arithmetic::PRelu, 3, false),
@@ -293,17 +266,6 @@ mod tests {
                     }
                 }
             }
-        }
-    }
-
-    #[test]
-    fn what_is_no_number_becomes_the_integer_zero() {
-        let affine = Affine { scale: 0.5, zero: 10.0 };
-        let grid = Grid { from: affine, low: 0.0, high: 255.0, to: affine };
-        for (x, expected) in
-            [(f32::NAN, -5.0), (f32::INFINITY, 122.5), (f32::NEG_INFINITY, -5.0), (0.25, 0.0)]
-        {
-            assert_eq!(grid.round(x), expected, "{x}");
         }
     }
 }

@@ -4,7 +4,7 @@
 use poda_formats::{DataType, Op, ValueId};
 
 use super::{Rewrite, Rewriter};
-use crate::ops::elementwise::chain::{Affine, Arithmetic, Chain, Grid, Link, is_float};
+use crate::ops::elementwise::chain::{Arithmetic, Chain, Link, is_float};
 use crate::plan::draft::Kind;
 
 /// Most inputs of a chain: each is one more stream from memory.
@@ -18,7 +18,6 @@ struct Links {
 
 pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
     let node = r.node(at);
-    node.op()?;
     let output = node.output(0)?;
     let shape = r.draft.shape(output)?.to_vec();
     let single = |id: ValueId| r.draft.dtype(id) == Some(DataType::F32);
@@ -71,6 +70,9 @@ fn links(r: &Rewriter<'_, '_>, at: usize) -> Option<Links> {
     let node = r.node(at);
     let x = node.input(0)?;
     let one = |link| Some(Links { links: vec![link], inputs: vec![x] });
+    if let Kind::Activation(activation) = node.kind {
+        return one(Link::Activation(activation));
+    }
     match node.op()? {
         Op::Unary(function) if is_float(*function) => one(Link::Unary(*function)),
         Op::Binary(function) => {
@@ -83,37 +85,6 @@ fn links(r: &Rewriter<'_, '_>, at: usize) -> Option<Links> {
             let bound = |index, open: f32| node.input(index).map_or(Some(open), |id| r.draft.scalar(id));
             one(Link::Clip { low: bound(1, f32::NEG_INFINITY)?, high: bound(2, f32::INFINITY)? })
         }
-        Op::DequantizeLinear { block_size: 0, .. } => {
-            let (op, quantize) = r.op(x).filter(|_| r.once(x))?;
-            let Op::QuantizeLinear { block_size: 0, .. } = op else { return None };
-            let (low, high) = match r.draft.dtype(x)? {
-                DataType::U8 => (0.0, 255.0),
-                DataType::I8 => (-128.0, 127.0),
-                DataType::U16 => (0.0, 65_535.0),
-                DataType::I16 => (-32_768.0, 32_767.0),
-                _ => return None,
-            };
-            let affine = |scale: Option<ValueId>, zero: Option<ValueId>| {
-                let zero = zero.map_or(Some(0.0), |id| integer(r, id))?;
-                Some(Affine { scale: r.draft.scalar(scale?)?, zero })
-            };
-            let from = affine(quantize.input(1), quantize.input(2))?;
-            let to = affine(node.input(1), node.input(2))?;
-            let links = vec![Link::Quantize(Grid { from, low, high, to })];
-            Some(Links { links, inputs: vec![quantize.input(0)?] })
-        }
-        _ => None,
-    }
-}
-
-/// The one element of a constant of few bits.
-fn integer(r: &Rewriter<'_, '_>, id: ValueId) -> Option<f32> {
-    let tensor = r.draft.constant(id)?;
-    match (tensor.dtype(), tensor.len()) {
-        (DataType::U8, 1) => Some(f32::from(tensor.as_slice::<u8>().ok()?[0])),
-        (DataType::I8, 1) => Some(f32::from(tensor.as_slice::<i8>().ok()?[0])),
-        (DataType::U16, 1) => Some(f32::from(tensor.as_slice::<u16>().ok()?[0])),
-        (DataType::I16, 1) => Some(f32::from(tensor.as_slice::<i16>().ok()?[0])),
         _ => None,
     }
 }
