@@ -179,7 +179,8 @@ impl Executable {
     }
 
     /// As [`Executable::run`], with a buffer of the caller's for each output. Once it has run a few times with inputs of some
-    /// shapes, nothing is allocated.
+    /// shapes, nothing is allocated but what operators in their general form (all but products, convolutions and what is
+    /// fused into them) need to work out shapes.
     ///
     /// # Errors
     /// As [`Executable::run`], and when the buffers are not one for each output, of its type and shape.

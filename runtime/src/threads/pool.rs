@@ -100,6 +100,12 @@ impl Pool {
         self.callers.load(Ordering::Relaxed)
     }
 
+    /// Workers that do not sleep.
+    #[cfg(test)]
+    pub(super) fn awake(&self) -> usize {
+        self.awake.load(Ordering::Relaxed)
+    }
+
     /// Number of threads.
     pub(super) fn count(&self) -> usize {
         self.count

@@ -212,3 +212,26 @@ fn idle_threads_sleep_and_are_found_again() {
         });
     }
 }
+
+#[test]
+fn nothing_spins_after_a_run() {
+    let threads = Threads::new(3).unwrap();
+    let pool = threads.pool.as_ref().unwrap().pool();
+    for round in 0..3 {
+        threads.for_each(100, |i| {
+            std::hint::black_box(i);
+        });
+        // Also after a panic, and where a caller has gone without any work.
+        if round == 1 {
+            caught(|| threads.for_each(9, |i| fail_at(i, 4)));
+        } else if round == 2 {
+            threads.install(|| ());
+        }
+        let mut looks = 0;
+        while pool.awake() > 0 {
+            looks += 1;
+            assert!(looks < 10_000, "a worker is still awake");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
