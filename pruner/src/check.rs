@@ -4,6 +4,7 @@
 //! of magnitude. How far rounding alone moves a channel is measured where it matters: the reference is run once more
 //! without fusion and with inputs moved by 2⁻²⁰ of themselves, and as much difference is forgiven.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use poda_formats::{Graph, GraphError, Tensor};
@@ -76,6 +77,12 @@ impl From<RunError> for Failure {
     }
 }
 
+/// Runs at least, of each model: what a channel's scale and noise are is judged from so many.
+const LEAST_RUNS: usize = 3;
+
+/// How many times the noise that was measured is forgiven: it is a sample, and so is the difference.
+const NOISE: f64 = 8.0;
+
 /// Runs both models on the same seeded random inputs of each of `runs`, valid for `expected`. Of the shapes after the first,
 /// those that `expected` does not take are left out.
 ///
@@ -88,67 +95,75 @@ pub fn difference(
     runs: &[Shapes],
     seed: u64,
 ) -> Result<Difference, CheckError> {
-    let describe = |shapes: &Shapes| List(shapes).to_string();
+    // (One executable at a time: each may hold as much as the model.)
     let mut wanted = Vec::new();
     let reference = prepare(expected, true).map_err(CheckError::Reference)?;
-    for (number, shapes) in runs.iter().enumerate() {
-        let feeds = random_feeds(expected, shapes, seed)?;
+    let again = std::iter::repeat_n(&runs[0], LEAST_RUNS.saturating_sub(runs.len()));
+    for (number, shapes) in runs.iter().chain(again).enumerate() {
+        let feeds = random_feeds(expected, shapes, seed.wrapping_add(number as u64))?;
         match run(&reference, &feeds) {
             Ok(outputs) => wanted.push((shapes, feeds, outputs)),
             Err(failure) if number == 0 => return Err(CheckError::Reference(failure)),
             Err(_) => {}
         }
     }
-    // (One executable at a time: each may hold as much as the model.)
     drop(reference);
     let failed = |shapes: &Shapes| {
-        let shapes = describe(shapes);
+        let shapes = List(shapes).to_string();
         move |failure| CheckError::Pruned { shapes, failure }
     };
-    let pruned = prepare(found, true).map_err(failed(&wanted[0].0.clone()))?;
+    let pruned = prepare(found, true).map_err(failed(&runs[0]))?;
     let mut pairs = Vec::new();
     for (shapes, feeds, want) in wanted {
         let got = run(&pruned, &feeds).map_err(failed(shapes))?;
         for ((output, a), (_, b)) in want.iter().zip(&got) {
             if a.shape() != b.shape() || a.dtype() != b.dtype() {
                 let text = |t: &Tensor| format!("{} {:?}", t.dtype(), t.shape());
-                let (output, shapes) = (output.clone(), describe(shapes));
+                let (output, shapes) = (output.clone(), List(shapes).to_string());
                 return Err(CheckError::Shape { output, shapes, expected: text(a), found: text(b) });
             }
         }
         pairs.push((feeds, want, got));
     }
     drop(pruned);
+    let mut found = compare(&pairs, &[]);
+    if found.relative > NEGLIGIBLE {
+        let otherwise = prepare(expected, false).map_err(CheckError::Reference)?;
+        // A reference that runs one way only gives no measure of its noise.
+        let noise = pairs.iter().map(|(feeds, ..)| {
+            let feeds: Vec<_> = feeds.iter().map(|(name, tensor)| (name.clone(), moved(tensor))).collect();
+            run(&otherwise, &feeds).ok()
+        });
+        found = compare(&pairs, &noise.collect::<Vec<_>>());
+    }
+    let mut shapes: Vec<&Shapes> = runs.iter().collect();
+    shapes.truncate(pairs.len());
+    Ok(Difference { runs: shapes.len(), ..found })
+}
+
+type Tensors = Vec<(String, Tensor)>;
+
+/// Compares outputs of runs, given as feeds, expected and found; `noise` has those of the reference run otherwise.
+fn compare(pairs: &[(Tensors, Tensors, Tensors)], noise: &[Option<Tensors>]) -> Difference {
+    let outputs = pairs.first().map_or(0, |(_, want, _)| want.len());
     let mut worst =
         Difference { output: String::new(), relative: 0.0, runs: pairs.len(), compared: 0, not_finite: 0 };
-    let mut otherwise = None;
-    for (feeds, want, got) in &pairs {
-        let compare = |noise: Option<&[(String, Tensor)]>| -> Vec<Comparison> {
-            let noise = |at: usize| noise.and_then(|n| n.get(at)).map(|n| &n.1);
-            let noise = |at: usize, a: &Tensor| noise(at).filter(|n| n.shape() == a.shape());
-            let pairs = want.iter().zip(got).enumerate();
-            pairs.map(|(at, ((_, a), (_, b)))| Comparison::of(a, b, noise(at, a))).collect()
-        };
-        let mut found = compare(None);
-        if found.iter().any(|comparison| comparison.relative > NEGLIGIBLE) {
-            if otherwise.is_none() {
-                otherwise = Some(prepare(expected, false).map_err(CheckError::Reference)?);
-            }
-            let feeds: Vec<_> = feeds.iter().map(|(name, t)| (name.clone(), moved(t))).collect();
-            // A reference that runs one way only gives no measure of its noise.
-            let noise = otherwise.as_ref().and_then(|executable| run(executable, &feeds).ok());
-            found = compare(noise.as_deref());
+    for output in 0..outputs {
+        let mut channels = Channels::default();
+        for (run, (_, want, got)) in pairs.iter().enumerate() {
+            let (a, b) = (&want[output].1, &got[output].1);
+            let noise = noise.get(run).and_then(|n| n.as_ref()).and_then(|n| n.get(output)).map(|n| &n.1);
+            channels.add(a, b, noise.filter(|n| n.shape() == a.shape()));
         }
-        for ((output, _), comparison) in want.iter().zip(found) {
-            worst.compared += comparison.compared;
-            worst.not_finite += comparison.not_finite;
-            if comparison.relative > worst.relative || worst.output.is_empty() {
-                worst.output.clone_from(output);
-                worst.relative = comparison.relative;
-            }
+        worst.compared += channels.compared;
+        worst.not_finite += channels.not_finite;
+        let relative = channels.relative();
+        if relative > worst.relative || worst.output.is_empty() {
+            worst.output.clone_from(&pairs[0].1[output].0);
+            worst.relative = relative;
         }
     }
-    Ok(worst)
+    worst
 }
 
 fn prepare(graph: &Graph, fuse: bool) -> Result<Executable, Failure> {
@@ -184,84 +199,88 @@ impl fmt::Display for List<'_> {
     }
 }
 
-/// What one output shows.
-#[derive(Debug, Default, PartialEq)]
-struct Comparison {
-    relative: f64,
+/// What the runs show of one output.
+#[derive(Debug, Default)]
+struct Channels {
+    /// By dimension and its size; a dimension that changes from run to run is none of channels, and is judged run by run.
+    greatest: BTreeMap<(usize, usize), Vec<Greatest>>,
+    /// Whether one has a NaN or an infinity that the other lacks, or integers differ.
+    infinite: bool,
     compared: u64,
     not_finite: u64,
 }
 
 /// Greatest absolute values in a channel.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 struct Greatest {
     element: f64,
     difference: f64,
     noise: f64,
 }
 
-impl Comparison {
-    /// `relative` is infinite when one has a NaN or an infinity that the other lacks, or integers differ; where `noise`, the
-    /// reference run otherwise, has so too, nothing is said.
-    fn of(expected: &Tensor, found: &Tensor, noise: Option<&Tensor>) -> Self {
-        let len = expected.len() as u64;
+impl Channels {
+    /// Adds a run; where `noise`, the reference run otherwise, differs in kind, nothing is said.
+    fn add(&mut self, expected: &Tensor, found: &Tensor, noise: Option<&Tensor>) {
         let (Some(a), Some(b)) = (float_values(expected), float_values(found)) else {
-            return Self { relative: integers_differ(expected, found, noise), compared: len, not_finite: 0 };
+            self.infinite |= integers_differ(expected, found, noise);
+            self.compared += expected.len() as u64;
+            return;
         };
         let noise = noise.and_then(float_values);
         let noise = |i: usize| noise.as_ref().map_or(a[i], |n| n[i]);
         let alike = |x: f32, y: f32| x == y || x.is_nan() && y.is_nan();
-        let mut this = Self::default();
-        for (stride, size) in channels(expected.shape()) {
-            let mut greatest = vec![Greatest::default(); size];
-            (this.compared, this.not_finite) = (0, 0);
+        for (number, (dim, stride, size)) in channels(expected.shape()).into_iter().enumerate() {
+            let all = self.greatest.entry((dim, size)).or_insert_with(|| vec![Greatest::default(); size]);
             for i in 0..a.len() {
                 let (x, y, z) = (a[i], b[i], noise(i));
-                let greatest = &mut greatest[i / stride % size];
-                if x.is_finite() && y.is_finite() && z.is_finite() {
-                    this.compared += 1;
+                let greatest = &mut all[i / stride % size];
+                let finite = x.is_finite() && y.is_finite() && z.is_finite();
+                if finite {
                     greatest.element = greatest.element.max(f64::from(x).abs());
                     greatest.difference = greatest.difference.max((f64::from(x) - f64::from(y)).abs());
                     greatest.noise = greatest.noise.max((f64::from(x) - f64::from(z)).abs());
-                } else if alike(x, y) || !alike(x, z) {
-                    this.not_finite += 1;
                 } else {
-                    this.relative = f64::INFINITY;
+                    self.infinite |= !alike(x, y) && alike(x, z);
                 }
-            }
-            for Greatest { element, difference, noise } in greatest {
-                let beyond = (difference - noise).max(0.0);
-                if beyond > 0.0 {
-                    this.relative = this.relative.max(beyond / element.max(f64::MIN_POSITIVE));
+                if number == 0 {
+                    self.compared += u64::from(finite);
+                    self.not_finite += u64::from(!finite);
                 }
             }
         }
-        this
+    }
+
+    /// The greatest difference beyond noise, relative to its channel; infinite where there is one of kind.
+    fn relative(&self) -> f64 {
+        if self.infinite {
+            return f64::INFINITY;
+        }
+        let relative = |&Greatest { element, difference, noise }: &Greatest| {
+            let beyond = (difference - NOISE * noise).max(0.0);
+            if beyond > 0.0 { beyond / element.max(f64::MIN_POSITIVE) } else { 0.0 }
+        };
+        self.greatest.values().flatten().map(relative).fold(0.0, f64::max)
     }
 }
 
-/// Infinite when integers or booleans differ where `noise` does not.
-fn integers_differ(expected: &Tensor, found: &Tensor, noise: Option<&Tensor>) -> f64 {
+/// Whether integers or booleans differ where `noise` does not.
+fn integers_differ(expected: &Tensor, found: &Tensor, noise: Option<&Tensor>) -> bool {
     let size = expected.dtype().size();
     let (a, b) = (expected.bytes().chunks_exact(size), found.bytes().chunks_exact(size));
-    let noise = noise.filter(|n| n.dtype() == expected.dtype());
-    let mut noise = noise.unwrap_or(expected).bytes().chunks_exact(size);
-    let differ = a.zip(b).any(|(x, y)| {
-        let z = noise.next();
-        x != y && z == Some(x)
-    });
-    if differ { f64::INFINITY } else { 0.0 }
+    let noise = noise.filter(|n| n.dtype() == expected.dtype()).unwrap_or(expected);
+    let mut triples = a.zip(b).zip(noise.bytes().chunks_exact(size));
+    triples.any(|((x, y), z)| x != y && x == z)
 }
 
-/// Stride and size of the dimensions that may be an output's channels: the second and the last, or the only one.
-fn channels(shape: &[usize]) -> Vec<(usize, usize)> {
+/// Number, stride and size of the dimensions that may be an output's channels: the second and the last, or the only one.
+fn channels(shape: &[usize]) -> Vec<(usize, usize, usize)> {
     let stride = |dim: usize| shape[dim + 1..].iter().product::<usize>().max(1);
     match shape.len() {
-        0 => vec![(1, 1)],
-        1 => vec![(1, shape[0].max(1))],
+        0 => vec![(0, 1, 1)],
+        1 => vec![(0, 1, shape[0].max(1))],
         rank => {
             let dims = if rank == 2 { vec![1] } else { vec![1, rank - 1] };
-            dims.into_iter().map(|dim| (stride(dim), shape[dim].max(1))).collect()
+            dims.into_iter().map(|dim| (dim, stride(dim), shape[dim].max(1))).collect()
         }
     }
 }
@@ -270,9 +289,11 @@ fn channels(shape: &[usize]) -> Vec<(usize, usize)> {
 mod tests {
     use super::*;
 
-    fn compare(shape: &[usize], a: &[f32], b: &[f32], noise: Option<&[f32]>) -> Comparison {
+    fn compare(shape: &[usize], a: &[f32], b: &[f32], noise: Option<&[f32]>) -> Channels {
         let tensor = |values: &[f32]| Tensor::from_slice(shape, values);
-        Comparison::of(&tensor(a), &tensor(b), noise.map(tensor).as_ref())
+        let mut channels = Channels::default();
+        channels.add(&tensor(a), &tensor(b), noise.map(tensor).as_ref());
+        channels
     }
 
     #[test]
@@ -286,27 +307,34 @@ mod tests {
             (&[inf, -inf], &[inf, inf], f64::INFINITY),
             (&[], &[], 0.0),
         ] {
-            let found = compare(&[a.len()], a, b, None).relative;
+            let found = compare(&[a.len()], a, b, None).relative();
             assert!((found - want).abs() < 1e-6 || found == want, "{a:?} {b:?}: {found}");
         }
         // Columns of [2, 2], and both channels and columns of [1, 2, 2].
         let (a, b) = ([100.0, 1.0, 100.0, 1.0], [101.0, 1.0, 100.0, 1.5]);
-        assert_eq!(compare(&[2, 2], &a, &b, None).relative, 0.5);
-        assert_eq!(compare(&[1, 2, 2], &a, &b, None).relative, 0.5);
+        assert_eq!(compare(&[2, 2], &a, &b, None).relative(), 0.5);
+        assert_eq!(compare(&[1, 2, 2], &a, &b, None).relative(), 0.5);
+        // A later run shows the scale of the channel.
+        let mut runs = compare(&[1, 2], &[1e-9, 1.0], &[2e-9, 1.0], None);
+        runs.add(
+            &Tensor::from_slice(&[1, 2], &[1.0_f32, 1.0]),
+            &Tensor::from_slice(&[1, 2], &[1.0_f32, 1.0]),
+            None,
+        );
+        assert!(runs.relative() < 1e-8);
     }
 
     #[test]
     fn what_both_lack_alike_is_counted_and_noise_is_forgiven() {
         let inf = f32::INFINITY;
         let found = compare(&[3], &[-inf, 1.0, f32::NAN], &[-inf, 1.0, f32::NAN], None);
-        assert_eq!(found, Comparison { relative: 0.0, compared: 1, not_finite: 2 });
+        assert_eq!((found.relative(), found.compared, found.not_finite), (0.0, 1, 2));
         let cancelled = compare(&[2], &[1e-8, 1.0], &[2e-8, 1.0], Some(&[3e-8, 1.0]));
-        assert_eq!(cancelled.relative, 0.0);
-        assert_eq!(compare(&[1], &[inf], &[3.0], Some(&[3.0])).relative, 0.0);
-        let (a, b, c) = ([1_i64, 2], [1_i64, 3], [1_i64, 4]);
-        let ints = |v: &[i64]| Tensor::from_slice(&[2], v);
-        assert_eq!(Comparison::of(&ints(&a), &ints(&b), None).relative, f64::INFINITY);
-        assert_eq!(Comparison::of(&ints(&a), &ints(&b), Some(&ints(&c))).relative, 0.0);
-        assert_eq!(Comparison::of(&ints(&a), &ints(&a), Some(&ints(&c))).relative, 0.0);
+        assert_eq!(cancelled.relative(), 0.0);
+        assert_eq!(compare(&[1], &[inf], &[3.0], Some(&[3.0])).relative(), 0.0);
+        let ints = |values: &[i64]| Tensor::from_slice(&[2], values);
+        let (a, b, c) = (ints(&[1, 2]), ints(&[1, 3]), ints(&[1, 4]));
+        assert!(integers_differ(&a, &b, None));
+        assert!(!integers_differ(&a, &b, Some(&c)) && !integers_differ(&a, &a, Some(&c)));
     }
 }

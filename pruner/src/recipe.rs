@@ -107,7 +107,7 @@ pub struct Recipe {
     /// of this CPU's vectors.
     pub round_to: Option<usize>,
     /// Channel granularity: when a share `sparsity` of the units that may go holds less than this part of it in
-    /// parameters (embedding tables aside), take a larger share of them. 0 for never.
+    /// parameters (embedding tables aside), take a larger share of them, and say so. 0, the default, for never.
     pub least_parameters: f64,
     /// Store the weights of products and convolutions as this in the end, such as `int8`; `None` keeps what is there. The
     /// score on validation data counts it in.
@@ -133,7 +133,7 @@ impl Default for Recipe {
             scope: Scope::default(),
             exclude: Vec::new(),
             round_to: None,
-            least_parameters: 0.6,
+            least_parameters: 0.0,
             values: None,
             remove_dead: false,
             seed: 0,

@@ -43,17 +43,22 @@ impl Structure {
     }
 }
 
-/// Share of the float parameters, embedding tables aside, that a removal takes.
+/// Share of the float parameters, embedding left_out aside, that a removal takes.
 pub(super) fn removed_share(graph: &Graph, dependencies: &DependencyGraph, removal: &Removal) -> f64 {
-    let mut tables = vec![false; graph.values.len()];
+    let mut left_out = vec![true; graph.values.len()];
+    graph
+        .nodes
+        .iter()
+        .flat_map(|node| node.inputs.iter().flatten())
+        .for_each(|id| left_out[id.index()] = false);
     for node in &graph.nodes {
         if let (Op::Gather { axis: 0 }, Some(table)) = (&node.op, node.input(0)) {
-            tables[table.index()] = true;
+            left_out[table.index()] = true;
         }
     }
     let (mut before, mut after) = (0.0, 0.0);
     for (index, value) in graph.values.iter().enumerate() {
-        let Some(weight) = value.weight.as_ref().filter(|w| w.dtype().is_float() && !tables[index]) else {
+        let Some(weight) = value.weight.as_ref().filter(|w| w.dtype().is_float() && !left_out[index]) else {
             continue;
         };
         before += weight.len() as f64;

@@ -14,8 +14,8 @@ use proptest::prelude::*;
 use crate::networks::{Block, Head, Layer, network, plant_zeros, transformer};
 
 /// Removes about `share` of all units at random; gives how many went and how far masked and compacted differ.
-fn prune_at_random(dense: &Graph, share: f64, seed: u64) -> (usize, f64) {
-    let (graph, settings) = canonical(dense, &Shapes::new(), &|_| false);
+fn prune_at_random(dense: &Graph, given: &Shapes, share: f64, seed: u64) -> (usize, f64) {
+    let (graph, settings) = canonical(dense, given, &|_| false);
     let dependencies = DependencyGraph::new(&graph, settings.facts());
     let mut state = seed | 1;
     let mut random = || {
@@ -38,6 +38,11 @@ fn prune_at_random(dense: &Graph, share: f64, seed: u64) -> (usize, f64) {
     let masked = masked(dense, &graph, &dependencies, settings.facts(), &removal);
     let found = difference(&masked, &compacted, &settings.runs(), seed).expect("both run");
     (removal.len(), found.relative)
+}
+
+/// Sizes that suit layers which bind them.
+fn images() -> Shapes {
+    Shapes::from([("x".to_owned(), vec![3, 3, 6, 6])])
 }
 
 fn layer() -> impl Strategy<Value = Layer> {
@@ -93,10 +98,10 @@ fn head() -> impl Strategy<Value = Head> {
 }
 
 /// Removes dead units from a network with zeros in it; gives how many there were and how far the outputs moved.
-fn remove_planted(mut graph: Graph, share: f64, seed: u64) -> (usize, f64) {
+fn remove_planted(mut graph: Graph, given: &Shapes, share: f64, seed: u64) -> (usize, f64) {
     plant_zeros(&mut graph, share, seed);
-    let (start, settings) = canonical(&graph, &Shapes::new(), &|_| false);
-    let (lean, dead) = remove_dead(&start, &Shapes::new(), Proof::Exact).expect("it compacts");
+    let (start, settings) = canonical(&graph, given, &|_| false);
+    let (lean, dead) = remove_dead(&start, given, Proof::Exact).expect("it compacts");
     let found = difference(&graph, &lean, &settings.runs(), seed).expect("both run");
     (dead.iter().map(|d| d.dead).sum(), found.relative)
 }
@@ -110,7 +115,7 @@ proptest! {
         share in 0.1_f64..0.6,
         seed in any::<u64>(),
     ) {
-        let (_, difference) = remove_planted(network(&layers, head, open, seed), share, seed);
+        let (_, difference) = remove_planted(network(&layers, head, open, seed), &images(), share, seed);
         prop_assert!(difference < 1e-4, "they differ by {difference:e}");
     }
 
@@ -121,7 +126,7 @@ proptest! {
         share in 0.1_f64..0.6,
         seed in any::<u64>(),
     ) {
-        let (_, difference) = remove_planted(transformer(&blocks, 2 * width, seed), share, seed);
+        let (_, difference) = remove_planted(transformer(&blocks, 2 * width, seed), &Shapes::new(), share, seed);
         prop_assert!(difference < 1e-4, "they differ by {difference:e}");
     }
 
@@ -134,7 +139,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let graph = network(&layers, head, open, seed);
-        let (_, difference) = prune_at_random(&graph, share, seed);
+        let (_, difference) = prune_at_random(&graph, &images(), share, seed);
         prop_assert!(difference < 1e-4, "they differ by {difference:e}");
     }
 
@@ -146,7 +151,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let graph = transformer(&blocks, 2 * width, seed);
-        let (_, difference) = prune_at_random(&graph, share, seed);
+        let (_, difference) = prune_at_random(&graph, &Shapes::new(), share, seed);
         prop_assert!(difference < 1e-4, "they differ by {difference:e}");
     }
 }
@@ -169,15 +174,16 @@ fn units_do_go() {
         Layer::Conv { out: 8, wide: true, bias: false },
         Layer::ResponseNorm,
     ];
-    let (removed, difference) = prune_at_random(&network(&layers, Head::Flatten, false, 7), 0.5, 7);
+    let (removed, difference) =
+        prune_at_random(&network(&layers, Head::Flatten, false, 7), &images(), 0.5, 7);
     assert!(removed >= 12 && difference < 1e-4, "{removed} {difference:e}");
-    let (dead, difference) = remove_planted(network(&layers, Head::Pool, true, 7), 0.4, 7);
+    let (dead, difference) = remove_planted(network(&layers, Head::Pool, true, 7), &images(), 0.4, 7);
     assert!(dead >= 4 && difference < 1e-4, "{dead} {difference:e}");
     let blocks = [
         Block::Norm { mean: false },
         Block::Attention { kv_heads: 2, repeat: 2, head: 4, fused: 0, rotary: true },
         Block::FeedForward { hidden: 10, gated: true },
     ];
-    let (removed, difference) = prune_at_random(&transformer(&blocks, 8, 3), 0.5, 3);
+    let (removed, difference) = prune_at_random(&transformer(&blocks, 8, 3), &Shapes::new(), 0.5, 3);
     assert!(removed >= 8 && difference < 1e-4, "{removed} {difference:e}");
 }
