@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(count(&[0], 0), of(3));
         assert_eq!(count(&[1], 0), of(3));
         assert_eq!(count(&[0, 1], 0), of(2 + 2));
-        assert_eq!(count(&[0, 0, 1], 1), of(1 + 1));
+        assert_eq!(count(&[0, 0, 1], 1), of(1));
     }
 
     #[test]
