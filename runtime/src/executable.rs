@@ -81,6 +81,38 @@ pub enum RunError {
     Prepare(#[source] Box<PrepareError>),
 }
 
+impl PrepareError {
+    /// Whether the model needs an operator that Poda has not.
+    pub fn is_unsupported(&self) -> bool {
+        match self {
+            Self::Unsupported { .. } => true,
+            Self::Plan(plan) => plan.is_unsupported(),
+            Self::Graph(_) | Self::Threads(_) => false,
+        }
+    }
+}
+
+impl RunError {
+    /// Whether what was fed does not fit: names, types or shapes of the inputs, or shapes that a node cannot take.
+    pub fn is_input(&self) -> bool {
+        match self {
+            Self::Feed(_) => true,
+            Self::Plan(plan @ PlanError::Node { .. }) => !plan.is_unsupported(),
+            _ => false,
+        }
+    }
+
+    /// Whether the run was cancelled, or its time was over.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self, Self::Stopped { .. })
+    }
+
+    /// Whether the run needs more memory than it may take.
+    pub fn is_memory(&self) -> bool {
+        matches!(self, Self::Plan(PlanError::Memory { .. }))
+    }
+}
+
 /// Size that symbols not named like a batch are given where operators are checked before any run.
 const PROBE: usize = 16;
 

@@ -52,7 +52,7 @@ pub mod tune;
 pub use analysis::{Analysis, analyze};
 pub use executable::{Executable, PrepareError, RunError};
 pub use info::Info;
-pub use model::{LoadError, Model};
+pub use model::{LoadError, Model, Port};
 pub use options::{Options, Prefer, RunOptions, Stop};
 pub use output::Output;
 pub use profile::{NodeProfile, Profile, WeightProfile};

@@ -1,10 +1,11 @@
 //! A model as it was read, before it is made ready to run.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use poda_formats::file::OpenError;
-use poda_formats::{Graph, GraphError, Load};
+use poda_formats::{DataType, Dim, Graph, GraphError, Load, ValueId};
 
 use crate::executable::{Executable, PrepareError};
 use crate::options::Options;
@@ -13,6 +14,17 @@ use crate::options::Options;
 #[derive(Debug, Clone)]
 pub struct Model {
     graph: Arc<Graph>,
+}
+
+/// An input or output, as the model declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Element type; `None` where the model says nothing.
+    pub dtype: Option<DataType>,
+    /// Shape, with names for open dimensions; `None` where the model says nothing.
+    pub shape: Option<Vec<Dim>>,
 }
 
 /// Why a file does not give a model.
@@ -59,6 +71,29 @@ impl Model {
     pub fn from_graph(mut graph: Graph) -> Result<Self, GraphError> {
         graph.normalize()?;
         Ok(Self { graph: Arc::new(graph) })
+    }
+
+    /// What a run is fed, in order.
+    pub fn inputs(&self) -> Vec<Port> {
+        self.ports(&self.graph.inputs)
+    }
+
+    /// What a run gives, in order.
+    pub fn outputs(&self) -> Vec<Port> {
+        self.ports(&self.graph.outputs)
+    }
+
+    fn ports(&self, ids: &[ValueId]) -> Vec<Port> {
+        let port = |&id: &ValueId| {
+            let value = self.graph.value(id);
+            Port { name: value.name.clone(), dtype: value.dtype, shape: value.shape.clone() }
+        };
+        ids.iter().map(port).collect()
+    }
+
+    /// What the file says of itself, such as its producer.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.graph.metadata
     }
 
     /// The graph.

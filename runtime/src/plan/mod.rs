@@ -59,6 +59,13 @@ pub enum PlanError {
     Memory { limit: usize },
 }
 
+impl PlanError {
+    /// Whether an operator is not supported.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self, Self::Node { source: OpError::Unsupported { .. }, .. })
+    }
+}
+
 /// Where the elements of a value are during a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
