@@ -3,7 +3,8 @@
 
 Each network comes dense, dense in int8 (ONNX Runtime's static quantization, made on the same random inputs: its speed counts
 here, not its outputs) and with the smallest weights of each product removed, as `poda prune` does. All contestants take turns.
-Networks are fetched as for the tests, unless PODA_TEST_MODELS names a folder that has them.
+Networks are fetched as for the tests, unless PODA_TEST_MODELS names a folder that has them, or made with random weights
+(`networks.py`), of which the first convolution and the linear layer after convolutions are not pruned.
 """
 
 import argparse
@@ -21,13 +22,22 @@ from onnxruntime import quantization
 from onnxruntime.quantization import shape_inference
 
 import environment
+import networks
 import race
 
-# File and the shapes of its inputs.
+IMAGES = {name: [3, 224, 224] for name in ("resnet50", "mobilenet_v1", "mobilenet_v2")}
+# Name: the network, and the shapes of its inputs.
 MODELS = {
-    "mnist_cnn": {"input": [1, 1, 28, 28]},
-    "efficientnet_lite0": {"input": [1, 3, 224, 224]},
-    "minilm": {name: [1, 128] for name in ("input_ids", "attention_mask", "token_type_ids")},
+    "mnist_cnn": ("mnist_cnn", {"input": [1, 1, 28, 28]}),
+    "efficientnet_lite0": ("efficientnet_lite0", {"input": [1, 3, 224, 224]}),
+    **{
+        f"minilm_b{batch}": ("minilm", {name: [batch, 128] for name in ("input_ids", "attention_mask", "token_type_ids")})
+        for batch in (1, 16)
+    },
+    **{f"{name}_b{batch}": (name, {"x": [batch, *shape]}) for name, shape in IMAGES.items() for batch in (1, 16)},
+    "resnet50_tensorflow": ("resnet50_tensorflow", {"x": [1, 224, 224, 3]}),
+    "detector": ("detector", {"x": [1, 3, 320, 320]}),
+    "bytes_cnn": ("bytes_cnn", {"bytes": [1, 512]}),
 }
 
 # Label, engine, and which form of the network it gets.
@@ -49,13 +59,19 @@ ROOT = environment.HERE.parents[1]
 
 
 def find_models(names):
-    """Paths of the networks, which are fetched when they are not there."""
+    """Paths of the networks, which are fetched or made when they are not there."""
+    made = environment.TARGET / "networks"
+    made.mkdir(parents=True, exist_ok=True)
+    for name in set(names) & set(networks.NETWORKS):
+        if not (made / f"{name}.onnx").exists():
+            networks.write(name, made / f"{name}.onnx")
     folder = pathlib.Path(os.environ.get("PODA_TEST_MODELS", ROOT / "target" / "test-models"))
-    missing = [f"{name}.onnx" for name in names if not (folder / f"{name}.onnx").exists()]
+    found = {name: (made if name in networks.NETWORKS else folder) / f"{name}.onnx" for name in names}
+    missing = [path.name for path in found.values() if not path.exists()]
     if missing:
         script = ROOT / "tests" / "models" / "fetch_models.py"
         subprocess.run([sys.executable, script, folder, "--only", *missing], check=False)
-    return {name: folder / f"{name}.onnx" for name in names if (folder / f"{name}.onnx").exists()}
+    return {name: path for name, path in found.items() if path.exists()}
 
 
 def made_up(name, shape, dtype):
@@ -81,13 +97,20 @@ def with_fixed_shapes(source, path, shapes):
     onnx.save(onnx.shape_inference.infer_shapes(model), path)
 
 
-def prune(source, path, sparsity):
-    """Sets the smallest elements of each weight of a product to zero; those of depthwise convolutions stay."""
+def prune(source, path, sparsity, ends):
+    """Sets the smallest elements of each weight of a product to zero; those of depthwise convolutions stay.
+
+    Without `ends` the first convolution and the linear layers after convolutions stay, too.
+    """
     model = onnx.load(source)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    convolutions = 0
     for node in model.graph.node:
         groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
         if node.op_type not in ("Conv", "Gemm", "MatMul") or groups != 1 or node.input[1] not in weights:
+            continue
+        convolutions += node.op_type == "Conv"
+        if not ends and (convolutions == 1 if node.op_type == "Conv" else convolutions > 0):
             continue
         tensor = weights[node.input[1]]
         kept = race.prune_smallest(onnx.numpy_helper.to_array(tensor), sparsity)
@@ -133,19 +156,20 @@ def reference(path, feeds):
     return session.run(None, feeds)[0]
 
 
-def write_forms(folder, source, shapes, sparsity):
+def write_forms(folder, source, shapes, sparsity, wanted):
     """Writes a network in each of its forms; gives for each the model, the inputs, the reference and the tolerance."""
     dense, pruned, int8 = (folder / f"{form}.onnx" for form in ("dense", "pruned", "int8"))
     with_fixed_shapes(source, dense, shapes)
-    prune(dense, pruned, sparsity / 100)
+    prune(dense, pruned, sparsity / 100, source.stem not in networks.NETWORKS)
     session = onnxruntime.InferenceSession(str(dense), providers=["CPUExecutionProvider"])
     feeds = {given.name: made_up(given.name, given.shape, given.type) for given in session.get_inputs()}
-    quantize(dense, int8, feeds)
+    if "int8" in wanted:
+        quantize(dense, int8, feeds)
     inputs = {name: folder / f"{name}.npy" for name in feeds}
     for name, array in feeds.items():
         numpy.save(inputs[name], array)
     forms = {"dense": (dense, race.TOLERANCE), "pruned": (pruned, race.TOLERANCE), "int8": (int8, float("inf"))}
-    return {form: (path, inputs, reference(path, feeds), at) for form, (path, at) in forms.items()}
+    return {form: (path, inputs, reference(path, feeds), at) for form, (path, at) in forms.items() if form in wanted}
 
 
 def cell(results, label):
@@ -169,16 +193,24 @@ def print_table(measured):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--forms", default="dense,pruned,int8", help="only these")
     parser.add_argument("--sparsity", type=int, default=90, help="percent of the weights that are removed")
     race.add_arguments(parser, "models.json")
     args = parser.parse_args()
 
-    contestants = race.chosen(CONTESTANTS, args)
-    paths = find_models(args.models.split(","))
+    contestants = [one for one in race.chosen(CONTESTANTS, args) if one[2] in args.forms.split(",")]
+    names = args.models.split(",")
+    if unknown := set(names) - set(MODELS):
+        raise SystemExit(f"no network is called {', '.join(sorted(unknown))}")
+    paths = find_models({MODELS[name][0] for name in names})
     measured = []
     with race.Race(args) as runner, tempfile.TemporaryDirectory(dir=environment.TARGET) as folder:
-        for name, path in paths.items():
-            forms = write_forms(pathlib.Path(folder), path, MODELS[name], args.sparsity)
+        for name in names:
+            source, shapes = MODELS[name]
+            if source not in paths:
+                continue
+            wanted = {form for _, _, form in contestants}
+            forms = write_forms(pathlib.Path(folder), paths[source], shapes, args.sparsity, wanted)
             entries = {label: race.Entry(engine, *forms[form]) for label, engine, form in contestants}
             results = runner.run(entries, pathlib.Path(folder))
             race.print_times(name, results)
