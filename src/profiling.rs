@@ -20,6 +20,9 @@ pub(crate) struct Profiled {
     /// Number of runs, of which each time is the median.
     pub(crate) runs: usize,
     pub(crate) total_ms: f64,
+    /// How the batch is run, where it is run in parts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) batch: Option<String>,
     pub(crate) roofs: Roofs,
 }
 
@@ -64,6 +67,7 @@ pub(crate) fn profile(
         arena_bytes: profile.arena_bytes,
         runs,
         total_ms,
+        batch: profile.batch,
         roofs: roofs.clone(),
     })
 }
@@ -109,6 +113,9 @@ impl Profiled {
             self.runs,
             table::bytes(self.arena_bytes as u64)
         ))?;
+        if let Some(batch) = &self.batch {
+            print(format!("batch: {batch}"))?;
+        }
         print(format!(
             "roofs measured now: {:.0} GFLOP/s; caches to memory {} GB/s",
             self.roofs.gflops,

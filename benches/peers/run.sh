@@ -2,7 +2,7 @@
 # Times Poda beside other engines, taking turns, on the same weights and inputs.
 #
 #   benches/peers/run.sh layers [--layers 768x768x128,…] [--sparsities 50,90] …   single layers
-#   benches/peers/run.sh models [--models minilm,…] …                              whole networks
+#   benches/peers/run.sh models [--models minilm_b1,…] …                              whole networks
 #   benches/peers/run.sh layers --help
 #
 # Environments, builds and results go to target/peers. Every engine has a Python environment or a program of its own, made

@@ -96,28 +96,10 @@ pub(crate) fn analyze_with(graph: &Graph, input_shape: &dyn Fn(ValueId) -> Optio
 
 /// As [`analyze`], from facts about the inputs, in order.
 pub(crate) fn analyze_from(graph: &Graph, inputs: Vec<Option<Info>>) -> Analysis {
-    let mut analysis = Analysis { infos: Vec::with_capacity(graph.values.len()), failures: Vec::new() };
-    for value in &graph.values {
-        analysis.infos.push(match &value.weight {
-            Some(poda_formats::Weight::Tensor(tensor)) => Some(Info::constant(tensor.clone())),
-            Some(weight) => Some(Info::new(weight.dtype(), weight.shape().to_vec())),
-            None => None,
-        });
-    }
-    for (&id, info) in graph.inputs.iter().zip(inputs) {
-        analysis.infos[id.index()] = info;
-    }
+    let mut analysis = Analysis::of_inputs(graph, inputs);
     for (index, node) in graph.nodes.iter().enumerate() {
-        match analysis.infer(node) {
-            Ok(Some(infos)) => {
-                for (output, info) in node.outputs.iter().zip(infos) {
-                    if let Some(id) = output {
-                        analysis.infos[id.index()] = Some(info);
-                    }
-                }
-            }
-            Ok(None) => {}
-            Err(error) => analysis.failures.push((index, error)),
+        if let Err(error) = analysis.visit(node) {
+            analysis.failures.push((index, error));
         }
     }
     analysis
@@ -157,6 +139,33 @@ impl Analysis {
     /// Elements of a value, when they follow from weights and shapes alone.
     pub fn constant(&self, id: ValueId) -> Option<&Tensor> {
         self.info(id)?.value.as_ref()
+    }
+
+    /// What weights and inputs are, in order; nodes are still to be visited.
+    pub(crate) fn of_inputs(graph: &Graph, inputs: Vec<Option<Info>>) -> Self {
+        let infos = graph.values.iter().map(|value| match &value.weight {
+            Some(poda_formats::Weight::Tensor(tensor)) => Some(Info::constant(tensor.clone())),
+            Some(weight) => Some(Info::new(weight.dtype(), weight.shape().to_vec())),
+            None => None,
+        });
+        let mut analysis = Self { infos: infos.collect(), failures: Vec::new() };
+        for (&id, info) in graph.inputs.iter().zip(inputs) {
+            analysis.infos[id.index()] = info;
+        }
+        analysis
+    }
+
+    /// Takes note of what a node makes, once the nodes before it have been visited.
+    ///
+    /// # Errors
+    /// When nothing can be said about it.
+    pub(crate) fn visit(&mut self, node: &Node) -> Result<(), OpError> {
+        for (output, info) in node.outputs.iter().zip(self.infer(node)?.into_iter().flatten()) {
+            if let Some(id) = output {
+                self.infos[id.index()] = Some(info);
+            }
+        }
+        Ok(())
     }
 
     fn infer(&self, node: &Node) -> Result<Option<Vec<Info>>, OpError> {

@@ -257,7 +257,7 @@ impl Executable {
             self.results(plan, feeds, &mut Between::default())?;
             let mut all = Vec::with_capacity(runs.max(1));
             for _ in 0..runs.max(1) {
-                let mut times = vec![Duration::ZERO; plan.steps.len()];
+                let mut times = vec![Duration::ZERO; plan.steps().len()];
                 let mut between = Between { times: Some(&mut times), ..Between::default() };
                 self.results(plan, feeds, &mut between)?;
                 all.push(times);
@@ -342,8 +342,9 @@ impl Executable {
                 threads: &self.threads,
                 limit: self.options.memory_limit.unwrap_or_else(memory::limit),
                 fuse: self.options.fuse,
+                split: self.options.tune && self.options.fuse,
             };
-            plan::build(&context, request)
+            plan::plan(&context, request)
         })?;
         if let (true, Some(limit)) = (made, self.options.packed_limit) {
             self.plans.shrink(|| self.weights.bytes() > limit);
@@ -367,11 +368,11 @@ impl Executable {
     /// What a caller is told of a run that ended early.
     fn error(plan: &Plan, halt: Halt) -> RunError {
         match halt {
-            Halt::Failed { step, source } => match plan.steps.get(step) {
+            Halt::Failed { step, source } => match plan.steps().get(step) {
                 Some(step) => PlanError::Node { node: step.name.clone(), op: step.op.clone(), source }.into(),
                 None => PlanError::Memory { limit: memory::limit() }.into(),
             },
-            Halt::Stopped { step } => RunError::Stopped { step, steps: plan.steps.len() },
+            Halt::Stopped { step } => RunError::Stopped { step, steps: plan.steps().len() },
             Halt::Shown => unreachable!("nothing is shown but to `observe`"),
         }
     }

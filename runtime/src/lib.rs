@@ -39,6 +39,7 @@ pub mod kernels;
 mod memory;
 pub mod model;
 pub mod ops;
+mod optimize;
 pub mod options;
 pub mod output;
 pub mod packing;

@@ -13,6 +13,10 @@ pub struct Profile {
     pub arena_bytes: usize,
     /// Number of runs that were timed.
     pub runs: usize,
+    /// How the batch is run and why, where it is run in parts. Times are then those of all parts, over the threads that run them
+    /// beside each other; shapes are those of one part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<String>,
 }
 
 /// One step of a run: a node, or several fused.

@@ -21,6 +21,7 @@ use crate::threads::Threads;
 use cache::Cache;
 use rank::Rank;
 
+pub(crate) use measure::alone;
 pub use packed_weight::PackedWeight;
 
 /// Kernels whose estimate is beyond this many times the least are not timed.

@@ -175,7 +175,7 @@ fn taps_keep_only_themselves_from_fusion_and_end_with_the_last() {
     let steps = |taps: &[&str]| {
         let taps = taps.iter().map(|name| graph.find(name).unwrap()).collect();
         let plan = executable.planned(&Request { shapes: vec![vec![2, 6]], wanted: Wants::Taps(taps) });
-        plan.unwrap().steps.len()
+        plan.unwrap().steps().len()
     };
     // The first product with its bias and activation is one step; the second is not needed.
     assert_eq!(steps(&["hidden"]), 1);
@@ -274,8 +274,9 @@ fn a_shape_is_planned_once_and_holds_up_no_other() {
             threads: &executable.threads,
             limit: 1 << 20,
             fuse: true,
+            split: false,
         };
-        plan::build(&context, &request)
+        plan::plan(&context, &request)
     };
     let (begun, other, made) = (Barrier::new(2), AtomicBool::new(false), AtomicBool::new(false));
     let get = |batch: usize, make: &dyn Fn() -> Result<Plan, PlanError>| {

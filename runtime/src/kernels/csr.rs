@@ -44,6 +44,7 @@ impl Packed for Rows {
                 image.unroll(packed);
                 packed
             }
+            Right::Images { .. } => unreachable!("takes one image"),
         };
         match call.y_layout {
             Layout::FeatureMajor => self.multiply(x, n, call.y),

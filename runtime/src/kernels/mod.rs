@@ -245,6 +245,11 @@ pub(crate) trait Packed: Send + Sync {
 
     /// Bytes of the packed weight.
     fn bytes(&self) -> usize;
+
+    /// Whether it takes the columns of several images at once.
+    fn takes_images(&self) -> bool {
+        false
+    }
 }
 
 /// A weight as some kernel reads it.

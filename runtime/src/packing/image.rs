@@ -19,6 +19,8 @@ const GRAIN: usize = 1 << 14;
 pub(crate) struct PaddedImage<'a> {
     geometry: &'a ConvGeometry,
     data: Data<'a>,
+    /// From one image to the next.
+    image: usize,
     /// From one output line to the next.
     line: usize,
     /// Where each row of the im2col matrix reads for the first output, as bits of a `u32`.
@@ -85,24 +87,26 @@ struct Pad<'a> {
 }
 
 impl<'a> PaddedImage<'a> {
-    /// `image` is `[channels, h, w]`.
+    /// `images` is `[images, channels, h, w]`; the columns of the im2col matrix are those of the first image, then those of the
+    /// next.
     ///
     /// # Panics
-    /// When it has not as many elements.
-    pub(crate) fn new(image: &'a [f32], geometry: &'a ConvGeometry) -> Self {
-        assert_eq!(image.len(), geometry.image_len(), "{geometry:?}");
+    /// When it has not the elements of whole images.
+    pub(crate) fn new(images: &'a [f32], geometry: &'a ConvGeometry) -> Self {
+        let count = images.len() / geometry.image_len().max(1);
+        assert_eq!(images.len(), count * geometry.image_len(), "{geometry:?}");
         let axes = [0, 1].map(|axis| Phases::new(geometry, axis));
         let [vertical, horizontal] = axes;
         let (line, plane) = (horizontal.lines, vertical.lines * horizontal.lines);
         let same = geometry.stride() == [1, 1] && geometry.pads() == [0; 4];
         let channel = if same { plane } else { channel_stride(plane * vertical.count * horizontal.count) };
         let data = if same {
-            Data::Same(image)
+            Data::Same(images)
         } else {
             let pixels = geometry.input()[0] * geometry.input()[1];
-            let mut padded = Scratch::new(geometry.channels() * channel);
+            let mut padded = Scratch::new(count * geometry.channels() * channel);
             threads::for_each_chunk(&mut padded, channel, GRAIN.div_ceil(channel), |i, to| {
-                Supported::best().run(Pad { from: &image[i * pixels..][..pixels], to, geometry, axes });
+                Supported::best().run(Pad { from: &images[i * pixels..][..pixels], to, geometry, axes });
             });
             Data::Padded(padded)
         };
@@ -116,10 +120,15 @@ impl<'a> PaddedImage<'a> {
             // (Padded images have fewer than 2³² elements.)
             rows.iter_mut().zip(&taps).for_each(|(to, tap)| *to = (c * channel + tap) as u32);
         }
-        Self { geometry, data, line, starts }
+        Self { geometry, data, image: geometry.channels() * channel, line, starts }
     }
 
-    /// Writes the im2col matrix `[channels · kh · kw, oh · ow]`.
+    /// Columns of the im2col matrix that are of one image.
+    pub(crate) fn pixels(&self) -> usize {
+        self.geometry.n()
+    }
+
+    /// Writes the im2col matrix of one image, `[channels · kh · kw, oh · ow]`.
     ///
     /// # Panics
     /// When `out` has not as many elements.
@@ -153,7 +162,7 @@ impl<'a> PaddedImage<'a> {
         width: usize,
         dst: *mut f32,
     ) {
-        let ow = self.geometry.output()[1];
+        let (n, ow) = (self.geometry.n(), self.geometry.output()[1]);
         for start in (0..width).step_by(S::LANES) {
             let first = cols.start + start;
             let end = cols.end.min(first + S::LANES);
@@ -161,9 +170,9 @@ impl<'a> PaddedImage<'a> {
             let mut runs = SmallVec::<[Run; 16]>::new();
             let mut pixel = first;
             while pixel < end {
-                let (y, x) = (pixel / ow, pixel % ow);
+                let (image, y, x) = (pixel / n, pixel % n / ow, pixel % n % ow);
                 let to = end.min(pixel + ow - x);
-                let at = (y * self.line + x).wrapping_sub(pixel - first);
+                let at = (image * self.image + y * self.line + x).wrapping_sub(pixel - first);
                 runs.push(Run { from: pixel - first, to: to - first, at });
                 pixel = to;
             }

@@ -49,6 +49,19 @@ impl X<'_> {
 pub(crate) enum Right<'a> {
     /// `[k, n]`, also the image of a pointwise convolution.
     Matrix { data: &'a [f32], layout: Layout },
-    /// The im2col matrix of an image.
+    /// The im2col matrix of an image, or of several.
     Image(&'a PaddedImage<'a>),
+    /// `[images, k, pixels]`: the images of a pointwise convolution. Only for kernels that take several.
+    Images { data: &'a [f32], pixels: usize },
+}
+
+impl Right<'_> {
+    /// Columns of an image, of `n`: the output is then `[images, m, pixels]`, feature-major.
+    pub(crate) fn pixels(&self, n: usize) -> usize {
+        match self {
+            Self::Matrix { .. } => n,
+            Self::Image(image) => image.pixels(),
+            Self::Images { pixels, .. } => *pixels,
+        }
+    }
 }

@@ -79,6 +79,21 @@ pub(crate) unsafe fn pack_tile<S: Simd>(
                 }
             }
             Right::Image(image) => image.pack(simd, rows, cols, width, dst),
+            Right::Images { data, pixels } => {
+                for i in 0..rows.len() {
+                    let (row, dst) = (rows.get(i), dst.add(i * width));
+                    let mut col = cols.start;
+                    while col < cols.end {
+                        let (image, pixel) = (col / pixels, col % pixels);
+                        let end = cols.end.min(col + pixels - pixel);
+                        let src = data.as_ptr().add((image * k + row) * pixels + pixel);
+                        // The last piece fills the rest of the row with zeros.
+                        let room = if end == cols.end { cols.start + width } else { end } - col;
+                        copy_padded(simd, src, end - col, dst.add(col - cols.start), room);
+                        col = end;
+                    }
+                }
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{Call, Operand, Place, Plan, PlanError, Step, Tap, Wanted, fusion, in
 use crate::analysis::{self, Analysis};
 use crate::info::Info;
 use crate::ops::OpError;
+use crate::optimize;
 use crate::threads::{Pace, Threads};
 
 /// What a plan is made for.
@@ -45,6 +46,8 @@ pub(crate) struct Context<'a> {
     pub(crate) limit: usize,
     /// Whether to fuse nodes.
     pub(crate) fuse: bool,
+    /// Whether a batch may be run in parts, if that is measured to be faster.
+    pub(crate) split: bool,
 }
 
 /// Makes a plan.
@@ -52,9 +55,18 @@ pub(crate) struct Context<'a> {
 /// # Errors
 /// When a node does not fit its inputs or is not supported, or when the activations need more bytes than the limit.
 pub(crate) fn build(context: &Context<'_>, request: &Request) -> Result<Plan, PlanError> {
-    let (graph, analysis) = analyze(context.graph, request);
+    let (mut graph, mut analysis) = analyze(context.graph, request);
     if let Some((index, source)) = analysis.failures.first() {
         return Err(node_error(&graph, *index, source.clone()));
+    }
+    let (Wants::Results(kept) | Wants::Taps(kept)) = &request.wanted;
+    if context.fuse
+        && let Some(better) = optimize::sink_transposes(&graph, &analysis, kept)
+    {
+        let again = analysis::analyze(&better, &named_shapes(&better, request));
+        if again.failures.is_empty() {
+            (graph, analysis) = (Cow::Owned(better), again);
+        }
     }
     let wanted = match &request.wanted {
         Wants::Results(extra) => graph.outputs.iter().chain(extra).copied().collect(),
@@ -80,12 +92,7 @@ pub(crate) fn check(graph: &Graph, request: &Request) -> Result<(), PlanError> {
 
 /// The graph without branches that are known not to be taken, and what follows from the shapes of its inputs.
 fn analyze<'a>(graph: &'a Graph, request: &Request) -> (Cow<'a, Graph>, Analysis) {
-    let shapes: BTreeMap<_, _> = graph
-        .inputs
-        .iter()
-        .zip(&request.shapes)
-        .map(|(&id, shape)| (graph.value(id).name.clone(), shape.clone()))
-        .collect();
+    let shapes = named_shapes(graph, request);
     let mut analysis = analysis::analyze(graph, &shapes);
     // Branches may hold further branches.
     let mut graph = Cow::Borrowed(graph);
@@ -94,6 +101,12 @@ fn analyze<'a>(graph: &'a Graph, request: &Request) -> (Cow<'a, Graph>, Analysis
         graph = Cow::Owned(inlined);
     }
     (graph, analysis)
+}
+
+/// Shapes of the inputs by name.
+pub(super) fn named_shapes(graph: &Graph, request: &Request) -> BTreeMap<String, Vec<usize>> {
+    let shapes = graph.inputs.iter().zip(&request.shapes);
+    shapes.map(|(&id, shape)| (graph.value(id).name.clone(), shape.clone())).collect()
 }
 
 /// An error of a node, with its name, or that of its output where it has none.
@@ -182,7 +195,8 @@ impl<'a> Builder<'a> {
             heap,
             arena_bytes,
             pace: Pace::new(estimate),
-            arenas: Mutex::new(Vec::new()),
+            arenas: Mutex::default(),
+            split: None,
         })
     }
 

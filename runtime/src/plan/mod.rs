@@ -6,6 +6,7 @@
 
 mod arena;
 mod attention;
+mod batch;
 mod build;
 mod control;
 mod draft;
@@ -20,7 +21,7 @@ mod profile;
 mod recurrent;
 mod run;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transposed;
 mod weights;
 
@@ -35,6 +36,7 @@ use crate::ops::OpError;
 use crate::ops::elementwise::chain::Chain;
 use crate::threads::Pace;
 use attention::AttentionNode;
+use batch::Split;
 use control::Control;
 use draft::Explanation;
 use integer::Requantize;
@@ -42,7 +44,8 @@ use product::PackedProduct;
 use recurrent::PackedRecurrent;
 
 pub(crate) use arena::Segment;
-pub(crate) use build::{Context, Request, Wants, build, check};
+pub(crate) use batch::plan;
+pub(crate) use build::{Context, Request, Wants, check};
 pub(crate) use run::{Between, Buffers, Halt, Run};
 pub(crate) use weights::Weights;
 
@@ -168,7 +171,8 @@ pub(crate) struct Tap {
 /// Steps with places, for one set of input shapes.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(crate) steps: Vec<Step>,
+    /// None where the batch is run in parts.
+    steps: Vec<Step>,
     pub(crate) constants: Vec<Tensor>,
     /// None where values are tapped.
     pub(crate) outputs: Vec<Wanted>,
@@ -182,4 +186,18 @@ pub(crate) struct Plan {
     /// How runs go: on the caller alone, or shared.
     pub(crate) pace: Pace,
     arenas: Mutex<Vec<AlignedBytes>>,
+    /// Parts that the batch is run in.
+    split: Option<Split>,
+}
+
+impl Plan {
+    /// The steps of a run; where the batch is run in parts, of each of them.
+    pub(crate) fn steps(&self) -> &[Step] {
+        self.split.as_ref().map_or(&self.steps, Split::steps)
+    }
+
+    /// How often each step runs.
+    fn parts(&self) -> usize {
+        self.split.as_ref().map_or(1, Split::parts)
+    }
 }

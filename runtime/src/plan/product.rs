@@ -16,6 +16,9 @@ use crate::profile::WeightProfile;
 use crate::threads::{self, Threads};
 use crate::tune::PackedWeight;
 
+/// Columns of a sparse product that are no longer worth merging with those of the next image: few vectors are not full.
+const COLUMNS: usize = 1024;
+
 /// `activation(W · x + bias + residual)` with a constant `W` `[m, k]`. Inputs: x, and the residual if there is one.
 #[derive(Debug, Clone)]
 pub(crate) struct Product {
@@ -314,32 +317,57 @@ impl PackedProduct {
         if y.is_empty() {
             return;
         }
-        let (parts, xs) = match &self.form {
+        let (count, xs) = match &self.form {
             Form::Matrix { batch, xs, .. } => (*batch, *xs),
             Form::Conv { images, groups, .. } => (images * groups, images * groups),
             Form::Depthwise { images, .. } => (*images, *images),
             Form::Transposed(transposed) => (transposed.images, transposed.images),
         };
-        let [x_len, y_len] = [x.len() / xs, y.len() / parts];
+        let (together, [x_len, y_len]) = (self.together(), [x.len() / xs, y.len() / count]);
+        let parts = count.div_ceil(together);
         let part = |i: usize, y: &mut [f32], threads: &Threads| {
-            let residual = residual.map(|r| &r[i * y_len..][..y_len]);
-            self.part(i, &x[i % xs * x_len..][..x_len], residual, y, threads);
+            let (first, count) = (i * together, y.len() / y_len);
+            let residual = residual.map(|r| &r[first * y_len..][..y.len()]);
+            self.part(first, &x[first % xs * x_len..][..count * x_len], residual, y, threads);
         };
         // Several parts for each thread share no work and wait for each other once.
         if threads.count() > 1 && parts >= 2 * threads.count() {
-            threads::for_each_chunk(y, y_len, 1, |i, y| part(i, y, &ALONE));
+            threads::for_each_chunk(y, together * y_len, 1, |i, y| part(i, y, &ALONE));
         } else {
-            y.chunks_exact_mut(y_len).enumerate().for_each(|(i, y)| part(i, y, threads));
+            y.chunks_mut(together * y_len).enumerate().for_each(|(i, y)| part(i, y, threads));
         }
     }
 
-    /// One matrix of a batch, or one group of channels of one image.
+    /// Images whose columns make one product: as many as give [`COLUMNS`], where the kernel takes several.
+    fn together(&self) -> usize {
+        match (&self.form, &*self.packed) {
+            (Form::Conv { images, groups: 1, geometry }, Packed::Product(weights))
+                if weights[0].takes_images() =>
+            {
+                let most = COLUMNS.div_ceil(geometry.n().max(1));
+                images.div_ceil(images.div_ceil(most))
+            }
+            _ => 1,
+        }
+    }
+
+    /// One matrix of a batch, one group of channels of one image, or several images; the first is number `i`.
     fn part(&self, i: usize, data: &[f32], residual: Option<&[f32]>, y: &mut [f32], threads: &Threads) {
         let epilogue = Epilogue { bias: self.bias.as_deref(), residual, activation: self.activation };
         match (&self.form, &*self.packed) {
             (Form::Matrix { n, x_layout, y_layout, parts, .. }, Packed::Product(weights)) => {
                 let x = X::Matrix { data, layout: *x_layout };
                 weights[i % parts].run(*n, x, y, *y_layout, &epilogue, threads);
+            }
+            (Form::Conv { geometry, .. }, Packed::Product(weights)) if data.len() > geometry.image_len() => {
+                weights[0].run_images(
+                    data.len() / geometry.image_len(),
+                    data,
+                    geometry,
+                    y,
+                    &epilogue,
+                    threads,
+                );
             }
             (Form::Conv { groups, geometry, .. }, Packed::Product(weights)) => {
                 let (weight, group) = (&weights[i % groups], i % groups);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::batch::Split;
 use super::{Operand, Plan};
 use crate::profile::{NodeProfile, Profile};
 
@@ -11,7 +12,8 @@ impl Plan {
         let shapes = |operands: &[Option<Operand>]| {
             operands.iter().map(|o| o.as_ref().map_or_else(Vec::new, |o| o.shape.clone())).collect()
         };
-        let nodes = self.steps.iter().enumerate().map(|(index, step)| {
+        let parts = self.parts();
+        let nodes = self.steps().iter().enumerate().map(|(index, step)| {
             let mut ms: Vec<f64> = times.iter().map(|run| run[index].as_secs_f64() * 1e3).collect();
             ms.sort_by(f64::total_cmp);
             let operands = step.inputs.iter().chain(&step.outputs).flatten();
@@ -25,12 +27,17 @@ impl Plan {
                 inputs: shapes(&step.inputs),
                 outputs: shapes(&step.outputs),
                 ms: ms[ms.len() / 2],
-                macs: kernel.macs,
-                macs_nonzero: kernel.macs_nonzero,
-                bytes: bytes + kernel.weight_bytes,
+                macs: kernel.macs * parts as u64,
+                macs_nonzero: kernel.macs_nonzero * parts as u64,
+                bytes: (bytes + kernel.weight_bytes) * parts,
                 weight: kernel.weight,
             }
         });
-        Profile { nodes: nodes.collect(), arena_bytes: self.arena_bytes, runs: times.len() }
+        Profile {
+            nodes: nodes.collect(),
+            arena_bytes: self.arena_bytes,
+            runs: times.len(),
+            batch: self.split.as_ref().map(Split::note),
+        }
     }
 }

@@ -75,6 +75,9 @@ impl<'a> Run<'a> {
     /// When a step fails, or the run is ended early.
     pub(crate) fn steps(&mut self, threads: &Threads, between: &mut Between<'_>) -> Result<(), Halt> {
         let plan = self.plan;
+        if let Some(split) = &plan.split {
+            return split.run(self.feeds, &mut self.buffers, threads, between);
+        }
         let mut taps = plan.taps.iter().peekable();
         for index in 0..=plan.steps.len() {
             while let Some(tap) = taps.next_if(|tap| tap.after == index) {

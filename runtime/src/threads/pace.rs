@@ -56,7 +56,7 @@ impl Pace {
     }
 
     /// What the work takes on one thread, about.
-    pub(super) fn estimate(&self) -> Duration {
+    pub(crate) fn estimate(&self) -> Duration {
         self.estimate
     }
 

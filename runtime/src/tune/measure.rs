@@ -1,6 +1,6 @@
 //! Times candidates: each for a few milliseconds, and those that are close in turns.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use poda_formats::storage::{AlignedBytes, give_back};
@@ -18,8 +18,13 @@ const APART: f64 = 2.0;
 /// Turns of each at least.
 const TURNS: usize = 3;
 
-/// Held while kernels are timed: two at once would measure each other.
+/// Held while something is timed: two at once would measure each other.
 static MEASURING: Mutex<()> = Mutex::new(());
+
+/// Waits until nothing else is timed; nothing is until the guard goes.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    MEASURING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Times every variant of every kernel on a weight `[m, k]`.
 ///
@@ -33,7 +38,7 @@ pub(super) fn time(
     threads: &Threads,
     rank: &Rank,
 ) -> Result<Vec<Candidate>, KernelError> {
-    let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let n = problem.n.max(1);
     // Written before they are read: untouched pages would all be one page of zeros.
     let x = written(problem.conv.as_ref().map_or(k * n, ConvGeometry::image_len), 1.0);

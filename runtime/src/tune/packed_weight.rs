@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{Candidate, Choice, Tuner};
 use crate::kernels::{Call, Epilogue, Kernel, KernelError, Packing, Params, Problem, Source, WeightMatrix};
-use crate::packing::{Layout, X};
+use crate::packing::image::PaddedImage;
+use crate::packing::{ConvGeometry, Layout, Right, X};
 use crate::threads::Threads;
 
 /// A weight `[m, k]` packed for the kernel that was chosen for it.
@@ -115,6 +116,45 @@ impl PackedWeight {
         if !y.is_empty() {
             x.with_right(|x| self.packed.run(Call { n, x, y, y_layout, epilogue, threads }));
         }
+    }
+
+    /// Whether [`PackedWeight::run_images`] takes several images.
+    pub(crate) fn takes_images(&self) -> bool {
+        self.packed.takes_images()
+    }
+
+    /// Convolves `x` `[images, channels, h, w]` to `y` `[images, m, oh, ow]`, all columns in one product; a residual lies as `y`.
+    ///
+    /// # Panics
+    /// When a slice has not the length that `[m, k]` and the geometry give it, or the kernel does not take several images.
+    pub(crate) fn run_images(
+        &self,
+        images: usize,
+        x: &[f32],
+        geometry: &ConvGeometry,
+        y: &mut [f32],
+        epilogue: &Epilogue<'_>,
+        threads: &Threads,
+    ) {
+        let pixels = geometry.n();
+        assert!(images <= 1 || self.takes_images(), "{} takes one image", self.kernel.name);
+        assert_eq!(geometry.k(), self.k, "{geometry:?}");
+        assert_eq!(x.len(), images * geometry.image_len(), "{geometry:?}");
+        assert_eq!(y.len(), images * self.m * pixels, "y is not [{images}, {}, {pixels}]", self.m);
+        assert!(epilogue.bias.is_none_or(|bias| bias.len() == self.m), "bias");
+        assert!(epilogue.residual.is_none_or(|residual| residual.len() == y.len()), "residual");
+        if y.is_empty() {
+            return;
+        }
+        let (n, y_layout) = (images * pixels, Layout::FeatureMajor);
+        let padded;
+        let x = if geometry.is_pointwise() {
+            Right::Images { data: x, pixels }
+        } else {
+            padded = PaddedImage::new(x, geometry);
+            Right::Image(&padded)
+        };
+        self.packed.run(Call { n, x, y, y_layout, epilogue, threads });
     }
 
     /// Name of the kernel.

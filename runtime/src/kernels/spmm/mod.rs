@@ -112,6 +112,7 @@ impl Packed for Spmm {
         let job = Job {
             spmm: self,
             n: call.n,
+            pixels: call.x.pixels(call.n),
             x: call.x,
             y: SyncPtr(call.y.as_mut_ptr()),
             y_layout: call.y_layout,
@@ -168,6 +169,10 @@ impl Packed for Spmm {
     fn bytes(&self) -> usize {
         self.panels.bytes()
     }
+
+    fn takes_images(&self) -> bool {
+        true
+    }
 }
 
 impl Spmm {
@@ -186,6 +191,8 @@ impl Spmm {
 struct Job<'a> {
     spmm: &'a Spmm,
     n: usize,
+    /// Columns of each image.
+    pixels: usize,
     x: Right<'a>,
     y: SyncPtr,
     y_layout: Layout,
@@ -298,55 +305,73 @@ impl Job<'_> {
     /// No other thread may touch that part of `y`.
     #[inline(always)]
     unsafe fn finish<S: Simd>(&self, simd: S, sums: &[f32], rows: Range<usize>, columns: Range<usize>) {
-        let width = self.spmm.panels.shape.width;
-        let Epilogue { residual, activation, .. } = *self.epilogue;
-        // The contiguous side of `y`, and the other.
-        let (outer, inner, stride) = match self.y_layout {
-            Layout::FeatureMajor => (rows.clone(), columns.clone(), self.n),
-            Layout::TokenMajor => (columns.clone(), rows.clone(), self.spmm.m),
-        };
-        let transposed = self.y_layout == Layout::TokenMajor;
-        let bounds = activation.bounds();
-        let trivial = residual.is_none() && activation == super::Activation::None;
-        // SAFETY: `rows × columns` of `y` are this thread's; a residual is as long as `y`; sums hold the block.
+        let (width, m, pixels) = (self.spmm.panels.shape.width, self.spmm.m, self.pixels);
+        // SAFETY: `rows × columns` of `y` are this thread's, whatever image they are of; sums hold the block.
         unsafe {
-            if transposed {
-                let dst = self.y.get().add(columns.start * stride + rows.start);
-                transpose(simd, sums.as_ptr(), width, [rows.len(), columns.len()], dst, stride);
-                if trivial {
+            if self.y_layout == Layout::TokenMajor {
+                let dst = self.y.get().add(columns.start * m + rows.start);
+                transpose(simd, sums.as_ptr(), width, [rows.len(), columns.len()], dst, m);
+                let Epilogue { residual, activation, .. } = *self.epilogue;
+                if residual.is_none() && activation == super::Activation::None {
                     return;
                 }
+                for column in columns {
+                    let at = column * m + rows.start;
+                    self.finish_line(simd, self.y.get().add(at), at, rows.len());
+                }
+                return;
             }
-            let [min, max] = bounds.map_or([f32::NEG_INFINITY, f32::INFINITY], |(min, max)| [min, max]);
-            let limits = [splat(simd, min), splat(simd, max)];
-            let ops = simd.f32();
-            let clamps = bounds.is_some() && activation != super::Activation::None;
-            for (i, line) in outer.enumerate() {
-                let y = self.y.get().add(line * stride + inner.start);
-                let src = if transposed { y.cast_const() } else { sums.as_ptr().add(i * width) };
-                let residual = residual.map(|r| r.as_ptr().add(line * stride + inner.start));
-                let whole = inner.len() / S::LANES * S::LANES;
-                for at in (0..whole).step_by(S::LANES) {
-                    let mut sum = ops.load_ptr(src.add(at));
-                    if let Some(residual) = residual {
-                        sum = ops.add(sum, ops.load_ptr(residual.add(at)));
-                    }
-                    if clamps {
-                        sum = clamp(simd, sum, limits);
-                    }
-                    ops.store_ptr(sum, y.add(at));
+            // The columns of one image after those of another.
+            let mut start = columns.start;
+            while start < columns.end {
+                let (image, pixel) = (start / pixels, start % pixels);
+                let len = (columns.end - start).min(pixels - pixel);
+                for (i, row) in rows.clone().enumerate() {
+                    let src = sums.as_ptr().add(i * width + start - columns.start);
+                    self.finish_line(simd, src, (image * m + row) * pixels + pixel, len);
                 }
-                let rest = inner.len() - whole;
-                if rest > 0 {
-                    let mut sum = simd.load_first(src.add(whole), rest);
-                    if let Some(residual) = residual {
-                        sum = ops.add(sum, simd.load_first(residual.add(whole), rest));
-                    }
-                    simd.store_first(clamp(simd, sum, limits), y.add(whole), rest);
+                start += len;
+            }
+        }
+    }
+
+    /// Writes `len` sums, which may lie there already, to element `at` of `y` and the following.
+    ///
+    /// # Safety
+    /// `src` must hold as many elements; those of `y` must be this thread's.
+    #[inline(always)]
+    unsafe fn finish_line<S: Simd>(&self, simd: S, src: *const f32, at: usize, len: usize) {
+        let Epilogue { residual, activation, .. } = *self.epilogue;
+        let bounds = activation.bounds();
+        let [min, max] = bounds.map_or([f32::NEG_INFINITY, f32::INFINITY], |(min, max)| [min, max]);
+        let limits = [splat(simd, min), splat(simd, max)];
+        let ops = simd.f32();
+        let clamps = bounds.is_some() && activation != super::Activation::None;
+        // SAFETY: by the caller; a residual is as long as `y`.
+        unsafe {
+            let y = self.y.get().add(at);
+            let residual = residual.map(|r| r.as_ptr().add(at));
+            let whole = len / S::LANES * S::LANES;
+            for at in (0..whole).step_by(S::LANES) {
+                let mut sum = ops.load_ptr(src.add(at));
+                if let Some(residual) = residual {
+                    sum = ops.add(sum, ops.load_ptr(residual.add(at)));
                 }
-                if bounds.is_none() {
-                    activation.apply(std::slice::from_raw_parts_mut(y, inner.len()));
+                if clamps {
+                    sum = clamp(simd, sum, limits);
                 }
+                ops.store_ptr(sum, y.add(at));
+            }
+            let rest = len - whole;
+            if rest > 0 {
+                let mut sum = simd.load_first(src.add(whole), rest);
+                if let Some(residual) = residual {
+                    sum = ops.add(sum, simd.load_first(residual.add(whole), rest));
+                }
+                simd.store_first(clamp(simd, sum, limits), y.add(whole), rest);
+            }
+            if bounds.is_none() {
+                activation.apply(std::slice::from_raw_parts_mut(y, len));
             }
         }
     }

@@ -167,6 +167,7 @@ impl<M: Multiply> Packed for Spmv<M> {
                 let layout = Layout::FeatureMajor;
                 self.level.run(Gather { data: &matrix, layout, n, k, matrix: &self.matrix })
             }
+            Right::Images { .. } => unreachable!("takes one image"),
         };
         let blocks = m.div_ceil(self.matrix.block());
         let slots = self.matrix.slots(blocks);

@@ -3,6 +3,7 @@
 mod attention;
 mod chain;
 mod control;
+pub(crate) mod links;
 mod narrow;
 mod products;
 mod quantised;
@@ -21,7 +22,7 @@ use crate::options::{Options, RunOptions};
 use crate::output::Output;
 
 /// Runs every node with fresh outputs.
-fn reference(graph: &Graph, feeds: &[(&str, Tensor)]) -> Vec<Tensor> {
+pub(crate) fn reference(graph: &Graph, feeds: &[(&str, Tensor)]) -> Vec<Tensor> {
     let mut values: HashMap<ValueId, Tensor> = HashMap::new();
     for (index, value) in graph.values.iter().enumerate() {
         let id = ValueId(index as u32);
@@ -51,7 +52,7 @@ fn prepare(graph: &Graph, threads: usize, fuse: bool) -> Executable {
     Model::from_graph(graph.clone()).unwrap().prepare(options).unwrap()
 }
 
-fn close(found: &Tensor, expected: &Tensor) -> bool {
+pub(crate) fn close(found: &Tensor, expected: &Tensor) -> bool {
     if (found.dtype(), found.shape()) != (expected.dtype(), expected.shape()) {
         return false;
     }
@@ -77,7 +78,7 @@ fn check(graph: &Graph, feeds: &[(&str, Tensor)]) {
 }
 
 /// Numbers that look random, a fraction of them zero.
-fn numbers(shape: &[usize], seed: usize, sparsity: f32) -> Tensor {
+pub(crate) fn numbers(shape: &[usize], seed: usize, sparsity: f32) -> Tensor {
     let mut state = (seed as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) + 1;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -95,14 +96,14 @@ fn batch_of(shape: &[usize]) -> Vec<Dim> {
 }
 
 /// A chain of nodes on one value.
-struct Chain {
-    graph: Graph,
-    at: ValueId,
-    count: usize,
+pub(crate) struct Chain {
+    pub(crate) graph: Graph,
+    pub(crate) at: ValueId,
+    pub(crate) count: usize,
 }
 
 impl Chain {
-    fn new(input: &[usize]) -> Self {
+    pub(crate) fn new(input: &[usize]) -> Self {
         let mut graph = Graph::default();
         let at = graph.add_input("x", DataType::F32, batch_of(input));
         Self { graph, at, count: 0 }
@@ -113,7 +114,7 @@ impl Chain {
         format!("v{}", self.count)
     }
 
-    fn weight(&mut self, tensor: Tensor) -> ValueId {
+    pub(crate) fn weight(&mut self, tensor: Tensor) -> ValueId {
         let name = self.name();
         self.graph.add_weight(name, tensor)
     }
@@ -122,17 +123,17 @@ impl Chain {
         self.weight(Tensor::scalar(value))
     }
 
-    fn node(&mut self, op: Op, inputs: &[ValueId]) -> ValueId {
+    pub(crate) fn node(&mut self, op: Op, inputs: &[ValueId]) -> ValueId {
         let name = self.name();
         self.at = self.graph.add_node(op, inputs, name);
         self.at
     }
 
-    fn unary(&mut self, f: Unary, x: ValueId) -> ValueId {
+    pub(crate) fn unary(&mut self, f: Unary, x: ValueId) -> ValueId {
         self.node(Op::Unary(f), &[x])
     }
 
-    fn binary(&mut self, f: Binary, a: ValueId, b: ValueId) -> ValueId {
+    pub(crate) fn binary(&mut self, f: Binary, a: ValueId, b: ValueId) -> ValueId {
         self.node(Op::Binary(f), &[a, b])
     }
 
@@ -141,7 +142,7 @@ impl Chain {
         self.binary(f, a, b)
     }
 
-    fn finish(mut self) -> Graph {
+    pub(crate) fn finish(mut self) -> Graph {
         self.graph.outputs.push(self.at);
         self.graph
     }

@@ -1,0 +1,3 @@
+//! The passes, a file each.
+
+pub(super) mod transposes;
