@@ -172,22 +172,26 @@ pub(super) fn slide(sliding: Sliding<'_>, x: &[usize], kernel: &[usize]) -> Resu
                 return Ok(axis);
             }
             let padded = axis.input as isize + axis.begin + axis.end;
-            let Some(room) = padded.checked_sub(extent as isize).filter(|&room| room >= 0) else {
+            let room = padded - extent as isize;
+            // Windows after the first: whole ones, and where they are rounded up also the one that room is left for in part.
+            // The first itself may be partial, on a map that is smaller than the window.
+            let stride = axis.stride as isize;
+            let mut more = room.div_euclid(stride);
+            if sliding.ceil_mode && room.rem_euclid(stride) != 0 {
+                more += 1;
+                // A partial window counts unless it would start in the padding at the end.
+                if more * stride >= axis.input as isize + axis.begin {
+                    more -= 1;
+                }
+            }
+            let Ok(more) = usize::try_from(more) else {
                 return Err(bad_shape(
                     0,
                     x,
                     format!("a window of extent {extent} does not fit {padded} padded elements"),
                 ));
             };
-            let room = room as usize;
-            axis.output = room / axis.stride + 1;
-            // A partial window counts unless it would start in the padding at the end.
-            if sliding.ceil_mode
-                && !room.is_multiple_of(axis.stride)
-                && ((axis.output * axis.stride) as isize) < axis.input as isize + axis.begin
-            {
-                axis.output += 1;
-            }
+            axis.output = more + 1;
             Ok(axis)
         })
         .collect()
@@ -373,6 +377,16 @@ mod tests {
             (Padding::SameUpper, false, [4, 1, 2, 1], Some([2, 0, 0])),
             (Padding::Valid, false, [6, 3, 2, 1], Some([2, 0, 0])),
             (pads(0, 0), true, [4, 3, 2, 1], Some([2, 0, 0])),
+            // The only window is a partial one.
+            (pads(0, 0), true, [1, 2, 2, 1], Some([1, 0, 0])),
+            (pads(0, 0), true, [2, 4, 3, 1], Some([1, 0, 0])),
+            (pads(1, 1), true, [2, 5, 2, 1], Some([1, 1, 1])),
+            (pads(0, 0), true, [1, 2, 3, 2], Some([1, 0, 0])),
+            (pads(0, 0), true, [1, 2, 1, 1], None),
+            (pads(0, 0), true, [1, 4, 2, 1], None),
+            (pads(0, 0), true, [1, 4, 3, 1], None),
+            (pads(0, 0), false, [1, 2, 2, 1], None),
+            (pads(0, 1), true, [0, 2, 2, 1], None),
             // The extra window would start in the padding at the end.
             (pads(0, 1), true, [2, 1, 2, 1], Some([2, 0, 1])),
             (pads(0, 2), true, [2, 2, 2, 1], Some([2, 0, 2])),

@@ -423,6 +423,30 @@ mod tests {
     }
 
     #[test]
+    fn a_partial_window_may_be_the_only_one() {
+        let pool = |kind, count_include_pad, [kernel, stride]: [usize; 2], pads: &[i64], x: &[f32]| {
+            let base = attributes(kind, &[kernel], &[stride], pads);
+            let op = Op::Pool(PoolAttributes { ceil_mode: true, count_include_pad, ..base });
+            floats(&apply(&op, &[input(&[1, 1, x.len()], x)], 1).unwrap()[0]).to_vec()
+        };
+        assert_eq!(pool(PoolKind::Max, false, [2, 2], &[], &[-3.0]), [-3.0]);
+        assert_eq!(pool(PoolKind::Average, true, [2, 2], &[], &[3.0]), [3.0]);
+        assert_eq!(pool(PoolKind::Average, false, [4, 3], &[], &[3.0, 5.0]), [4.0]);
+        assert_eq!(pool(PoolKind::Lp { p: 1 }, false, [4, 3], &[], &[3.0, 5.0]), [8.0]);
+        // One pad on either side counts, what rounding up added does not.
+        assert_eq!(pool(PoolKind::Average, false, [5, 2], &[1, 1], &[1.0, 2.0]), [1.5]);
+        assert_eq!(pool(PoolKind::Average, true, [5, 2], &[1, 1], &[1.0, 2.0]), [0.75]);
+        let base = attributes(PoolKind::Max, &[3, 3], &[2, 2], &[]);
+        let op = Op::Pool(PoolAttributes { ceil_mode: true, ..base });
+        let x = input(&[1, 1, 2, 2], &[1.0_f32, 7.0, 3.0, 5.0]);
+        let result = apply(&op, &[x], 2).unwrap();
+        assert_eq!(
+            (floats(&result[0]), result[1].as_slice::<i64>().unwrap()),
+            (&[7.0_f32][..], &[1_i64][..])
+        );
+    }
+
+    #[test]
     fn indices_count_over_the_whole_tensor() {
         let x = input(&[1, 2, 2, 3], &[1.0_f32, 5.0, 2.0, 4.0, 3.0, 6.0, f32::NAN, 0.0, 0.0, 0.0, 0.0, 7.0]);
         for (column_major, expected) in [(false, [1, 5, 6, 11]), (true, [2, 5, 6, 11])] {

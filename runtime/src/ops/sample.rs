@@ -105,7 +105,8 @@ impl Axis {
                 taps[1] = (self.element(place.floor() + 1.0), part);
             }
             GridSampleMode::Cubic => {
-                let place = self.inside(place);
+                // Each of the four elements is moved inside, not the place between them: beyond the border the curve goes
+                // on, as in ONNX Runtime and PyTorch.
                 let part = place - place.floor();
                 for (i, tap) in taps.iter_mut().enumerate() {
                     let at = i as f64 - 1.0;
@@ -172,4 +173,31 @@ fn value<R: Real>(taps: &[[(Option<usize>, f64); 4]], steps: &[usize], channel: 
         }
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use poda_formats::op::Op;
+
+    use super::super::testing::{apply, assert_close, floats, input};
+    use super::*;
+
+    /// As ONNX Runtime 1.32 gives them.
+    #[test]
+    fn cubic_samples_beyond_the_border() {
+        let x = input(&[1, 1, 2, 3], &[1.0_f32, 4.0, 9.0, 16.0, 25.0, 36.0]);
+        let grid = [-1.3_f32, -1.1, 0.9, 1.2, 1.5, 0.3, 0.1, -0.2, -0.8, 7.0];
+        for (align_corners, expected) in [
+            (false, [-0.084_579_59, 38.527_176, 31.248_005, 11.091_098, 15.136_009]),
+            (true, [0.183_985_11, 36.771_584, 27.854_666, 13.072_568, 17.320_013]),
+        ] {
+            let op = Op::GridSample {
+                mode: GridSampleMode::Cubic,
+                padding: GridSamplePadding::Border,
+                align_corners,
+            };
+            let result = apply(&op, &[x.clone(), input(&[1, 1, 5, 2], &grid)], 1).unwrap();
+            assert_close(floats(&result[0]), &expected, 1e-5);
+        }
+    }
 }

@@ -22,6 +22,8 @@ pub(crate) struct AttentionNode {
     pub(crate) scale: f32,
     /// Strides of the mask over `[batch, heads, queries, keys]`.
     pub(crate) mask: Option<[usize; 4]>,
+    /// What becomes of probabilities that are no numbers.
+    pub(crate) undefined: Undefined,
     /// Whether the result is `[batch, queries, heads, size]` instead of `[batch, heads, queries, size]`.
     pub(crate) token_major: bool,
 }
@@ -54,7 +56,7 @@ impl AttentionNode {
             mask,
             causal: Causal::No,
             lengths: None,
-            undefined: Undefined::ZeroUnseen,
+            undefined: self.undefined,
         };
         let order = if self.token_major { Order::TokenMajor } else { Order::HeadMajor };
         Attention { q: heads(0, self.q)?, k: heads(1, self.k)?, v: heads(2, self.v)?, scoring }.run(order, y);

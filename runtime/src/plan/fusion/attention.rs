@@ -4,6 +4,7 @@ use poda_formats::op::{Binary, SoftmaxKind, Unary};
 use poda_formats::{DataType, Op, ValueId};
 
 use super::{Rewrite, Rewriter};
+use crate::kernels::attention::Undefined;
 use crate::plan::attention::{AttentionNode, HeadView};
 use crate::plan::draft::Kind;
 
@@ -13,7 +14,7 @@ pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
         return None;
     }
     let (output, v) = (node.output(0)?, node.input(1)?);
-    let scores = softmax_input(r, node.input(0)?)?;
+    let (scores, undefined) = softmax_input(r, node.input(0)?)?;
     let (product, mask) = masked(r, scores);
     let (product, scale) = without_scale(r, product);
     let (op, node) = r.op(product)?;
@@ -23,39 +24,38 @@ pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
     let (q, q_scale, q_view) = head_view(r, node.input(0)?)?;
     let (k, k_scale, k_view) = head_view(r, node.input(1)?)?;
     let (v, v_scale, v_view) = head_view(r, v)?;
-    let [b, h, queries, size] = q_view.shape;
+    let scale = scale * q_scale * k_scale;
+    if v_scale != 1.0 || !scale.is_finite() {
+        return None;
+    }
     // The right-hand side of the first product is `[batch, heads, size, keys]`.
     let swap = |[a, b, c, d]: [usize; 4]| [a, b, d, c];
     let k_view = HeadView { shape: swap(k_view.shape), strides: swap(k_view.strides) };
-    let keys = k_view.shape[2];
-    let fits = |view: &HeadView, length: usize| {
-        view.shape[0] == b && [h, 1].contains(&view.shape[1]) && view.shape[2] == length
-    };
-    let same_heads = k_view.shape[1] == v_view.shape[1];
-    if !fits(&k_view, keys)
-        || !fits(&v_view, keys)
-        || !same_heads
-        || k_view.shape[3] != size
-        || v_scale != 1.0
+    let ([.., queries, size], [.., keys, k_size], [.., v_keys, v_size]) =
+        (q_view.shape, k_view.shape, v_view.shape);
+    // Leading dimensions broadcast. Values that are more than the scores would have these computed again.
+    let [b, h, ..] = aligned(r.draft.shape(scores)?, 1)?;
+    if aligned(r.draft.shape(scores)?, 1)? != [b, h, queries, keys]
+        || aligned(r.draft.shape(output)?, 1)? != [b, h, queries, v_size]
+        || k_size != size
+        || v_keys != keys
     {
         return None;
     }
-    let ranks = [r.draft.shape(output)?.len(), r.draft.shape(scores)?.len()];
-    if ranks != [ranks[0]; 2]
-        || r.draft.shape(output)?.iter().product::<usize>() != b * h * queries * v_view.shape[3]
-    {
-        return None;
-    }
+    // One head of keys and values for all heads of queries is what the kernel knows as a group.
+    let kv_heads = if [k_view.shape[1], v_view.shape[1]] == [1, 1] { 1 } else { h };
+    let (q_view, k_view, v_view) =
+        (spread(q_view, [b, h])?, spread(k_view, [b, kv_heads])?, spread(v_view, [b, kv_heads])?);
     let mut inputs = vec![Some(q), Some(k), Some(v)];
     let mask = match mask {
         None => None,
         Some(id) => {
             inputs.push(Some(id));
-            Some(mask_strides(r.draft.shape(id)?, [b, h, queries, keys], ranks[0])?)
+            Some(mask_strides(r.draft.shape(id)?, [b, h, queries, keys])?)
         }
     };
-    let scale = scale * q_scale * k_scale;
-    let attention = AttentionNode { q: q_view, k: k_view, v: v_view, scale, mask, token_major: false };
+    let attention =
+        AttentionNode { q: q_view, k: k_view, v: v_view, scale, mask, undefined, token_major: false };
     Some(Rewrite { kind: Kind::Attention(Box::new(attention)), inputs })
 }
 
@@ -74,24 +74,26 @@ pub(super) fn transposed(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite>
     Some(Rewrite { kind: Kind::Attention(attention), inputs: producer.inputs.clone() })
 }
 
-/// The scores under a softmax over the last axis that only this product reads. Exporters of PyTorch put zeros for rows
-/// that are all NaN, as the kernel does for queries that see nothing.
-fn softmax_input(r: &Rewriter<'_, '_>, probabilities: ValueId) -> Option<ValueId> {
-    let mut softmax = probabilities;
+/// The scores under a softmax over the last axis that only this product reads, and what its undefined rows become:
+/// exporters of PyTorch put zeros for rows that are all NaN.
+fn softmax_input(r: &Rewriter<'_, '_>, probabilities: ValueId) -> Option<(ValueId, Undefined)> {
+    if !r.once(probabilities) {
+        return None;
+    }
+    let (mut softmax, mut undefined) = (probabilities, Undefined::Nan);
     if let Some((Op::Where, node)) = r.op(probabilities) {
         let (test, zero, kept) = (node.input(0)?, node.input(1)?, node.input(2)?);
-        if r.draft.scalar(zero)? != 0.0 || r.unary(test, Unary::IsNan)? != kept || !r.once(probabilities) {
+        let same_shape = r.draft.shape(kept)? == r.draft.shape(probabilities)?;
+        if r.draft.scalar(zero)? != 0.0 || r.unary(test, Unary::IsNan)? != kept || !same_shape {
             return None;
         }
-        softmax = kept;
-    } else if !r.once(probabilities) {
-        return None;
+        (softmax, undefined) = (kept, Undefined::Zero);
     }
     let (op, node) = r.op(softmax)?;
     let Op::Softmax { kind: SoftmaxKind::Softmax, axis } = op else { return None };
     let scores = node.input(0)?;
     let last = r.draft.shape(scores)?.len() as i64 - 1;
-    (*axis == -1 || *axis == last).then_some(scores)
+    (*axis == -1 || *axis == last).then_some((scores, undefined))
 }
 
 /// The product under a mask that is added, or that selects minus infinity; and the mask.
@@ -130,7 +132,8 @@ fn without_scale(r: &Rewriter<'_, '_>, id: ValueId) -> (ValueId, f32) {
     }
 }
 
-/// The tensor under transposes and scales, the scale, and how it is seen through them as `[batch, heads, …, …]`.
+/// The tensor under transposes and scales, the scale, and how it is seen through them as `[batch, heads, …, …]`; leading
+/// dimensions that it lacks have size 1.
 fn head_view(r: &Rewriter<'_, '_>, id: ValueId) -> Option<(ValueId, f32, HeadView)> {
     let (mut id, mut scale) = (id, 1.0);
     let mut perms: Vec<&[usize]> = Vec::new();
@@ -154,21 +157,36 @@ fn head_view(r: &Rewriter<'_, '_>, id: ValueId) -> Option<(ValueId, f32, HeadVie
         shape = perm.iter().map(|&p| shape[p]).collect();
         strides = perm.iter().map(|&p| strides[p]).collect();
     }
-    let four = |v: &[usize], missing: usize| match *v {
-        [a, b, c, d] => Some([a, b, c, d]),
-        [a, c, d] => Some([a, missing, c, d]),
-        _ => None,
-    };
-    Some((id, scale, HeadView { shape: four(&shape, 1)?, strides: four(&strides, 0)? }))
+    Some((id, scale, HeadView { shape: aligned(&shape, 1)?, strides: aligned(&strides, 0)? }))
 }
 
-/// Strides of a mask that broadcasts to scores of rank `rank`, seen as `full` `[batch, heads, queries, keys]`.
-fn mask_strides(shape: &[usize], full: [usize; 4], rank: usize) -> Option<[usize; 4]> {
-    let mut own = vec![1; rank.checked_sub(shape.len())?];
-    own.extend_from_slice(shape);
-    if rank == 3 {
-        own.insert(1, 1);
+/// Numbers of the dimensions of a matrix or a batch of them, as products align them: at the end, with `missing` before.
+fn aligned(numbers: &[usize], missing: usize) -> Option<[usize; 4]> {
+    match *numbers {
+        [c, d] => Some([missing, missing, c, d]),
+        [b, c, d] => Some([missing, b, c, d]),
+        [a, b, c, d] => Some([a, b, c, d]),
+        _ => None,
     }
+}
+
+/// A view with its leading dimensions broadcast.
+fn spread(mut view: HeadView, to: [usize; 2]) -> Option<HeadView> {
+    for (axis, to) in to.into_iter().enumerate() {
+        if view.shape[axis] != to {
+            if view.shape[axis] != 1 {
+                return None;
+            }
+            (view.shape[axis], view.strides[axis]) = (to, 0);
+        }
+    }
+    Some(view)
+}
+
+/// Strides of a mask that broadcasts to scores, seen as `full` `[batch, heads, queries, keys]`.
+fn mask_strides(shape: &[usize], full: [usize; 4]) -> Option<[usize; 4]> {
+    let mut own = vec![1; 4_usize.checked_sub(shape.len())?];
+    own.extend_from_slice(shape);
     let mut strides = [0; 4];
     let mut stride = 1;
     for axis in (0..4).rev() {

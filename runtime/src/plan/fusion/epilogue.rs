@@ -8,6 +8,9 @@ use crate::kernels::{Activation, Rounding};
 use crate::plan::draft::{Draft, Kind};
 use crate::plan::product::Product;
 
+/// The greatest factor that is folded into weights; those of batch-norms and scalings are far smaller.
+const MOST_FACTOR: f32 = 1e12;
+
 /// What a node does to its input.
 enum Effect {
     Activation(Activation),
@@ -63,7 +66,8 @@ fn apply(product: &mut Product, inputs: &mut Vec<Option<ValueId>>, effect: Effec
         }
         Effect::Affine { factor, shift } => {
             if let Some(factor) = factor {
-                if product.residual || !factor.iter().all(|f| f.is_finite()) {
+                // Weights that are scaled must not overflow where what they give would not.
+                if product.residual || !factor.iter().all(|f| f.abs() <= MOST_FACTOR) {
                     return None;
                 }
                 product.scale(&factor);
@@ -114,7 +118,10 @@ fn effect(
             }
             (Binary::Mul, Some(factor)) => Some(Effect::Affine { factor: Some(factor), shift: None }),
             (Binary::Div, Some(divisor)) => {
-                Some(Effect::Affine { factor: Some(divisor.iter().map(|d| 1.0 / d).collect()), shift: None })
+                let factor: Vec<f32> = divisor.iter().map(|d| 1.0 / d).collect();
+                // A divisor beyond 2¹²⁶ has no reciprocal of full precision.
+                let exact = factor.iter().all(|f| f.is_normal());
+                exact.then_some(Effect::Affine { factor: Some(factor), shift: None })
             }
             _ => None,
         };

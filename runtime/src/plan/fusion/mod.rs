@@ -1,8 +1,12 @@
 //! Rewrites of a draft: several nodes become one.
 //!
 //! A pattern looks at one node and backwards from it. Where it matches, the node is replaced and what only it needed
-//! goes. Nodes are visited in order, so that a later pattern builds on what an earlier one made: a spelled-out GELU first
-//! becomes the operator, which the product before it then takes into its epilogue.
+//! goes. Nodes are visited in order, so that a later pattern builds on what an earlier one made. Operators are put together
+//! before any is lowered: a spelled-out GELU first becomes the operator, which the product before it then takes into its
+//! epilogue.
+//!
+//! A pattern proves what it needs: the shapes of every operand, not numbers of elements that may coincide; ranks, which
+//! broadcasting counts from the end; constants to their last bits. Where it cannot, nodes stay as they are.
 
 mod activation;
 mod attention;
@@ -31,25 +35,33 @@ pub(super) struct Rewrite {
 /// Looks at a node; says what it becomes, if it does.
 type Pattern = fn(&mut Rewriter<'_, '_>, usize) -> Option<Rewrite>;
 
-/// In the order in which they are tried. The name is for reading only.
-const PATTERNS: &[(&str, Pattern)] = &[
+/// What operators become of several, in the order in which they are tried. The names are for reading only.
+const OPERATORS: &[(&str, Pattern)] = &[
     ("activation spelled out", activation::rewrite),
     ("normalisation spelled out", norm::rewrite),
     ("scale and bias of a normalisation", norm::affine),
     ("pads of a convolution", simplify::pad),
     ("rounding to integers and back", rounding::rewrite),
+];
+
+/// How operators are then lowered: a product takes what follows it into its epilogue.
+const LOWERINGS: &[(&str, Pattern)] = &[
     ("attention spelled out", attention::rewrite),
     ("transpose after attention", attention::transposed),
-    ("product", |rewriter, at| {
-        let (product, inputs) = Product::lower(rewriter.draft, &rewriter.draft.nodes[at])?;
-        Some(Rewrite { kind: Kind::Product(Box::new(product)), inputs })
-    }),
-    ("recurrent layer", |rewriter, at| {
-        let (layer, inputs) = RecurrentNode::lower(rewriter.draft, &rewriter.draft.nodes[at])?;
-        Some(Rewrite { kind: Kind::Recurrent(Box::new(layer)), inputs })
-    }),
+    PRODUCT,
+    RECURRENT,
     ("epilogue of a product", epilogue::absorb),
 ];
+
+const PRODUCT: (&str, Pattern) = ("product", |rewriter, at| {
+    let (product, inputs) = Product::lower(rewriter.draft, &rewriter.draft.nodes[at])?;
+    Some(Rewrite { kind: Kind::Product(Box::new(product)), inputs })
+});
+
+const RECURRENT: (&str, Pattern) = ("recurrent layer", |rewriter, at| {
+    let (layer, inputs) = RecurrentNode::lower(rewriter.draft, &rewriter.draft.nodes[at])?;
+    Some(Rewrite { kind: Kind::Recurrent(Box::new(layer)), inputs })
+});
 
 /// Applies every pattern. Without `fuse`, only products are lowered.
 pub(super) fn rewrite(draft: &mut Draft<'_>, fuse: bool) {
@@ -57,26 +69,24 @@ pub(super) fn rewrite(draft: &mut Draft<'_>, fuse: bool) {
         simplify::forward(draft);
     }
     einsum::lower(draft);
-    if fuse {
-        integer::lower(draft);
+    if !fuse {
+        return sweep(draft, &[PRODUCT, RECURRENT]);
     }
+    integer::lower(draft);
+    sweep(draft, OPERATORS);
+    sweep(draft, LOWERINGS);
+    sweep(draft, &[("functions in a row", chain::rewrite)]);
+}
+
+/// Tries the patterns at every node, in order.
+fn sweep(draft: &mut Draft<'_>, patterns: &[(&str, Pattern)]) {
     let count = draft.nodes.len();
     let mut rewriter = Rewriter::new(draft);
     for at in 0..count {
         while !rewriter.dead[at] {
-            let patterns =
-                PATTERNS.iter().filter(|(name, _)| fuse || ["product", "recurrent layer"].contains(name));
-            let Some(rewrite) = patterns.into_iter().find_map(|(_, pattern)| pattern(&mut rewriter, at))
-            else {
+            let Some(rewrite) = patterns.iter().find_map(|(_, pattern)| pattern(&mut rewriter, at)) else {
                 break;
             };
-            rewriter.replace(at, rewrite);
-        }
-    }
-    for at in (0..count).filter(|_| fuse) {
-        if !rewriter.dead[at]
-            && let Some(rewrite) = chain::rewrite(&mut rewriter, at)
-        {
             rewriter.replace(at, rewrite);
         }
     }
@@ -217,7 +227,8 @@ impl<'d, 'g> Rewriter<'d, 'g> {
     }
 }
 
-/// Whether two constants are the same but for rounding.
+/// Whether a constant, perhaps the product of several, is `b` but for its rounding to f32. A constant that is written with
+/// fewer digits is another function.
 fn close(a: f32, b: f32) -> bool {
-    (a - b).abs() <= 1e-3 * b.abs()
+    (a - b).abs() <= 4.0 * f32::EPSILON * b.abs()
 }
