@@ -227,7 +227,7 @@ fn images_that_share_a_product_keep_their_bits() {
         assert!(close(&whole, &expected[0]));
         for i in 0..40 {
             let alone = run(&share(&feeds, 40, i, 1));
-            assert_eq!(alone, share(&[whole.clone()], 40, i, 1)[0], "image {i}");
+            assert_eq!(alone, share(std::slice::from_ref(&whole), 40, i, 1)[0], "image {i}");
         }
     }
 }
@@ -236,7 +236,7 @@ fn images_that_share_a_product_keep_their_bits() {
 fn parts_that_memory_does_not_hold_are_refused() {
     let (graph, feed) = (images(None), numbers(&[64, 3, 9, 8], 9, 0.0));
     let (weights, threads) = (weights(), Threads::new(2).unwrap());
-    let request = request(&[feed.clone()]);
+    let request = request(std::slice::from_ref(&feed));
     let context = |limit| Context {
         graph: &graph,
         weights: &weights,
@@ -255,7 +255,7 @@ fn parts_that_memory_does_not_hold_are_refused() {
     // A batch that does not fit as a whole runs in parts.
     let plan = super::plan(&context(bytes + one.arena_bytes), &request).unwrap();
     assert_eq!(plan.parts(), 64);
-    let found = results(&plan, &[feed.clone()], &threads);
+    let found = results(&plan, std::slice::from_ref(&feed), &threads);
     assert!(close(&found[0], &reference(&graph, &[("x", feed)])[0]));
 }
 

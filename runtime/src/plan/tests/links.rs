@@ -55,8 +55,8 @@ pub(crate) fn chain(dims: &[usize], samples: usize, links: &[Link]) -> Graph {
             4 if rank < 4 => {
                 // One becomes two.
                 let divisor = [1, 2, 3, samples][b % 4];
-                if shape[axis] % divisor == 0 {
-                    shape.splice(axis..axis + 1, [divisor, shape[axis] / divisor]);
+                if shape[axis].is_multiple_of(divisor) {
+                    shape.splice(axis..=axis, [divisor, shape[axis] / divisor]);
                     let mut target: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
                     if d % 2 == 0 {
                         target[d / 2 % (rank + 1)] = -1;
