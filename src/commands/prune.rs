@@ -215,7 +215,7 @@ fn show(args: &Args, report: &Report) -> Result<()> {
     }
     if let Some(check) = &report.check {
         print(format!(
-            "agrees with the masked model to {:.1e} of each output channel, {} of input shapes",
+            "check: agrees with the masked model to {:.1e} of each output channel, {} of shapes",
             check.relative,
             if check.runs == 1 { "at one set".to_owned() } else { format!("at {} sets", check.runs) }
         ))?;

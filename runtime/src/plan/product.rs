@@ -395,7 +395,7 @@ impl PackedProduct {
         let mut name = String::new();
         let mut explanation = Explanation::default();
         let columns = match &self.form {
-            Form::Matrix { batch, n, parts, .. } => batch / parts * n,
+            Form::Matrix { batch, n, parts, .. } => batch / (*parts).max(1) * n,
             Form::Transposed(transposed) => transposed.images * transposed.pixels(),
             Form::Conv { images, geometry, .. } | Form::Depthwise { images, geometry } => {
                 images * geometry.n()

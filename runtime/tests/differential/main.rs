@@ -10,10 +10,9 @@ mod grow;
 mod moves;
 mod reference;
 
-use poda_formats::{Dim, Graph, onnx};
+use poda_formats::Graph;
 use poda_runtime::{Model, Options};
 use proptest::prelude::*;
-use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 
 use grow::Grown;
@@ -117,24 +116,4 @@ fn random_graphs_compute_what_their_operators_do() {
         panic!("{reason}\n{}", describe(&grow::grow(&tape)));
     }
     assert!(result.is_ok(), "{result:?}");
-}
-
-/// Models for `tests/models/random_graphs.py`, with what they are fed.
-#[test]
-#[ignore = "writes a folder for another program, and checks nothing of ours"]
-fn a_sample_is_written() {
-    let folder =
-        std::path::PathBuf::from(std::env::var_os("PODA_SAMPLE").expect("PODA_SAMPLE names a folder"));
-    let mut runner = runner(1);
-    for index in 0..number("PODA_CASES", 1500) {
-        let tape = tapes().new_tree(&mut runner).expect("nothing is refused").current();
-        let Grown { mut graph, feeds } = grow::grow(&tape);
-        for (name, tensor) in &feeds {
-            let id = graph.find(name).expect("an input");
-            graph.value_mut(id).shape = Some(tensor.shape().iter().map(|&d| Dim::Fixed(d)).collect());
-            std::fs::write(folder.join(format!("{index:04}.{name}.bin")), tensor.bytes()).expect("written");
-        }
-        let path = folder.join(format!("{index:04}.onnx"));
-        onnx::save(&graph, path, &onnx::OnnxOptions::default()).expect("written");
-    }
 }

@@ -110,8 +110,10 @@ pub(crate) enum Head {
 /// A network of `layers` and a classifier. Sizes of images are open where `open`, as far as the layers leave them so.
 pub(crate) fn network(layers: &[Layer], head: Head, open: bool, seed: u64) -> Graph {
     let mut b = Builder::new(seed);
+    // Both name the sizes of the image in a reshape.
+    let binds = head == Head::Flatten || layers.iter().any(|layer| matches!(layer, Layer::Shuffle { .. }));
     let side = |name: &str| {
-        if open && head != Head::Flatten { Dim::Symbol(name.into()) } else { Dim::Fixed(SIDE) }
+        if open && !binds { Dim::Symbol(name.into()) } else { Dim::Fixed(SIDE) }
     };
     let dims = vec![Dim::Symbol("batch".into()), Dim::Fixed(3), side("height"), side("width")];
     let x = b.graph.add_input("x", DataType::F32, dims);

@@ -28,8 +28,11 @@ pub(in crate::kernels) fn prepare<V: Value>(
     assert_eq!(weight.stored(), V::DTYPE, "checked by the table");
     let matrix = match weight {
         WeightMatrix::Narrow(matrix) => matrix.clone(),
-        WeightMatrix::Csr(csr) => DenseMatrix::from_csr(csr).expect("narrow values, and memory for them"),
-        WeightMatrix::Dense(_) | WeightMatrix::Structured(_) => panic!("rows are of narrow values"),
+        WeightMatrix::Csr(_) | WeightMatrix::Structured(_) => {
+            let csr = weight.csr().expect("it is sparse");
+            DenseMatrix::from_csr(csr).expect("narrow values, and memory for them")
+        }
+        WeightMatrix::Dense(_) => panic!("rows are of narrow values"),
     };
     // SAFETY: any level will do.
     Box::new(unsafe { Spmv::new(Rows::<V>(matrix.clone(), PhantomData), level, matrix.values()) })

@@ -348,6 +348,9 @@ fn constants_that_are_almost_right() {
     let feeds = [("x", Tensor::from_slice(&[2, 5, 8], &values))];
     for (i, (graph, recognised)) in graphs.iter().enumerate() {
         check(graph, &feeds);
-        assert_eq!(steps(graph, &feeds) == 1, *recognised, "graph {i}");
+        let profile = prepare(graph, 1, true).profile(&views(&feeds), 1).unwrap();
+        // Other functions in a row are one step as well, but named by what they are.
+        let found = profile.nodes.len() == 1 && !profile.nodes[0].kernel.contains('+');
+        assert_eq!(found, *recognised, "graph {i}");
     }
 }
