@@ -132,8 +132,12 @@ fn like_x<'a, F: Fact<'a>>(
     let (Some(x), Some(scale)) = (shape(inputs, 0)?, shape(inputs, 1)?) else {
         return Ok(one(dtype, shape(inputs, 0)?.map(<[usize]>::to_vec)));
     };
-    Granularity::new(at, block, x, scale)?;
-    expect_shape(inputs, 2, scale)?;
+    // One for the whole tensor may be a scalar beside a vector of one element, as ONNX Runtime's tools write them for biases.
+    let whole = matches!(Granularity::new(at, block, x, scale)?, Granularity::Tensor);
+    let single = optional(inputs, 2).and_then(Fact::dims).is_some_and(|zero| matches!(zero, [] | [1]));
+    if !(whole && single) {
+        expect_shape(inputs, 2, scale)?;
+    }
     Ok(one(dtype, Some(x.to_vec())))
 }
 
@@ -361,6 +365,13 @@ mod tests {
             let result = apply(&op(axis, block), &[x.clone(), input(shape, &scale)], 1).unwrap();
             assert_close(floats(&result[0]), expected, 1e-6);
         }
+        for (scale, zero) in [(&[1][..], &[][..]), (&[], &[1])] {
+            let inputs = [x.clone(), input(scale, &[0.5_f32]), input(zero, &[10_i8])];
+            let result = apply(&op(0, 0), &inputs, 1).unwrap();
+            assert_close(floats(&result[0]), &[0.0, 5.0, 10.0, 15.0, 20.0, 25.0], 1e-6);
+        }
+        let two = input(&[2], &[0_i8, 0]);
+        assert!(apply(&op(0, 0), &[x.clone(), input(&[1], &[0.5_f32]), two], 1).is_err());
         assert!(apply(&op(1, 0), &[x.clone(), noise(&[2], 1)], 1).is_err());
         assert!(apply(&op(1, 2), &[x.clone(), noise(&[2, 3], 1)], 1).is_err());
         assert!(apply(&op(5, 0), &[x, noise(&[2], 1)], 1).is_err());

@@ -4,7 +4,7 @@
 use crate::graph::ValueId;
 use crate::onnx::read::attributes::Unsupported;
 use crate::onnx::read::call::Call;
-use crate::op::{Binary, Op, PoolKind, Unary};
+use crate::op::{Binary, Op, PoolKind, SoftmaxKind, Unary};
 
 pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
     Ok(Some(match call.op_type {
@@ -22,6 +22,7 @@ pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
             }
             unary(call, Op::GlobalPool { kind: PoolKind::Average })?
         }
+        "QLinearSoftmax" => softmax(call)?,
         "QLinearConcat" => concat(call)?,
         _ => return Ok(None),
     }))
@@ -53,6 +54,19 @@ fn unary(call: &mut Call, op: Op) -> Result<Op, Unsupported> {
     let x = floats(call, 0, 0, "x")?;
     let y = call.emit(op, &[Some(x)], "y");
     quantized(call, y, 3)
+}
+
+/// Inputs: X with scale and zero point, those of the result. `opset` is that of the Softmax that it stands for.
+fn softmax(call: &mut Call) -> Result<Op, Unsupported> {
+    let opset = call.attributes.required_int("opset")?;
+    let axis = call.attributes.int("axis", -1)?;
+    let x = call.required(0)?;
+    // Before opset 13 it went over all axes from `axis` on: the same only for the last one.
+    let last = axis == -1 || call.builder.facts(x).rank.is_some_and(|rank| rank as i64 == axis + 1);
+    if opset < 13 && !last {
+        return Err(Unsupported::AttributeValue { name: "axis", value: format!("{axis} of opset {opset}") });
+    }
+    unary(call, Op::Softmax { kind: SoftmaxKind::Softmax, axis })
 }
 
 /// Inputs: scale and zero point of the result, then each X with its own.

@@ -289,6 +289,20 @@ fn contributed_operators() {
         case(
             17,
             node(
+                "com.microsoft::QLinearSoftmax",
+                &["a", "as", "az", "ys", "yz"],
+                &["y"],
+                vec![int("opset", 13), int("axis", -1)],
+            ),
+            &[
+                "DequantizeLinear { axis: 0, block_size: 0 }(a, as, az) -> y_x",
+                "Softmax { kind: Softmax, axis: -1 }(y_x) -> y_y",
+                "QuantizeLinear { axis: 0, block_size: 0, saturate: true, to: None }(y_y, ys, yz) -> y",
+            ],
+        ),
+        case(
+            17,
+            node(
                 "com.microsoft::QGemm",
                 &["a", "as", "az", "b", "bs", "bz", "c", "ys", "yz"],
                 &["y"],
