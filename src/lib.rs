@@ -33,7 +33,7 @@
 //!
 //! * [`Graph`] is the network that everything shares, with its weights; [`formats::open`] and [`formats::write`] read and
 //!   write it as ONNX or as Poda's artifact.
-//! * [`pruner::prune`] removes what matters least, as a [`pruner::Recipe`] says, and tells what it did.
+//! * [`pruner::prune()`] removes what matters least, as a [`pruner::Recipe`] says, and tells what it did.
 //! * [`Model::prepare`] makes an [`Executable`]; its `run` may be called from many threads at once. [`runtime`] says how.
 //! * [`arrays`] reads and writes `.npy` and `.npz`; [`feeds`] and [`shapes`] find arrays and sizes for a model's inputs;
 //!   [`batching`] proves which axes count samples; [`dataset`] runs a model over samples, and [`score`] scores what comes

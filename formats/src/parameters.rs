@@ -66,16 +66,7 @@ impl Graph {
     /// The value that movements made `id` of. What goes along `axis` then goes along none.
     fn moved_from(&self, producers: &[Option<usize>], mut id: ValueId, mut axis: i64) -> (ValueId, i64) {
         while let Some(node) = producers[id.index()].map(|at| &self.nodes[at]) {
-            let moves = matches!(
-                node.op,
-                Op::Transpose { .. }
-                    | Op::Reshape { .. }
-                    | Op::Flatten { .. }
-                    | Op::Squeeze
-                    | Op::Unsqueeze
-                    | Op::Identity
-            );
-            let Some(source) = node.input(0).filter(|_| moves) else { break };
+            let Some(source) = node.input(0).filter(|_| node.op.rearranges()) else { break };
             (id, axis) = (source, i64::MAX);
         }
         (id, axis)

@@ -63,18 +63,7 @@ pub(crate) fn weight_behind(graph: &Graph, producers: &[Option<usize>], mut id: 
             return Some(id);
         }
         let node = &graph.nodes[producers[id.index()]?];
-        let moves = matches!(
-            node.op,
-            Op::Transpose { .. }
-                | Op::Reshape { .. }
-                | Op::Flatten { .. }
-                | Op::Squeeze
-                | Op::Unsqueeze
-                | Op::Identity
-                | Op::Cast { .. }
-                | Op::CastLike
-        );
-        id = if moves { node.input(0)? } else { return None };
+        id = if node.op.rearranges() { node.input(0)? } else { return None };
     }
 }
 

@@ -109,6 +109,22 @@ impl Op {
         }
     }
 
+    /// Whether the output holds each element of the first input once, perhaps in another order, shape or type: what pruning and
+    /// storing see through.
+    pub fn rearranges(&self) -> bool {
+        matches!(
+            self,
+            Self::Transpose { .. }
+                | Self::Reshape { .. }
+                | Self::Flatten { .. }
+                | Self::Squeeze
+                | Self::Unsqueeze
+                | Self::Identity
+                | Self::Cast { .. }
+                | Self::CastLike
+        )
+    }
+
     /// Whether the outputs hold elements of the first input (of all inputs, for Concat) and no others, perhaps in another
     /// type, some more than once and some not at all.
     pub fn moves(&self) -> bool {

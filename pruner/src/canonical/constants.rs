@@ -49,18 +49,7 @@ pub(super) fn fold(graph: &mut Graph, facts: Facts<'_>, excluded: &dyn Fn(&str) 
 
 /// Whether pruning sees through an operator.
 fn moves(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Transpose { .. }
-            | Op::Reshape { .. }
-            | Op::Flatten { .. }
-            | Op::Squeeze
-            | Op::Unsqueeze
-            | Op::Identity
-            | Op::Cast { .. }
-            | Op::CastLike
-            | Op::DequantizeLinear { .. }
-    )
+    op.rearranges() || matches!(op, Op::DequantizeLinear { .. })
 }
 
 /// The value itself, or that which was moved to make it, when an operator with a single output computed it.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use poda_formats::Op;
+
 use super::batch::Split;
-use super::{Operand, Plan};
+use super::{Call, Operand, Plan, Step};
 use crate::profile::{NodeProfile, Profile};
 
 impl Plan {
@@ -16,8 +18,7 @@ impl Plan {
         let nodes = self.steps().iter().enumerate().map(|(index, step)| {
             let mut ms: Vec<f64> = times.iter().map(|run| run[index].as_secs_f64() * 1e3).collect();
             ms.sort_by(f64::total_cmp);
-            let operands = step.inputs.iter().chain(&step.outputs).flatten();
-            let bytes: usize = operands.map(|o| o.shape.iter().product::<usize>() * o.dtype.size()).sum();
+            let bytes = touched(step);
             let kernel = step.call.explain();
             NodeProfile {
                 name: step.name.clone(),
@@ -39,5 +40,18 @@ impl Plan {
             runs: times.len(),
             batch: self.split.as_ref().map(Split::note),
         }
+    }
+}
+
+/// Bytes of activations that a step reads and writes. Of a table that is looked up only the rows that it takes are read.
+fn touched(step: &Step) -> usize {
+    let size = |o: &Operand| o.shape.iter().product::<usize>() * o.dtype.size();
+    let of = |operands: &[Option<Operand>]| operands.iter().flatten().map(size).sum::<usize>();
+    let written = of(&step.outputs);
+    let looked_up =
+        matches!(step.call, Call::Op(Op::Gather { .. } | Op::GatherElements { .. } | Op::GatherNd { .. }));
+    match step.inputs.split_first() {
+        Some((Some(table), others)) if looked_up => written + size(table).min(written) + of(others),
+        _ => written + of(&step.inputs),
     }
 }

@@ -11,7 +11,7 @@
 //! Y = scaled · Y + P · V             lanes along the value's elements
 //! ```
 //!
-//! and at the end `Y / Σ P`. Few rows (one query and a long cache) read keys and values where they lie ([`few`]).
+//! and at the end `Y / Σ P`. Few rows (one query and a long cache) read keys and values where they lie (`few`).
 //!
 //! Dao, "FlashAttention-2", ICLR 2024, <https://arxiv.org/abs/2307.08691>.
 
