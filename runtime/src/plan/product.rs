@@ -216,7 +216,11 @@ impl Product {
     ) -> Option<Lowered> {
         let (x, w) = (node.inputs[0]?, node.inputs[1]?);
         let (x_shape, w_shape) = (draft.shape(x)?, draft.shape(w)?);
-        // More than two spatial axes stay with the general form.
+        // More than two spatial axes stay with the general form, and so does an image without pixels, of which only the pads
+        // are seen.
+        if x_shape.contains(&0) {
+            return None;
+        }
         let convolution = Convolution::new(attributes, x_shape, w_shape).ok()?;
         let Convolution { batch: images, channels, filters: m, groups, windows } = convolution;
         let group_channels = channels / groups;

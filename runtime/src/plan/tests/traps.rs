@@ -1,12 +1,12 @@
 //! Graphs that look like a pattern and are not it, or are it at sizes that coincide: a fusion must prove shapes, ranks and
 //! constants.
 
-use poda_formats::op::{Binary, SoftmaxKind, Unary};
-use poda_formats::{Boolean, DataType, Op, Tensor, ValueId};
+use poda_formats::op::{Binary, ConvAttributes, Padding, SoftmaxKind, Unary};
+use poda_formats::{Boolean, DataType, Dim, Graph, Op, Tensor, ValueId};
 
 use super::{Chain, check, conv, numbers, prepare, views};
 
-fn steps(graph: &poda_formats::Graph, feeds: &[(&str, Tensor)]) -> usize {
+fn steps(graph: &Graph, feeds: &[(&str, Tensor)]) -> usize {
     prepare(graph, 1, true).profile(&views(feeds), 1).unwrap().nodes.len()
 }
 
@@ -352,5 +352,29 @@ fn constants_that_are_almost_right() {
         // Other functions in a row are one step as well, but named by what they are.
         let found = profile.nodes.len() == 1 && !profile.nodes[0].kernel.contains('+');
         assert_eq!(found, *recognised, "graph {i}");
+    }
+}
+
+/// Of an image without pixels a window sees its pads: the result is the bias.
+#[test]
+fn images_without_pixels() {
+    for stored in [false, true] {
+        let mut graph = Graph::default();
+        let x = graph.add_input("x", DataType::F32, [1, 2, 1, 0].map(Dim::Fixed).to_vec());
+        let w = graph.add_weight("w", numbers(&[2, 2, 2, 2], 3, 0.8));
+        let bias = graph.add_weight("bias", numbers(&[2], 4, 0.0));
+        let op = Op::Conv(ConvAttributes {
+            group: 1,
+            kernel: vec![],
+            strides: vec![2, 2],
+            dilations: vec![],
+            padding: Padding::Explicit(vec![1, 1, 1, 1]),
+        });
+        let y = graph.add_node(op, &[x, w, bias], "y");
+        graph.outputs.push(y);
+        if stored {
+            graph.store_sparse();
+        }
+        check(&graph, &[("x", numbers(&[1, 2, 1, 0], 1, 0.0))]);
     }
 }

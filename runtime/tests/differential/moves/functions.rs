@@ -150,7 +150,7 @@ pub(super) fn norm(g: &mut Grower<'_>) -> Option<ValueId> {
     };
     let parameter = |g: &mut Grower<'_>| {
         let from = match g.choices.below(4) {
-            0 => shape.len() - 1,
+            0 => shape.len().saturating_sub(1),
             1 => shape.len() - axes.len().min(shape.len()),
             2 => 0,
             _ => shape.len(),
