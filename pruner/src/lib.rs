@@ -33,6 +33,7 @@
 //! * [`mask`], [`compact`]: the masked model and the smaller one that computes the same;
 //! * [`dead`]: units that go at no cost; [`unstructured`]: single weights; [`structured`]: blocks and N:M;
 //! * [`values`], [`names`]: what is checked before: numbers that are none, patterns that fit nothing;
+//! * [`observer`]: who is told how far a run is, and may end it or judge its steps;
 //! * [`check`], [`report`]: the numerical check at the end, and what was done.
 //!
 //! Not here: training. What is removed is chosen from the weights alone.
@@ -48,6 +49,7 @@ mod defaults;
 pub mod dependency;
 pub mod mask;
 pub mod names;
+pub mod observer;
 pub mod prune;
 pub mod recipe;
 pub mod report;
@@ -60,6 +62,7 @@ pub mod unstructured;
 pub mod values;
 
 pub use dependency::DependencyGraph;
+pub use observer::Observer;
 pub use prune::{Progress, PruneError, prune};
 pub use recipe::{Granularity, Recipe, RecipeError};
 pub use report::Report;

@@ -5,6 +5,8 @@ mod structure;
 
 pub use error::PruneError;
 
+use std::ops::ControlFlow;
+
 use poda_formats::Graph;
 use poda_runtime::analysis::{Analysis, analyze};
 
@@ -18,6 +20,7 @@ use crate::defaults;
 use crate::dependency::Removal;
 use crate::mask::masked;
 use crate::names;
+use crate::observer::Observer;
 use crate::recipe::{Granularity, Recipe, RecipeError};
 use crate::report::{self, Dead, Report};
 use crate::schedule;
@@ -54,7 +57,7 @@ const BOUNDED_TOLERANCE: f64 = 1e-5;
 /// Prunes `graph` as `recipe` says.
 ///
 /// `shapes` gives concrete shapes of inputs where the model's symbols leave them open; it may be empty. `validation` is
-/// needed when the recipe limits the drop of a score.
+/// needed when the recipe limits the drop of a score. A closure that takes a [`Progress`] is an observer.
 ///
 /// # Errors
 /// When the recipe is invalid or cannot be followed, or when the result fails the final check.
@@ -62,7 +65,7 @@ pub fn prune(
     graph: &Graph,
     recipe: &Recipe,
     shapes: &Shapes,
-    progress: &mut dyn FnMut(Progress),
+    observer: &mut dyn Observer,
     validation: Option<Validation<'_>>,
 ) -> Result<(Graph, Report), PruneError> {
     let criterion = recipe.validate()?;
@@ -79,7 +82,7 @@ pub fn prune(
         }
     });
     let validation = scored.as_ref().map(|scored| scored as Validation<'_>);
-    let run = Run { recipe, criterion, shapes, progress, validation, notes: Vec::new() };
+    let run = Run { recipe, criterion, shapes, observer, validation, notes: Vec::new() };
     let (mut pruned, report) = run.all(&graph)?;
     defaults::restore(&mut pruned, &defaults);
     Ok((pruned, report))
@@ -89,7 +92,7 @@ struct Run<'a, 'p> {
     recipe: &'a Recipe,
     criterion: &'static dyn Criterion,
     shapes: &'a Shapes,
-    progress: &'p mut dyn FnMut(Progress),
+    observer: &'p mut dyn Observer,
     validation: Option<Validation<'a>>,
     notes: Vec<String>,
 }
@@ -106,8 +109,15 @@ struct Pruned {
 }
 
 impl Run<'_, '_> {
+    fn tell(&mut self, progress: Progress) -> Result<(), PruneError> {
+        match self.observer.progress(progress) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(PruneError::Stopped),
+        }
+    }
+
     fn all(mut self, graph: &Graph) -> Result<(Graph, Report), PruneError> {
-        (self.progress)(Progress::Analyzing);
+        self.tell(Progress::Analyzing)?;
         let excluded = |name: &str| self.recipe.excludes(name);
         let (start, settings) = canonical(graph, self.shapes, &excluded);
         names::all_fit(&[graph, &start], &self.recipe.exclude)?;
@@ -137,12 +147,12 @@ impl Run<'_, '_> {
     }
 
     fn weights(&mut self, graph: &Graph, settings: &Settings) -> Result<Pruned, PruneError> {
-        let steps = schedule::steps(self.recipe);
+        let steps = schedule::steps(self.recipe, self.observer.judges());
         let weights = prunable_weights(graph, self.recipe);
         if weights.is_empty() && !steps.is_empty() {
             return Err(PruneError::NoWeights);
         }
-        (self.progress)(Progress::Scoring);
+        self.tell(Progress::Scoring)?;
         let mut best = graph.clone();
         let (matrices, others) = match self.recipe.granularity {
             Granularity::Pattern(_) => matrices(graph, &weights),
@@ -179,7 +189,7 @@ impl Run<'_, '_> {
         let structure = Structure::of(graph, settings, self.recipe);
         let dependencies = &structure.dependencies;
         let refused = report::refused(graph, dependencies);
-        let steps = schedule::steps(self.recipe);
+        let steps = schedule::steps(self.recipe, self.observer.judges());
         if !steps.is_empty() && structure.excluded.iter().all(|&excluded| excluded) {
             let refusal =
                 || refused.first().map(|r| format!("{} units of {}: {}", r.units, r.name, r.reason));
@@ -193,7 +203,7 @@ impl Run<'_, '_> {
         }
         values::all_finite(graph, &structure.members(graph))?;
         self.notes.extend(settings.unknown(graph));
-        (self.progress)(Progress::Scoring);
+        self.tell(Progress::Scoring)?;
         let scores = unit_scores(graph, dependencies, self.criterion, self.recipe.seed);
         let mut best = (Removal::none(dependencies), graph.clone());
         let choose = |run: &mut Self, share: f64| {
@@ -234,8 +244,9 @@ impl Run<'_, '_> {
             };
             let macs = (needs_macs && dense_macs > 0.0)
                 .then(|| macs(graph(&taken), &analyze(graph(&taken), &settings.shapes)) / dense_macs);
-            (self.progress)(Progress::Step { step: step + 1, of: steps.len(), sparsity, drop });
-            verdict = Termination::ask_any(&conditions, &State { sparsity, macs, drop });
+            self.tell(Progress::Step { step: step + 1, of: steps.len(), sparsity, drop })?;
+            let state = State { sparsity, macs, drop };
+            verdict = Termination::ask_any(&conditions, &state).and(self.observer.verdict(&state));
             if verdict != Verdict::RollBack {
                 *best = taken;
             }
@@ -327,7 +338,7 @@ impl Run<'_, '_> {
         runs: &[Shapes],
         tolerance: f64,
     ) -> Result<Difference, PruneError> {
-        (self.progress)(Progress::Checking);
+        self.tell(Progress::Checking)?;
         match check::difference(expected, found, runs, self.recipe.seed) {
             Ok(found) if found.relative > tolerance => {
                 Err(PruneError::Differs { output: found.output, relative: found.relative })

@@ -5,11 +5,14 @@ use crate::recipe::Recipe;
 /// Greatest share that a run without a target sparsity may reach.
 const FARTHEST: f64 = 0.95;
 
-/// The shares to try, ascending: one shot when the target is a share, small steps when it is to be found.
-pub fn steps(recipe: &Recipe) -> Vec<f64> {
-    let share = recipe.implied_sparsity().or(recipe.sparsity);
+/// The shares to try, ascending: one shot when the target is a share, small steps when it is to be found, or when somebody
+/// `judges` each.
+pub fn steps(recipe: &Recipe, judges: bool) -> Vec<f64> {
+    let implied = recipe.implied_sparsity();
+    let share = implied.or(recipe.sparsity);
     let last = share.unwrap_or(FARTHEST);
-    if recipe.target_macs.is_none() && recipe.max_drop.is_none() {
+    let judges = judges && share.is_some() && implied.is_none();
+    if recipe.target_macs.is_none() && recipe.max_drop.is_none() && !judges {
         return if share.is_some() { vec![last] } else { Vec::new() };
     }
     let count = recipe.steps.max(1);
@@ -23,8 +26,9 @@ mod tests {
     #[test]
     fn one_shot_or_small_steps() {
         let recipe = Recipe { sparsity: Some(0.5), ..Recipe::default() };
-        assert_eq!(steps(&recipe), [0.5]);
-        assert_eq!(steps(&Recipe { max_drop: Some(0.1), steps: 2, ..recipe }), [0.25, 0.5]);
-        assert_eq!(steps(&Recipe { remove_dead: true, ..Recipe::default() }), [0.0; 0]);
+        assert_eq!(steps(&recipe, false), [0.5]);
+        assert_eq!(steps(&Recipe { max_drop: Some(0.1), steps: 2, ..recipe.clone() }, false), [0.25, 0.5]);
+        assert_eq!(steps(&Recipe { steps: 2, ..recipe }, true), [0.25, 0.5]);
+        assert_eq!(steps(&Recipe { remove_dead: true, ..Recipe::default() }, true), [0.0; 0]);
     }
 }

@@ -24,6 +24,18 @@ pub enum Verdict {
     RollBack,
 }
 
+impl Verdict {
+    /// What follows from two verdicts: rolling back comes first, then stopping.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::RollBack, _) | (_, Self::RollBack) => Self::RollBack,
+            (Self::Stop, _) | (_, Self::Stop) => Self::Stop,
+            (Self::Continue, Self::Continue) => Self::Continue,
+        }
+    }
+}
+
 /// Conditions of which any ends the run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Termination {
@@ -54,13 +66,9 @@ impl Termination {
         }
     }
 
-    /// Asks all conditions: rolling back comes first, then stopping.
+    /// Asks all conditions; see [`Verdict::and`].
     pub fn ask_any(conditions: &[Self], state: &State) -> Verdict {
-        let verdicts: Vec<Verdict> = conditions.iter().map(|condition| condition.ask(state)).collect();
-        [Verdict::RollBack, Verdict::Stop]
-            .into_iter()
-            .find(|v| verdicts.contains(v))
-            .unwrap_or(Verdict::Continue)
+        conditions.iter().map(|condition| condition.ask(state)).fold(Verdict::Continue, Verdict::and)
     }
 }
 

@@ -47,4 +47,6 @@ pub enum PruneError {
     NothingToRemove { reason: String },
     #[error("no weight can be pruned: no product has a float matrix that is not excluded")]
     NoWeights,
+    #[error("stopped: whoever watched the pruning ended it")]
+    Stopped,
 }

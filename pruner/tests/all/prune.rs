@@ -1,12 +1,14 @@
 //! Whole prunings by recipe.
 
 use std::cell::Cell;
+use std::ops::ControlFlow;
 
 use poda_formats::op::{Binary, Unary};
 use poda_formats::{DataType, Dim, Graph, Op, Tensor};
 use poda_pruner::allocation::Scope;
 use poda_pruner::settings::Shapes;
-use poda_pruner::{Granularity, Progress, PruneError, Recipe, Report, prune};
+use poda_pruner::termination::{State, Verdict};
+use poda_pruner::{Granularity, Observer, Progress, PruneError, Recipe, Report, prune};
 use poda_runtime::{Model, Options};
 
 use crate::networks::{Block, Head, Layer, network, transformer};
@@ -95,6 +97,39 @@ fn steps_end_at_the_target_of_work() {
     let share = report.after.macs as f64 / report.before.macs as f64;
     assert!(share <= 0.5 && share > 0.3, "{share}");
     assert!(steps > 1 && steps < 20, "{steps}");
+}
+
+/// Takes back the third step, or breaks off there.
+struct Third {
+    steps: usize,
+    breaks: bool,
+}
+
+impl Observer for Third {
+    fn progress(&mut self, progress: Progress) -> ControlFlow<()> {
+        self.steps += usize::from(matches!(progress, Progress::Step { .. }));
+        if self.breaks && self.steps == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn judges(&self) -> bool {
+        true
+    }
+
+    fn verdict(&mut self, state: &State) -> Verdict {
+        assert!((state.sparsity - 0.1 * self.steps as f64).abs() < 1e-9, "{state:?}");
+        if self.steps == 3 { Verdict::RollBack } else { Verdict::Continue }
+    }
+}
+
+#[test]
+fn the_user_is_asked_after_each_step_and_may_break_off() {
+    let recipe = Recipe { sparsity: Some(0.5), steps: 5, ..channel(0.0) };
+    let mut third = Third { steps: 0, breaks: false };
+    let (_, report) = prune(&small(), &recipe, &Shapes::new(), &mut third, None).unwrap();
+    assert_eq!((third.steps, removed(&report)), (3, vec![(2, 12), (3, 16), (4, 20)]));
+    let mut third = Third { steps: 0, breaks: true };
+    let error = prune(&small(), &recipe, &Shapes::new(), &mut third, None).unwrap_err();
+    assert!(matches!(error, PruneError::Stopped));
 }
 
 #[test]
