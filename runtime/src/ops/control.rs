@@ -1,4 +1,4 @@
-//! Control flow: If and Loop. Bodies are run node by node here, and by plans of their own in `plan::control`.
+//! Control flow: If and Loop. Bodies are run node by node here, and by plans of their own in `plan::lower::control`.
 
 mod body;
 mod limit;

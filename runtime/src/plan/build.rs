@@ -9,10 +9,10 @@ use poda_formats::tensor::checked_bytes;
 use poda_formats::{DataType, Graph, Op, Tensor, ValueId, Weight};
 
 use super::arena::{self, Allocator};
-use super::control::Control;
 use super::draft::{Draft, DraftNode, Kind};
+use super::lower::{Call, General, Preparation, lower};
 use super::weights::Weights;
-use super::{Call, Operand, Place, Plan, PlanError, Step, Tap, Wanted, fusion, inline};
+use super::{Operand, Place, Plan, PlanError, Step, Tap, Wanted, inline};
 use crate::analysis::{self, Analysis};
 use crate::info::Info;
 use crate::ops::OpError;
@@ -73,7 +73,7 @@ pub(crate) fn build(context: &Context<'_>, request: &Request) -> Result<Plan, Pl
         Wants::Taps(taps) => taps.clone(),
     };
     let mut draft = Draft::new(&graph, analysis, wanted);
-    fusion::rewrite(&mut draft, context.fuse);
+    lower(&mut draft, context.fuse);
     Builder::new(context, &draft).build(matches!(request.wanted, Wants::Taps(_)))
 }
 
@@ -285,37 +285,23 @@ impl<'a> Builder<'a> {
                 self.allocator.give(offset, len);
             }
         }
-        let call = match &node.kind {
-            Kind::Op(op) => match Control::new(self.context, self.draft, node) {
-                Some(control) => Call::Control(Box::new(control)),
-                None => Call::Op(op.clone()),
-            },
-            Kind::Attention(attention) => Call::Attention(attention.clone()),
-            Kind::Chain(chain) => Call::Chain(chain.clone()),
-            Kind::Requantize(requantize) => Call::Requantize(requantize.clone()),
-            Kind::Activation(activation) => Call::Activation(*activation),
-            Kind::Recurrent(layer) => {
-                let Context { weights, threads, .. } = self.context;
-                let packed = layer.clone().pack(self.draft, weights, threads);
-                Call::Recurrent(Box::new(packed.map_err(|e| node_error(self.draft.graph, node.node, e))?))
-            }
-            Kind::Product(product) => {
-                let weight = self.draft.weight(product.source.value).expect("a product has a weight");
-                let Context { weights, threads, .. } = self.context;
-                let packed = product.clone().pack(&weight, weights, threads);
-                Call::Product(Box::new(packed.map_err(|e| node_error(self.draft.graph, node.node, e))?))
+        let graph = self.draft.graph;
+        let call: Box<dyn Call> = match &node.kind {
+            Kind::Op(op) => Box::new(General(op.clone())),
+            Kind::Lowered(operator) => {
+                let with = Preparation { context: self.context, draft: self.draft, node };
+                operator.prepare(&with).map_err(|error| node_error(graph, node.node, error))?
             }
         };
-        let graph = self.draft.graph;
-        // A product is known by its own name, not by that of the activation that it took in.
-        let named = if let Kind::Product(product) = &node.kind { product.node } else { node.node };
-        let (name, op) = (node_name(graph, named), graph.nodes[named].op.name().to_owned());
+        let (name, op) = (node_name(graph, node.node), graph.nodes[node.node].op.name().to_owned());
         Ok(Step { name, op, call, inputs, outputs, segments })
     }
 
-    /// The value whose place the output of a node may take: the first input of a chain, when nobody reads it any more.
+    /// The value whose place the output of a node may take: the first input of an operator that works in place, when nobody
+    /// reads it any more.
     fn in_place(&self, at: usize, node: &DraftNode) -> Result<Option<ValueId>, PlanError> {
-        let (Kind::Chain(chain), Some(output), Some(input)) = (&node.kind, node.output(0), node.input(0))
+        let (Kind::Lowered(operator), Some(output), Some(input)) =
+            (&node.kind, node.output(0), node.input(0))
         else {
             return Ok(None);
         };
@@ -326,7 +312,7 @@ impl<'a> Builder<'a> {
             (Some(Place::Arena { len, .. }), Some(shape)) => self.bytes(DataType::F32, shape)? == len,
             _ => false,
         };
-        Ok(Some(root).filter(|_| free && !others && !chain.reads_first_again() && same))
+        Ok(Some(root).filter(|_| free && !others && same && operator.works_in_place()))
     }
 
     fn allocate(&mut self, id: ValueId) -> Result<Operand, PlanError> {

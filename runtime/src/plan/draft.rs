@@ -1,34 +1,28 @@
 //! The graph while it is being lowered: nodes that still name values by id, of kinds beyond [`Op`].
 
+use std::any::Any;
+
 use poda_formats::{DataType, Graph, Op, Tensor, ValueId, Weight};
 
-use super::attention::AttentionNode;
-use super::integer::Requantize;
-use super::product::Product;
-use super::recurrent::RecurrentNode;
+use super::lower::Lowered;
 use crate::analysis::Analysis;
 use crate::info::Info;
-use crate::kernels::Activation;
-use crate::ops::elementwise::chain::Chain;
 use crate::profile::WeightProfile;
 
 /// What a node of a draft computes.
 #[derive(Debug)]
 pub(crate) enum Kind {
-    /// An operator in its general form.
+    /// An operator of the graph.
     Op(Op),
-    /// A product with a constant weight.
-    Product(Box<Product>),
-    /// Attention over strided heads.
-    Attention(Box<AttentionNode>),
-    /// Elementwise functions in a row.
-    Chain(Box<Chain>),
-    /// A function of each element.
-    Activation(Activation),
-    /// Rounding of a product of integers.
-    Requantize(Box<Requantize>),
-    /// A recurrent layer with constant weights.
-    Recurrent(Box<RecurrentNode>),
+    /// One that only plans know.
+    Lowered(Box<dyn Lowered>),
+}
+
+impl Kind {
+    /// A lowered operator.
+    pub(crate) fn lowered(operator: impl Lowered) -> Self {
+        Self::Lowered(Box::new(operator))
+    }
 }
 
 /// What a profile says of a step.
@@ -52,7 +46,7 @@ pub(crate) struct Explanation {
 #[derive(Debug)]
 pub(crate) struct DraftNode {
     pub(crate) kind: Kind,
-    /// The node of the graph that it stands for; with fused nodes, the last.
+    /// The node of the graph that it stands for: of several the last, but a product whatever its epilogue takes in.
     pub(crate) node: usize,
     pub(crate) inputs: Vec<Option<ValueId>>,
     pub(crate) outputs: Vec<Option<ValueId>>,
@@ -63,12 +57,15 @@ impl DraftNode {
     pub(crate) fn op(&self) -> Option<&Op> {
         match &self.kind {
             Kind::Op(op) => Some(op),
-            Kind::Product(_)
-            | Kind::Attention(_)
-            | Kind::Activation(_)
-            | Kind::Chain(_)
-            | Kind::Requantize(_)
-            | Kind::Recurrent(_) => None,
+            Kind::Lowered(_) => None,
+        }
+    }
+
+    /// The lowered operator, if it is a `T`.
+    pub(crate) fn lowered<T: Lowered>(&self) -> Option<&T> {
+        match &self.kind {
+            Kind::Op(_) => None,
+            Kind::Lowered(lowered) => (&**lowered as &dyn Any).downcast_ref(),
         }
     }
 

@@ -5,43 +5,27 @@
 //! the like are places shared, not steps.
 
 mod arena;
-mod attention;
 mod batch;
 mod build;
-mod control;
 mod draft;
-mod einsum;
-#[allow(clippy::float_cmp, reason = "patterns look for exact constants")]
-mod fusion;
 mod inline;
-mod integer;
-#[allow(clippy::float_cmp, reason = "attributes that change nothing are exactly 1")]
-mod product;
+mod lower;
 mod profile;
-mod recurrent;
 mod run;
 #[cfg(test)]
 pub(crate) mod tests;
-mod transposed;
 mod weights;
 
 use std::sync::Mutex;
 
 use poda_formats::dtype::DataType;
 use poda_formats::storage::AlignedBytes;
-use poda_formats::{Op, Tensor, ValueId};
+use poda_formats::{Tensor, ValueId};
 
-use crate::kernels::Activation;
 use crate::ops::OpError;
-use crate::ops::elementwise::chain::Chain;
 use crate::threads::Pace;
-use attention::AttentionNode;
 use batch::Split;
-use control::Control;
-use draft::Explanation;
-use integer::Requantize;
-use product::PackedProduct;
-use recurrent::PackedRecurrent;
+use lower::Call;
 
 pub(crate) use arena::Segment;
 pub(crate) use batch::plan;
@@ -94,56 +78,14 @@ pub(crate) struct Operand {
     pub(crate) shape: Vec<usize>,
 }
 
-/// What a step computes.
-#[derive(Debug)]
-pub(crate) enum Call {
-    /// An operator in its general form.
-    Op(Op),
-    /// A product with a packed weight. Inputs: x, residual?.
-    Product(Box<PackedProduct>),
-    /// Attention over strided heads. Inputs: q, k, v, mask?.
-    Attention(Box<AttentionNode>),
-    /// Elementwise functions in a row. Inputs: the first, which is `None` when the output holds it, and further ones.
-    Chain(Box<Chain>),
-    /// If or Loop.
-    Control(Box<Control>),
-    /// A function of each element.
-    Activation(Activation),
-    /// Rounding of a product of integers.
-    Requantize(Box<Requantize>),
-    /// A recurrent layer with packed weights. Inputs: the operator's, without the constant ones.
-    Recurrent(Box<PackedRecurrent>),
-}
-
-impl Call {
-    /// How it is computed and why so.
-    pub(crate) fn explain(&self) -> Explanation {
-        match self {
-            Self::Op(op) => Explanation { name: op.name().to_owned(), ..Explanation::default() },
-            Self::Product(product) => product.explain(),
-            Self::Recurrent(layer) => layer.explain(),
-            Self::Control(control) => {
-                Explanation { name: control.name().to_owned(), ..Explanation::default() }
-            }
-            Self::Requantize(_) => Explanation { name: "requantize".into(), ..Explanation::default() },
-            Self::Activation(_) => Explanation { name: "activation".into(), ..Explanation::default() },
-            Self::Attention(attention) => {
-                let macs = attention.macs();
-                Explanation { name: "attention".into(), macs, macs_nonzero: macs, ..Explanation::default() }
-            }
-            Self::Chain(chain) => Explanation { name: chain.name(), ..Explanation::default() },
-        }
-    }
-}
-
 /// One call of an operator.
 #[derive(Debug)]
 pub(crate) struct Step {
-    /// Name of the node that it stands for, or of that node's output; of a product its own, of other fused nodes the last.
+    /// Name of the node that it stands for, or of that node's output.
     pub(crate) name: String,
     /// Its operator.
     pub(crate) op: String,
-    pub(crate) call: Call,
+    pub(crate) call: Box<dyn Call>,
     pub(crate) inputs: Vec<Option<Operand>>,
     /// `None` for outputs that nobody reads.
     pub(crate) outputs: Vec<Option<Operand>>,

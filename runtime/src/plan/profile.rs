@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use poda_formats::Op;
-
 use super::batch::Split;
-use super::{Call, Operand, Plan, Step};
+use super::{Operand, Plan, Step};
 use crate::profile::{NodeProfile, Profile};
 
 impl Plan {
@@ -48,10 +46,10 @@ fn touched(step: &Step) -> usize {
     let size = |o: &Operand| o.shape.iter().product::<usize>() * o.dtype.size();
     let of = |operands: &[Option<Operand>]| operands.iter().flatten().map(size).sum::<usize>();
     let written = of(&step.outputs);
-    let looked_up =
-        matches!(step.call, Call::Op(Op::Gather { .. } | Op::GatherElements { .. } | Op::GatherNd { .. }));
     match step.inputs.split_first() {
-        Some((Some(table), others)) if looked_up => written + size(table).min(written) + of(others),
+        Some((Some(table), others)) if step.call.looks_up() => {
+            written + size(table).min(written) + of(others)
+        }
         _ => written + of(&step.inputs),
     }
 }

@@ -9,15 +9,11 @@ use poda_formats::{Tensor, TensorView};
 use smallvec::SmallVec;
 
 use super::arena::Parts;
-use super::{Call, Operand, Place, Plan, Step};
-use crate::ops::guard;
-use crate::ops::{self, OpError};
+use super::{Operand, Place, Plan, Step};
+use crate::ops::{OpError, guard};
 use crate::options::Stop;
 use crate::output::Output;
-use crate::threads::{self, Threads};
-
-/// Elements that a thread takes at once.
-const CHUNK: usize = 16 << 10;
+use crate::threads::Threads;
 
 /// A run of a plan: what it holds besides it.
 pub(crate) struct Run<'a> {
@@ -166,39 +162,7 @@ impl<'a> Run<'a> {
                     },
                 });
             }
-            guard(|| match &step.call {
-                Call::Op(op) => ops::run(op, &inputs, &mut outputs),
-                Call::Product(product) => {
-                    let input = |i: usize| inputs.get(i).copied().flatten();
-                    let x = input(0).ok_or(OpError::MissingInput { index: 0 })?.as_slice()?;
-                    let residual = input(1).map(|view| view.as_slice()).transpose()?;
-                    product.run(x, residual, planned(&mut outputs), threads);
-                    Ok(())
-                }
-                Call::Attention(attention) => attention.run(&inputs, planned(&mut outputs)),
-                Call::Chain(chain) => {
-                    let values = inputs.iter().map(|view| view.map(|view| view.as_slice()).transpose());
-                    let values = values.collect::<Result<SmallVec<[Option<&[f32]>; 8]>, _>>()?;
-                    chain.run(&values, planned(&mut outputs));
-                    Ok(())
-                }
-                Call::Control(control) => control.run(&inputs, &mut outputs, threads),
-                Call::Requantize(requantize) => {
-                    let x = inputs[0].ok_or(OpError::MissingInput { index: 0 })?.as_slice::<f32>()?;
-                    requantize.run(x, planned(&mut outputs));
-                    Ok(())
-                }
-                Call::Activation(activation) => {
-                    let x = inputs[0].ok_or(OpError::MissingInput { index: 0 })?.as_slice::<f32>()?;
-                    let y = planned(&mut outputs);
-                    threads::for_each_chunk(y, CHUNK, 1, |chunk, y| {
-                        y.copy_from_slice(&x[chunk * CHUNK..][..y.len()]);
-                        activation.apply(y);
-                    });
-                    Ok(())
-                }
-                Call::Recurrent(layer) => layer.run(&inputs, &mut outputs, threads),
-            })?;
+            guard(|| step.call.run(&inputs, &mut outputs, threads))?;
             outputs
                 .into_iter()
                 .zip(&step.outputs)
@@ -242,13 +206,4 @@ fn view<'a>(
         Place::Arena { offset, len } => parts.read(offset, len),
     };
     Ok(TensorView::from_bytes(operand.dtype, &operand.shape, bytes)?)
-}
-
-/// The elements of the one output of a step whose shapes are known.
-fn planned<'a>(outputs: &'a mut [Output<'_>]) -> &'a mut [f32] {
-    match outputs {
-        [Output::Planned { bytes: [], .. }] => &mut [],
-        [Output::Planned { bytes, .. }] => bytemuck::cast_slice_mut(bytes),
-        other => unreachable!("{other:?} is not one planned output"),
-    }
 }

@@ -41,7 +41,7 @@ pub(super) fn rewrite(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewr
     } else {
         Op::RmsNormalization { axis, epsilon }
     };
-    Some(Rewrite { kind: Kind::Op(op), inputs: vec![Some(x), Some(scale)] })
+    Some(Rewrite::new(Kind::Op(op), vec![Some(x), Some(scale)]))
 }
 
 /// A constant scale or bias that follows a normalisation made by [`rewrite`] becomes its parameter.
@@ -76,7 +76,7 @@ pub(super) fn affine(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewri
         let tensor = rewriter.draft.constant(parameter)?.reshaped(expected.to_vec()).ok()?;
         let parameter = Some(rewriter.draft.add_constant(tensor));
         let inputs = if scaling { vec![x, parameter] } else { vec![x, scale, parameter] };
-        Some(Rewrite { kind: Kind::Op(op), inputs })
+        Some(Rewrite::new(Kind::Op(op), inputs))
     })
 }
 

@@ -1,9 +1,14 @@
 //! Attention over heads that lie anywhere in their tensors: what transposes, scaling, mask, softmax and two products of a
 //! spelled-out attention become.
 
+use poda_formats::{DataType, TensorView};
+
+use super::call::{Call, Lowered, Preparation, planned};
 use crate::kernels::attention::{Attention, Causal, Heads, Mask, MaskValues, Order, Scoring, Undefined};
 use crate::ops::OpError;
-use poda_formats::{DataType, TensorView};
+use crate::output::Output;
+use crate::plan::draft::Explanation;
+use crate::threads::Threads;
 
 /// Where the elements of `[batch, heads, sequence, size]` are in a tensor, in elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +34,31 @@ pub(crate) struct AttentionNode {
 }
 
 impl AttentionNode {
-    /// Writes every element of `y`.
-    ///
-    /// # Errors
-    /// When an input has not the type that the plan expects.
-    pub(crate) fn run(&self, inputs: &[Option<TensorView<'_>>], y: &mut [f32]) -> Result<(), OpError> {
+    /// Multiply-accumulates.
+    fn macs(&self) -> u64 {
+        let [batch, heads, queries, size] = self.q.shape.map(|d| d as u64);
+        batch * heads * queries * self.k.shape[2] as u64 * (size + self.v.shape[3] as u64)
+    }
+}
+
+impl Lowered for AttentionNode {
+    fn prepare(&self, _: &Preparation<'_>) -> Result<Box<dyn Call>, OpError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Call for AttentionNode {
+    fn explain(&self) -> Explanation {
+        let macs = self.macs();
+        Explanation { name: "attention".into(), macs, macs_nonzero: macs, ..Explanation::default() }
+    }
+
+    fn run(
+        &self,
+        inputs: &[Option<TensorView<'_>>],
+        outputs: &mut [Output<'_>],
+        _: &Threads,
+    ) -> Result<(), OpError> {
         let input =
             |index: usize| inputs.get(index).copied().flatten().ok_or(OpError::MissingInput { index });
         let heads = |index: usize, HeadView { shape, strides }: HeadView| {
@@ -59,13 +84,8 @@ impl AttentionNode {
             undefined: self.undefined,
         };
         let order = if self.token_major { Order::TokenMajor } else { Order::HeadMajor };
-        Attention { q: heads(0, self.q)?, k: heads(1, self.k)?, v: heads(2, self.v)?, scoring }.run(order, y);
+        Attention { q: heads(0, self.q)?, k: heads(1, self.k)?, v: heads(2, self.v)?, scoring }
+            .run(order, planned(outputs));
         Ok(())
-    }
-
-    /// Multiply-accumulates.
-    pub(crate) fn macs(&self) -> u64 {
-        let [batch, heads, queries, size] = self.q.shape.map(|d| d as u64);
-        batch * heads * queries * self.k.shape[2] as u64 * (size + self.v.shape[3] as u64)
     }
 }

@@ -6,20 +6,34 @@
 use poda_formats::storage::{AlignedBytes, Storage};
 use poda_formats::{Graph, Op, Tensor, TensorView};
 
-use super::build::{self, Context, Request, Wants};
-use super::draft::{Draft, DraftNode};
-use super::run::{Between, Halt, Run};
-use super::{Place, Plan, Weights};
+use super::call::{Call, General, Lowered, Preparation};
+use super::{Rewrite, Rewriter};
 use crate::analysis;
 use crate::info::Info;
+use crate::ops::OpError;
 use crate::ops::control::{Body, RunBody, Slot, carried_infos, if_else, loop_body};
-use crate::ops::{Inputs, OpError};
 use crate::output::Output;
+use crate::plan::build::{self, Context, Request, Wants};
+use crate::plan::draft::{Explanation, Kind};
+use crate::plan::run::{Between, Halt, Run};
+use crate::plan::{Place, Plan, Weights};
 use crate::threads::Threads;
+
+pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
+    let node = r.node(at);
+    let op = node.op().filter(|op| !op.bodies().is_empty())?;
+    Some(Rewrite::new(Kind::lowered(ControlNode { op: op.clone() }), node.inputs.clone()))
+}
 
 /// A node with bodies.
 #[derive(Debug)]
-pub(crate) struct Control {
+struct ControlNode {
+    op: Op,
+}
+
+/// A node some of whose bodies are planned.
+#[derive(Debug)]
+struct Control {
     op: Op,
     /// In the order of [`Op::bodies`]; `None` where one runs node by node.
     bodies: Vec<Option<PlannedBody>>,
@@ -36,10 +50,11 @@ struct PlannedBody {
     _weights: Weights,
 }
 
-impl Control {
-    /// Plans the bodies of a node as far as shapes are known; `None` for other nodes, and where no body is planned.
-    pub(super) fn new(context: &Context<'_>, draft: &Draft<'_>, node: &DraftNode) -> Option<Self> {
-        let op = node.op().filter(|op| !op.bodies().is_empty())?;
+impl ControlNode {
+    /// Plans the bodies as far as shapes are known; `None` where they are not at all.
+    fn bodies(&self, with: &Preparation<'_>) -> Option<Vec<Option<PlannedBody>>> {
+        let Preparation { context, draft, node } = with;
+        let op = &self.op;
         let infos: Vec<Option<Info>> = node.inputs.iter().map(|id| draft.info((*id)?).cloned()).collect();
         // Facts about the formal inputs, and from which of them on they are the node's captures, at which of its inputs.
         let (formal, captures) = match op {
@@ -67,22 +82,28 @@ impl Control {
             }
             PlannedBody::new(context, graph, feeds, &formal)
         };
-        let bodies: Vec<_> = op.bodies().iter().map(plan).collect();
-        bodies.iter().any(Option::is_some).then(|| Self { op: op.clone(), bodies })
+        Some(op.bodies().iter().map(plan).collect())
+    }
+}
+
+impl Lowered for ControlNode {
+    fn prepare(&self, with: &Preparation<'_>) -> Result<Box<dyn Call>, OpError> {
+        let op = self.op.clone();
+        Ok(match self.bodies(with).filter(|bodies| bodies.iter().any(Option::is_some)) {
+            Some(bodies) => Box::new(Control { op, bodies }),
+            None => Box::new(General(op)),
+        })
+    }
+}
+
+impl Call for Control {
+    fn explain(&self) -> Explanation {
+        Explanation { name: self.op.name().to_owned(), ..Explanation::default() }
     }
 
-    /// Name of the operator.
-    pub(crate) fn name(&self) -> &str {
-        self.op.name()
-    }
-
-    /// Computes the outputs.
-    ///
-    /// # Errors
-    /// As the operator in its general form.
-    pub(crate) fn run(
+    fn run(
         &self,
-        inputs: &Inputs<'_>,
+        inputs: &[Option<TensorView<'_>>],
         outputs: &mut [Output<'_>],
         threads: &Threads,
     ) -> Result<(), OpError> {

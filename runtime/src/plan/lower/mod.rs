@@ -1,4 +1,5 @@
-//! Rewrites of a draft: several nodes become one.
+//! Lowers a draft for one set of shapes: several nodes become one, and operators become those that only plans know, with
+//! kernels of their own ([`Lowered`]).
 //!
 //! A pattern looks at one node and backwards from it. Where it matches, the node is replaced and what only it needed
 //! goes. Nodes are visited in order, so that a later pattern builds on what an earlier one made. Operators are put together
@@ -10,26 +11,40 @@
 
 mod activation;
 mod attention;
+mod call;
 mod chain;
+mod control;
+mod einsum;
 mod epilogue;
+mod heads;
+mod integer;
 mod norm;
+mod packed;
+mod product;
+mod recurrent;
 mod rounding;
 mod simplify;
+mod transposed;
 
 use poda_formats::op::{Binary, Unary};
 use poda_formats::{Op, ValueId};
 
 use super::draft::{Draft, DraftNode, Kind};
-use super::product::Product;
-use super::recurrent::RecurrentNode;
-use super::{einsum, integer};
 
-pub(super) use rounding::range_of;
+pub(crate) use call::{Call, General, Lowered, Preparation};
 
 /// What a node becomes.
-pub(super) struct Rewrite {
+struct Rewrite {
     kind: Kind,
     inputs: Vec<Option<ValueId>>,
+    /// The node of the graph that it then stands for, if not the same.
+    stands_for: Option<usize>,
+}
+
+impl Rewrite {
+    fn new(kind: Kind, inputs: Vec<Option<ValueId>>) -> Self {
+        Self { kind, inputs, stands_for: None }
+    }
 }
 
 /// Looks at a node; says what it becomes, if it does.
@@ -50,27 +65,22 @@ const LOWERINGS: &[(&str, Pattern)] = &[
     ("transpose after attention", attention::transposed),
     PRODUCT,
     RECURRENT,
+    CONTROL,
     ("epilogue of a product", epilogue::absorb),
 ];
 
-const PRODUCT: (&str, Pattern) = ("product", |rewriter, at| {
-    let (product, inputs) = Product::lower(rewriter.draft, &rewriter.draft.nodes[at])?;
-    Some(Rewrite { kind: Kind::Product(Box::new(product)), inputs })
-});
+const PRODUCT: (&str, Pattern) = ("product", product::rewrite);
+const RECURRENT: (&str, Pattern) = ("recurrent layer", recurrent::rewrite);
+const CONTROL: (&str, Pattern) = ("bodies of control flow", control::rewrite);
 
-const RECURRENT: (&str, Pattern) = ("recurrent layer", |rewriter, at| {
-    let (layer, inputs) = RecurrentNode::lower(rewriter.draft, &rewriter.draft.nodes[at])?;
-    Some(Rewrite { kind: Kind::Recurrent(Box::new(layer)), inputs })
-});
-
-/// Applies every pattern. Without `fuse`, only products are lowered.
-pub(super) fn rewrite(draft: &mut Draft<'_>, fuse: bool) {
+/// Applies every pattern. Without `fuse`, only operators that have weights or bodies are lowered.
+pub(super) fn lower(draft: &mut Draft<'_>, fuse: bool) {
     if fuse {
         simplify::forward(draft);
     }
     einsum::lower(draft);
     if !fuse {
-        return sweep(draft, &[PRODUCT, RECURRENT]);
+        return sweep(draft, &[PRODUCT, RECURRENT, CONTROL]);
     }
     integer::lower(draft);
     sweep(draft, OPERATORS);
@@ -96,7 +106,7 @@ fn sweep(draft: &mut Draft<'_>, patterns: &[(&str, Pattern)]) {
 }
 
 /// A draft with who makes and how many use each value.
-pub(super) struct Rewriter<'d, 'g> {
+struct Rewriter<'d, 'g> {
     draft: &'d mut Draft<'g>,
     /// By value: the node that makes it.
     producers: Vec<Option<usize>>,
@@ -119,12 +129,13 @@ impl<'d, 'g> Rewriter<'d, 'g> {
         Self { draft, producers, uses, dead }
     }
 
-    fn replace(&mut self, at: usize, Rewrite { kind, inputs }: Rewrite) {
+    fn replace(&mut self, at: usize, Rewrite { kind, inputs, stands_for }: Rewrite) {
         self.producers.resize(self.draft.infos.len(), None);
         self.uses.resize(self.draft.infos.len(), 0);
         inputs.iter().flatten().for_each(|id| self.uses[id.index()] += 1);
         let node = &mut self.draft.nodes[at];
         node.kind = kind;
+        node.node = stands_for.unwrap_or(node.node);
         let old = std::mem::replace(&mut node.inputs, inputs);
         let mut released: Vec<ValueId> = old.into_iter().flatten().collect();
         while let Some(id) = released.pop() {

@@ -3,9 +3,9 @@
 use poda_formats::op::{Binary, SoftmaxKind, Unary};
 use poda_formats::{DataType, Op, ValueId};
 
+use super::heads::{AttentionNode, HeadView};
 use super::{Rewrite, Rewriter};
 use crate::kernels::attention::Undefined;
-use crate::plan::attention::{AttentionNode, HeadView};
 use crate::plan::draft::Kind;
 
 pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
@@ -56,7 +56,7 @@ pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
     };
     let attention =
         AttentionNode { q: q_view, k: k_view, v: v_view, scale, mask, undefined, token_major: false };
-    Some(Rewrite { kind: Kind::Attention(Box::new(attention)), inputs })
+    Some(Rewrite::new(Kind::lowered(attention), inputs))
 }
 
 /// A transpose to `[batch, queries, heads, size]` after attention is how the result is written.
@@ -65,13 +65,12 @@ pub(super) fn transposed(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite>
     let Op::Transpose { perm } = node.op()? else { return None };
     let input = node.input(0)?;
     let producer = r.producer(input)?;
-    let Kind::Attention(attention) = &producer.kind else { return None };
+    let attention = producer.lowered::<AttentionNode>()?;
     if attention.token_major || perm != &[0, 2, 1, 3] || !r.once(input) {
         return None;
     }
-    let mut attention = attention.clone();
-    attention.token_major = true;
-    Some(Rewrite { kind: Kind::Attention(attention), inputs: producer.inputs.clone() })
+    let attention = AttentionNode { token_major: true, ..attention.clone() };
+    Some(Rewrite::new(Kind::lowered(attention), producer.inputs.clone()))
 }
 
 /// The scores under a softmax over the last axis that only this product reads, and what its undefined rows become:

@@ -23,7 +23,7 @@ pub(super) fn rewrite(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewr
     if rewriter.draft.shape(x)? != rewriter.draft.shape(output)? {
         return None;
     }
-    Some(Rewrite { kind: Kind::Op(Op::Unary(function)), inputs: vec![Some(x)] })
+    Some(Rewrite::new(Kind::Op(Op::Unary(function)), vec![Some(x)]))
 }
 
 /// `coefficient · x · gate`, where the gate is a function of `x`.

@@ -1,29 +1,23 @@
-//! Products with a constant weight (MatMul, Gemm, Conv, ConvTranspose) with their epilogue, from draft to run.
-
-use std::sync::Arc;
+//! Products with a constant weight (MatMul, Gemm, Conv, ConvTranspose), in a draft.
 
 use poda_formats::op::ConvAttributes;
-use poda_formats::{DataType, MatrixForm, Op, ValueId, Weight};
+use poda_formats::{DataType, MatrixForm, Op, ValueId};
 
-use super::draft::{Draft, DraftNode, Explanation, Kind};
+use super::call::{Call, Lowered, Preparation};
+use super::packed::PackedProduct;
 use super::transposed::Transposed;
-use super::weights::{Packed, Source, Weights};
-use crate::kernels::{Activation, Epilogue, Layout, Problem, X};
+use super::{Rewrite, Rewriter};
+use crate::kernels::{Activation, Layout, Problem};
 use crate::ops::OpError;
 use crate::ops::geometry::Convolution;
 use crate::packing::ConvGeometry;
-use crate::profile::WeightProfile;
-use crate::threads::{self, Threads};
-use crate::tune::PackedWeight;
-
-/// Columns of a sparse product that are no longer worth merging with those of the next image: few vectors are not full.
-const COLUMNS: usize = 1024;
+use crate::plan::build::Context;
+use crate::plan::draft::{Draft, DraftNode, Kind};
+use crate::plan::weights::Source;
 
 /// `activation(W · x + bias + residual)` with a constant `W` `[m, k]`. Inputs: x, and the residual if there is one.
 #[derive(Debug, Clone)]
 pub(crate) struct Product {
-    /// The node that it stands for, whatever its epilogue takes in.
-    pub(crate) node: usize,
     pub(crate) source: Source,
     pub(crate) form: Form,
     /// The dimension of the output that counts rows of the weight. The form does not tell: a convolution whose window is
@@ -57,19 +51,24 @@ impl Form {
     }
 }
 
-/// A lowered node and its inputs.
-pub(crate) type Lowered = (Product, Vec<Option<ValueId>>);
+/// A product and its inputs.
+type Found = (Product, Vec<Option<ValueId>>);
+
+pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
+    let (product, inputs) = Product::lower(r.draft, r.node(at))?;
+    Some(Rewrite::new(Kind::lowered(product), inputs))
+}
 
 impl Product {
     /// A product for a node that is one, with a constant f32 weight.
-    pub(crate) fn lower(draft: &Draft<'_>, node: &DraftNode) -> Option<Lowered> {
+    fn lower(draft: &Draft<'_>, node: &DraftNode) -> Option<Found> {
         let Kind::Op(op) = &node.kind else { return None };
         let output = node.outputs.first().copied().flatten()?;
         if draft.dtype(output) != Some(DataType::F32) {
             return None;
         }
         let shapes: Vec<_> = node.inputs.iter().map(|id| draft.shape((*id)?)).collect();
-        let lowered = op.products(&shapes, None).into_iter().find_map(|product| {
+        op.products(&shapes, None).into_iter().find_map(|product| {
             let weight = node.input(product.input).filter(|&id| draft.is_weight(id))?;
             let source = Source::new(weight, product.form);
             let left = product.input == 0;
@@ -90,20 +89,11 @@ impl Product {
                 return Self::conv_transpose(draft, node, source, (conv, output_padding, output_shape));
             }
             None
-        });
-        lowered.map(|(product, inputs)| (Self { node: node.node, ..product }, inputs))
+        })
     }
 
     pub(super) fn new(source: Source, form: Form, channel_axis: usize) -> Self {
-        Self {
-            node: 0,
-            source,
-            form,
-            channel_axis,
-            bias: None,
-            activation: Activation::None,
-            residual: false,
-        }
+        Self { source, form, channel_axis, bias: None, activation: Activation::None, residual: false }
     }
 
     /// Channels of the output: rows of the weight, of one part where each part has its own matrices.
@@ -129,7 +119,7 @@ impl Product {
     }
 
     /// `x · W`, with `W` `[…, k, m]`.
-    fn right(draft: &Draft<'_>, node: &DraftNode, source: Source) -> Option<Lowered> {
+    fn right(draft: &Draft<'_>, node: &DraftNode, source: Source) -> Option<Found> {
         let (x, w) = (node.inputs[0]?, node.inputs[1]?);
         let (x_shape, w_shape) = (draft.shape(x)?, draft.shape(w)?);
         let MatrixForm { parts, cols, .. } = source.form;
@@ -161,7 +151,7 @@ impl Product {
     }
 
     /// `W · x`, with `W` `[m, k]`.
-    fn left(draft: &Draft<'_>, node: &DraftNode, source: Source) -> Option<Lowered> {
+    fn left(draft: &Draft<'_>, node: &DraftNode, source: Source) -> Option<Found> {
         let x = node.inputs[1]?;
         let layout = Layout::FeatureMajor;
         let (batch, k, n, axis) = match *draft.shape(x)? {
@@ -180,7 +170,7 @@ impl Product {
         mut source: Source,
         [alpha, beta]: [f32; 2],
         [x_layout, y_layout]: [Layout; 2],
-    ) -> Option<Lowered> {
+    ) -> Option<Found> {
         let left = y_layout == Layout::FeatureMajor;
         let x = node.input(usize::from(left))?;
         let &[a, b] = draft.shape(x)? else { return None };
@@ -213,7 +203,7 @@ impl Product {
         node: &DraftNode,
         source: Source,
         attributes: &ConvAttributes,
-    ) -> Option<Lowered> {
+    ) -> Option<Found> {
         let (x, w) = (node.inputs[0]?, node.inputs[1]?);
         let (x_shape, w_shape) = (draft.shape(x)?, draft.shape(w)?);
         // More than two spatial axes stay with the general form, and so does an image without pixels, of which only the pads
@@ -248,7 +238,7 @@ impl Product {
         node: &DraftNode,
         source: Source,
         (conv, output_padding, output_shape): (&ConvAttributes, &[usize], &[usize]),
-    ) -> Option<Lowered> {
+    ) -> Option<Found> {
         let (x, w) = (node.inputs[0]?, node.inputs[1]?);
         let shapes = [draft.shape(x)?, draft.shape(w)?];
         let transposed = Transposed::new(conv, output_padding, output_shape, shapes)?;
@@ -265,189 +255,34 @@ impl Product {
         }
         Some(self)
     }
+}
 
-    /// Packs the weight.
-    ///
-    /// # Errors
-    /// When the weight cannot be read.
-    pub(crate) fn pack(
-        self,
-        weight: &Weight,
-        weights: &Weights,
-        threads: &Threads,
-    ) -> Result<PackedProduct, OpError> {
+impl Lowered for Product {
+    fn prepare(&self, with: &Preparation<'_>) -> Result<Box<dyn Call>, OpError> {
+        let weight = with.draft.weight(self.source.value).expect("a product has a weight");
+        let Context { weights, threads, .. } = with.context;
         let m = self.source.m();
         let even = |parts: usize| vec![m / parts.max(1); parts];
         let packed = match &self.form {
             Form::Matrix { n, x_layout, y_layout, parts, .. } => {
                 let problem = Problem { n: *n, x_layout: *x_layout, y_layout: *y_layout, conv: None };
-                weights.product(&self.source, weight, &even(*parts), &problem, threads)?
+                weights.product(&self.source, &weight, &even(*parts), &problem, threads)?
             }
             Form::Conv { groups, geometry, .. } => {
                 let layout = Layout::FeatureMajor;
                 let conv = Some(geometry.clone()).filter(|g| !g.is_pointwise());
                 let problem = Problem { n: geometry.n(), x_layout: layout, y_layout: layout, conv };
-                weights.product(&self.source, weight, &even(*groups), &problem, threads)?
+                weights.product(&self.source, &weight, &even(*groups), &problem, threads)?
             }
-            Form::Depthwise { geometry, .. } => weights.depthwise(&self.source, weight, geometry)?,
+            Form::Depthwise { geometry, .. } => weights.depthwise(&self.source, &weight, geometry)?,
             Form::Transposed(transposed) => {
                 let layout = Layout::FeatureMajor;
                 let problem =
                     Problem { n: transposed.pixels(), x_layout: layout, y_layout: layout, conv: None };
-                weights.product(&self.source, weight, &transposed.cuts(), &problem, threads)?
+                weights.product(&self.source, &weight, &transposed.cuts(), &problem, threads)?
             }
         };
-        Ok(PackedProduct { form: self.form, bias: self.bias, activation: self.activation, packed })
+        let (form, bias) = (self.form.clone(), self.bias.clone());
+        Ok(Box::new(PackedProduct { form, bias, activation: self.activation, packed }))
     }
-}
-
-/// A product whose weight is packed.
-#[derive(Debug)]
-pub(crate) struct PackedProduct {
-    form: Form,
-    bias: Option<Vec<f32>>,
-    activation: Activation,
-    packed: Arc<Packed>,
-}
-
-impl PackedProduct {
-    /// Writes every element of `y`.
-    ///
-    /// # Panics
-    /// When a slice has not the length that the form gives it.
-    pub(crate) fn run(&self, x: &[f32], residual: Option<&[f32]>, y: &mut [f32], threads: &Threads) {
-        /// For parts that run beside each other.
-        static ALONE: Threads = Threads::single();
-        if y.is_empty() {
-            return;
-        }
-        let (count, xs) = match &self.form {
-            Form::Matrix { batch, xs, .. } => (*batch, *xs),
-            Form::Conv { images, groups, .. } => (images * groups, images * groups),
-            Form::Depthwise { images, .. } => (*images, *images),
-            Form::Transposed(transposed) => (transposed.images, transposed.images),
-        };
-        let (together, [x_len, y_len]) = (self.together(), [x.len() / xs, y.len() / count]);
-        let parts = count.div_ceil(together);
-        let part = |i: usize, y: &mut [f32], threads: &Threads| {
-            let (first, count) = (i * together, y.len() / y_len);
-            let residual = residual.map(|r| &r[first * y_len..][..y.len()]);
-            self.part(first, &x[first % xs * x_len..][..count * x_len], residual, y, threads);
-        };
-        // Several parts for each thread share no work and wait for each other once.
-        if threads.count() > 1 && parts >= 2 * threads.count() {
-            threads::for_each_chunk(y, together * y_len, 1, |i, y| part(i, y, &ALONE));
-        } else {
-            y.chunks_mut(together * y_len).enumerate().for_each(|(i, y)| part(i, y, threads));
-        }
-    }
-
-    /// Images whose columns make one product: as many as give [`COLUMNS`], where the kernel takes several.
-    fn together(&self) -> usize {
-        match (&self.form, &*self.packed) {
-            (Form::Conv { images, groups: 1, geometry }, Packed::Product(weights))
-                if weights[0].takes_images() =>
-            {
-                let most = COLUMNS.div_ceil(geometry.n().max(1));
-                images.div_ceil(images.div_ceil(most))
-            }
-            _ => 1,
-        }
-    }
-
-    /// One matrix of a batch, one group of channels of one image, or several images; the first is number `i`.
-    fn part(&self, i: usize, data: &[f32], residual: Option<&[f32]>, y: &mut [f32], threads: &Threads) {
-        let epilogue = Epilogue { bias: self.bias.as_deref(), residual, activation: self.activation };
-        match (&self.form, &*self.packed) {
-            (Form::Matrix { n, x_layout, y_layout, parts, .. }, Packed::Product(weights)) => {
-                let x = X::Matrix { data, layout: *x_layout };
-                weights[i % parts].run(*n, x, y, *y_layout, &epilogue, threads);
-            }
-            (Form::Conv { geometry, .. }, Packed::Product(weights)) if data.len() > geometry.image_len() => {
-                weights[0].run_images(
-                    data.len() / geometry.image_len(),
-                    data,
-                    geometry,
-                    y,
-                    &epilogue,
-                    threads,
-                );
-            }
-            (Form::Conv { groups, geometry, .. }, Packed::Product(weights)) => {
-                let (weight, group) = (&weights[i % groups], i % groups);
-                let x = if geometry.is_pointwise() {
-                    X::Matrix { data, layout: Layout::FeatureMajor }
-                } else {
-                    X::Image { data, geometry }
-                };
-                let [m, _] = weight.shape();
-                let epilogue = Epilogue { bias: epilogue.bias.map(|b| &b[group * m..][..m]), ..epilogue };
-                weight.run(geometry.n(), x, y, Layout::FeatureMajor, &epilogue, threads);
-            }
-            (Form::Depthwise { geometry, .. }, Packed::Depthwise(depthwise)) => {
-                depthwise.run(data, geometry, y, &epilogue, threads);
-            }
-            (Form::Transposed(transposed), Packed::Product(weights)) => {
-                transposed.run(weights, data, y, &epilogue, threads);
-            }
-            (form, packed) => unreachable!("{form:?} is not packed as {packed:?}"),
-        }
-    }
-
-    /// Number of multiply-accumulates as if dense, and of those whose weight is not zero.
-    pub(crate) fn explain(&self) -> Explanation {
-        let mut name = String::new();
-        let mut explanation = Explanation::default();
-        let columns = match &self.form {
-            Form::Matrix { batch, n, parts, .. } => batch / (*parts).max(1) * n,
-            Form::Transposed(transposed) => transposed.images * transposed.pixels(),
-            Form::Conv { images, geometry, .. } | Form::Depthwise { images, geometry } => {
-                images * geometry.n()
-            }
-        } as u64;
-        match &*self.packed {
-            Packed::Product(weights) => {
-                for weight in weights {
-                    let [m, k] = weight.shape();
-                    explanation.macs += columns * (m * k) as u64;
-                    explanation.macs_nonzero += columns * weight.nnz() as u64;
-                    explanation.weight_bytes += weight.bytes();
-                }
-                if let Some(weight) = weights.first() {
-                    weight.kernel().clone_into(&mut name);
-                    weight.reason().clone_into(&mut explanation.reason);
-                }
-                explanation.weight = weight_profile(weights);
-            }
-            Packed::Depthwise(depthwise) => {
-                "depthwise_f32".clone_into(&mut name);
-                explanation.weight_bytes = depthwise.bytes();
-                explanation.macs = columns * (depthwise.bytes() / size_of::<f32>()) as u64;
-                explanation.macs_nonzero = explanation.macs;
-            }
-        }
-        if self.bias.is_some() {
-            name.push_str(" + bias");
-        }
-        if self.activation != Activation::None {
-            name.push_str(&format!(" + {:?}", self.activation).to_lowercase());
-        }
-        explanation.name = name;
-        explanation
-    }
-}
-
-/// What a profile says of the parts of a weight: the first, and how many there are.
-pub(super) fn weight_profile(weights: &[PackedWeight]) -> Option<WeightProfile> {
-    let weight = weights.first()?;
-    let [rows, cols] = weight.shape();
-    Some(WeightProfile {
-        rows,
-        cols,
-        nnz: weight.nnz(),
-        groups: weights.len(),
-        bytes: weight.bytes(),
-        smallest_bytes: weight.smallest_bytes(),
-        candidates: weight.choice().candidates.clone(),
-    })
 }

@@ -67,5 +67,5 @@ pub(super) fn pad(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite>
     attributes.padding = Padding::Explicit(own);
     let mut inputs = node.inputs.clone();
     inputs[0] = padding.input(0);
-    Some(Rewrite { kind: Kind::Op(Op::Conv(attributes)), inputs })
+    Some(Rewrite::new(Kind::Op(Op::Conv(attributes)), inputs))
 }

@@ -5,12 +5,16 @@
 //! a packed weight, and the way back: the same numbers, by the kernels that there are. From layer to layer values stay floats.
 //! Where a sum might be larger the operator keeps its general form. This is the place of integer kernels to come.
 
-use poda_formats::{DataType, Op, Tensor, ValueId};
+use poda_formats::{DataType, Op, Tensor, TensorView, ValueId};
 
-use super::draft::{Draft, DraftNode, Kind};
+use super::call::{Call, Lowered, Preparation, floats, planned};
+use super::rounding::range_of;
 use crate::info::Info;
 use crate::kernels::{Activation, Rounding};
-use crate::threads;
+use crate::ops::OpError;
+use crate::output::Output;
+use crate::plan::draft::{Draft, DraftNode, Explanation, Kind};
+use crate::threads::{self, Threads};
 
 /// Integers up to here are floats.
 const EXACT: f32 = 16_777_216.0;
@@ -129,14 +133,14 @@ impl IntegerProduct {
         let mut push = |kind, inputs: Vec<Option<ValueId>>, output: Option<ValueId>| {
             draft.nodes.push(DraftNode { kind, node: node.node, inputs, outputs: vec![output] });
         };
-        push(Kind::Requantize(Box::new(requantize)), vec![Some(sums)], Some(rounded));
+        push(Kind::lowered(requantize), vec![Some(sums)], Some(rounded));
         push(Kind::Op(narrow), vec![Some(rounded), Some(one), Some(zero)], output);
     }
 }
 
 /// How far an element of `x`, of 8 bits, can be from its zero point.
 fn reach(draft: &Draft<'_>, x: ValueId, zero: Option<ValueId>) -> Option<f32> {
-    let [low, high] = super::fusion::range_of(draft.dtype(x)?).filter(|[low, high]| high - low < 256.0)?;
+    let [low, high] = range_of(draft.dtype(x)?).filter(|[low, high]| high - low < 256.0)?;
     let zero = match zero {
         None => Some(0.0),
         Some(id) => draft.constant(id).and_then(integers).map(|values| values[0]),
@@ -175,7 +179,7 @@ impl Requantize {
             [zero] => *zero,
             _ => return None,
         };
-        let [low, high] = super::fusion::range_of(draft.dtype(zero)?)?;
+        let [low, high] = range_of(draft.dtype(zero)?)?;
         let (x, y) = (draft.scalar(node.input(x)?)?, draft.scalar(node.input(y)?)?);
         let w = draft.f32s(node.input(w)?)?;
         if w.len() != 1 && w.len() != channels {
@@ -196,9 +200,26 @@ impl Requantize {
     pub(crate) fn gives(&self, rounding: &Rounding) -> bool {
         *rounding == self.rounding
     }
+}
 
-    /// Writes every element of `y`.
-    pub(crate) fn run(&self, x: &[f32], y: &mut [f32]) {
+impl Lowered for Requantize {
+    fn prepare(&self, _: &Preparation<'_>) -> Result<Box<dyn Call>, OpError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Call for Requantize {
+    fn explain(&self) -> Explanation {
+        Explanation { name: "requantize".into(), ..Explanation::default() }
+    }
+
+    fn run(
+        &self,
+        inputs: &[Option<TensorView<'_>>],
+        outputs: &mut [Output<'_>],
+        _: &Threads,
+    ) -> Result<(), OpError> {
+        let (x, y) = (floats(inputs, 0)?, planned(outputs));
         let rounding = Activation::Rounded(self.rounding);
         let row = if self.inner == 1 { self.factors.len() } else { self.inner };
         threads::for_each_chunk(y, row.max(1), (1 << 14) / row.max(1), |i, y| {
@@ -211,5 +232,6 @@ impl Requantize {
             }
             rounding.apply(y);
         });
+        Ok(())
     }
 }

@@ -6,16 +6,24 @@ use std::sync::Arc;
 
 use poda_formats::{DataType, Op, TensorView, ValueId};
 
-use super::draft::{Draft, DraftNode, Explanation, Kind};
-use super::product::weight_profile;
-use super::weights::{Packed, Source, Weights};
+use super::call::{Call, Lowered, Preparation};
+use super::packed::weight_profile;
+use super::{Rewrite, Rewriter};
 use crate::info::Info;
 use crate::kernels::{Epilogue, Layout, Problem, X};
 use crate::ops::OpError;
 use crate::ops::recurrent::{Layer, Parameters, Part, Products};
 use crate::output::Output;
+use crate::plan::build::Context;
+use crate::plan::draft::{Draft, DraftNode, Explanation, Kind};
+use crate::plan::weights::{Packed, Source};
 use crate::threads::Threads;
 use crate::tune::PackedWeight;
+
+pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
+    let (layer, inputs) = RecurrentNode::lower(r.draft, r.node(at))?;
+    Some(Rewrite::new(Kind::lowered(layer), inputs))
+}
 
 /// A recurrent layer. Inputs are the operator's, without weights and biases.
 #[derive(Debug, Clone)]
@@ -30,7 +38,7 @@ pub(crate) struct RecurrentNode {
 
 impl RecurrentNode {
     /// The layer of a node that is one, with constant f32 weights, and its inputs.
-    pub(crate) fn lower(draft: &Draft<'_>, node: &DraftNode) -> Option<(Self, Vec<Option<ValueId>>)> {
+    fn lower(draft: &Draft<'_>, node: &DraftNode) -> Option<(Self, Vec<Option<ValueId>>)> {
         let Kind::Op(Op::Recurrent(attributes)) = &node.kind else { return None };
         let (w, r) = (node.input(1)?, node.input(2)?);
         let typed = node.input(0).and_then(|x| draft.dtype(x)) == Some(DataType::F32);
@@ -60,25 +68,19 @@ impl RecurrentNode {
             Self { layer, parameters, input: Source::new(w, input.form), state: Source::new(r, state.form) };
         Some((lowered, node_inputs.collect()))
     }
+}
 
-    /// Packs the weights.
-    ///
-    /// # Errors
-    /// When a weight cannot be read.
-    pub(crate) fn pack(
-        self,
-        draft: &Draft<'_>,
-        weights: &Weights,
-        threads: &Threads,
-    ) -> Result<PackedRecurrent, OpError> {
+impl Lowered for RecurrentNode {
+    fn prepare(&self, with: &Preparation<'_>) -> Result<Box<dyn Call>, OpError> {
         static ALONE: Threads = Threads::single();
+        let Context { weights, threads, .. } = with.context;
         let sizes = self.layer.sizes;
         // Two directions keep two threads busy without waiting for each other at every step.
         let apart = sizes.directions > 1 && (2..4).contains(&threads.count());
         let threads = if apart { &ALONE } else { threads };
         let layout = Layout::TokenMajor;
         let pack = |source: &Source, n: usize, parts: &[usize]| {
-            let weight = draft.weight(source.value).expect("a layer has weights");
+            let weight = with.draft.weight(source.value).expect("a layer has weights");
             let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None };
             weights.product(source, &weight, parts, &problem, threads)
         };
@@ -86,7 +88,8 @@ impl RecurrentNode {
         let of_direction = if self.layer.resets_first() { vec![rows - hidden, hidden] } else { vec![rows] };
         let input = pack(&self.input, sizes.steps * sizes.batch, &vec![rows; sizes.directions])?;
         let state = pack(&self.state, sizes.batch, &of_direction.repeat(sizes.directions))?;
-        Ok(PackedRecurrent { layer: self.layer, parameters: self.parameters, input, state, apart })
+        let (layer, parameters) = (self.layer.clone(), self.parameters.clone());
+        Ok(Box::new(PackedRecurrent { layer, parameters, input, state, apart }))
     }
 }
 
@@ -102,12 +105,8 @@ pub(crate) struct PackedRecurrent {
     apart: bool,
 }
 
-impl PackedRecurrent {
-    /// Computes the outputs.
-    ///
-    /// # Errors
-    /// When a length is out of range.
-    pub(crate) fn run(
+impl Call for PackedRecurrent {
+    fn run(
         &self,
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [Output<'_>],
@@ -120,7 +119,7 @@ impl PackedRecurrent {
         self.layer.run(&products, &self.parameters, DataType::F32, inputs, outputs)
     }
 
-    pub(crate) fn explain(&self) -> Explanation {
+    fn explain(&self) -> Explanation {
         let sizes = self.layer.sizes;
         let columns = (sizes.steps * sizes.batch) as u64;
         let mut explanation = Explanation::default();

@@ -3,10 +3,11 @@
 use poda_formats::op::{Binary, Unary};
 use poda_formats::{Op, ValueId};
 
+use super::product::Product;
 use super::{Rewrite, Rewriter};
 use crate::kernels::{Activation, Rounding};
-use crate::plan::draft::{Draft, Kind};
-use crate::plan::product::Product;
+use crate::ops::elementwise::chain::{Chain, Link};
+use crate::plan::draft::{Draft, DraftNode, Kind};
 
 /// The greatest factor that is folded into weights; those of batch-norms and scalings are far smaller.
 const MOST_FACTOR: f32 = 1e12;
@@ -24,13 +25,12 @@ enum Effect {
 
 pub(super) fn absorb(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
     let node = rewriter.node(at);
-    if let Kind::Activation(activation) = node.kind {
+    if let Some([Link::Activation(activation)]) = node.lowered::<Chain>().map(|chain| &chain.links[..]) {
         let id = node.input(0)?;
-        let Kind::Product(product) = &rewriter.producer(id)?.kind else { return None };
-        let inputs = rewriter.producer(id)?.inputs.clone();
-        let mut product = product.clone();
-        product.activation = joined(product.activation, activation)?;
-        return rewriter.once(id).then_some(Rewrite { kind: Kind::Product(product), inputs });
+        let producer = rewriter.producer(id)?;
+        let mut product = producer.lowered::<Product>()?.clone();
+        product.activation = joined(product.activation, *activation)?;
+        return rewriter.once(id).then(|| with_epilogue(producer, product, producer.inputs.clone()));
     }
     let op = node.op()?;
     // A sum of two products goes to the later one, whose residual then exists.
@@ -39,17 +39,23 @@ pub(super) fn absorb(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewri
         node.inputs.iter().take(if both { 2 } else { 1 }).flatten().copied().collect();
     candidates.sort_by_key(|id| std::cmp::Reverse(rewriter.producers[id.index()]));
     candidates.into_iter().find_map(|id| {
-        let Kind::Product(product) = &rewriter.producer(id)?.kind else { return None };
+        let producer = rewriter.producer(id)?;
+        let product = producer.lowered::<Product>()?;
         if !rewriter.once(id) || rewriter.draft.shape(id)? != rewriter.draft.shape(node.output(0)?)? {
             return None;
         }
-        let mut inputs = rewriter.producer(id)?.inputs.clone();
+        let mut inputs = producer.inputs.clone();
         let other = node.inputs.iter().flatten().copied().find(|&other| other != id);
         let effect = effect(rewriter.draft, op, &node.inputs, id, other, product)?;
         let mut product = product.clone();
         apply(&mut product, &mut inputs, effect)?;
-        Some(Rewrite { kind: Kind::Product(product), inputs })
+        Some(with_epilogue(producer, product, inputs))
     })
+}
+
+/// A product is known by its own name, not by that of the activation that it took in.
+fn with_epilogue(own: &DraftNode, product: Product, inputs: Vec<Option<ValueId>>) -> Rewrite {
+    Rewrite { stands_for: Some(own.node), ..Rewrite::new(Kind::lowered(product), inputs) }
 }
 
 fn apply(product: &mut Product, inputs: &mut Vec<Option<ValueId>>, effect: Effect) -> Option<()> {

@@ -3,9 +3,11 @@
 
 use poda_formats::{DataType, Op};
 
+use super::integer::Requantize;
 use super::{Rewrite, Rewriter};
 use crate::kernels::{Activation, Rounding};
-use crate::plan::draft::Kind;
+use crate::ops::elementwise::chain::{Chain, Link};
+use crate::plan::draft::{DraftNode, Kind};
 
 /// A pair with one scale and zero point for the whole tensor.
 pub(super) fn rewrite(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
@@ -35,16 +37,18 @@ pub(super) fn rewrite(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewr
         nan: 0.0_f32.clamp(all[0], all[1]) - zero_point,
     };
     // From one product of integers to the next they stay floats.
-    let rounded = match rewriter.producer(x).map(|node| &node.kind) {
-        Some(Kind::Requantize(requantize)) => requantize.gives(&rounding),
-        _ => false,
+    let before = rewriter.producer(x).and_then(DraftNode::lowered::<Requantize>);
+    let kind = if before.is_some_and(|requantize| requantize.gives(&rounding)) {
+        Kind::Op(Op::Identity)
+    } else {
+        let shape = draft.shape(x)?;
+        Kind::lowered(Chain::new(vec![Link::Activation(Activation::Rounded(rounding))], shape, &[shape]))
     };
-    let kind = if rounded { Kind::Op(Op::Identity) } else { Kind::Activation(Activation::Rounded(rounding)) };
-    Some(Rewrite { kind, inputs: vec![Some(x)] })
+    Some(Rewrite::new(kind, vec![Some(x)]))
 }
 
 /// The least and the greatest value of an integer type of up to 16 bits.
-pub(in crate::plan) fn range_of(dtype: DataType) -> Option<[f32; 2]> {
+pub(super) fn range_of(dtype: DataType) -> Option<[f32; 2]> {
     match dtype {
         DataType::U8 => Some([0.0, 255.0]),
         DataType::I8 => Some([-128.0, 127.0]),

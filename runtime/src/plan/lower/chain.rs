@@ -1,11 +1,16 @@
 //! Elementwise functions that follow each other become one step, which may work in place. Runs after all other patterns, which
 //! look for these functions one by one.
 
-use poda_formats::{DataType, Op, ValueId};
+use poda_formats::{DataType, Op, TensorView, ValueId};
+use smallvec::SmallVec;
 
+use super::call::{Call, Lowered, Preparation, planned};
 use super::{Rewrite, Rewriter};
+use crate::ops::OpError;
 use crate::ops::elementwise::chain::{Arithmetic, Chain, Link, is_float};
-use crate::plan::draft::Kind;
+use crate::output::Output;
+use crate::plan::draft::{Explanation, Kind};
+use crate::threads::Threads;
 
 /// Most inputs of a chain: each is one more stream from memory.
 const INPUTS: usize = 6;
@@ -52,17 +57,19 @@ pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
             });
         }
         (links, inputs) = (joined, all);
+    } else {
+        // (What is a chain already stays one.)
+        r.node(at).op()?;
     }
     let shapes: Option<Vec<&[usize]>> = inputs.iter().map(|&id| r.draft.shape(id)).collect();
     let chain = Chain::new(links, &shape, &shapes?);
-    Some(Rewrite { kind: Kind::Chain(Box::new(chain)), inputs: inputs.into_iter().map(Some).collect() })
+    Some(Rewrite::new(Kind::lowered(chain), inputs.into_iter().map(Some).collect()))
 }
 
 /// The chain that makes a value of this shape which nobody else uses, with its inputs.
 fn before<'r>(r: &'r Rewriter<'_, '_>, id: ValueId, shape: &[usize]) -> Option<(&'r Chain, Vec<ValueId>)> {
     let node = r.producer(id).filter(|_| r.once(id) && r.draft.shape(id) == Some(shape))?;
-    let Kind::Chain(chain) = &node.kind else { return None };
-    Some((chain, node.inputs.iter().copied().collect::<Option<_>>()?))
+    Some((node.lowered()?, node.inputs.iter().copied().collect::<Option<_>>()?))
 }
 
 /// What the operator of a node is as a chain.
@@ -70,8 +77,8 @@ fn links(r: &Rewriter<'_, '_>, at: usize) -> Option<Links> {
     let node = r.node(at);
     let x = node.input(0)?;
     let one = |link| Some(Links { links: vec![link], inputs: vec![x] });
-    if let Kind::Activation(activation) = node.kind {
-        return one(Link::Activation(activation));
+    if let Some([link @ Link::Activation(_)]) = node.lowered::<Chain>().map(|chain| &chain.links[..]) {
+        return one(*link);
     }
     match node.op()? {
         Op::Unary(function) if is_float(*function) => one(Link::Unary(*function)),
@@ -86,5 +93,33 @@ fn links(r: &Rewriter<'_, '_>, at: usize) -> Option<Links> {
             one(Link::Clip { low: bound(1, f32::NEG_INFINITY)?, high: bound(2, f32::INFINITY)? })
         }
         _ => None,
+    }
+}
+
+impl Lowered for Chain {
+    fn prepare(&self, _: &Preparation<'_>) -> Result<Box<dyn Call>, OpError> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn works_in_place(&self) -> bool {
+        !self.reads_first_again()
+    }
+}
+
+impl Call for Chain {
+    fn explain(&self) -> Explanation {
+        Explanation { name: self.name(), ..Explanation::default() }
+    }
+
+    fn run(
+        &self,
+        inputs: &[Option<TensorView<'_>>],
+        outputs: &mut [Output<'_>],
+        _: &Threads,
+    ) -> Result<(), OpError> {
+        let values = inputs.iter().map(|view| view.map(|view| view.as_slice()).transpose());
+        let values = values.collect::<Result<SmallVec<[Option<&[f32]>; 8]>, _>>()?;
+        Self::run(self, &values, planned(outputs));
+        Ok(())
     }
 }

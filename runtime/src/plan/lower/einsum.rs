@@ -8,12 +8,12 @@ use poda_formats::op::AxisRole;
 use poda_formats::op::einsum::Equation;
 use poda_formats::{DataType, Op, ValueId};
 
-use super::draft::{Draft, DraftNode, Kind};
 use super::product::{Form, Product};
-use super::weights::Source;
 use crate::info::Info;
 use crate::kernels::Layout;
 use crate::ops::einsum::{Axes, Label};
+use crate::plan::draft::{Draft, DraftNode, Kind};
+use crate::plan::weights::Source;
 
 /// Lowers every such node.
 pub(super) fn lower(draft: &mut Draft<'_>) {
@@ -146,7 +146,7 @@ fn push(
         Some(_) => Some(draft.add_value(Info { dtype: DataType::F32, shape: Some(y_shape), value: None })),
         None => node.output(0),
     };
-    let kind = Kind::Product(Box::new(product));
+    let kind = Kind::lowered(product);
     draft.nodes.push(DraftNode { kind, node: node.node, inputs: vec![Some(input)], outputs: vec![made] });
     if let (Some(perm), Some(made)) = (y_perm, made) {
         draft.nodes.push(transpose(perm, made, node.output(0)));
