@@ -61,6 +61,9 @@ pub enum Op {
         output_padding: Vec<usize>,
         output_shape: Vec<usize>,
     },
+    /// Gradient of a convolution with respect to its weight `[filters, channels / group, kernel…]`, whose `kernel` is
+    /// given: for training; in no file format but the artifact. Inputs: x, gradient of the result.
+    ConvGradient(ConvAttributes),
     MatMulInteger,
     ConvInteger(ConvAttributes),
     /// Inputs: a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero.
@@ -166,6 +169,10 @@ pub enum Op {
         exclusive: bool,
         reverse: bool,
     },
+    /// Inputs: scores `[n, classes, …]`, labels `[n, …]`, weights of the classes? Outputs: loss, logarithms of the softmax?
+    SoftmaxCrossEntropyLoss(LossAttributes),
+    /// As [`Op::SoftmaxCrossEntropyLoss`], of logarithms of probabilities. Output: loss.
+    NegativeLogLikelihoodLoss(LossAttributes),
     NonZero,
     Unique {
         axis: Option<i64>,
@@ -509,6 +516,25 @@ pub enum PadMode {
 pub enum DepthToSpaceMode {
     DepthColumnRow,
     ColumnRowDepth,
+}
+
+/// What becomes of the losses of single samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum LossReduction {
+    None,
+    Sum,
+    /// Divided by the weights of the labels that count.
+    Mean,
+}
+
+/// Attributes of losses by class numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct LossAttributes {
+    pub reduction: LossReduction,
+    /// The label of what does not count.
+    pub ignore_index: Option<i64>,
 }
 
 /// How padding of a window operator is chosen.

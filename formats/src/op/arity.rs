@@ -41,6 +41,7 @@ impl Op {
             Self::Binary(_)
             | Self::CastLike
             | Self::MatMul
+            | Self::ConvGradient(_)
             | Self::RmsNormalization { .. }
             | Self::GridSample { .. }
             | Self::Cumulative { .. }
@@ -67,10 +68,12 @@ impl Op {
             | Self::Conv(_)
             | Self::ConvTranspose { .. }
             | Self::TensorScatter { .. }
+            | Self::NegativeLogLikelihoodLoss(_)
             | Self::QuantizeLinear { .. }
             | Self::DequantizeLinear { .. } => (2, 3, 1),
             Self::MatMulInteger | Self::ConvInteger(_) | Self::Pad { .. } => (2, 4, 1),
             Self::Clip => (1, 3, 1),
+            Self::SoftmaxCrossEntropyLoss(_) => (2, 3, 2),
             Self::QLinearMatMul => (8, 8, 1),
             Self::QLinearConv(_) => (8, 9, 1),
             Self::Attention(_) => (3, 7, 4),

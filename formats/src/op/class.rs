@@ -46,6 +46,7 @@ impl Op {
             | Self::Einsum { .. }
             | Self::Conv(_)
             | Self::ConvTranspose { .. }
+            | Self::ConvGradient(_)
             | Self::MatMulInteger
             | Self::ConvInteger(_)
             | Self::QLinearMatMul
@@ -71,6 +72,8 @@ impl Op {
             | Self::ArgReduce { .. }
             | Self::TopK { .. }
             | Self::Cumulative { .. }
+            | Self::SoftmaxCrossEntropyLoss(_)
+            | Self::NegativeLogLikelihoodLoss(_)
             | Self::NonZero
             | Self::Unique { .. }
             | Self::Compress { .. } => OpClass::Reduction,

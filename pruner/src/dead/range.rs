@@ -148,6 +148,9 @@ pub(super) fn ranges(graph: &Graph, facts: Facts<'_>, greatest: f64) -> Bounds {
             | Op::CastLike
             | Op::Einsum { .. }
             | Op::ConvTranspose { .. }
+            | Op::ConvGradient(_)
+            | Op::SoftmaxCrossEntropyLoss(_)
+            | Op::NegativeLogLikelihoodLoss(_)
             | Op::MatMulInteger
             | Op::ConvInteger(_)
             | Op::QLinearMatMul

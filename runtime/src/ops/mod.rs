@@ -10,6 +10,7 @@ mod cast;
 mod concat;
 pub(crate) mod control;
 mod conv;
+mod conv_gradient;
 pub(crate) mod conv_transpose;
 mod cumulative;
 pub(crate) mod einsum;
@@ -20,6 +21,7 @@ mod gather;
 mod generate;
 pub(crate) mod geometry;
 mod integer;
+mod loss;
 mod matmul;
 mod non_max_suppression;
 mod norm;
@@ -109,6 +111,7 @@ pub fn infer(op: &Op, inputs: &[Option<&Info>], outputs: usize) -> Result<Vec<In
         Op::ConvTranspose { conv, output_padding, output_shape } => {
             conv_transpose::infer_conv_transpose(conv, output_padding, output_shape, inputs)
         }
+        Op::ConvGradient(attributes) => conv_gradient::infer_conv_gradient(attributes, inputs),
         Op::MatMulInteger => integer::infer_matmul_integer(inputs),
         Op::ConvInteger(attributes) => integer::infer_conv_integer(attributes, inputs),
         Op::QLinearMatMul => integer::infer_qlinear_matmul(inputs),
@@ -151,6 +154,8 @@ pub fn infer(op: &Op, inputs: &[Option<&Info>], outputs: usize) -> Result<Vec<In
         Op::Cumulative { kind, exclusive, reverse } => {
             cumulative::infer_cumulative(*kind, *exclusive, *reverse, inputs)
         }
+        Op::SoftmaxCrossEntropyLoss(loss) => loss::infer_cross_entropy(*loss, inputs, outputs),
+        Op::NegativeLogLikelihoodLoss(loss) => loss::infer_negative_log_likelihood(*loss, inputs),
         Op::NonZero => select::infer_non_zero(inputs),
         Op::Unique { axis, sorted } => select::infer_unique(*axis, *sorted, inputs, outputs),
         Op::Compress { axis } => select::infer_compress(*axis, inputs),
@@ -221,6 +226,7 @@ pub fn run(op: &Op, inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> Result<(
         Op::ConvTranspose { conv, output_padding, output_shape } => {
             conv_transpose::conv_transpose(conv, output_padding, output_shape, inputs, outputs)
         }
+        Op::ConvGradient(attributes) => conv_gradient::conv_gradient(attributes, inputs, outputs),
         Op::MatMulInteger => integer::matmul_integer(inputs, outputs),
         Op::ConvInteger(attributes) => integer::conv_integer(attributes, inputs, outputs),
         Op::QLinearMatMul => integer::qlinear_matmul(inputs, outputs),
@@ -263,6 +269,8 @@ pub fn run(op: &Op, inputs: &Inputs<'_>, outputs: &mut [Output<'_>]) -> Result<(
         Op::Cumulative { kind, exclusive, reverse } => {
             cumulative::cumulative(*kind, *exclusive, *reverse, inputs, outputs)
         }
+        Op::SoftmaxCrossEntropyLoss(loss) => loss::cross_entropy(*loss, inputs, outputs),
+        Op::NegativeLogLikelihoodLoss(loss) => loss::negative_log_likelihood(*loss, inputs, outputs),
         Op::NonZero => select::non_zero(inputs, outputs),
         Op::Unique { axis, sorted } => select::unique(*axis, *sorted, inputs, outputs),
         Op::Compress { axis } => select::compress(*axis, inputs, outputs),

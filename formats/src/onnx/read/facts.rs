@@ -3,7 +3,7 @@
 
 use crate::dtype::DataType;
 use crate::graph::{Dim, Value};
-use crate::op::{ArgKind, Binary, Op, Unary};
+use crate::op::{ArgKind, Binary, LossReduction, Op, Unary};
 
 /// What is known of a value.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -63,6 +63,7 @@ pub(super) fn infer(op: &Op, inputs: &[Facts]) -> Facts {
         | Op::Clip
         | Op::Identity
         | Op::Conv(_)
+        | Op::ConvGradient(_)
         | Op::ConvTranspose { .. }
         | Op::Attention(_)
         | Op::RotaryEmbedding { .. }
@@ -96,6 +97,10 @@ pub(super) fn infer(op: &Op, inputs: &[Facts]) -> Facts {
         | Op::ReverseSequence { .. }
         | Op::Reduce { keep_dims: true, .. } => (x.dtype, x.rank),
         Op::EyeLike { dtype, .. } => (dtype.or(x.dtype), Some(2)),
+        Op::SoftmaxCrossEntropyLoss(loss) | Op::NegativeLogLikelihoodLoss(loss) => {
+            let each = loss.reduction == LossReduction::None;
+            (x.dtype, if each { x.rank.map(|rank| rank.saturating_sub(1)) } else { Some(0) })
+        }
         Op::NonMaxSuppression { .. } | Op::NonZero => (Some(DataType::I64), Some(2)),
         Op::Reduce { keep_dims: false, .. } => {
             let removed = input(1).len.or((inputs.len() < 2).then_some(x.rank).flatten());

@@ -63,6 +63,8 @@ pub enum WriteError {
     InputType { name: String },
     #[error("node {node:?}: an attribute is damaged: {error}")]
     Attribute { node: String, error: prost::DecodeError },
+    #[error("node {node:?} is a {op}, which training uses and ONNX has not")]
+    NotOnnx { node: String, op: String },
     #[error("node {node:?} holds a graph that refers to {value:?}, which would have to be renamed")]
     ForeignCapture { node: String, value: String },
     #[error(

@@ -9,9 +9,9 @@ use crate::graph::{Dim, Graph, Node};
 use crate::onnx::proto::{AttributeProto, GraphProto, data_type_code};
 use crate::op::{
     AspectRatioPolicy, Binary, ConvAttributes, CoordinateTransform, CumulativeKind, DepthToSpaceMode,
-    Direction, GridSampleMode, GridSamplePadding, NearestRounding, Op, PadMode, Padding, PoolAttributes,
-    PoolKind, RecurrentAttributes, RecurrentKind, ReduceKind, ResizeAttributes, ResizeMode, ScatterReduction,
-    Unary,
+    Direction, GridSampleMode, GridSamplePadding, LossReduction, NearestRounding, Op, PadMode, Padding,
+    PoolAttributes, PoolKind, RecurrentAttributes, RecurrentKind, ReduceKind, ResizeAttributes, ResizeMode,
+    ScatterReduction, Unary,
 };
 
 /// The operator of `node` with its attributes; `bodies` are those of [`Op::bodies`].
@@ -52,6 +52,9 @@ pub(super) fn form(graph: &Graph, node: &Node, bodies: Vec<GraphProto>) -> Resul
         }
         Op::ConvTranspose { conv: attributes, output_padding, output_shape } => {
             conv(f, attributes).sizes("output_padding", output_padding).sizes("output_shape", output_shape)
+        }
+        Op::ConvGradient(_) => {
+            return Err(WriteError::NotOnnx { node: node.name.clone(), op: node.op.name().to_owned() });
         }
         Op::QLinearMatMul => f.since_if(21, half),
         Op::Attention(a) => f
@@ -125,6 +128,16 @@ pub(super) fn form(graph: &Graph, node: &Node, bodies: Vec<GraphProto>) -> Resul
             .float("spatial_scale", roi.spatial_scale),
         Op::NonMaxSuppression { center_point_box } => f.flag("center_point_box", *center_point_box),
 
+        Op::SoftmaxCrossEntropyLoss(loss) | Op::NegativeLogLikelihoodLoss(loss) => f
+            .string(
+                "reduction",
+                match loss.reduction {
+                    LossReduction::None => "none",
+                    LossReduction::Sum => "sum",
+                    LossReduction::Mean => "mean",
+                },
+            )
+            .maybe(loss.ignore_index, |f, index| f.int("ignore_index", index)),
         Op::Reduce { kind, keep_dims, noop_with_empty_axes } => {
             let ordered = matches!(kind, ReduceKind::Max | ReduceKind::Min);
             f.flag("keepdims", *keep_dims)

@@ -140,7 +140,11 @@ fn examples() -> Vec<Graph> {
         Op::Unary(_) | Op::Binary(_) | Op::Variadic(_) | Op::Clip | Op::Where | Op::Cast { .. } => 0,
         Op::CastLike | Op::Identity | Op::MatMul | Op::Gemm { .. } | Op::Einsum { .. } | Op::Conv(_) => 1,
         Op::ConvTranspose { .. } | Op::MatMulInteger | Op::ConvInteger(_) | Op::QLinearMatMul => 2,
-        Op::QLinearConv(_) | Op::Attention(_) | Op::RotaryEmbedding { .. } | Op::Recurrent(_) => 3,
+        Op::ConvGradient(_)
+        | Op::QLinearConv(_)
+        | Op::Attention(_)
+        | Op::RotaryEmbedding { .. }
+        | Op::Recurrent(_) => 3,
         Op::BatchNormalization { .. } | Op::InstanceNormalization { .. } => 4,
         Op::LayerNormalization { .. } | Op::GroupNormalization { .. } | Op::RmsNormalization { .. } => 5,
         Op::LpNormalization { .. } | Op::MeanVarianceNormalization { .. } | Op::Lrn { .. } => 6,
@@ -154,6 +158,7 @@ fn examples() -> Vec<Graph> {
         Op::GatherNd { .. } | Op::ScatterElements { .. } | Op::ScatterNd { .. } => 12,
         Op::TensorScatter { .. } | Op::Expand | Op::Tile | Op::Pad { .. } | Op::DepthToSpace { .. } => 13,
         Op::SpaceToDepth { .. } | Op::Trilu { .. } | Op::ReverseSequence { .. } | Op::Shape { .. } => 14,
+        Op::SoftmaxCrossEntropyLoss(_) | Op::NegativeLogLikelihoodLoss(_) => 18,
         Op::Size | Op::ConstantOfShape { .. } | Op::Range | Op::OneHot { .. } | Op::EyeLike { .. } => 15,
         Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } | Op::DynamicQuantizeLinear => 16,
         Op::If { .. } | Op::Loop { .. } | Op::Foreign(_) => 17,
@@ -309,7 +314,10 @@ fn examples() -> Vec<Graph> {
         captures: 0,
     };
     let quantize = |block_size, to| Op::QuantizeLinear { axis: 0, block_size, saturate: true, to };
+    let loss = LossAttributes { reduction: LossReduction::Sum, ignore_index: Some(-1) };
     all.extend([
+        one(Op::SoftmaxCrossEntropyLoss(loss), 3, 2),
+        one(Op::NegativeLogLikelihoodLoss(LossAttributes { ignore_index: None, ..loss }), 3, 1),
         one(Op::Clip, 3, 1),
         one(Op::Where, 3, 1),
         one(Op::Cast { to: DataType::BF16 }, 1, 1),

@@ -109,7 +109,10 @@ pub(super) fn apply(b: &mut Builder<'_>, op: &Op) {
             b.fresh_outputs(Why::Parameter);
             b.fix(Fix::Shape { start, axes });
         }
-        Op::NonMaxSuppression { .. }
+        Op::ConvGradient(_)
+        | Op::SoftmaxCrossEntropyLoss(_)
+        | Op::NegativeLogLikelihoodLoss(_)
+        | Op::NonMaxSuppression { .. }
         | Op::NonZero
         | Op::Unique { .. }
         | Op::Compress { .. }

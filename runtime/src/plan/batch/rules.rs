@@ -306,6 +306,9 @@ pub(super) fn separates(op: &Op, case: &Case<'_>) -> bool {
         | Op::Einsum { .. }
         | Op::RoiAlign(_)
         | Op::NonMaxSuppression { .. }
+        | Op::ConvGradient(_)
+        | Op::SoftmaxCrossEntropyLoss(_)
+        | Op::NegativeLogLikelihoodLoss(_)
         | Op::NonZero
         | Op::Unique { .. }
         | Op::Compress { .. }

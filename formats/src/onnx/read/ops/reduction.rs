@@ -1,8 +1,8 @@
-//! Reductions, searches and sorts.
+//! Reductions, losses, searches and sorts.
 
 use crate::onnx::read::attributes::Unsupported;
 use crate::onnx::read::call::Call;
-use crate::op::{ArgKind, CumulativeKind, Op, ReduceKind};
+use crate::op::{ArgKind, CumulativeKind, LossAttributes, LossReduction, Op, ReduceKind};
 
 pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
     let kind = match call.op_type {
@@ -37,6 +37,14 @@ fn reduce(call: &mut Call, kind: ReduceKind) -> Result<Op, Unsupported> {
     })
 }
 
+fn loss(call: &Call) -> Result<LossAttributes, Unsupported> {
+    const REDUCTIONS: [(&str, LossReduction); 3] =
+        [("mean", LossReduction::Mean), ("sum", LossReduction::Sum), ("none", LossReduction::None)];
+    let reduction = call.attributes.choice("reduction", &REDUCTIONS)?;
+    let ignore_index = call.attributes.has("ignore_index").then(|| call.attributes.int("ignore_index", 0));
+    Ok(LossAttributes { reduction, ignore_index: ignore_index.transpose()? })
+}
+
 fn search(call: &mut Call) -> Result<Option<Op>, Unsupported> {
     Ok(Some(match call.op_type {
         "ArgMax" => arg(call, ArgKind::Max)?,
@@ -56,6 +64,8 @@ fn search(call: &mut Call) -> Result<Option<Op>, Unsupported> {
         }
         "CumSum" => cumulative(call, CumulativeKind::Sum)?,
         "CumProd" => cumulative(call, CumulativeKind::Prod)?,
+        "SoftmaxCrossEntropyLoss" => Op::SoftmaxCrossEntropyLoss(loss(call)?),
+        "NegativeLogLikelihoodLoss" => Op::NegativeLogLikelihoodLoss(loss(call)?),
         "NonZero" => Op::NonZero,
         "Unique" => Op::Unique {
             axis: call.attributes.optional_int("axis")?,
