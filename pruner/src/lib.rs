@@ -47,6 +47,7 @@ mod cut;
 pub mod dead;
 mod defaults;
 pub mod dependency;
+pub mod gradients;
 pub mod mask;
 pub mod names;
 pub mod observer;
