@@ -53,6 +53,7 @@ pub mod arrays;
 pub mod batching;
 pub mod dataset;
 pub mod feeds;
+pub mod pruning;
 pub mod score;
 pub mod shapes;
 

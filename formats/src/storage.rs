@@ -218,6 +218,16 @@ impl Storage {
         self.slice(start..start.checked_add(part.len())?)
     }
 
+    /// The bytes as a buffer that nobody else has: their own where they are alone in it, otherwise a copy.
+    pub fn into_owned(self) -> AlignedBytes {
+        match self.source {
+            Source::Owned(bytes) if self.range == (0..bytes.len()) => {
+                Arc::try_unwrap(bytes).unwrap_or_else(|shared| AlignedBytes::copy_of(&shared))
+            }
+            _ => AlignedBytes::copy_of(self.bytes()),
+        }
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.range.len()

@@ -140,6 +140,11 @@ impl Tensor {
         self.storage.bytes()
     }
 
+    /// The bytes of the elements as a buffer that nobody else has: see [`Storage::into_owned`].
+    pub fn into_bytes(self) -> AlignedBytes {
+        self.storage.into_owned()
+    }
+
     /// Where the elements live.
     pub fn storage(&self) -> &Storage {
         &self.storage
@@ -327,6 +332,15 @@ mod tests {
         ));
         assert_eq!(checked_bytes(DataType::F32, &[0, 1 << 20]), Some(0));
         assert_eq!(checked_bytes(DataType::F32, &[0, 1 << 40]), None);
+    }
+
+    #[test]
+    fn a_buffer_is_handed_out_once_and_copied_while_it_is_shared() {
+        let tensor = Tensor::from_slice(&[2], &[1.0_f32, 2.0]);
+        let (at, shared) = (tensor.bytes().as_ptr(), tensor.clone());
+        let copy = tensor.into_bytes();
+        assert!(copy.as_ptr() != at && copy[..] == *shared.bytes());
+        assert_eq!(shared.into_bytes().as_ptr(), at);
     }
 
     #[test]

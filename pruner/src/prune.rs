@@ -32,7 +32,8 @@ use crate::values;
 use structure::{Structure, removed_share};
 
 /// How far a run is.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[serde(tag = "stage", rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum Progress {
     /// Following shapes and dependencies.

@@ -3,7 +3,7 @@
 use crate::recipe::Recipe;
 
 /// The state of a pruning run after a step.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct State {
     /// Share removed so far, in the terms of the recipe's `sparsity`.
     pub sparsity: f64,

@@ -7,15 +7,15 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::builder::PossibleValuesParser;
 use poda::dataset::Dataset;
+use poda::pruning;
 use poda::shapes::{NamedShape, Sizes};
 use poda_formats::storage::check_regular;
-use poda_formats::{FileFormat, Graph, ValueType, WriteOptions};
+use poda_formats::{FileFormat, Graph, ValueType};
 use poda_pruner::allocation::Scope;
 use poda_pruner::criterion::CRITERIA;
 use poda_pruner::prune::Validation;
-use poda_pruner::report::{FileBytes, Layer, Totals};
+use poda_pruner::report::{Layer, Totals};
 use poda_pruner::{Granularity, Progress, Recipe, Report};
-use poda_runtime::{Model, Options};
 
 use crate::progress;
 use crate::table::{self, count, percent, print, print_json};
@@ -112,7 +112,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         // What does not fit is known before anything is pruned.
         data.bind(&graph).with_context(|| path.display().to_string())?;
     }
-    let score = data.as_ref().map(|data| move |graph: &Graph| accuracy(data, graph).map_err(Into::into));
+    let score =
+        data.as_ref().map(|data| move |graph: &Graph| pruning::accuracy(data, graph).map_err(Into::into));
     let validation = score.as_ref().map(|score| score as Validation<'_>);
 
     let bar = progress::spinner("analyzing");
@@ -128,15 +129,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (pruned, mut report) = poda_pruner::prune(&graph, &recipe, &shapes, &mut show_progress, validation)?;
     bar.finish_and_clear();
 
-    // An .onnx file holds zeros like any other number.
     let format = args.output.as_deref().and_then(FileFormat::of_name);
-    let pruned = if format == Some(FileFormat::Onnx) { pruned } else { recipe.granularity.stored(&pruned) };
-    report.count_bytes(&pruned);
+    let pruned = pruning::stored(pruned, &recipe, format, &mut report);
     if !args.dry_run {
         let output = args.output.as_deref().context("no output file")?;
-        poda_formats::write(&pruned, output, &WriteOptions::default())?;
-        let (before, after) = (poda_formats::file_bytes(&args.model)?, poda_formats::file_bytes(output)?);
-        report.file = Some(FileBytes { before, after });
+        pruning::write(&pruned, output, Some(&args.model), &mut report)?;
     }
     if let Some(path) = &args.report {
         let text = serde_json::to_vec_pretty(&report)?;
@@ -176,13 +173,6 @@ fn recipe(args: &Args) -> Result<Recipe> {
         None => {}
     }
     Ok(recipe)
-}
-
-/// Top-1 accuracy of a graph.
-fn accuracy(data: &Dataset, graph: &Graph) -> Result<f64> {
-    let executable =
-        Model::from_graph(graph.clone())?.prepare(Options { tune: false, ..Options::default() })?;
-    Ok(data.bind(graph)?.accuracy(&executable, 64, None)?.top1)
 }
 
 fn show(args: &Args, report: &Report) -> Result<()> {

@@ -1,0 +1,54 @@
+"""Prune neural networks, and run what is left with SIMD sparse kernels.
+
+    import numpy as np
+    import poda
+
+    model = poda.prune("model.onnx", "sparse.safetensors", sparsity=0.9)
+    model = poda.Model("sparse.safetensors", threads=2)
+    scores = model(np.zeros((1, 3, 224, 224), np.float32))
+
+`Model` runs an ONNX file or an artifact of Poda's; `InferenceSession` does so in the words of ONNX Runtime. `prune`,
+`inspect`, `convert` and `bench` do what the commands of these names do. `poda.ray` spreads work over machines, and
+`from_torch` and `to_torch_masks` go to and from PyTorch; both need those packages.
+"""
+
+from ._poda import Model, Port, __version__
+from .errors import DeadlineError, InputError, ModelError, PodaError, PruningError, UnsupportedError
+from .pruning import prune
+from .session import (
+    ExecutionMode,
+    GraphOptimizationLevel,
+    InferenceSession,
+    ModelMetadata,
+    NodeArg,
+    RunOptions,
+    SessionOptions,
+    get_all_providers,
+    get_available_providers,
+    get_device,
+    set_default_logger_severity,
+)
+
+__all__ = [
+    "DeadlineError",
+    "ExecutionMode",
+    "GraphOptimizationLevel",
+    "InferenceSession",
+    "InputError",
+    "Model",
+    "ModelError",
+    "ModelMetadata",
+    "NodeArg",
+    "PodaError",
+    "Port",
+    "PruningError",
+    "RunOptions",
+    "SessionOptions",
+    "UnsupportedError",
+    "__version__",
+    "get_all_providers",
+    "get_available_providers",
+    "get_device",
+    "prune",
+    "set_default_logger_severity",
+]

@@ -1,0 +1,77 @@
+//! The package's own tests, run by pytest on the module that was just built; and its types, checked by mypy.
+//!
+//! Python is `PODA_TEST_PYTHON`, with NumPy and pytest, which `tests/run.sh` sets up.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+fn crate_folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Python with `module`, or `None`, said by name, where there is none; where `CI` is set that is a failure.
+fn python(test: &str, module: &str) -> Option<PathBuf> {
+    let python = env::var_os("PODA_TEST_PYTHON").map(PathBuf::from).filter(|python| {
+        let found = Command::new(python).args(["-c", &format!("import {module}")]).output();
+        found.is_ok_and(|output| output.status.success())
+    });
+    if python.is_none() {
+        let missing = format!("PODA_TEST_PYTHON names no Python with {module}; tests/run.sh sets one up");
+        assert!(env::var_os("CI").is_none(), "{test}: {missing}");
+        eprintln!("skipped {test}: {missing}");
+    }
+    python
+}
+
+/// A folder with the package `poda` as a wheel would install it.
+fn package() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let package = folder.path().join("poda");
+    fs::create_dir(&package).unwrap();
+    for entry in fs::read_dir(crate_folder().join("poda")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, package.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    // Cargo puts the module beside this program.
+    let program = env::current_exe().unwrap();
+    let built = program.parent().unwrap();
+    let name = format!("{}_poda{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
+    fs::copy(built.join(&name), package.join("_poda.abi3.so"))
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    folder
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}\n{out}\n{err}");
+    // Shown with --nocapture: what pytest skipped, and why.
+    println!("{out}");
+}
+
+#[test]
+fn pytest_passes() {
+    let Some(python) = python("pytest_passes", "pytest") else { return };
+    let package = package();
+    run(Command::new(python)
+        .current_dir(package.path())
+        .args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--confcutdir"])
+        .arg(crate_folder())
+        .arg(crate_folder().join("tests"))
+        .env("PYTHONPATH", package.path())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("XDG_CACHE_HOME", package.path()));
+}
+
+#[test]
+fn the_types_are_right() {
+    let Some(python) = python("the_types_are_right", "mypy") else { return };
+    let package = package();
+    run(Command::new(python)
+        .args(["-m", "mypy", "--no-incremental", "--config-file"])
+        .arg(crate_folder().join("pyproject.toml"))
+        .current_dir(package.path()));
+}
