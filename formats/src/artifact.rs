@@ -300,6 +300,26 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
     Ok(safetensors::write(out, &metadata, &tensors.list)?)
 }
 
+/// Bytes of the artifact that [`write`] would make of a graph.
+///
+/// # Errors
+/// As [`write`].
+pub fn written_bytes(graph: &Graph) -> Result<u64, ArtifactError> {
+    struct Count(u64);
+    impl Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    write(&mut count, graph)?;
+    Ok(count.0)
+}
+
 /// Writes `graph` as the artifact `path`. An old file there stays as it is until the new one is whole and on disk.
 ///
 /// # Errors

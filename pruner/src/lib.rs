@@ -48,6 +48,7 @@ pub mod dead;
 mod defaults;
 pub mod dependency;
 pub mod gradients;
+pub mod judge;
 pub mod mask;
 pub mod names;
 pub mod observer;

@@ -2,13 +2,13 @@
 
 mod error;
 mod structure;
+mod trials;
 
 pub use error::PruneError;
 
 use std::ops::ControlFlow;
 
 use poda_formats::Graph;
-use poda_runtime::analysis::{Analysis, analyze};
 
 use crate::allocation::{allocate, native_lanes};
 use crate::canonical::canonical;
@@ -18,17 +18,20 @@ use crate::criterion::{Criterion, unit_scores};
 use crate::dead::{Proof, remove_dead};
 use crate::defaults;
 use crate::dependency::Removal;
+use crate::judge::{Fidelity, Judge, JudgeError};
 use crate::mask::masked;
 use crate::names;
 use crate::observer::Observer;
-use crate::recipe::{Granularity, Recipe, RecipeError};
+use crate::recipe::{Granularity, Recipe};
 use crate::report::{self, Dead, Report};
-use crate::schedule;
+use crate::schedule::{self, Search};
 use crate::settings::{Settings, Shapes};
 use crate::structured::{matrices, zero_by_pattern};
-use crate::termination::{State, Termination, Verdict};
+use crate::termination::{Conditions, Verdict};
 use crate::unstructured::{prunable_weights, zero_weights};
 use crate::values;
+use trials::Trials;
+
 use structure::{Structure, removed_share};
 
 /// How far a run is.
@@ -40,14 +43,11 @@ pub enum Progress {
     Analyzing,
     /// Scoring weights or units.
     Scoring,
-    /// A step is done.
+    /// A candidate was measured; `of` is the most that there will be.
     Step { step: usize, of: usize, sparsity: f64, drop: Option<f64> },
     /// Comparing the result with the masked model.
     Checking,
 }
-
-/// Scores a model on validation data; higher is better.
-pub type Validation<'a> = &'a dyn Fn(&Graph) -> Result<f64, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Greatest difference in a channel that removing dead units may make: rounding.
 const DEAD_TOLERANCE: f64 = 1e-4;
@@ -57,8 +57,9 @@ const BOUNDED_TOLERANCE: f64 = 1e-5;
 
 /// Prunes `graph` as `recipe` says.
 ///
-/// `shapes` gives concrete shapes of inputs where the model's symbols leave them open; it may be empty. `validation` is
-/// needed when the recipe limits the drop of a score. A closure that takes a [`Progress`] is an observer.
+/// `shapes` gives concrete shapes of inputs where the model's symbols leave them open; it may be empty. `judge` is needed
+/// when the recipe bounds what only data or a clock can tell: a score, closeness to the dense model, latency. A closure that takes a
+/// [`Progress`] is an observer.
 ///
 /// # Errors
 /// When the recipe is invalid or cannot be followed, or when the result fails the final check.
@@ -67,23 +68,13 @@ pub fn prune(
     recipe: &Recipe,
     shapes: &Shapes,
     observer: &mut dyn Observer,
-    validation: Option<Validation<'_>>,
+    judge: Option<&dyn Judge>,
 ) -> Result<(Graph, Report), PruneError> {
     let criterion = recipe.validate()?;
-    if recipe.max_drop.is_some() && validation.is_none() {
-        return Err(RecipeError::NoValidation.into());
-    }
     let (graph, defaults) = defaults::separate(graph);
-    let scored = validation.map(|validation| {
-        let defaults = &defaults;
-        move |graph: &Graph| {
-            let mut graph = graph.clone();
-            defaults::restore(&mut graph, defaults);
-            validation(&graph)
-        }
-    });
-    let validation = scored.as_ref().map(|scored| scored as Validation<'_>);
-    let run = Run { recipe, criterion, shapes, observer, validation, notes: Vec::new() };
+    let judge = judge.map(|judge| Restored { judge, defaults: &defaults });
+    let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
+    let run = Run { recipe, criterion, shapes, observer, judge, notes: Vec::new(), search: None };
     let (mut pruned, report) = run.all(&graph)?;
     defaults::restore(&mut pruned, &defaults);
     Ok((pruned, report))
@@ -94,8 +85,37 @@ struct Run<'a, 'p> {
     criterion: &'static dyn Criterion,
     shapes: &'a Shapes,
     observer: &'p mut dyn Observer,
-    validation: Option<Validation<'a>>,
+    judge: Option<&'a dyn Judge>,
     notes: Vec<String>,
+    search: Option<report::Search>,
+}
+
+/// Judges graphs with the default values of inputs that were set apart.
+struct Restored<'a> {
+    judge: &'a dyn Judge,
+    defaults: &'a [poda_formats::Value],
+}
+
+impl Restored<'_> {
+    fn whole(&self, graph: &Graph) -> Graph {
+        let mut graph = graph.clone();
+        defaults::restore(&mut graph, self.defaults);
+        graph
+    }
+}
+
+impl Judge for Restored<'_> {
+    fn score(&self, graph: &Graph) -> Result<f64, JudgeError> {
+        self.judge.score(&self.whole(graph))
+    }
+
+    fn fidelity(&self, graph: &Graph) -> Result<Fidelity, JudgeError> {
+        self.judge.fidelity(&self.whole(graph))
+    }
+
+    fn latency(&self, graph: &Graph) -> Result<f64, JudgeError> {
+        self.judge.latency(&self.whole(graph))
+    }
 }
 
 /// A pruned graph, and what there was to choose from.
@@ -115,6 +135,12 @@ impl Run<'_, '_> {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(PruneError::Stopped),
         }
+    }
+
+    /// Whether anything is removed but what is dead.
+    fn asks(&self) -> bool {
+        let judges = self.observer.judges();
+        schedule::one_shot(self.recipe, judges).is_some() || Search::of(self.recipe, judges).is_some()
     }
 
     fn all(mut self, graph: &Graph) -> Result<(Graph, Report), PruneError> {
@@ -148,9 +174,9 @@ impl Run<'_, '_> {
     }
 
     fn weights(&mut self, graph: &Graph, settings: &Settings) -> Result<Pruned, PruneError> {
-        let steps = schedule::steps(self.recipe, self.observer.judges());
+        let asked = self.asks();
         let weights = prunable_weights(graph, self.recipe);
-        if weights.is_empty() && !steps.is_empty() {
+        if weights.is_empty() && asked {
             return Err(PruneError::NoWeights);
         }
         self.tell(Progress::Scoring)?;
@@ -175,10 +201,10 @@ impl Run<'_, '_> {
                 _ => zero_weights(graph, &weights, run.criterion, seed, scope, share)?,
             })
         };
-        self.follow(&steps, settings, graph, &mut best, take, |graph| graph)?;
+        self.follow(settings, graph, &mut best, take, |graph| graph)?;
         // The zeros are the mask: what is checked is how they are stored, weight by weight, and run.
         let mut reference = None;
-        if self.recipe.check && !steps.is_empty() {
+        if self.recipe.check && asked {
             let stored = self.recipe.granularity.stored(&best);
             values::all_same(&best, &stored)?;
             reference = Some((best.clone(), stored));
@@ -190,8 +216,8 @@ impl Run<'_, '_> {
         let structure = Structure::of(graph, settings, self.recipe);
         let dependencies = &structure.dependencies;
         let refused = report::refused(graph, dependencies);
-        let steps = schedule::steps(self.recipe, self.observer.judges());
-        if !steps.is_empty() && structure.excluded.iter().all(|&excluded| excluded) {
+        let asked = self.asks();
+        if asked && structure.excluded.iter().all(|&excluded| excluded) {
             let refusal =
                 || refused.first().map(|r| format!("{} units of {}: {}", r.units, r.name, r.reason));
             let excluded = structure.excluded.len();
@@ -212,63 +238,52 @@ impl Run<'_, '_> {
             let compacted = compact(graph, dependencies, settings.facts(), &removal)?;
             Ok((removal, compacted))
         };
-        self.follow(&steps, settings, graph, &mut best, choose, |(_, graph)| graph)?;
+        self.follow(settings, graph, &mut best, choose, |(_, graph)| graph)?;
         let (removal, compacted) = best;
-        let check = self.recipe.check && !steps.is_empty();
+        let check = self.recipe.check && asked;
         let reference = check
             .then(|| (masked(dense, graph, dependencies, settings.facts(), &removal), compacted.clone()));
         let groups = report::groups(graph, dependencies, &removal);
         Ok(Pruned { graph: compacted, reference, must_run: true, groups, refused })
     }
 
-    /// Takes the steps until a condition ends the run; `best` is the last step that held.
+    /// Takes the share that the recipe says; where it bounds measures instead, finds the share whose result holds what must be
+    /// kept, and reaches what is to be reached with as little as possible. `best` is left as it is where nothing does.
     fn follow<T>(
         &mut self,
-        steps: &[f64],
         settings: &Settings,
         dense: &Graph,
         best: &mut T,
         mut take: impl FnMut(&mut Self, f64) -> Result<T, PruneError>,
         graph: impl Fn(&T) -> &Graph,
     ) -> Result<(), PruneError> {
-        let conditions = Termination::of(self.recipe);
-        let full = if steps.is_empty() { None } else { score_of(self.validation, dense)? };
-        let needs_macs = self.recipe.target_macs.is_some();
-        let macs = |graph: &Graph, analysis: &Analysis| report::totals(graph, analysis).nonzero_macs as f64;
-        let dense_macs = if needs_macs { macs(dense, settings.analysis()) } else { 0.0 };
-        let mut verdict = Verdict::Continue;
-        for (step, &sparsity) in steps.iter().enumerate() {
-            let taken = take(self, sparsity)?;
-            let drop = match (full, self.score_rounded(graph(&taken))?) {
-                (Some(full), Some(now)) => Some(full - now),
-                _ => None,
-            };
-            let macs = (needs_macs && dense_macs > 0.0)
-                .then(|| macs(graph(&taken), &analyze(graph(&taken), &settings.shapes)) / dense_macs);
-            self.tell(Progress::Step { step: step + 1, of: steps.len(), sparsity, drop })?;
-            let state = State { sparsity, macs, drop };
-            verdict = Termination::ask_any(&conditions, &state).and(self.observer.verdict(&state));
-            if verdict != Verdict::RollBack {
-                *best = taken;
+        let judges = self.observer.judges();
+        let Some(mut search) = Search::of(self.recipe, judges) else {
+            if let Some(share) = schedule::one_shot(self.recipe, judges) {
+                *best = take(self, share)?;
             }
-            if verdict != Verdict::Continue {
-                break;
+            return Ok(());
+        };
+        let conditions = Conditions::of(self.recipe);
+        let mut trials = Trials::begin(&conditions, settings, dense, self)?;
+        let (mut enough, mut most) = (None, None);
+        while let Some((step, share)) = search.next().filter(|_| trials.open()) {
+            let taken = take(self, share)?;
+            let verdict = trials.ask(graph(&taken), share, search.most(), self)?;
+            search.learn(step, verdict);
+            match verdict {
+                Verdict::Stop => enough = Some(taken),
+                Verdict::Continue => most = Some(taken),
+                Verdict::RollBack => {}
             }
         }
-        if verdict == Verdict::Continue && needs_macs {
-            self.notes.push("target_macs was not reached".to_owned());
+        let (report, missed) = trials.finish();
+        self.notes.extend(missed);
+        self.search = Some(report);
+        if let Some(found) = enough.or(most) {
+            *best = found;
         }
         Ok(())
-    }
-
-    /// The score of a graph once its values are stored as the recipe says.
-    fn score_rounded(&self, graph: &Graph) -> Result<Option<f64>, PruneError> {
-        let (Some(_), Some(values)) = (self.validation, self.recipe.values) else {
-            return score_of(self.validation, graph);
-        };
-        let mut rounded = graph.clone();
-        rounded.round_weights(values)?;
-        score_of(self.validation, &rounded)
     }
 
     /// The units to remove for a share; a larger one of the groups that may shrink if these hold few parameters.
@@ -400,12 +415,9 @@ impl Run<'_, '_> {
             rounded: pruned.graph.rounded_weights(),
             check,
             file: None,
+            search: self.search,
             notes: self.notes,
         };
         Ok((pruned.graph, report))
     }
-}
-
-fn score_of(validation: Option<Validation<'_>>, graph: &Graph) -> Result<Option<f64>, PruneError> {
-    validation.map(|validation| validation(graph)).transpose().map_err(PruneError::Validation)
 }

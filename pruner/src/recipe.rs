@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::allocation::Scope;
 use crate::criterion::{self, CRITERIA, Criterion};
 use crate::names;
+use crate::termination::{Bound, Conditions};
 
 /// What is removed at a time. Written `unstructured`, `channel`, or as a [`Pattern`]: `block:4x1`, `nm:2:4`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -75,8 +76,8 @@ impl From<Granularity> for String {
     }
 }
 
-/// A pruning, described. Every field has a default; at least one of `sparsity`, `target_macs`, `max_drop` and
-/// `remove_dead` must be set; N:M says by itself how much.
+/// A pruning, described. Every field has a default; at least one of `sparsity`, `target_macs`, `max_drop`, `until`,
+/// `keep` and `remove_dead` must be set; N:M says by itself how much.
 ///
 /// ```toml
 /// granularity = "channel"
@@ -97,6 +98,12 @@ pub struct Recipe {
     pub target_macs: Option<f64>,
     /// Stop before the score on validation data drops by more than this.
     pub max_drop: Option<f64>,
+    /// What is to be reached, such as `latency=2ms`; the least that reaches it is taken.
+    pub until: Vec<Bound>,
+    /// Whether all of `until` must be reached, not any.
+    pub until_all: bool,
+    /// What must not be given up for it, such as `cosine=0.99`: what breaks it is taken back.
+    pub keep: Vec<Bound>,
     /// Name of the [`Criterion`].
     pub criterion: String,
     /// Among what units or weights compete.
@@ -116,7 +123,7 @@ pub struct Recipe {
     pub remove_dead: bool,
     /// For whatever is random: the criterion, and the inputs of the final check.
     pub seed: u64,
-    /// Steps on the way to `target_macs` or `max_drop`.
+    /// Into how many steps the way to a target is divided: how near to it the result comes.
     pub steps: usize,
     /// Compare the pruned model with the masked one on random inputs in the end.
     pub check: bool,
@@ -129,6 +136,9 @@ impl Default for Recipe {
             sparsity: None,
             target_macs: None,
             max_drop: None,
+            until: Vec::new(),
+            until_all: false,
+            keep: Vec::new(),
             criterion: "magnitude-l2".to_owned(),
             scope: Scope::default(),
             exclude: Vec::new(),
@@ -137,7 +147,7 @@ impl Default for Recipe {
             values: None,
             remove_dead: false,
             seed: 0,
-            steps: 20,
+            steps: 64,
             check: true,
         }
     }
@@ -163,10 +173,10 @@ pub enum RecipeError {
     Implied { pattern: Pattern, implied: String, field: &'static str },
     #[error("sparsity and target_macs both say how much to remove; give one (max_drop may limit either)")]
     TwoTargets,
-    #[error("nothing to do: set sparsity, target_macs, max_drop or remove_dead")]
+    #[error("nothing to do: set sparsity, target_macs, max_drop, until, keep or remove_dead")]
     NoTarget,
-    #[error("max_drop needs validation data")]
-    NoValidation,
+    #[error("{measure} needs validation data")]
+    NoValidation { measure: &'static str },
     #[error("{0}")]
     Toml(String),
 }
@@ -219,17 +229,15 @@ impl Recipe {
                 ("sparsity", self.sparsity.is_some_and(|sparsity| (sparsity - implied).abs() > 1e-6)),
                 ("target_macs", self.target_macs.is_some()),
                 ("max_drop", self.max_drop.is_some()),
+                ("until", !self.until.is_empty()),
+                ("keep", !self.keep.is_empty()),
                 ("scope", self.scope != Scope::Layer),
             ];
             if let Some((field, _)) = others.into_iter().find(|(_, set)| *set) {
                 let implied = implied.to_string();
                 return Err(RecipeError::Implied { pattern, implied, field });
             }
-        } else if self.sparsity.is_none()
-            && self.target_macs.is_none()
-            && self.max_drop.is_none()
-            && !self.remove_dead
-        {
+        } else if self.sparsity.is_none() && !self.searches() && !self.remove_dead {
             return Err(RecipeError::NoTarget);
         }
         criterion::find(&self.criterion).ok_or_else(|| {
@@ -247,6 +255,11 @@ impl Recipe {
             }
             _ => None,
         }
+    }
+
+    /// Whether how much goes is to be found, by measuring.
+    pub fn searches(&self) -> bool {
+        !Conditions::of(self).is_empty()
     }
 
     /// Whether some pattern of `exclude` fits a name.
@@ -286,14 +299,14 @@ mod tests {
             ),
             (
                 "granularity = \"block:4x1\"",
-                "nothing to do: set sparsity, target_macs, max_drop or remove_dead",
+                "nothing to do: set sparsity, target_macs, max_drop, until, keep or remove_dead",
             ),
             ("sparsity = 1.5", "sparsity is 1.5, expected a number from 0 to less than 1"),
             (
                 "sparsity = 0.5\ncriterion = \"tailor\"",
                 "criterion \"tailor\" is not known; there are magnitude-l1, magnitude-l2, random",
             ),
-            ("", "nothing to do: set sparsity, target_macs, max_drop or remove_dead"),
+            ("", "nothing to do: set sparsity, target_macs, max_drop, until, keep or remove_dead"),
         ] {
             assert_eq!(Recipe::from_toml(text).unwrap_err().to_string(), message);
         }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::Difference;
 use crate::dependency::{DependencyGraph, Removal};
 use crate::recipe::Granularity;
+use crate::termination::{Answer, Measured};
 use crate::unstructured::weight_behind;
 
 /// Everything there is to say about a pruning. Serializes to JSON.
@@ -36,11 +37,37 @@ pub struct Report {
     pub rounded: Vec<RoundedWeight>,
     /// Pruned against masked model; `None` when it was not asked for or the model does not run.
     pub check: Option<Difference>,
+    /// How much goes, where that was to be found: what was tried, and why it ended.
+    #[serde(default)]
+    pub search: Option<Search>,
     /// Bytes of the file before and after, once there is one.
     #[serde(default)]
     pub file: Option<FileBytes>,
     /// What the caller should tell the user: targets missed, checks not made.
     pub notes: Vec<String>,
+}
+
+/// Candidates that were measured on the way to a target.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Search {
+    /// What was measured of the dense model.
+    pub dense: Measured,
+    /// What was tried, in that order.
+    pub trials: Vec<Trial>,
+    /// The trial that was taken; `None` where the model was left as it is.
+    pub taken: Option<usize>,
+    /// Why it ended there.
+    pub stopped: String,
+}
+
+/// A candidate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Share removed, in the terms of the recipe's `sparsity`.
+    pub sparsity: f64,
+    /// What was measured, and what followed.
+    #[serde(flatten)]
+    pub answer: Answer,
 }
 
 /// Bytes of a file.

@@ -6,6 +6,7 @@ use poda_formats::weight::SparseError;
 
 use crate::check::{CheckError, TOLERANCE};
 use crate::compact::CompactError;
+use crate::judge::JudgeError;
 use crate::names::NamesError;
 use crate::recipe::RecipeError;
 use crate::values::ValuesError;
@@ -25,8 +26,10 @@ pub enum PruneError {
     Round(#[from] RoundWeightError),
     #[error("a sparse weight cannot be read: {0}")]
     Weight(#[from] SparseError),
-    #[error("validation failed: {0}")]
-    Validation(Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Judge(#[from] JudgeError),
+    #[error("the dense model itself does not keep what is to be kept: {0}")]
+    NotKept(String),
     #[error(transparent)]
     Names(#[from] NamesError),
     #[error(transparent)]

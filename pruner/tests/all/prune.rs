@@ -96,7 +96,12 @@ fn steps_end_at_the_target_of_work() {
     let (_, report) = prune(&small(), &recipe, &Shapes::new(), count, None).unwrap();
     let share = report.after.macs as f64 / report.before.macs as f64;
     assert!(share <= 0.5 && share > 0.3, "{share}");
-    assert!(steps > 1 && steps < 20, "{steps}");
+    assert!((2..=8).contains(&steps), "{steps}");
+}
+
+/// A score that falls as parameters do.
+fn share_of_parameters(graph: &Graph) -> Result<f64, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(graph.parameters().count as f64 / small().parameters().count as f64)
 }
 
 /// Takes back the third step, or breaks off there.
@@ -133,19 +138,59 @@ fn the_user_is_asked_after_each_step_and_may_break_off() {
 }
 
 #[test]
-fn a_step_that_costs_too_much_is_taken_back() {
-    // A score that falls by a tenth with each step.
+fn what_costs_too_much_is_taken_back() {
     let asked = Cell::new(0);
-    let score = |_: &Graph| -> Result<f64, Box<dyn std::error::Error + Send + Sync>> {
+    let score = |graph: &Graph| {
         asked.set(asked.get() + 1);
-        Ok(1.0 - 0.1 * f64::from(asked.get() - 1))
+        share_of_parameters(graph)
     };
-    let recipe = Recipe { max_drop: Some(0.25), sparsity: Some(0.5), steps: 5, ..channel(0.0) };
+    let recipe = Recipe { max_drop: Some(0.4), sparsity: Some(0.5), ..channel(0.0) };
+    let (pruned, report) = prune(&small(), &recipe, &Shapes::new(), &mut |_| (), Some(&score)).unwrap();
+    let left = share_of_parameters(&pruned).unwrap();
+    assert!((0.6..0.7).contains(&left), "{left}");
+    let search = report.search.unwrap();
+    assert_eq!(asked.get(), search.trials.len() + 2, "each candidate once, and the dense model");
+    assert!(search.trials.len() <= 8);
+    let taken = &search.trials[search.taken.unwrap()];
+    assert_eq!(taken.answer.verdict, Verdict::Continue);
+    assert!((taken.answer.measured["drop"] - (1.0 - left)).abs() < 1e-9);
+    assert!(search.stopped.contains("drop at most 0.4000, found"), "{}", search.stopped);
+    // A share that holds is found at once.
+    let recipe = Recipe { max_drop: Some(0.9), ..recipe };
     let (_, report) = prune(&small(), &recipe, &Shapes::new(), &mut |_| (), Some(&score)).unwrap();
-    // Steps of a tenth: 0.1 and 0.2 hold, 0.3 does not.
-    assert_eq!(asked.get(), 4);
-    assert_eq!(removed(&report), [(2, 12), (3, 16), (4, 20)]);
-    assert!(matches!(run(&small(), &recipe), Err(PruneError::Recipe(_))), "without validation");
+    assert_eq!(report.search.unwrap().trials.len(), 1);
+    let error = run(&small(), &recipe).unwrap_err();
+    assert_eq!(error.to_string(), "drop needs validation data");
+}
+
+#[test]
+fn targets_are_reached_with_as_little_as_possible_or_said_to_be_missed() {
+    let bound = |text: &str| vec![text.parse().unwrap()];
+    let found = |recipe: &Recipe| {
+        let (pruned, report) =
+            prune(&small(), recipe, &Shapes::new(), &mut |_| (), Some(&share_of_parameters)).unwrap();
+        (share_of_parameters(&pruned).unwrap(), report)
+    };
+    let recipe = Recipe { until: bound("parameters=1000"), sparsity: None, ..channel(0.0) };
+    let (pruned, report) = found(&recipe);
+    assert!(report.after.parameters <= 1000, "{pruned}");
+    let search = report.search.as_ref().unwrap();
+    let taken = &search.trials[search.taken.unwrap()];
+    let less = search.trials.iter().filter(|trial| trial.sparsity < taken.sparsity);
+    assert!(less.clone().count() > 0 && less.into_iter().all(|t| t.answer.measured["parameters"] > 1000.0));
+    // What must be kept comes first.
+    let (left, report) = found(&Recipe { keep: bound("score=0.8"), ..recipe.clone() });
+    assert!(left >= 0.8 && report.after.parameters > 1000);
+    let note = report.notes.iter().find(|note| note.contains("was not reached")).unwrap();
+    assert!(note.starts_with("parameters at most 1000 was not reached, parameters is"), "{note}");
+    assert!(note.contains("would break score at least 0.8000, found 0."), "{note}");
+    // Nothing is removed where nothing has to be, and nothing can be kept that the dense model has not.
+    let (left, report) = found(&Recipe { until: bound("macs=1"), ..recipe.clone() });
+    assert!(left == 1.0 && report.notes[0].contains("the dense model already has it"), "{:?}", report.notes);
+    let recipe = Recipe { keep: bound("score=1.5"), ..recipe };
+    let error =
+        prune(&small(), &recipe, &Shapes::new(), &mut |_| (), Some(&share_of_parameters)).unwrap_err();
+    assert!(error.to_string().starts_with("the dense model itself does not keep"), "{error}");
 }
 
 #[test]
