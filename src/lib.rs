@@ -37,7 +37,7 @@
 //! * [`Model::prepare`] makes an [`Executable`]; its `run` may be called from many threads at once. [`runtime`] says how.
 //! * [`arrays`] reads and writes `.npy` and `.npz`; [`feeds`] and [`shapes`] find arrays and sizes for a model's inputs;
 //!   [`batching`] proves which axes count samples; [`dataset`] runs a model over samples, and [`score`] scores what comes
-//!   out.
+//!   out; [`mod@compare`] puts two models side by side, and [`judge`] measures candidates of a pruning.
 //!
 //! # What it does not do
 //!
@@ -51,8 +51,10 @@
 
 pub mod arrays;
 pub mod batching;
+pub mod compare;
 pub mod dataset;
 pub mod feeds;
+pub mod judge;
 pub mod pruning;
 pub mod score;
 pub mod shapes;

@@ -1,19 +1,13 @@
 //! What comes after [`pruner::prune()`](crate::pruner::prune()): the result is stored without its zeros, written, and its
-//! bytes are counted. And what often comes with it: the accuracy on validation samples as the score of a model.
+//! bytes are counted.
 
 use std::path::Path;
 
 use poda_formats::{FileFormat, Graph, OpenError, WriteError, WriteOptions};
 use poda_pruner::report::FileBytes;
 use poda_pruner::{Recipe, Report};
-use poda_runtime::{LoadError, Model, Options, PrepareError};
 
-use crate::dataset::{Dataset, DatasetError};
-
-/// Samples of a run when a model is scored.
-const BATCH: usize = 64;
-
-/// Why a pruned model cannot be stored or scored.
+/// Why a pruned model cannot be stored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs)]
@@ -22,12 +16,6 @@ pub enum PruningError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Write(#[from] WriteError),
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    #[error(transparent)]
-    Prepare(#[from] PrepareError),
-    #[error(transparent)]
-    Dataset(#[from] DatasetError),
 }
 
 /// `pruned` with its zeros stored as nothing, unless it goes to a format that says every zero, and its bytes in the report.
@@ -57,14 +45,4 @@ pub fn write(
         report.file = Some(FileBytes { before, after: poda_formats::file_bytes(output)? });
     }
     Ok(())
-}
-
-/// Top-1 accuracy of a graph on samples with labels.
-///
-/// # Errors
-/// When the samples do not fit, or the model does not run.
-pub fn accuracy(data: &Dataset, graph: &Graph) -> Result<f64, PruningError> {
-    let model = Model::from_graph(graph.clone()).map_err(LoadError::from)?;
-    let executable = model.prepare(Options { tune: false, ..Options::default() })?;
-    Ok(data.bind(graph)?.accuracy(&executable, BATCH, None)?.top1)
 }

@@ -101,58 +101,131 @@ pub struct Distance {
     pub max_abs: f64,
     /// Cosine of the angle between all outputs and all reference outputs, as two vectors.
     pub cosine: f64,
+    /// Samples compared.
+    pub samples: u64,
+    /// Mean over samples of the cosine of the angle between both outputs of a sample.
+    pub mean_cosine: f64,
+    /// The least of these cosines.
+    pub worst_cosine: f64,
+    /// The sample that has it, by number.
+    pub worst_sample: u64,
+    /// Mean over samples of ‖ours − reference‖ / ‖reference‖.
+    pub relative_error: f64,
 }
 
 /// Sums up distance, batch by batch, in f64.
 #[derive(Debug, Default)]
 pub struct DistanceSum {
-    elements: u64,
+    all: Pair,
     alike: u64,
     unlike: u64,
-    squares: f64,
     max_abs: f64,
+    samples: u64,
+    cosines: f64,
+    /// The least cosine, and whose it is.
+    worst: Option<(f64, u64)>,
+    errors: f64,
+}
+
+/// Sums over two vectors.
+#[derive(Debug, Default, Clone, Copy)]
+struct Pair {
+    elements: u64,
+    squares: f64,
     dot: f64,
     norms: [f64; 2],
 }
 
+impl Pair {
+    fn add(&mut self, a: f64, b: f64) {
+        self.elements += 1;
+        self.squares += (a - b) * (a - b);
+        self.dot += a * b;
+        self.norms[0] += a * a;
+        self.norms[1] += b * b;
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.elements += other.elements;
+        self.squares += other.squares;
+        self.dot += other.dot;
+        self.norms[0] += other.norms[0];
+        self.norms[1] += other.norms[1];
+    }
+
+    /// Two zero vectors point the same way, one alone points nowhere.
+    fn cosine(&self) -> f64 {
+        let [a, b] = self.norms;
+        let cosine = if a == 0.0 && b == 0.0 { 1.0 } else { self.dot / (a.sqrt() * b.sqrt()) };
+        if cosine.is_finite() { cosine } else { 0.0 }
+    }
+
+    /// The length of the difference, as a share of the second's; of a zero vector as it is.
+    fn relative(&self) -> f64 {
+        let length = self.norms[1].sqrt();
+        self.squares.sqrt() / if length > 0.0 { length } else { 1.0 }
+    }
+}
+
 impl DistanceSum {
-    /// Adds outputs and the reference for them.
+    /// Adds outputs of `samples` samples, one after the other, and the reference for them.
     ///
     /// # Errors
     /// When there are not as many.
-    pub fn add(&mut self, ours: &Tensor, reference: &Tensor) -> Result<(), ScoreError> {
+    ///
+    /// # Panics
+    /// When the elements are no multiple of the samples.
+    pub fn add(&mut self, ours: &Tensor, reference: &Tensor, samples: usize) -> Result<(), ScoreError> {
         if ours.len() != reference.len() {
             return Err(ScoreError::Length { ours: ours.len(), reference: reference.len() });
         }
-        for (a, b) in numbers(ours)?.into_iter().zip(numbers(reference)?) {
+        assert!(ours.len().is_multiple_of(samples.max(1)), "{samples} samples of {} elements", ours.len());
+        let (ours, reference) = (numbers(ours)?, numbers(reference)?);
+        let row = (ours.len() / samples.max(1)).max(1);
+        for (ours, reference) in ours.chunks(row).zip(reference.chunks(row)) {
+            self.add_sample(ours, reference);
+        }
+        Ok(())
+    }
+
+    fn add_sample(&mut self, ours: &[f64], reference: &[f64]) {
+        let mut pair = Pair::default();
+        for (&a, &b) in ours.iter().zip(reference) {
             if a.is_finite() && b.is_finite() {
-                self.elements += 1;
-                self.squares += (a - b) * (a - b);
+                pair.add(a, b);
                 self.max_abs = self.max_abs.max((a - b).abs());
-                self.dot += a * b;
-                self.norms[0] += a * a;
-                self.norms[1] += b * b;
             } else if a == b || (a.is_nan() && b.is_nan()) {
                 self.alike += 1;
             } else {
                 self.unlike += 1;
             }
         }
-        Ok(())
+        let cosine = pair.cosine();
+        if self.worst.is_none_or(|(worst, _)| cosine < worst) {
+            self.worst = Some((cosine, self.samples));
+        }
+        self.samples += 1;
+        self.cosines += cosine;
+        self.errors += pair.relative();
+        self.all.merge(pair);
     }
 
     /// The figures so far.
     pub fn finish(&self) -> Distance {
-        let [a, b] = self.norms;
-        // Two zero vectors point the same way, one alone points nowhere.
-        let cosine = if a == 0.0 && b == 0.0 { 1.0 } else { self.dot / (a.sqrt() * b.sqrt()) };
+        let mean = |sum: f64| sum / self.samples.max(1) as f64;
+        let (worst_cosine, worst_sample) = self.worst.unwrap_or((1.0, 0));
         Distance {
-            elements: self.elements,
+            elements: self.all.elements,
             alike: self.alike,
             unlike: self.unlike,
-            mse: self.squares / self.elements.max(1) as f64,
+            mse: self.all.squares / self.all.elements.max(1) as f64,
             max_abs: self.max_abs,
-            cosine: if cosine.is_finite() { cosine } else { 0.0 },
+            cosine: self.all.cosine(),
+            samples: self.samples,
+            mean_cosine: mean(self.cosines),
+            worst_cosine,
+            worst_sample,
+            relative_error: mean(self.errors),
         }
     }
 }
@@ -228,17 +301,36 @@ mod tests {
     #[test]
     fn distances_are_exact() {
         let mut sum = DistanceSum::default();
-        sum.add(&row(&[1.0_f32, 0.0]), &row(&[0.0_f32, 1.0])).unwrap();
-        let same = Distance { elements: 2, alike: 0, unlike: 0, mse: 1.0, max_abs: 1.0, cosine: 0.0 };
+        sum.add(&row(&[1.0_f32, 0.0]), &row(&[0.0_f32, 1.0]), 1).unwrap();
+        let same = Distance {
+            elements: 2,
+            mse: 1.0,
+            max_abs: 1.0,
+            samples: 1,
+            relative_error: 2.0_f64.sqrt(),
+            ..Distance::default()
+        };
         assert_eq!(sum.finish(), same);
         // A mask of −∞ says nothing; a NaN in one alone is counted.
         let (ours, theirs) = ([f32::NEG_INFINITY, f32::NAN], [f32::NEG_INFINITY, 0.0]);
-        sum.add(&row(&ours), &row(&theirs)).unwrap();
-        assert_eq!(sum.finish(), Distance { alike: 1, unlike: 1, ..same });
+        sum.add(&row(&ours), &row(&theirs), 1).unwrap();
+        let found = sum.finish();
+        assert_eq!((found.alike, found.unlike, found.elements), (1, 1, 2));
         // Beyond the integers of f32.
         let mut large = DistanceSum::default();
-        large.add(&row(&[(1_i64 << 24) + 1]), &row(&[1_i64 << 24])).unwrap();
+        large.add(&row(&[(1_i64 << 24) + 1]), &row(&[1_i64 << 24]), 1).unwrap();
         assert_eq!(large.finish().max_abs, 1.0);
-        assert!(large.add(&row(&[1_i64]), &row(&[1_i64, 2])).is_err());
+        assert!(large.add(&row(&[1_i64]), &row(&[1_i64, 2]), 1).is_err());
+    }
+
+    #[test]
+    fn samples_count_alike_however_large_their_outputs_are() {
+        let mut sum = DistanceSum::default();
+        let (ours, theirs) = ([100.0_f32, 0.0, 0.0, 1.0], [100.0_f32, 0.0, 1.0, 0.0]);
+        sum.add(&row(&ours), &row(&theirs), 2).unwrap();
+        let found = sum.finish();
+        assert_eq!((found.samples, found.mean_cosine, found.worst_cosine), (2, 0.5, 0.0));
+        assert_eq!((found.worst_sample, found.relative_error), (1, 2.0_f64.sqrt() / 2.0));
+        assert!(found.cosine > 0.9999);
     }
 }

@@ -38,6 +38,9 @@ def prune(
     max_drop=…, remove_dead=True, values="int8", seed=…, steps=…, check=False. They come on top of `recipe`, a TOML file or a
     mapping.
 
+    `until=["latency=2ms"]` takes as little as reaches that, `keep=["cosine=0.99"]` gives up no more for it; `poda prune --help`
+    lists what else can be measured.
+
     `data` are validation samples: an .npz file, a dict of arrays [samples, …], or an iterable of such dicts. With `labels`
     among them, the score that `max_drop` limits is top-1 accuracy. `metric(model)` is any score of yours, higher is better.
 
@@ -53,8 +56,8 @@ def prune(
     fields = _fields(recipe, keywords)
     if sparsity is not None:
         fields["sparsity"] = sparsity
-    targets = ("sparsity", "target_macs", "max_drop")
-    if termination is not None and all(fields.get(target) is None for target in targets):
+    targets = ("sparsity", "target_macs", "max_drop", "until", "keep")
+    if termination is not None and not any(fields.get(target) for target in targets):
         fields["sparsity"] = 0.95
     return _poda.prune(
         model if isinstance(model, Model) else Model(model, threads, prefer, tune=False),

@@ -3,6 +3,7 @@
 use poda::Graph;
 use poda::formats::{OpenError, WriteError};
 use poda::pruner::PruneError;
+use poda::pruner::judge::JudgeError;
 use poda::pruning::PruningError as StoringError;
 use poda::runtime::{LoadError, PrepareError, RunError};
 use pyo3::PyErr;
@@ -75,14 +76,21 @@ pub(crate) fn run(error: &RunError) -> PyErr {
     }
 }
 
-/// What a callable raised comes back as it was.
 pub(crate) fn prune(error: PruneError) -> PyErr {
     match error {
-        PruneError::Validation(error) => match error.downcast::<PyErr>() {
-            Ok(raised) => *raised,
-            Err(error) => PruningError::new_err(format!("validation failed: {error}")),
-        },
+        PruneError::Judge(error) => judge(error),
         PruneError::Recipe(error) => PyValueError::new_err(error.to_string()),
+        other => PruningError::new_err(other.to_string()),
+    }
+}
+
+/// What a callable raised comes back as it was.
+pub(crate) fn judge(error: JudgeError) -> PyErr {
+    match error {
+        JudgeError::Failed(error) => match error.downcast::<PyErr>() {
+            Ok(raised) => *raised,
+            Err(error) => PruningError::new_err(format!("the model cannot be measured: {error}")),
+        },
         other => PruningError::new_err(other.to_string()),
     }
 }
@@ -91,8 +99,6 @@ pub(crate) fn stored(error: StoringError) -> PyErr {
     match error {
         StoringError::Open(error) => open(&error),
         StoringError::Write(error) => write(&error),
-        StoringError::Load(error) => load(&error),
-        StoringError::Prepare(error) => prepare(&error),
         other => PruningError::new_err(other.to_string()),
     }
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use poda::Graph;
 use poda::dataset::Dataset;
+use poda::judge::DataJudge;
+use poda::pruner::judge::{Fidelity, Judge, JudgeError};
 use poda::pruner::termination::{State, Verdict};
 use poda::pruner::{Observer, Progress, Recipe};
 use poda::pruning;
@@ -54,6 +56,8 @@ pub(crate) fn prune(
     let (graph, before) = (model.get().graph(), model.get().path());
     let shapes =
         sizes(1, shape)?.resolve_given(graph).map_err(|error| InputError::new_err(error.to_string()))?;
+    // Where sizes are not known, timing says which are missing, and nothing else needs them.
+    let timed = sizes(1, shape)?.resolve(graph).map_or_else(|_| shapes.clone(), |resolved| resolved.shapes);
     let data = data.map(dataset).transpose()?;
     if let Some(data) = &data {
         data.bind(graph).map_err(|error| InputError::new_err(error.to_string()))?;
@@ -61,15 +65,10 @@ pub(crate) fn prune(
     let mut observer = Callbacks { progress, termination, raised: None };
     let scored = settings.clone();
     let (pruned, report) = py.detach(|| {
-        let by_metric = metric.map(|metric| move |graph: &Graph| score(&metric, graph, &scored));
-        let by_data =
-            data.as_ref().map(|data| move |graph: &Graph| pruning::accuracy(data, graph).map_err(Into::into));
-        let validation = match (&by_metric, &by_data) {
-            (Some(metric), _) => Some(metric as poda::pruner::prune::Validation<'_>),
-            (None, Some(data)) => Some(data as poda::pruner::prune::Validation<'_>),
-            (None, None) => None,
-        };
-        let pruned = poda::pruner::prune(graph, &recipe, &shapes, &mut observer, validation);
+        let measured = DataJudge::new(graph, data.as_ref(), timed, scored.options());
+        let judge = ByMetric { metric, settings: scored, measured };
+        let judge = recipe.searches().then_some(&judge as &dyn Judge);
+        let pruned = poda::pruner::prune(graph, &recipe, &shapes, &mut observer, judge);
         if let Some(raised) = observer.raised.take() {
             return Err(raised);
         }
@@ -84,16 +83,30 @@ pub(crate) fn prune(
     Model::of_graph(pruned, settings, Some(report))
 }
 
-/// What a Python callable makes of a model.
-fn score(
-    metric: &Py<PyAny>,
-    graph: &Graph,
-    settings: &Settings,
-) -> Result<f64, Box<dyn std::error::Error + Send + Sync>> {
-    Python::attach(|py| {
-        let model = Model::of_graph(graph.clone(), settings.clone(), None)?;
-        Ok(metric.call1(py, (model,))?.extract::<f64>(py)?)
-    })
+/// Measures candidates, with a score that a Python callable gives, if there is one.
+struct ByMetric<'a> {
+    metric: Option<Py<PyAny>>,
+    settings: Settings,
+    measured: DataJudge<'a>,
+}
+
+impl Judge for ByMetric<'_> {
+    fn score(&self, graph: &Graph) -> Result<f64, JudgeError> {
+        let Some(metric) = &self.metric else { return self.measured.score(graph) };
+        let score = Python::attach(|py| {
+            let model = Model::of_graph(graph.clone(), self.settings.clone(), None)?;
+            metric.call1(py, (model,))?.extract::<f64>(py)
+        });
+        score.map_err(JudgeError::failed)
+    }
+
+    fn fidelity(&self, graph: &Graph) -> Result<Fidelity, JudgeError> {
+        self.measured.fidelity(graph)
+    }
+
+    fn latency(&self, graph: &Graph) -> Result<f64, JudgeError> {
+        self.measured.latency(graph)
+    }
 }
 
 /// Arrays `[samples, …]` by name.

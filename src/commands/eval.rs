@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use poda::dataset::{Dataset, Samples};
-use poda::score::{Distance, DistanceSum};
-use poda_runtime::{Executable, Model};
+use poda::compare::compare;
+use poda::dataset::Dataset;
+use poda::score::Distance;
+use poda_runtime::Model;
 use serde_json::json;
 
 use crate::progress;
@@ -56,6 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("{}: nothing to compare with: add an array named \"labels\", or say --reference MODEL", of());
     }
     let executable = model.prepare(options.clone()).with_context(|| at(&args.model))?;
+    let mut reference_accuracy = None;
     let accuracy = match samples.labels() {
         Some(_) => {
             let accuracy = samples.accuracy(&executable, args.batch, args.scores.as_deref());
@@ -68,7 +70,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let reference = Model::open(path)?;
             let theirs = reference.prepare(options).with_context(|| at(path))?;
             let expected = data.bind(reference.graph()).with_context(of)?;
-            compare([(&samples, &executable), (&expected, &theirs)], args.batch).with_context(|| at(path))?
+            if expected.labels().is_some() {
+                let accuracy = expected.accuracy(&theirs, args.batch, args.scores.as_deref());
+                reference_accuracy = Some(accuracy.with_context(|| at(path))?);
+            }
+            let bar = progress::bar(samples.len() as u64, "comparing");
+            let sides = [(&samples, &executable), (&expected, &theirs)];
+            let distances =
+                compare(sides, args.batch, &mut |count| bar.inc(count as u64)).with_context(|| at(path))?;
+            bar.finish_and_clear();
+            distances
         }
         None => Vec::new(),
     };
@@ -78,15 +89,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let scores = json!({
             "samples": samples.len(),
             "accuracy": accuracy,
+            "reference_accuracy": reference_accuracy,
             "reference": distances,
             "unused_arrays": samples.unused(),
         });
         return print_json(&scores);
     }
     print(format!("{} samples", samples.len()))?;
-    if let Some(accuracy) = accuracy {
+    for (accuracy, whose) in [(accuracy, ""), (reference_accuracy, ", the reference")] {
+        let Some(accuracy) = accuracy else { continue };
         let top5 = accuracy.top5.map(|share| format!(", top-5 {}", percent(share))).unwrap_or_default();
-        print(format!("{}: top-1 {}{top5}", accuracy.output, percent(accuracy.top1)))?;
+        print(format!("{}{whose}: top-1 {}{top5}", accuracy.output, percent(accuracy.top1)))?;
     }
     for (name, distance) in &distances {
         show(name, distance)?;
@@ -101,7 +114,11 @@ fn show(name: &str, d: &Distance) -> Result<()> {
     let line = match d.elements {
         0 => format!("{name}: nothing to compare"),
         _ => {
-            format!("{name}: cosine {:.6}, MSE {:.3e}, largest difference {:.3e}", d.cosine, d.mse, d.max_abs)
+            format!(
+                "{name}: cosine {:.6} (mean of samples {:.6}, worst {:.6} of sample {})\n  MSE {:.3e}, largest \
+                 difference {:.3e}, relative error {:.3e}",
+                d.cosine, d.mean_cosine, d.worst_cosine, d.worst_sample, d.mse, d.max_abs, d.relative_error
+            )
         }
     };
     let left_out = |count: u64, where_: &str| match count {
@@ -109,49 +126,4 @@ fn show(name: &str, d: &Distance) -> Result<()> {
         _ => format!("; {count} elements are infinite or NaN in {where_}, and not counted"),
     };
     print(format!("{line}{}{}", left_out(d.alike, "both"), left_out(d.unlike, "one of them")))
-}
-
-/// How far each output of the first is from that of the second, over all samples. Both run the same samples, in batches
-/// that each takes.
-fn compare(
-    [(ours, executable), (theirs, reference)]: [(&Samples<'_>, &Executable); 2],
-    wanted: usize,
-) -> Result<Vec<(String, Distance)>> {
-    ensure!(
-        ours.len() == theirs.len(),
-        "the two models make {} and {} samples of these arrays",
-        ours.len(),
-        theirs.len()
-    );
-    let batches = [ours.batch_size(wanted)?, theirs.batch_size(wanted)?];
-    let step = batches[0].max(batches[1]);
-    let mut sums: Vec<(String, DistanceSum)> = Vec::new();
-    let bar = progress::bar(ours.len() as u64, "comparing");
-    for start in (0..ours.len()).step_by(step) {
-        let range = start..(start + step).min(ours.len());
-        let expected = theirs.outputs(reference, batches[1], range.clone())?;
-        let outputs = ours.outputs(executable, batches[0], range.clone())?;
-        ensure!(outputs.len() == expected.len(), "the two models have different numbers of outputs");
-        for (index, ((name, ours_is), (_, theirs_is))) in outputs.iter().zip(&expected).enumerate() {
-            ensure!(
-                ours_is.shape() == theirs_is.shape(),
-                "output {name:?} of samples {range:?} has shape {:?}, the reference {:?}",
-                ours_is.shape(),
-                theirs_is.shape()
-            );
-            ensure!(
-                batches[0] == batches[1] || (ours.splits(index) && theirs.splits(index)),
-                "output {name:?} is one for a whole batch, and the two models take batches of {} and {}",
-                batches[0],
-                batches[1]
-            );
-            if sums.len() == index {
-                sums.push((name.clone(), DistanceSum::default()));
-            }
-            sums[index].1.add(ours_is, theirs_is)?;
-        }
-        bar.inc(range.len() as u64);
-    }
-    bar.finish_and_clear();
-    Ok(sums.into_iter().map(|(name, sum)| (name, sum.finish())).collect())
 }

@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::builder::PossibleValuesParser;
 use poda::dataset::Dataset;
+use poda::judge::DataJudge;
 use poda::pruning;
-use poda::shapes::{NamedShape, Sizes};
+use poda::shapes::{NamedShape, Shapes, Sizes};
 use poda_formats::storage::check_regular;
 use poda_formats::{FileFormat, Graph, ValueType};
 use poda_pruner::allocation::Scope;
 use poda_pruner::criterion::CRITERIA;
-use poda_pruner::prune::Validation;
-use poda_pruner::report::{Layer, Totals};
+use poda_pruner::judge::Judge;
+use poda_pruner::report::{Layer, Search, Totals};
+use poda_pruner::termination::{self, Bound, BoundError, MEASURES, Verdict};
 use poda_pruner::{Granularity, Progress, Recipe, Report};
+use poda_runtime::Options;
 
 use crate::progress;
 use crate::table::{self, count, percent, print, print_json};
@@ -34,6 +37,7 @@ use crate::values;
 ///   poda prune model.onnx -o alive.onnx --remove-dead
 ///   poda prune model.onnx -o tiny.safetensors --sparsity 0.9 --values int8
 ///   poda prune model.onnx -o small.onnx --granularity channel --max-drop 0.01 --data test.npz
+///   poda prune model.onnx -o fast.safetensors --latency 2ms --keep cosine=0.99 --data samples.npz
 ///   poda prune model.onnx --granularity channel --sparsity 0.5 --dry-run
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -53,7 +57,21 @@ pub(crate) struct Args {
     /// Remove as much as possible while top-1 accuracy on --data drops by at most this, such as 0.01
     #[arg(long, value_name = "DROP", requires = "data")]
     max_drop: Option<f64>,
-    /// Validation samples and labels for --max-drop; see `poda eval --help`
+    /// Remove until a run takes at most this on this machine, such as 2ms: at --batch, --shape and --threads
+    #[arg(long, value_name = "TIME", value_parser = latency)]
+    latency: Option<Bound>,
+    /// Remove until this is reached, such as macs=0.5, file-bytes=2MiB or speedup=3; may be repeated: the first that
+    /// is reached ends it
+    #[arg(long, value_name = "MEASURE=VALUE", long_help = measures("Remove until this is reached, such as macs=0.5, \
+        file-bytes=2MiB or speedup=3; may be repeated: the first that is reached ends it"))]
+    until: Vec<Bound>,
+    /// Go on until all of --until are reached
+    #[arg(long, requires = "until")]
+    until_all: bool,
+    /// Do not give this up for it, such as cosine=0.99 (needs no labels) or drop=0.01; may be repeated
+    #[arg(long, value_name = "MEASURE=VALUE")]
+    keep: Vec<Bound>,
+    /// Validation samples, and labels for --max-drop; see `poda eval --help`
     #[arg(long, value_name = "FILE.npz")]
     data: Option<PathBuf>,
     /// What is removed at a time: single weights (unstructured), channels (also heads and hidden units), blocks of
@@ -94,6 +112,12 @@ pub(crate) struct Args {
     /// Shape of an input, such as ids=1x128, or size of an open dimension, such as sequence=128; may be repeated
     #[arg(long, value_name = "NAME=DIMS")]
     shape: Vec<NamedShape>,
+    /// Size of open dimensions that are named like a batch, for --latency
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    batch: usize,
+    /// Threads that the pruned model is to run with; by default as many as this container may use
+    #[arg(long)]
+    threads: Option<usize>,
     /// Also write the report to this file, as JSON
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
@@ -112,9 +136,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         // What does not fit is known before anything is pruned.
         data.bind(&graph).with_context(|| path.display().to_string())?;
     }
-    let score =
-        data.as_ref().map(|data| move |graph: &Graph| pruning::accuracy(data, graph).map_err(Into::into));
-    let validation = score.as_ref().map(|score| score as Validation<'_>);
+    ensure!(args.threads != Some(0), "--threads must be at least 1");
+    let judge = judge(args, &graph, data.as_ref(), &shapes);
+    let judge = recipe.searches().then_some(&judge);
+    let judge = judge.map(|judge| judge as &dyn Judge);
 
     let bar = progress::spinner("analyzing");
     let mut show_progress = |progress: Progress| match progress {
@@ -126,7 +151,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             bar.set_message(format!("step {step} of {of}: {} removed{drop}", percent(sparsity)));
         }
     };
-    let (pruned, mut report) = poda_pruner::prune(&graph, &recipe, &shapes, &mut show_progress, validation)?;
+    let (pruned, mut report) = poda_pruner::prune(&graph, &recipe, &shapes, &mut show_progress, judge)?;
     bar.finish_and_clear();
 
     let format = args.output.as_deref().and_then(FileFormat::of_name);
@@ -157,6 +182,9 @@ fn recipe(args: &Args) -> Result<Recipe> {
     recipe.sparsity = args.sparsity.or(recipe.sparsity);
     recipe.target_macs = args.target_macs.or(recipe.target_macs);
     recipe.max_drop = args.max_drop.or(recipe.max_drop);
+    recipe.until.extend(args.latency.iter().chain(&args.until));
+    recipe.until_all |= args.until_all;
+    recipe.keep.extend(&args.keep);
     recipe.values = args.values.or(recipe.values);
     recipe.round_to = args.round_to.or(recipe.round_to);
     recipe.seed = args.seed.unwrap_or(recipe.seed);
@@ -173,6 +201,26 @@ fn recipe(args: &Args) -> Result<Recipe> {
         None => {}
     }
     Ok(recipe)
+}
+
+/// What measures candidates.
+fn judge<'a>(args: &Args, graph: &'a Graph, data: Option<&'a Dataset>, given: &Shapes) -> DataJudge<'a> {
+    let sizes = Sizes { batch: args.batch, given: args.shape.clone() };
+    // Where sizes are not known, timing says which are missing, and nothing else needs them.
+    let shapes = sizes.resolve(graph).map_or_else(|_| given.clone(), |resolved| resolved.shapes);
+    let options = Options { threads: args.threads, ..Options::default() };
+    DataJudge::new(graph, data, shapes, options)
+}
+
+/// A bound on the latency.
+fn latency(text: &str) -> Result<Bound, BoundError> {
+    format!("latency={text}").parse()
+}
+
+/// A help text with the table of measures.
+fn measures(what: &str) -> String {
+    let rows = MEASURES.iter().map(|measure| format!("\n  {:<15} {}", measure.name, measure.description));
+    format!("{what}\n\nMeasures:{}", rows.collect::<String>())
 }
 
 fn show(args: &Args, report: &Report) -> Result<()> {
@@ -203,6 +251,9 @@ fn show(args: &Args, report: &Report) -> Result<()> {
     for layer in report.emptied() {
         print(format!("{} is all zero: no weight is left in the whole layer", layer.weight))?;
     }
+    if let Some(search) = &report.search {
+        show_search(search)?;
+    }
     if let Some(check) = &report.check {
         print(format!(
             "check: agrees with the masked model to {:.1e} of each output channel, {} of shapes",
@@ -213,6 +264,41 @@ fn show(args: &Args, report: &Report) -> Result<()> {
     show_refused(report)?;
     values::show(&report.rounded, args.output.as_deref().and_then(FileFormat::of_name))?;
     report.notes.iter().try_for_each(|note| print(format!("note: {note}")))
+}
+
+/// What was tried, and why it ended.
+fn show_search(search: &Search) -> Result<()> {
+    let mut names: Vec<&String> = search.dense.keys().collect();
+    let others = search.trials.iter().flat_map(|trial| trial.answer.measured.keys());
+    others.for_each(|name| {
+        if !names.contains(&name) {
+            names.push(name)
+        }
+    });
+    names.retain(|name| *name != "sparsity");
+    let header: Vec<&str> =
+        ["removed"].into_iter().chain(names.iter().map(|name| name.as_str())).chain(["then"]).collect();
+    let mut rows = table::table(&header, 0);
+    let number =
+        |name: &str, measured: &termination::Measured| match (termination::find(name), measured.get(name)) {
+            (Some(measure), Some(&number)) => termination::shown(measure.unit, number),
+            _ => String::new(),
+        };
+    let mut row = |removed: String, measured: &termination::Measured, then: &str| {
+        let numbers = names.iter().map(|name| number(name, measured));
+        rows.add_row(std::iter::once(removed).chain(numbers).chain([then.to_owned()]).collect::<Vec<_>>());
+    };
+    row("dense".to_owned(), &search.dense, "");
+    for (index, trial) in search.trials.iter().enumerate() {
+        let then = match trial.answer.verdict {
+            _ if search.taken == Some(index) => "taken",
+            Verdict::Continue => "not enough",
+            Verdict::Stop => "enough",
+            Verdict::RollBack => "too much",
+        };
+        row(percent(trial.sparsity), &trial.answer.measured, then);
+    }
+    print(format!("\n{rows}\nstopped: {}\n", search.stopped))
 }
 
 fn show_layers(report: &Report) -> Result<()> {

@@ -4,4 +4,5 @@ mod errors;
 mod figures;
 mod program;
 mod shown;
+mod targets;
 mod workflow;

@@ -113,6 +113,11 @@ impl Done {
         stderr
     }
 
+    /// Standard error.
+    pub(crate) fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.output.stderr).into_owned()
+    }
+
     /// Asserts the exit code.
     pub(crate) fn exit(&self, code: i32) {
         assert_eq!(self.output.status.code(), Some(code), "{}", self.report());
