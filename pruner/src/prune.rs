@@ -267,7 +267,7 @@ impl Run<'_, '_> {
         let conditions = Conditions::of(self.recipe);
         let mut trials = Trials::begin(&conditions, settings, dense, self)?;
         let (mut enough, mut most) = (None, None);
-        while let Some((step, share)) = search.next().filter(|_| trials.open()) {
+        while let Some((step, share)) = search.next().filter(|_| trials.open() && !trials.over()) {
             let taken = take(self, share)?;
             let verdict = trials.ask(graph(&taken), share, search.most(), self)?;
             search.learn(step, verdict);

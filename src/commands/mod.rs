@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 mod bench;
+mod compare;
 mod convert;
 mod demo;
 mod eval;
@@ -20,6 +21,7 @@ pub(crate) enum Command {
     Prune(prune::Args),
     Run(run::Args),
     Eval(eval::Args),
+    Compare(compare::Args),
     Bench(bench::Args),
     Tune(tune::Args),
     Demo(demo::Args),
@@ -34,6 +36,7 @@ impl Command {
             Self::Prune(args) => prune::run(&args),
             Self::Run(args) => run::run(&args),
             Self::Eval(args) => eval::run(&args),
+            Self::Compare(args) => compare::run(&args),
             Self::Bench(args) => bench::run(&args),
             Self::Tune(args) => tune::run(&args),
             Self::Demo(args) => demo::run(&args),

@@ -63,6 +63,11 @@ impl<'a> Trials<'a> {
         self.found.stopped.is_empty()
     }
 
+    /// Whether what may be spent is spent.
+    pub(super) fn over(&self) -> bool {
+        self.found.trials.last().is_some_and(|trial| trial.answer.over)
+    }
+
     /// What follows from a candidate with this share removed, one of `most`.
     pub(super) fn ask(
         &mut self,
@@ -104,7 +109,7 @@ impl<'a> Trials<'a> {
             dense: self.dense,
             sparsity,
             baseline: self.baseline,
-            rounds: self.found.trials.len(),
+            rounds: self.found.trials.len() + 1,
             begun: self.begun,
             judge: run.judge,
         }
@@ -130,15 +135,17 @@ impl<'a> Trials<'a> {
                 trial.sparsity * 100.0,
                 trial.answer.because.as_deref().unwrap_or_default()
             ),
+            None if self.over() => "what may be spent is spent".to_owned(),
             None => "more than that is not tried".to_owned(),
         };
         let reached = taken.filter(|trial| trial.answer.verdict == Verdict::Stop);
-        let (stopped, missed) = match (reached, self.conditions.until()) {
+        let targets: Vec<&Bound> = self.conditions.targets().collect();
+        let (stopped, missed) = match (reached, &targets[..]) {
             (Some(trial), _) => (trial.answer.because.clone().unwrap_or_default(), None),
             (None, []) => (limit, None),
             (None, targets) => {
                 let measured = taken.map_or(&self.found.dense, |trial| &trial.answer.measured);
-                let near = |bound: &Bound| {
+                let near = |bound: &&Bound| {
                     let name = bound.measure.name;
                     let found = measured.get(name).map(|&n| shown(bound.measure.unit, n));
                     format!(

@@ -65,6 +65,8 @@ pub enum Good {
     Small,
     /// At least the bound.
     Large,
+    /// Neither: what is spent, and at the bound ends the run with what was found by then.
+    Spent,
 }
 
 /// Every measure.
@@ -152,7 +154,7 @@ impl Bound {
     pub fn holds(&self, number: f64) -> bool {
         match self.measure.good {
             Good::Small => number <= self.value,
-            Good::Large => number >= self.value,
+            Good::Large | Good::Spent => number >= self.value,
         }
     }
 }
@@ -162,6 +164,7 @@ impl fmt::Display for Bound {
         let sign = match self.measure.good {
             Good::Small => "at most",
             Good::Large => "at least",
+            Good::Spent => "spent, all of",
         };
         write!(f, "{} {sign} {}", self.measure.name, shown(self.measure.unit, self.value))
     }
@@ -319,6 +322,9 @@ pub struct Answer {
     pub verdict: Verdict,
     /// Why, where it is not to go on.
     pub because: Option<String>,
+    /// Whether what may be spent is spent: no other candidate is to be tried, whatever follows from this one.
+    #[serde(default)]
+    pub over: bool,
 }
 
 impl Conditions {
@@ -338,9 +344,9 @@ impl Conditions {
         self.until.is_empty() && self.keep.is_empty()
     }
 
-    /// Targets to reach.
-    pub fn until(&self) -> &[Bound] {
-        &self.until
+    /// Targets to reach, without what may be spent on the way.
+    pub fn targets(&self) -> impl Iterator<Item = &Bound> {
+        self.until.iter().filter(|bound| bound.measure.good != Good::Spent)
     }
 
     /// What must be kept.
@@ -368,20 +374,31 @@ impl Conditions {
             let found = number(bound)?;
             if !bound.holds(found) {
                 let because = format!("{bound}, found {}", shown(bound.measure.unit, found));
-                return Ok(Answer { measured, verdict: Verdict::RollBack, because: Some(because) });
+                let over = self.spent(candidate)?;
+                return Ok(Answer { measured, verdict: Verdict::RollBack, because: Some(because), over });
             }
         }
         let mut reached = Vec::new();
-        for bound in &self.until {
+        for bound in self.targets() {
             let found = number(bound)?;
             if bound.holds(found) {
                 reached.push(format!("{bound}, found {}", shown(bound.measure.unit, found)));
             }
         }
-        let stop = !self.until.is_empty()
-            && if self.all { reached.len() == self.until.len() } else { !reached.is_empty() };
+        let targets = self.targets().count();
+        let stop = targets > 0 && if self.all { reached.len() == targets } else { !reached.is_empty() };
         let verdict = if stop { Verdict::Stop } else { Verdict::Continue };
-        Ok(Answer { measured, verdict, because: stop.then(|| reached.join("; ")) })
+        let because = stop.then(|| reached.join("; "));
+        Ok(Answer { measured, verdict, because, over: self.spent(candidate)? })
+    }
+
+    fn spent(&self, candidate: &Candidate<'_>) -> Result<bool, JudgeError> {
+        for bound in self.until.iter().filter(|bound| bound.measure.good == Good::Spent) {
+            if bound.holds((bound.measure.of)(candidate)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -445,6 +462,9 @@ mod tests {
         assert_eq!(ask(&all, 50, 20), Verdict::Continue);
         assert_eq!(ask(&all, 50, 10), Verdict::Stop);
         assert_eq!(ask(&recipe(&["macs=0.5"], &["parameters=2"]), 50, 10), Verdict::RollBack);
+        // What is spent ends a run, and is no target.
+        let spent = Conditions::of(&recipe(&["rounds=3"], &[])).ask(&candidate(&graph, 50, 10)).unwrap();
+        assert_eq!((spent.verdict, spent.over), (Verdict::Continue, true));
         // What needs data says so.
         let blind = Conditions::of(&recipe(&[], &["cosine=0.9"]));
         let error = blind.ask(&candidate(&graph, 1, 1)).unwrap_err().to_string();
