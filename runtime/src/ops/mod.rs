@@ -20,6 +20,7 @@ mod facts;
 mod gather;
 mod generate;
 pub(crate) mod geometry;
+mod inference;
 mod integer;
 mod loss;
 mod matmul;
@@ -52,6 +53,9 @@ use poda_formats::{DataType, TensorView};
 
 use crate::info::Info;
 use crate::output::Output;
+
+pub use inference::Analysis;
+pub(crate) use inference::analyze_from;
 
 /// Why an operator cannot be applied to its inputs.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -3,8 +3,7 @@
 use poda_formats::graph::Node;
 use poda_formats::{Graph, Tensor, TensorView, ValueId};
 
-use super::super::{OpError, run};
-use crate::analysis::analyze_from;
+use super::super::{OpError, analyze_from, run};
 use crate::info::Info;
 use crate::output::Output;
 
