@@ -1,6 +1,6 @@
 //! Runs models and compares their outputs with those that another engine gave.
 //!
-//!     cargo run --release --example compare -- [--threads N] [--no-fuse] [--profile RUNS] MODEL.onnx… DIRECTORY…
+//!     cargo run --release --example compare -- [--threads N] [--without-pass NAMES] [--profile RUNS] MODEL.onnx… DIRECTORY…
 //!
 //! `NAME.onnx` is fed the arrays `in:INPUT` of `NAME.npz` beside it and must give its arrays `out:OUTPUT`. Prints a line
 //! for each model that fails or is refused, and a summary. With `--profile`, times each model and its nodes too.
@@ -10,7 +10,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use poda::formats::Element;
-use poda::{DataType, Executable, Model, Options, Tensor, TensorView, arrays};
+use poda::{DataType, Executable, Model, Options, Passes, Tensor, TensorView, arrays};
 
 type Any = Box<dyn Error>;
 
@@ -22,7 +22,9 @@ fn main() -> Result<(), Any> {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--threads" => options.threads = Some(args.next().ok_or("--threads N")?.parse()?),
-            "--no-fuse" => options.fuse = false,
+            "--without-pass" => {
+                options.passes = Passes::without(&args.next().ok_or("--without-pass NAMES")?)?;
+            }
             "--profile" => runs = args.next().ok_or("--profile RUNS")?.parse()?,
             _ => collect(Path::new(&arg), &mut models)?,
         }

@@ -64,4 +64,4 @@ pub use poda_pruner as pruner;
 pub use poda_runtime as runtime;
 
 pub use poda_formats::{DataType, Graph, Tensor, TensorView, TensorViewMut};
-pub use poda_runtime::{Executable, Model, Options, Port, Prefer, RunOptions, Stop};
+pub use poda_runtime::{Executable, Model, Options, Passes, Port, Prefer, RunOptions, Stop};

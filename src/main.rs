@@ -9,6 +9,7 @@ mod commands;
 mod kernels;
 mod machine;
 mod memory;
+mod passes;
 mod profiling;
 mod progress;
 mod runtime_args;

@@ -1,7 +1,8 @@
 //! Options of the commands that run a model.
 
 use anyhow::{Result, ensure};
-use poda_runtime::{Options, Prefer};
+use poda_runtime::optimize::PassesError;
+use poda_runtime::{Options, Passes, Prefer};
 
 /// How to run a model.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -15,6 +16,14 @@ pub(crate) struct RuntimeArgs {
     /// Choose kernels by a built-in cost model, without timing them on this CPU
     #[arg(long)]
     no_tune: bool,
+    /// Leave passes out that make models faster, for comparison: names with commas between, or all; `poda inspect --passes`
+    /// lists them
+    #[arg(long, value_name = "NAMES", value_parser = without)]
+    without_pass: Option<Passes>,
+}
+
+fn without(names: &str) -> Result<Passes, PassesError> {
+    Passes::without(names)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -31,7 +40,13 @@ impl RuntimeArgs {
             PreferArg::Latency => Prefer::Latency,
             PreferArg::Memory => Prefer::Memory,
         };
-        Ok(Options { threads: self.threads, prefer, tune: !self.no_tune, ..Options::default() })
+        let (tune, passes) = (!self.no_tune, self.passes());
+        Ok(Options { threads: self.threads, prefer, tune, passes, ..Options::default() })
+    }
+
+    /// The passes that are applied.
+    pub(crate) fn passes(&self) -> Passes {
+        self.without_pass.unwrap_or_default()
     }
 
     /// The same, as flags for another process.
@@ -43,6 +58,7 @@ impl RuntimeArgs {
         if self.no_tune {
             flags.push("--no-tune".to_owned());
         }
+        flags.extend(self.without_pass.map(|passes| format!("--without-pass={}", passes.switched_off())));
         flags
     }
 }

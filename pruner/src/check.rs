@@ -9,7 +9,7 @@ use std::fmt;
 
 use poda_formats::{Graph, GraphError, Tensor};
 use poda_runtime::random_feeds::{RandomFeedError, random_feeds};
-use poda_runtime::{Executable, Model, Options, PrepareError, RunError};
+use poda_runtime::{Executable, Model, Options, Passes, PrepareError, RunError};
 use serde::{Deserialize, Serialize};
 
 use crate::criterion::float_values;
@@ -97,7 +97,7 @@ pub fn difference(
 ) -> Result<Difference, CheckError> {
     // (One executable at a time: each may hold as much as the model.)
     let mut wanted = Vec::new();
-    let reference = prepare(expected, true).map_err(CheckError::Reference)?;
+    let reference = prepare(expected, Passes::all()).map_err(CheckError::Reference)?;
     let again = std::iter::repeat_n(&runs[0], LEAST_RUNS.saturating_sub(runs.len()));
     for (number, shapes) in runs.iter().chain(again).enumerate() {
         let feeds = random_feeds(expected, shapes, seed.wrapping_add(number as u64))?;
@@ -112,7 +112,7 @@ pub fn difference(
         let shapes = List(shapes).to_string();
         move |failure| CheckError::Pruned { shapes, failure }
     };
-    let pruned = prepare(found, true).map_err(failed(&runs[0]))?;
+    let pruned = prepare(found, Passes::all()).map_err(failed(&runs[0]))?;
     let mut pairs = Vec::new();
     for (shapes, feeds, want) in wanted {
         let got = run(&pruned, &feeds).map_err(failed(shapes))?;
@@ -128,7 +128,7 @@ pub fn difference(
     drop(pruned);
     let mut found = compare(&pairs, &[]);
     if found.relative > NEGLIGIBLE {
-        let otherwise = prepare(expected, false).map_err(CheckError::Reference)?;
+        let otherwise = prepare(expected, Passes::none()).map_err(CheckError::Reference)?;
         // A reference that runs one way only gives no measure of its noise.
         let noise = pairs.iter().map(|(feeds, ..)| {
             let feeds: Vec<_> = feeds.iter().map(|(name, tensor)| (name.clone(), moved(tensor))).collect();
@@ -166,8 +166,8 @@ fn compare(pairs: &[(Tensors, Tensors, Tensors)], noise: &[Option<Tensors>]) -> 
     worst
 }
 
-fn prepare(graph: &Graph, fuse: bool) -> Result<Executable, Failure> {
-    let options = Options { tune: false, fuse, ..Options::default() };
+fn prepare(graph: &Graph, passes: Passes) -> Result<Executable, Failure> {
+    let options = Options { tune: false, passes, ..Options::default() };
     Ok(Model::from_graph(graph.clone())?.prepare(options)?)
 }
 

@@ -20,6 +20,7 @@ use crate::analysis;
 use crate::feeds::{self, FeedError};
 use crate::memory;
 use crate::ops::OpError;
+use crate::optimize::{Log, Optimized, Passes};
 use crate::options::{Options, RunOptions};
 use crate::plan::{self, Between, Halt, Plan, PlanError, Request, Run, Wants, Weights};
 use crate::profile::Profile;
@@ -31,6 +32,8 @@ use plans::Plans;
 #[derive(Debug)]
 pub struct Executable {
     graph: Arc<Graph>,
+    /// The graph with passes applied.
+    optimized: Optimized,
     options: Options,
     threads: Threads,
     weights: Weights,
@@ -121,13 +124,12 @@ impl Executable {
     pub(crate) fn new(graph: Arc<Graph>, options: Options) -> Result<Self, PrepareError> {
         check_supported(&graph)?;
         let threads = Threads::new(options.threads.unwrap_or(0))?;
-        // Constants that hold for any shapes of the inputs: their packed form serves every plan.
-        let free = analysis::analyze_with(&graph, &|_| None);
-        let stable = free.infos.iter().map(|info| info.as_ref().is_some_and(|i| i.value.is_some()));
+        let optimized = Optimized::new(&graph, options.passes, &mut Log::new(options.passes));
         let tuner = TuneOptions { timing: options.tune, prefer: options.prefer, ..TuneOptions::default() };
-        let weights = Weights::new(Tuner::new(tuner), stable.collect());
+        // Constants that hold for any shapes of the inputs: their packed form serves every plan.
+        let weights = Weights::new(Tuner::new(tuner), optimized.constant.clone());
         let (plans, overridden) = (Plans::new(options.plans), Mutex::default());
-        let executable = Self { graph, options, threads, weights, plans, overridden };
+        let executable = Self { graph, optimized, options, threads, weights, plans, overridden };
         executable.plan_ahead()?;
         Ok(executable)
     }
@@ -154,7 +156,7 @@ impl Executable {
         }
     }
 
-    /// The graph that runs.
+    /// The graph of the model, as it was before any pass.
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
@@ -337,12 +339,13 @@ impl Executable {
         let plan = self.plans.get(fits, request, |request| {
             made = true;
             let context = plan::Context {
-                graph: &self.graph,
+                graph: &self.optimized.graph,
                 weights: &self.weights,
                 threads: &self.threads,
                 limit: self.options.memory_limit.unwrap_or_else(memory::limit),
-                fuse: self.options.fuse,
-                split: self.options.tune && self.options.fuse,
+                passes: self.options.passes,
+                open: self.optimized.open,
+                split: self.options.tune && self.options.passes != Passes::none(),
             };
             plan::plan(&context, request)
         })?;

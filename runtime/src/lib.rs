@@ -22,8 +22,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What follows from the shapes of a run's inputs is decided once and kept ([`plan`]): constants fold, nodes fuse, weights
-//! are packed for the kernel that suits them ([`kernels`], [`tune`]), and activations share one arena. What a run does
+//! A model is optimised once ([`optimize`]). What follows from the shapes of a run's inputs is decided once and kept ([`plan`]):
+//! constants fold, nodes fuse, weights are packed for the kernel that suits them ([`kernels`], [`tune`]), and activations share one arena. What a run does
 //! and how long it takes, node by node, is in its [`Profile`]. [`analyze`] tells types, shapes and constants without
 //! running anything.
 //!
@@ -39,7 +39,7 @@ pub mod kernels;
 mod memory;
 pub mod model;
 pub mod ops;
-mod optimize;
+pub mod optimize;
 pub mod options;
 pub mod output;
 pub mod packing;
@@ -54,6 +54,7 @@ pub use analysis::{Analysis, analyze};
 pub use executable::{Executable, PrepareError, RunError};
 pub use info::Info;
 pub use model::{LoadError, Model, Port};
+pub use optimize::{PASSES, Passes};
 pub use options::{Options, Prefer, RunOptions, Stop};
 pub use output::Output;
 pub use profile::{NodeProfile, Profile, WeightProfile};

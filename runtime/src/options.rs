@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::optimize::Passes;
 pub use crate::tune::Prefer;
 
 /// Options of [`Model::prepare`](crate::Model::prepare).
@@ -14,8 +15,8 @@ pub struct Options {
     pub prefer: Prefer,
     /// Whether to time the candidate kernels of each weight; otherwise a rule chooses.
     pub tune: bool,
-    /// Whether neighbouring operators are fused. Off, every node runs on its own, which is for comparison.
-    pub fuse: bool,
+    /// Which passes are applied; with none, every node runs on its own, which is for comparison.
+    pub passes: Passes,
     /// Most bytes that the activations of one run may take; a plan beyond it is refused. `None` means what the
     /// process may have: its address space limit, the container's limit and the machine's memory.
     pub memory_limit: Option<usize>,
@@ -32,7 +33,7 @@ impl Default for Options {
             threads: None,
             prefer: Prefer::default(),
             tune: true,
-            fuse: true,
+            passes: Passes::all(),
             memory_limit: None,
             plans: 8,
             packed_limit: None,

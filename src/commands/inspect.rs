@@ -9,6 +9,7 @@ use poda_runtime::analysis::{self, Analysis};
 use serde::Serialize;
 
 use crate::kernels::{self, Choices};
+use crate::passes::Listing;
 use crate::runtime_args::RuntimeArgs;
 use crate::shape_args::ShapeArgs;
 use crate::table::{self, print, print_json};
@@ -19,8 +20,10 @@ use crate::table::{self, print, print_json};
 ///   poda inspect model.onnx
 ///   poda inspect model.onnx --nodes --shape input_ids=1x128
 ///   poda inspect pruned.safetensors --kernels --threads 1
+///   poda inspect model.onnx --passes --without-pass norms
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line say nothing of each other")]
 pub(crate) struct Args {
     /// ONNX file or Poda artifact
     model: PathBuf,
@@ -32,7 +35,10 @@ pub(crate) struct Args {
     /// Show, for every weight, the kernels that were timed on this CPU, the winner first
     #[arg(long)]
     kernels: bool,
-    #[command(flatten, next_help_heading = "With --kernels")]
+    /// Show what each pass that makes models faster does to this one
+    #[arg(long)]
+    passes: bool,
+    #[command(flatten, next_help_heading = "With --kernels and --passes")]
     runtime: RuntimeArgs,
     /// Print JSON
     #[arg(long)]
@@ -63,6 +69,8 @@ struct Inspection {
     nodes: Vec<NodeRow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kernels: Option<Choices>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passes: Option<Listing>,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,13 +111,17 @@ struct NodeRow {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let graph = poda_formats::open(&args.model)?;
-    let (analysis, note) = match args.shapes.resolve(&graph) {
-        Ok(resolved) => (Some(analysis::analyze(&graph, &resolved.shapes)), resolved.note()),
+    let (resolved, note) = match args.shapes.resolve(&graph) {
+        Ok(resolved) => {
+            let note = resolved.note();
+            (Some(resolved), note)
+        }
         Err(error) if args.shapes.shape.is_empty() => {
             (None, Some(format!("MACs are not counted: {error:#}")))
         }
         Err(error) => return Err(error),
     };
+    let analysis = resolved.as_ref().map(|resolved| analysis::analyze(&graph, &resolved.shapes));
     let mut inspection = inspect(args, &graph, analysis.as_ref())?;
     inspection.note = note;
     let has_bodies = graph.nodes.iter().any(|node| !node.op.bodies().is_empty());
@@ -117,6 +129,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         has_bodies.then_some("MACs are those outside of If and Loop: how often bodies run is not known");
     if args.kernels {
         inspection.kernels = Some(kernels::choose(&args.model, &args.shapes, &args.runtime)?);
+    }
+    if args.passes {
+        let shapes = resolved.as_ref().map(|resolved| &resolved.shapes);
+        inspection.passes = Some(Listing::of(&graph, shapes, args.runtime.passes())?);
     }
     if args.json { print_json(&inspection) } else { show(&inspection) }
 }
@@ -196,6 +212,7 @@ fn inspect(args: &Args, graph: &Graph, analysis: Option<&Analysis>) -> Result<In
         note: None,
         bodies: None,
         kernels: None,
+        passes: None,
     })
 }
 
@@ -242,6 +259,9 @@ fn show(inspection: &Inspection) -> Result<()> {
     }
     if let Some(kernels) = &inspection.kernels {
         kernels.show(true)?;
+    }
+    if let Some(passes) = &inspection.passes {
+        passes.show()?;
     }
     if let Some(bodies) = inspection.bodies {
         print(format!("note: {bodies}"))?;

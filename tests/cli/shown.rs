@@ -1,7 +1,7 @@
 //! What people see: tables that fit, names, hints, values.
 
 use poda::formats::graph::Node;
-use poda::formats::op::Unary;
+use poda::formats::op::{Binary, Unary};
 use poda::formats::{Dim, Op, Value, WriteOptions};
 use poda::{DataType, Graph, Tensor, arrays};
 
@@ -30,6 +30,7 @@ fn every_table_fits_80_columns() {
     std::fs::copy(dir.path("long.onnx"), dir.path(copy)).unwrap();
     for (args, tables) in [
         (&["inspect", "long.onnx", "--nodes", "--kernels"][..], "kernel"),
+        (&["inspect", "long.onnx", "--passes"], "norm-parameters"),
         (&["tune", "long.onnx"], "kernel"),
         (&["prune", "long.onnx", "-o", "p.onnx", "--sparsity", "0.5"], "MACs"),
         (&["prune", "long.onnx", "--dry-run", "--sparsity", "0.5", "--granularity", "channel"], "units"),
@@ -51,6 +52,45 @@ fn every_table_fits_80_columns() {
         }
         assert!(args[0] != "bench" || shown.contains("models_are_kept/long.onnx"), "{shown}");
     }
+}
+
+#[test]
+fn passes_are_listed_and_left_out() {
+    let dir = Dir::new();
+    let mut graph = mlp();
+    let y = graph.outputs[0];
+    let half = graph.add_weight("half", Tensor::from_slice(&[], &[0.5_f32]));
+    let root = graph.add_weight("root", Tensor::from_slice(&[], &[std::f32::consts::SQRT_2]));
+    let one = graph.add_weight("one", Tensor::from_slice(&[], &[1.0_f32]));
+    let scaled = graph.add_node(Op::Binary(Binary::Div), &[y, root], "scaled");
+    let erf = graph.add_node(Op::Unary(Unary::Erf), &[scaled], "erf");
+    let sum = graph.add_node(Op::Binary(Binary::Add), &[erf, one], "sum");
+    let gated = graph.add_node(Op::Binary(Binary::Mul), &[y, sum], "gated");
+    let gelu = graph.add_node(Op::Binary(Binary::Mul), &[gated, half], "gelu");
+    graph.outputs = vec![gelu];
+    poda::formats::write(&graph, dir.path("gelu.onnx"), &WriteOptions::default()).unwrap();
+    let inspect = |more: &[&str]| {
+        let args = [&["inspect", "gelu.onnx", "--passes", "--json"], more].concat();
+        dir.poda(&args).json()["passes"].clone()
+    };
+    let all = inspect(&[]);
+    let (nodes, steps) = (all["nodes"].as_u64().unwrap(), all["steps"].as_u64().unwrap());
+    assert_eq!(all["optimized_nodes"].as_u64().unwrap(), nodes - 4, "{all}");
+    let row = |passes: &serde_json::Value, name: &str| {
+        let rows = passes["passes"].as_array().unwrap();
+        rows.iter().find(|row| row["name"] == name).unwrap().clone()
+    };
+    assert_eq!(
+        (row(&all, "activations")["changes"].as_u64(), &row(&all, "activations")["nodes"]),
+        (Some(1), &(-4).into())
+    );
+    let without = inspect(&["--without-pass", "activations,chains"]);
+    assert_eq!(without["optimized_nodes"].as_u64().unwrap(), nodes);
+    assert_eq!(row(&without, "activations")["on"], false);
+    assert!(without["steps"].as_u64().unwrap() > steps, "{without}");
+    let run = |more: &[&str]| dir.poda(&[&["run", "gelu.onnx", "--random"], more].concat()).ok();
+    assert!(run(&["--without-pass", "all"]).contains("gelu"));
+    dir.poda(&["run", "gelu.onnx", "--random", "--without-pass", "gelus"]).exit(2);
 }
 
 #[test]

@@ -269,11 +269,12 @@ fn a_shape_is_planned_once_and_holds_up_no_other() {
     let real = || {
         let request = Request { shapes: vec![vec![1, 6]], wanted: Wants::Results(Vec::new()) };
         let context = plan::Context {
-            graph: &executable.graph,
+            graph: &executable.optimized.graph,
             weights: &executable.weights,
             threads: &executable.threads,
             limit: 1 << 20,
-            fuse: true,
+            passes: Passes::all(),
+            open: false,
             split: false,
         };
         plan::plan(&context, &request)
@@ -339,7 +340,8 @@ fn executables_of_one_model_share_its_stored_weights() {
         other => panic!("{other:?}"),
     };
     for threads in [1, 2] {
-        let options = Options { threads: Some(threads), fuse: threads == 2, ..Options::default() };
+        let passes = if threads == 2 { Passes::all() } else { Passes::none() };
+        let options = Options { threads: Some(threads), passes, ..Options::default() };
         let executable = model.prepare(options).unwrap();
         assert!(std::ptr::eq(executable.graph(), model.graph()));
         let plan = executable

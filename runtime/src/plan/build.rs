@@ -16,7 +16,7 @@ use super::{Operand, Place, Plan, PlanError, Step, Tap, Wanted, inline};
 use crate::analysis::{self, Analysis};
 use crate::info::Info;
 use crate::ops::OpError;
-use crate::optimize;
+use crate::optimize::{self, Log, Passes};
 use crate::threads::{Pace, Threads};
 
 /// What a plan is made for.
@@ -44,8 +44,10 @@ pub(crate) struct Context<'a> {
     pub(crate) threads: &'a Threads,
     /// Most bytes that one run may take.
     pub(crate) limit: usize,
-    /// Whether to fuse nodes.
-    pub(crate) fuse: bool,
+    /// Which passes to apply.
+    pub(crate) passes: Passes,
+    /// Whether those of the graph ask for what only shapes tell, and so are applied again.
+    pub(crate) open: bool,
     /// Whether a batch may be run in parts, if that is measured to be faster.
     pub(crate) split: bool,
 }
@@ -55,26 +57,62 @@ pub(crate) struct Context<'a> {
 /// # Errors
 /// When a node does not fit its inputs or is not supported, or when the activations need more bytes than the limit.
 pub(crate) fn build(context: &Context<'_>, request: &Request) -> Result<Plan, PlanError> {
-    let (mut graph, mut analysis) = analyze(context.graph, request);
+    let mut log = Log::new(context.passes);
+    let (graph, analysis) = at_shapes(context.graph, request, (context.passes, context.open), &mut log)?;
+    let draft = lowered(&graph, analysis, request, context.passes, &mut log);
+    Builder::new(context, &draft).build(matches!(request.wanted, Wants::Taps(_)))
+}
+
+/// The graph as it is best at the shapes of a request, and what follows from these. `open` says that its passes asked for
+/// shapes.
+///
+/// # Errors
+/// When a node does not fit its inputs or is not supported.
+pub(super) fn at_shapes<'a>(
+    graph: &'a Graph,
+    request: &Request,
+    (passes, open): (Passes, bool),
+    log: &mut Log,
+) -> Result<(Cow<'a, Graph>, Analysis), PlanError> {
+    let (mut graph, mut analysis) = analyze(graph, request);
     if let Some((index, source)) = analysis.failures.first() {
         return Err(node_error(&graph, *index, source.clone()));
     }
     let (Wants::Results(kept) | Wants::Taps(kept)) = &request.wanted;
-    if context.fuse
+    // Branches have taken the places of their nodes.
+    let mut open = open || matches!(graph, Cow::Owned(_));
+    if passes.has("transposes")
         && let Some(better) = optimize::sink_transposes(&graph, &analysis, kept)
     {
         let again = analysis::analyze(&better, &named_shapes(&better, request));
         if again.failures.is_empty() {
-            (graph, analysis) = (Cow::Owned(better), again);
+            let nodes = [&*graph, &better].map(|graph| optimize::live_nodes(graph, kept));
+            log.add("transposes", nodes[0].abs_diff(nodes[1]).max(1), nodes);
+            (graph, analysis, open) = (Cow::Owned(better), again, true);
         }
     }
+    if open && passes != Passes::none() {
+        let unchanged = optimize::again(graph.to_mut(), analysis, kept, passes, log);
+        analysis = unchanged.unwrap_or_else(|| analysis::analyze(&graph, &named_shapes(&graph, request)));
+    }
+    Ok((graph, analysis))
+}
+
+/// What the nodes become at these shapes.
+pub(super) fn lowered<'a>(
+    graph: &'a Graph,
+    analysis: Analysis,
+    request: &Request,
+    passes: Passes,
+    log: &mut Log,
+) -> Draft<'a> {
     let wanted = match &request.wanted {
         Wants::Results(extra) => graph.outputs.iter().chain(extra).copied().collect(),
         Wants::Taps(taps) => taps.clone(),
     };
-    let mut draft = Draft::new(&graph, analysis, wanted);
-    lower(&mut draft, context.fuse);
-    Builder::new(context, &draft).build(matches!(request.wanted, Wants::Taps(_)))
+    let mut draft = Draft::new(graph, analysis, wanted);
+    lower(&mut draft, passes, log);
+    draft
 }
 
 /// Looks for operators that are not supported, whatever the shapes turn out to be, without packing any weight.
@@ -160,7 +198,7 @@ impl<'a> Builder<'a> {
         }
         let mut nodes = Vec::with_capacity(self.draft.nodes.len());
         for node in &self.draft.nodes {
-            match self.alias(node) {
+            match alias(self.draft, node) {
                 Some((output, input)) => self.roots[output.index()] = self.roots[input.index()],
                 None => nodes.push(node),
             }
@@ -202,19 +240,6 @@ impl<'a> Builder<'a> {
 
     fn info(&self, id: ValueId) -> Result<&'a Info, PlanError> {
         self.draft.infos[id.index()].as_ref().ok_or_else(|| PlanError::Unknown { name: self.draft.name(id) })
-    }
-
-    /// Output and input of a node that only renames: same elements, same order, known shapes.
-    fn alias(&self, node: &DraftNode) -> Option<(ValueId, ValueId)> {
-        if !matches!(
-            node.op()?,
-            Op::Reshape { .. } | Op::Flatten { .. } | Op::Squeeze | Op::Unsqueeze | Op::Identity
-        ) {
-            return None;
-        }
-        let (output, input) = (node.outputs[0]?, node.inputs[0]?);
-        let known = |id: ValueId| self.draft.infos[id.index()].as_ref().is_some_and(|i| i.shape.is_some());
-        (known(output) && known(input)).then_some((output, input))
     }
 
     /// Results that a step makes go straight into the buffer that is handed out.
@@ -347,6 +372,19 @@ impl<'a> Builder<'a> {
         let place = self.places[root.index()].expect("set above");
         Ok(Operand { place, dtype: info.dtype, shape: info.shape.clone().unwrap_or_default() })
     }
+}
+
+/// Output and input of a node that only renames: same elements, same order, known shapes.
+pub(super) fn alias(draft: &Draft<'_>, node: &DraftNode) -> Option<(ValueId, ValueId)> {
+    if !matches!(
+        node.op()?,
+        Op::Reshape { .. } | Op::Flatten { .. } | Op::Squeeze | Op::Unsqueeze | Op::Identity
+    ) {
+        return None;
+    }
+    let (output, input) = (node.outputs[0]?, node.inputs[0]?);
+    let known = |id: ValueId| draft.shape(id).is_some();
+    (known(output) && known(input)).then_some((output, input))
 }
 
 fn dense(weight: &Weight, name: &str) -> Result<Tensor, PlanError> {

@@ -8,6 +8,7 @@ mod arena;
 mod batch;
 mod build;
 mod draft;
+mod effects;
 mod inline;
 mod lower;
 mod profile;
@@ -26,6 +27,8 @@ use crate::ops::OpError;
 use crate::threads::Pace;
 use batch::Split;
 use lower::Call;
+
+pub use effects::{Effects, effects};
 
 pub(crate) use arena::Segment;
 pub(crate) use batch::plan;

@@ -1,5 +1,5 @@
-//! Random graphs, run in every way that a plan may take: fused and not, on one thread and two, with dense weights and
-//! stored sparse; against their operators one by one.
+//! Random graphs, run in every way that a plan may take: with every pass, with none, with each pass alone and each left out,
+//! on one thread and two, with dense weights and stored sparse; against their operators one by one.
 //!
 //! The graphs are the same at every run. `PODA_CASES` sets how many, `PODA_SEED` which:
 //!
@@ -10,8 +10,9 @@ mod grow;
 mod moves;
 mod reference;
 
-use poda_formats::Graph;
-use poda_runtime::{Model, Options};
+use poda_formats::{Graph, Tensor};
+use poda_runtime::optimize::optimize;
+use poda_runtime::{Model, Options, PASSES, Passes};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 
@@ -22,22 +23,58 @@ fn number(variable: &str, default: u64) -> u64 {
     text.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable} should be a number")))
 }
 
-/// Ways to run a graph.
-fn ways() -> Vec<Options> {
+/// Each pass alone, and each left out.
+fn selections() -> impl Iterator<Item = Passes> {
+    let switched = |start: Passes, on| {
+        PASSES.iter().map(move |pass| start.with(pass.name, on).expect("a name of the table"))
+    };
+    switched(Passes::none(), true).chain(switched(Passes::all(), false))
+}
+
+/// Ways to run a graph with its weights as they are, or stored sparse.
+fn ways(stored: bool) -> Vec<Options> {
     let base = Options { tune: false, ..Options::default() };
-    let way = |fuse, threads| Options { fuse, threads: Some(threads), ..base.clone() };
-    vec![way(false, 1), way(true, 1), way(true, 2)]
+    let way = |passes, threads| Options { passes, threads: Some(threads), ..base.clone() };
+    let mut ways = vec![way(Passes::none(), 1), way(Passes::all(), 1), way(Passes::all(), 2)];
+    if !stored {
+        ways.extend(selections().map(|passes| way(passes, 1)));
+    }
+    ways
+}
+
+/// What passes from graph to graph give computes the same, and is a valid model.
+fn check_graphs(
+    Grown { graph, feeds }: &Grown,
+    agree: impl Fn(usize, &Tensor) -> Result<(), String>,
+) -> Result<(), String> {
+    for passes in selections().chain([Passes::all()]).filter(|passes| {
+        // (What is done once a shape leaves the graph as it is.)
+        PASSES.iter().any(|pass| !pass.is_lowering() && passes.has(pass.name))
+    }) {
+        let optimized = optimize(graph, passes);
+        Model::from_graph(optimized.clone()).map_err(|e| format!("{passes:?}: {e}"))?;
+        let found = reference::run(&optimized, feeds);
+        for (i, id) in optimized.outputs.iter().enumerate() {
+            agree(i, &found[id]).map_err(|e| format!("the graph with {passes:?}: output {i}: {e}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs a graph in every way.
-fn check(Grown { graph, feeds }: &Grown) -> Result<(), String> {
+fn check(grown: &Grown) -> Result<(), String> {
+    let Grown { graph, feeds } = grown;
     let plain = reference::run(graph, feeds);
     let wide: Vec<_> = feeds.iter().map(|(name, tensor)| (name.clone(), reference::wide(tensor))).collect();
     let exact = reference::run(&reference::widened(graph), &wide);
+    check_graphs(grown, |i, found| {
+        let id = &graph.outputs[i];
+        reference::compare(found, &plain[id], &exact[id])
+    })?;
     let mut stored = graph.clone();
     stored.store_sparse();
     for (graph, kind) in [(graph, "dense"), (&stored, "stored sparse")] {
-        for options in ways() {
+        for options in ways(kind != "dense") {
             let how = format!("{kind}, {options:?}");
             let model = Model::from_graph(graph.clone()).map_err(|e| format!("{how}: {e}"))?;
             let executable = model.prepare(options).map_err(|e| format!("{how}: {e}"))?;

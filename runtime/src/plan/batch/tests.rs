@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::{Batch, Way, proof};
 use crate::analysis;
 use crate::memory;
+use crate::optimize::Passes;
 use crate::plan::tests::links::{Link, chain};
 use crate::plan::tests::{Chain, close, numbers, reference};
 use crate::plan::{Between, Context, Plan, Request, Run, Wanted, Wants, Weights};
@@ -28,8 +29,15 @@ fn request(feeds: &[Tensor]) -> Request {
 /// The plan of parts of `size` samples.
 fn parts(graph: &Graph, feeds: &[Tensor], size: usize, way: Way, threads: &Threads) -> Option<Plan> {
     let weights = weights();
-    let context =
-        Context { graph, weights: &weights, threads, limit: memory::limit(), fuse: true, split: true };
+    let context = Context {
+        graph,
+        weights: &weights,
+        threads,
+        limit: memory::limit(),
+        passes: Passes::all(),
+        open: true,
+        split: true,
+    };
     Batch::new(&context, &request(feeds), feeds[0].shape()[0]).apart(size, way)
 }
 
@@ -214,7 +222,8 @@ fn images_that_share_a_product_keep_their_bits() {
             weights: &weights,
             threads: &threads,
             limit: memory::limit(),
-            fuse: true,
+            passes: Passes::all(),
+            open: true,
             split: false,
         };
         let run = |feeds: &[Tensor]| {
@@ -242,7 +251,8 @@ fn parts_that_memory_does_not_hold_are_refused() {
         weights: &weights,
         threads: &threads,
         limit,
-        fuse: true,
+        passes: Passes::all(),
+        open: true,
         split: true,
     };
     let apart = |limit, way| Batch::new(&context(limit), &request, 64).apart(1, way);

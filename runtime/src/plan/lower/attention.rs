@@ -6,6 +6,7 @@ use poda_formats::{DataType, Op, ValueId};
 use super::heads::{AttentionNode, HeadView};
 use super::{Rewrite, Rewriter};
 use crate::kernels::attention::Undefined;
+use crate::optimize::matching::View;
 use crate::plan::draft::Kind;
 
 pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {

@@ -8,6 +8,7 @@ use super::call::{Call, Lowered, Preparation, planned};
 use super::{Rewrite, Rewriter};
 use crate::ops::OpError;
 use crate::ops::elementwise::chain::{Arithmetic, Chain, Link, is_float};
+use crate::optimize::matching::View;
 use crate::output::Output;
 use crate::plan::draft::{Explanation, Kind};
 use crate::threads::Threads;

@@ -8,10 +8,10 @@ use poda_formats::{Graph, Op, Tensor, TensorView};
 
 use super::call::{Call, General, Lowered, Preparation};
 use super::{Rewrite, Rewriter};
-use crate::analysis;
 use crate::info::Info;
 use crate::ops::OpError;
 use crate::ops::control::{Body, RunBody, Slot, carried_infos, if_else, loop_body};
+use crate::optimize::{Log, Optimized};
 use crate::output::Output;
 use crate::plan::build::{self, Context, Request, Wants};
 use crate::plan::draft::{Explanation, Kind};
@@ -128,10 +128,10 @@ impl PlannedBody {
             let dtype = formal[feed].as_ref().map(|info| info.dtype);
             graph.value_mut(id).dtype = dtype;
         }
-        let free = analysis::analyze_with(&graph, &|_| None);
-        let stable = free.infos.iter().map(|info| info.as_ref().is_some_and(|info| info.value.is_some()));
-        let weights = context.weights.of_body(stable.collect());
-        let inner = Context { graph: &graph, weights: &weights, ..*context };
+        let Optimized { graph, constant, open } =
+            Optimized::new(&graph, context.passes, &mut Log::new(context.passes));
+        let weights = context.weights.of_body(constant);
+        let inner = Context { graph: &graph, weights: &weights, open, ..*context };
         let request = Request { shapes: shapes.clone(), wanted: Wants::Results(Vec::new()) };
         let plan = build::build(&inner, &request).ok()?;
         Some(Self { plan, feeds, shapes, _weights: weights })

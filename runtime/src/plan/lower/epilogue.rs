@@ -7,6 +7,7 @@ use super::product::Product;
 use super::{Rewrite, Rewriter};
 use crate::kernels::{Activation, Rounding};
 use crate::ops::elementwise::chain::{Chain, Link};
+use crate::optimize::matching::View;
 use crate::plan::draft::{Draft, DraftNode, Kind};
 
 /// The greatest factor that is folded into weights; those of batch-norms and scalings are far smaller.

@@ -19,14 +19,19 @@ use crate::threads::{self, Threads};
 /// Integers up to here are floats.
 const EXACT: f32 = 16_777_216.0;
 
-/// Lowers every such node.
-pub(super) fn lower(draft: &mut Draft<'_>) {
+/// Lowers every such node; gives how many there are.
+pub(super) fn lower(draft: &mut Draft<'_>) -> usize {
+    let mut lowered = 0;
     for node in std::mem::take(&mut draft.nodes) {
         match IntegerProduct::of(draft, &node) {
-            Some(product) => product.push(draft, &node),
+            Some(product) => {
+                product.push(draft, &node);
+                lowered += 1;
+            }
             None => draft.nodes.push(node),
         }
     }
+    lowered
 }
 
 /// A node that is exact in floats.

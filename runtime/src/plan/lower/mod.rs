@@ -9,7 +9,6 @@
 //! A pattern proves what it needs: the shapes of every operand, not numbers of elements that may coincide; ranks, which
 //! broadcasting counts from the end; constants to their last bits. Where it cannot, nodes stay as they are.
 
-mod activation;
 mod attention;
 mod call;
 mod chain;
@@ -18,18 +17,18 @@ mod einsum;
 mod epilogue;
 mod heads;
 mod integer;
-mod norm;
 mod packed;
 mod product;
 mod recurrent;
+mod reshapes;
 mod rounding;
-mod simplify;
 mod transposed;
 
-use poda_formats::op::{Binary, Unary};
-use poda_formats::{Op, ValueId};
+use poda_formats::{Op, Tensor, ValueId};
 
 use super::draft::{Draft, DraftNode, Kind};
+use crate::optimize::matching::View;
+use crate::optimize::{Log, Passes};
 
 pub(crate) use call::{Call, General, Lowered, Preparation};
 
@@ -50,54 +49,56 @@ impl Rewrite {
 /// Looks at a node; says what it becomes, if it does.
 type Pattern = fn(&mut Rewriter<'_, '_>, usize) -> Option<Rewrite>;
 
-/// What operators become of several, in the order in which they are tried. The names are for reading only.
-const OPERATORS: &[(&str, Pattern)] = &[
-    ("activation spelled out", activation::rewrite),
-    ("normalisation spelled out", norm::rewrite),
-    ("scale and bias of a normalisation", norm::affine),
-    ("pads of a convolution", simplify::pad),
-    ("rounding to integers and back", rounding::rewrite),
+/// A pattern with the pass that switches it; what has constant weights or bodies is always lowered.
+type Lowering = (Option<&'static str>, Pattern);
+
+/// Patterns in the order in which they are tried at a node; each slice is a sweep over all nodes.
+const LOWERINGS: &[&[Lowering]] = &[
+    &[(Some("roundings"), rounding::rewrite)],
+    &[
+        (Some("attention"), attention::rewrite),
+        (Some("attention"), attention::transposed),
+        (None, product::rewrite),
+        (None, recurrent::rewrite),
+        (None, control::rewrite),
+        (Some("epilogues"), epilogue::absorb),
+    ],
+    // What nothing else takes.
+    &[(Some("chains"), chain::rewrite)],
 ];
 
-/// How operators are then lowered: a product takes what follows it into its epilogue.
-const LOWERINGS: &[(&str, Pattern)] = &[
-    ("attention spelled out", attention::rewrite),
-    ("transpose after attention", attention::transposed),
-    PRODUCT,
-    RECURRENT,
-    CONTROL,
-    ("epilogue of a product", epilogue::absorb),
-];
-
-const PRODUCT: (&str, Pattern) = ("product", product::rewrite);
-const RECURRENT: (&str, Pattern) = ("recurrent layer", recurrent::rewrite);
-const CONTROL: (&str, Pattern) = ("bodies of control flow", control::rewrite);
-
-/// Applies every pattern. Without `fuse`, only operators that have weights or bodies are lowered.
-pub(super) fn lower(draft: &mut Draft<'_>, fuse: bool) {
-    if fuse {
-        simplify::forward(draft);
+/// Lowers every node of a draft as far as passes are switched on.
+pub(super) fn lower(draft: &mut Draft<'_>, passes: Passes, log: &mut Log) {
+    if passes.has("reshapes") {
+        let before = draft.nodes.len();
+        let changes = reshapes::forward(draft);
+        log.add("reshapes", changes, [before, draft.nodes.len()]);
     }
     einsum::lower(draft);
-    if !fuse {
-        return sweep(draft, &[PRODUCT, RECURRENT, CONTROL]);
+    if passes.has("integers") {
+        let before = draft.nodes.len();
+        let changes = integer::lower(draft);
+        log.add("integers", changes, [before, draft.nodes.len()]);
     }
-    integer::lower(draft);
-    sweep(draft, OPERATORS);
-    sweep(draft, LOWERINGS);
-    sweep(draft, &[("functions in a row", chain::rewrite)]);
+    for patterns in LOWERINGS {
+        sweep(draft, patterns, passes, log);
+    }
 }
 
 /// Tries the patterns at every node, in order.
-fn sweep(draft: &mut Draft<'_>, patterns: &[(&str, Pattern)]) {
+fn sweep(draft: &mut Draft<'_>, patterns: &[Lowering], passes: Passes, log: &mut Log) {
+    let on = |(pass, _): &&Lowering| pass.is_none_or(|name| passes.has(name));
+    let patterns: Vec<&Lowering> = patterns.iter().filter(on).collect();
     let count = draft.nodes.len();
     let mut rewriter = Rewriter::new(draft);
     for at in 0..count {
         while !rewriter.dead[at] {
-            let Some(rewrite) = patterns.iter().find_map(|(_, pattern)| pattern(&mut rewriter, at)) else {
-                break;
-            };
-            rewriter.replace(at, rewrite);
+            let found = patterns.iter().find_map(|(pass, pattern)| Some((pass, pattern(&mut rewriter, at)?)));
+            let Some((pass, rewrite)) = found else { break };
+            let gone = rewriter.replace(at, rewrite);
+            if let Some(name) = pass {
+                log.add(name, 1, [gone, 0]);
+            }
         }
     }
     let mut dead = rewriter.dead.into_iter();
@@ -129,7 +130,9 @@ impl<'d, 'g> Rewriter<'d, 'g> {
         Self { draft, producers, uses, dead }
     }
 
-    fn replace(&mut self, at: usize, Rewrite { kind, inputs, stands_for }: Rewrite) {
+    /// Gives how many nodes go with what only this one read.
+    fn replace(&mut self, at: usize, Rewrite { kind, inputs, stands_for }: Rewrite) -> usize {
+        let mut gone = 0;
         self.producers.resize(self.draft.infos.len(), None);
         self.uses.resize(self.draft.infos.len(), 0);
         inputs.iter().flatten().for_each(|id| self.uses[id.index()] += 1);
@@ -144,9 +147,11 @@ impl<'d, 'g> Rewriter<'d, 'g> {
             let node = &self.draft.nodes[maker];
             if node.outputs.iter().flatten().all(|id| self.uses[id.index()] == 0) {
                 self.dead[maker] = true;
+                gone += 1;
                 released.extend(node.inputs.iter().flatten());
             }
         }
+        gone
     }
 
     fn node(&self, at: usize) -> &DraftNode {
@@ -164,82 +169,35 @@ impl<'d, 'g> Rewriter<'d, 'g> {
         let node = self.producer(id)?;
         Some((node.op()?, node))
     }
+}
 
-    /// Whether a value is used once.
+impl View for Rewriter<'_, '_> {
+    fn made_by(&self, id: ValueId) -> Option<(&Op, &[Option<ValueId>])> {
+        let (op, node) = self.op(id)?;
+        Some((op, &node.inputs))
+    }
+
+    fn constant(&self, id: ValueId) -> Option<&Tensor> {
+        self.draft.constant(id)
+    }
+
     fn once(&self, id: ValueId) -> bool {
         self.uses[id.index()] == 1
     }
-
-    /// The input of the function `f` that makes a value.
-    fn unary(&self, id: ValueId, f: Unary) -> Option<ValueId> {
-        let (op, node) = self.op(id)?;
-        (*op == Op::Unary(f)).then(|| node.input(0))?
-    }
-
-    /// The inputs of the function `f` that makes a value.
-    fn binary(&self, id: ValueId, f: Binary) -> Option<(ValueId, ValueId)> {
-        let (op, node) = self.op(id)?;
-        (*op == Op::Binary(f)).then(|| node.input(0).zip(node.input(1)))?
-    }
-
-    /// The other input and the scalar of a commutative function `f` that makes a value.
-    fn with_scalar(&self, id: ValueId, f: Binary) -> Option<(ValueId, f32)> {
-        let (a, b) = self.binary(id, f)?;
-        let (x, scalar) = match (self.draft.scalar(a), self.draft.scalar(b)) {
-            (_, Some(scalar)) => (a, scalar),
-            (Some(scalar), None) => (b, scalar),
-            (None, None) => return None,
-        };
-        Some((x, scalar))
-    }
-
-    /// A value as a product: its factors and a coefficient. Goes through multiplications, divisions by scalars, negations
-    /// and small powers, as long as nobody else uses what they give.
-    fn factors(&self, id: ValueId) -> (Vec<ValueId>, f32) {
-        let (mut factors, mut coefficient) = (Vec::new(), 1.0);
-        let mut open = vec![id];
-        while let Some(value) = open.pop() {
-            if let Some(scalar) = self.draft.scalar(value) {
-                coefficient *= scalar;
-                continue;
-            }
-            // Beyond a few factors no pattern is looked for.
-            if factors.len() + open.len() > 8 || (value != id && !self.once(value)) {
-                factors.push(value);
-                continue;
-            }
-            if let Some((a, b)) = self.binary(value, Binary::Mul) {
-                open.extend([a, b]);
-            } else if let Some((a, scalar)) = self.with_divisor(value) {
-                coefficient /= scalar;
-                open.push(a);
-            } else if let Some(a) = self.unary(value, Unary::Neg) {
-                coefficient = -coefficient;
-                open.push(a);
-            } else if let Some((base, power)) = self.power(value) {
-                open.extend(std::iter::repeat_n(base, power));
-            } else {
-                factors.push(value);
-            }
-        }
-        factors.sort_unstable();
-        (factors, coefficient)
-    }
-
-    fn with_divisor(&self, id: ValueId) -> Option<(ValueId, f32)> {
-        let (a, b) = self.binary(id, Binary::Div)?;
-        Some((a, self.draft.scalar(b)?))
-    }
-
-    fn power(&self, id: ValueId) -> Option<(ValueId, usize)> {
-        let (base, exponent) = self.binary(id, Binary::Pow)?;
-        let exponent = self.draft.scalar(exponent)?;
-        [1, 2, 3].into_iter().find(|&n| n as f32 == exponent).map(|n| (base, n))
-    }
 }
 
-/// Whether a constant, perhaps the product of several, is `b` but for its rounding to f32. A constant that is written with
-/// fewer digits is another function.
-fn close(a: f32, b: f32) -> bool {
-    (a - b).abs() <= 4.0 * f32::EPSILON * b.abs()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optimize::PASSES;
+
+    #[test]
+    fn every_pass_of_lowering_is_done_here() {
+        let patterns = LOWERINGS.iter().copied().flatten().filter_map(|(pass, _)| *pass);
+        let here: Vec<&str> = patterns.chain(["transposes", "reshapes", "integers"]).collect();
+        for pass in PASSES {
+            assert_eq!(pass.is_lowering(), here.contains(&pass.name), "{}", pass.name);
+        }
+        assert!(here.iter().all(|name| PASSES.iter().any(|pass| pass.name == *name)));
+    }
 }

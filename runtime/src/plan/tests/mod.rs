@@ -19,6 +19,7 @@ use crate::executable::{Executable, PrepareError, RunError};
 use crate::feeds::FeedError;
 use crate::model::Model;
 use crate::ops;
+use crate::optimize::Passes;
 use crate::options::{Options, RunOptions};
 use crate::output::Output;
 
@@ -49,7 +50,8 @@ fn views<'a>(feeds: &'a [(&'a str, Tensor)]) -> Vec<(&'a str, TensorView<'a>)> {
 }
 
 fn prepare(graph: &Graph, threads: usize, fuse: bool) -> Executable {
-    let options = Options { threads: Some(threads), fuse, tune: false, ..Options::default() };
+    let passes = if fuse { Passes::all() } else { Passes::none() };
+    let options = Options { threads: Some(threads), passes, tune: false, ..Options::default() };
     Model::from_graph(graph.clone()).unwrap().prepare(options).unwrap()
 }
 

@@ -3,31 +3,31 @@
 use poda_formats::op::{Binary, Unary};
 use poda_formats::{Op, ValueId};
 
-use super::{Rewrite, Rewriter, close};
-use crate::plan::draft::Kind;
+use crate::optimize::matching::{View, close, input};
+use crate::optimize::{Rewrite, Rewriter};
 
-pub(super) fn rewrite(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
-    let node = rewriter.node(at);
+pub(in crate::optimize) fn rewrite(r: &mut Rewriter<'_>, at: usize) -> Option<Rewrite> {
+    let node = r.node(at);
     // Each of these ends in a multiplication or a division.
-    if !matches!(node.op()?, Op::Binary(Binary::Mul | Binary::Div)) {
+    if !matches!(node.op, Op::Binary(Binary::Mul | Binary::Div)) {
         return None;
     }
     let output = node.output(0)?;
-    let (factors, coefficient) = rewriter.factors(output);
+    let (factors, coefficient) = r.factors(output);
     let (x, function) = match factors[..] {
-        [a] => (hard_sigmoid(rewriter, a, coefficient)?, Unary::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }),
-        [a, b] => gated(rewriter, a, b, coefficient).or_else(|| gated(rewriter, b, a, coefficient))?,
+        [a] => (hard_sigmoid(r, a, coefficient)?, Unary::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }),
+        [a, b] => gated(r, a, b, coefficient).or_else(|| gated(r, b, a, coefficient))?,
         _ => return None,
     };
     // Broadcasting against itself cannot change the shape, against a constant of higher rank it can.
-    if rewriter.draft.shape(x)? != rewriter.draft.shape(output)? {
+    if !r.same_rank(x, output) {
         return None;
     }
-    Some(Rewrite::new(Kind::Op(Op::Unary(function)), vec![Some(x)]))
+    Some((Op::Unary(function), vec![Some(x)]))
 }
 
 /// `coefficient · x · gate`, where the gate is a function of `x`.
-fn gated(r: &Rewriter<'_, '_>, x: ValueId, gate: ValueId, coefficient: f32) -> Option<(ValueId, Unary)> {
+fn gated(r: &Rewriter<'_>, x: ValueId, gate: ValueId, coefficient: f32) -> Option<(ValueId, Unary)> {
     let is_x = |id: ValueId| (id == x).then_some(());
     // `x · sigmoid(alpha · x)`
     if let Some(inner) = r.unary(gate, Unary::Sigmoid).filter(|_| coefficient == 1.0) {
@@ -41,8 +41,8 @@ fn gated(r: &Rewriter<'_, '_>, x: ValueId, gate: ValueId, coefficient: f32) -> O
         is_x(r.unary(inner, Unary::Softplus)?)?;
         return Some((x, Unary::Mish));
     }
-    if let Some((Op::Unary(Unary::HardSigmoid { alpha, beta }), node)) = r.op(gate) {
-        is_x(node.input(0)?)?;
+    if let Some((Op::Unary(Unary::HardSigmoid { alpha, beta }), inputs)) = r.made_by(gate) {
+        is_x(input(inputs, 0)?)?;
         return (close(coefficient, 1.0) && close(*alpha, 1.0 / 6.0) && *beta == 0.5)
             .then_some((x, Unary::HardSwish));
     }
@@ -86,12 +86,12 @@ fn gated(r: &Rewriter<'_, '_>, x: ValueId, gate: ValueId, coefficient: f32) -> O
 }
 
 /// The `x` of `clip(x + 3, 0, 6) · coefficient`, with a coefficient of a sixth.
-fn hard_sigmoid(r: &Rewriter<'_, '_>, clip: ValueId, coefficient: f32) -> Option<ValueId> {
-    let (op, node) = r.op(clip)?;
-    let bound = |i: usize| r.draft.scalar(node.input(i)?);
+fn hard_sigmoid(r: &Rewriter<'_>, clip: ValueId, coefficient: f32) -> Option<ValueId> {
+    let (op, inputs) = r.made_by(clip)?;
+    let bound = |i: usize| r.scalar(input(inputs, i)?);
     if !matches!(op, Op::Clip) || bound(1)? != 0.0 || bound(2)? != 6.0 || !close(coefficient, 1.0 / 6.0) {
         return None;
     }
-    let (x, three) = r.with_scalar(node.input(0)?, Binary::Add)?;
+    let (x, three) = r.with_scalar(input(inputs, 0)?, Binary::Add)?;
     (three == 3.0).then_some(x)
 }
