@@ -18,7 +18,7 @@ mod tune;
 pub(crate) enum Command {
     Inspect(inspect::Args),
     Convert(convert::Args),
-    Prune(prune::Args),
+    Prune(Box<prune::Args>),
     Run(run::Args),
     Eval(eval::Args),
     Compare(compare::Args),

@@ -272,7 +272,7 @@ fn show_search(search: &Search) -> Result<()> {
     let others = search.trials.iter().flat_map(|trial| trial.answer.measured.keys());
     others.for_each(|name| {
         if !names.contains(&name) {
-            names.push(name)
+            names.push(name);
         }
     });
     names.retain(|name| *name != "sparsity");
