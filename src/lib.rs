@@ -57,11 +57,11 @@ pub mod feeds;
 pub mod judge;
 pub mod pruning;
 pub mod score;
-pub mod shapes;
 
 pub use poda_formats as formats;
 pub use poda_pruner as pruner;
 pub use poda_runtime as runtime;
+pub use poda_runtime::shapes;
 
 pub use poda_formats::{DataType, Graph, Tensor, TensorView, TensorViewMut};
 pub use poda_runtime::{Executable, Model, Options, Passes, Port, Prefer, RunOptions, Stop};

@@ -186,6 +186,17 @@ impl Executable {
         Ok(())
     }
 
+    /// Whether the results for inputs of these shapes are those of their samples, taken one by one along the first dimension of every
+    /// input, up to rounding: strangers' requests may then share a run. It is proved for these shapes; `false` means that no proof
+    /// was found.
+    ///
+    /// # Errors
+    /// When shapes do not fit the inputs.
+    pub fn samples_apart(&self, shapes: &[(&str, &[usize])]) -> Result<bool, RunError> {
+        let shapes = feeds::check_shapes(&self.graph, shapes)?;
+        Ok(plan::is_apart(&self.graph, &Request { shapes, wanted: Wants::Results(Vec::new()) }))
+    }
+
     /// Runs the model on named inputs; gives named outputs, in the order of the graph.
     ///
     /// # Errors

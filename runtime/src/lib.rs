@@ -46,6 +46,7 @@ pub mod packing;
 pub mod plan;
 pub mod profile;
 pub mod random_feeds;
+pub mod shapes;
 pub mod simd;
 pub mod threads;
 pub mod tune;

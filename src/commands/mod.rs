@@ -11,6 +11,8 @@ mod eval;
 mod inspect;
 mod prune;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod tune;
 
 /// What to do.
@@ -24,6 +26,8 @@ pub(crate) enum Command {
     Compare(compare::Args),
     Bench(bench::Args),
     Tune(tune::Args),
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Args>),
     Demo(demo::Args),
 }
 
@@ -39,6 +43,8 @@ impl Command {
             Self::Compare(args) => compare::run(&args),
             Self::Bench(args) => bench::run(&args),
             Self::Tune(args) => tune::run(&args),
+            #[cfg(feature = "serve")]
+            Self::Serve(args) => serve::run(&args),
             Self::Demo(args) => demo::run(&args),
         }
     }

@@ -31,7 +31,7 @@ use lower::Call;
 pub use effects::{Effects, effects};
 
 pub(crate) use arena::Segment;
-pub(crate) use batch::plan;
+pub(crate) use batch::{is_apart, plan};
 pub(crate) use build::{Context, Request, Wants, check};
 pub(crate) use run::{Between, Buffers, Halt, Run};
 pub(crate) use weights::Weights;

@@ -11,11 +11,12 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use poda_formats::storage::AlignedBytes;
-use poda_formats::{DataType, Op, TensorView, ValueId};
+use poda_formats::{DataType, Graph, Op, TensorView, ValueId};
 
 use super::{Between, Buffers, Context, Place, Plan, PlanError, Request, Run, Wanted, Wants, build};
 use crate::analysis::{self, Analysis};
@@ -105,6 +106,16 @@ pub(crate) fn plan(context: &Context<'_>, request: &Request) -> Result<Plan, Pla
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether the results of a request are those of its samples alone, one after another along the first dimension: every input has as
+/// many, and nothing within looks across them. The graph for one sample is the graph as it is.
+pub(crate) fn is_apart(graph: &Graph, request: &Request) -> bool {
+    let Some(samples) = proof::samples(request).filter(|&samples| samples > 0) else { return false };
+    let whole = analysis::analyze(graph, &build::named_shapes(graph, request));
+    let same = |part: &proof::Separated<'_>| matches!(part.graph, Cow::Borrowed(_));
+    let part = proof::separate(graph, &whole, request, [samples, 1]);
+    part.is_some_and(|part| same(&part) && part.split.iter().all(|&split| split))
 }
 
 /// A request whose samples may be computed apart.

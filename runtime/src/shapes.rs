@@ -10,8 +10,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use poda_formats::{Dim, Graph};
-use poda_runtime::analysis::{self, is_batch};
-use poda_runtime::ops::OpError;
+
+use crate::analysis::{self, is_batch};
+use crate::ops::OpError;
 
 /// A concrete shape for each input, by name.
 pub type Shapes = BTreeMap<String, Vec<usize>>;

@@ -1,0 +1,250 @@
+//! Requests that wait for a run, and which of them share the next.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::job::Job;
+use super::plans::{Form, Plans};
+use crate::refusal::Refusal;
+
+/// How requests share runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Batching {
+    /// Samples in a run at most.
+    pub(crate) most: usize,
+    /// How long a request may wait for others.
+    pub(crate) delay: Duration,
+}
+
+/// The queue of a model. Producers are requests whose plan is there; consumers the threads that run.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    batching: Batching,
+    state: Mutex<State>,
+    more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+/// What a thread is to run next.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) jobs: Vec<Job>,
+    /// A larger batch that waits, for which there is no plan.
+    pub(crate) wanted: Option<Form>,
+}
+
+impl Queue {
+    pub(crate) fn new(batching: Batching) -> Self {
+        Self { batching, state: Mutex::default(), more: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The list is whole between any two operations on it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn push(&self, job: Job) {
+        self.lock().jobs.push_back(job);
+        self.more.notify_one();
+    }
+
+    /// Takes a job out whose client has left.
+    pub(crate) fn remove(&self, id: u64) {
+        let mut state = self.lock();
+        if let Some(at) = state.jobs.iter().position(|job| job.id == id) {
+            state.jobs.remove(at);
+        }
+    }
+
+    /// Ends [`Queue::take`] once nothing waits.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.more.notify_all();
+    }
+
+    /// The next run: the oldest request, and those that may share its run, as many as there is a plan for. Waits while there is
+    /// none; `None` when the queue is closed and empty.
+    pub(crate) fn take(&self, plans: &Plans) -> Option<Batch> {
+        let mut state = self.lock();
+        loop {
+            let over: Vec<usize> = (0..state.jobs.len()).filter(|&at| state.jobs[at].is_over()).collect();
+            for at in over.into_iter().rev() {
+                state.jobs.remove(at).expect("just found").answer(Err(Refusal::Deadline));
+            }
+            let Some(first) = state.jobs.front() else {
+                if state.closed {
+                    return None;
+                }
+                state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let until = first.arrived + self.batching.delay;
+            let wait = until.saturating_duration_since(Instant::now());
+            let together = self.together(&state.jobs);
+            let samples: usize = together.iter().map(|&(_, samples)| samples).sum();
+            if first.samples.is_some() && samples < self.batching.most && !wait.is_zero() && !state.closed {
+                state = self.more.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            return Some(self.cut(&mut state.jobs, &together, plans));
+        }
+    }
+
+    /// Places and samples of the first job and of those that may share its run.
+    fn together(&self, jobs: &VecDeque<Job>) -> Vec<(usize, usize)> {
+        let first = &jobs[0];
+        let mut together = vec![(0, first.samples.unwrap_or(1))];
+        let mut total = together[0].1;
+        for (at, job) in jobs.iter().enumerate().skip(1) {
+            if total >= self.batching.most {
+                break;
+            }
+            if let Some(samples) = job.samples
+                && total + samples <= self.batching.most
+                && first.shares_with(job)
+            {
+                total += samples;
+                together.push((at, samples));
+            }
+        }
+        together
+    }
+
+    /// Takes as many of the first of `together` as there is a plan for.
+    fn cut(&self, jobs: &mut VecDeque<Job>, together: &[(usize, usize)], plans: &Plans) -> Batch {
+        let form = |samples: usize| with_samples(&jobs[0].form, samples);
+        let sums: Vec<usize> = together
+            .iter()
+            .scan(0, |sum, &(_, samples)| {
+                *sum += samples;
+                Some(*sum)
+            })
+            .collect();
+        let count = (2..=sums.len()).rev().find(|&count| plans.has(&form(sums[count - 1]))).unwrap_or(1);
+        // The largest power of two that could have been run, if it is larger.
+        let sizes = sums.iter().copied().filter(|sum| sum.is_power_of_two() || *sum == self.batching.most);
+        let wanted = sizes.last().filter(|&size| size > sums[count - 1]).map(form);
+        let taken: Vec<usize> = together[..count].iter().map(|&(at, _)| at).collect();
+        let mut batch: Vec<Job> =
+            taken.into_iter().rev().map(|at| jobs.remove(at).expect("it is there")).collect();
+        batch.reverse();
+        Batch { jobs: batch, wanted }
+    }
+}
+
+/// Shapes with another number of samples.
+pub(crate) fn with_samples(form: &Form, samples: usize) -> Form {
+    let mut form = form.clone();
+    form.iter_mut().filter_map(|shape| shape.first_mut()).for_each(|first| *first = samples);
+    form
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use tokio::sync::oneshot;
+
+    use super::super::job::{Done, Place};
+    use super::*;
+
+    type Reply = oneshot::Receiver<Result<Done, Refusal>>;
+
+    fn job(id: u64, shape: &[usize], shared: bool) -> (Job, Reply) {
+        let (reply, receiver) = oneshot::channel();
+        let place = Place::take(&Arc::new(AtomicUsize::new(0)), 1).ok();
+        let now = Instant::now();
+        let job = Job {
+            id,
+            inputs: Vec::new(),
+            form: vec![shape.to_vec()],
+            samples: shared.then_some(shape[0]),
+            arrived: now,
+            deadline: now + Duration::from_secs(60),
+            cancelled: Arc::new(AtomicBool::new(false)),
+            place,
+            reply,
+        };
+        (job, receiver)
+    }
+
+    fn queue(most: usize) -> (Queue, Plans) {
+        let plans = Plans::new(8);
+        for n in [1, 2, 4] {
+            plans.add(vec![vec![n, 3]]);
+        }
+        (Queue::new(Batching { most, delay: Duration::ZERO }), plans)
+    }
+
+    fn ids(batch: &Batch) -> Vec<u64> {
+        batch.jobs.iter().map(|job| job.id).collect()
+    }
+
+    #[test]
+    fn requests_of_one_shape_share_a_run_in_their_order() {
+        let (queue, plans) = queue(4);
+        let shapes: [&[usize]; 7] = [&[1, 3], &[1, 5], &[1, 3], &[1, 3], &[1, 5], &[1, 3], &[1, 3]];
+        for (id, shape) in shapes.into_iter().enumerate() {
+            queue.push(job(id as u64, shape, true).0);
+        }
+        let batch = queue.take(&plans).unwrap();
+        assert_eq!((ids(&batch), batch.wanted), (vec![0, 2, 3, 5], None));
+        let batch = queue.take(&plans).unwrap();
+        assert_eq!(ids(&batch), [1], "there is no plan for two");
+        assert_eq!(batch.wanted, Some(vec![vec![2, 5]]));
+        assert_eq!(ids(&queue.take(&plans).unwrap()), [4]);
+        assert_eq!(ids(&queue.take(&plans).unwrap()), [6]);
+        queue.close();
+        assert!(queue.take(&plans).is_none());
+    }
+
+    #[test]
+    fn samples_of_requests_add_up_to_a_plan() {
+        let (queue, plans) = queue(8);
+        for (id, n) in [2, 1, 1, 1].into_iter().enumerate() {
+            queue.push(job(id as u64, &[n, 3], true).0);
+        }
+        assert_eq!(ids(&queue.take(&plans).unwrap()), [0, 1, 2]);
+        assert_eq!(ids(&queue.take(&plans).unwrap()), [3]);
+        for id in 0..2 {
+            queue.push(job(id, &[1, 3], false).0);
+        }
+        assert_eq!(ids(&queue.take(&plans).unwrap()), [0], "these do not share");
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_run() {
+        let (queue, plans) = queue(4);
+        let (mut late, mut reply) = job(1, &[1, 3], true);
+        late.deadline = Instant::now();
+        let (left, _) = job(2, &[1, 3], true);
+        left.cancelled.store(true, Ordering::Relaxed);
+        queue.push(late);
+        queue.push(left);
+        queue.push(job(3, &[1, 3], true).0);
+        queue.push(job(4, &[1, 3], true).0);
+        queue.remove(4);
+        assert_eq!(ids(&queue.take(&plans).unwrap()), [3]);
+        assert!(matches!(reply.try_recv(), Ok(Err(Refusal::Deadline))));
+    }
+
+    #[test]
+    fn a_delay_gathers_what_comes_meanwhile() {
+        let plans = Plans::new(8);
+        plans.add(vec![vec![2, 3]]);
+        let queue = Arc::new(Queue::new(Batching { most: 2, delay: Duration::from_secs(60) }));
+        queue.push(job(1, &[1, 3], true).0);
+        let other = Arc::clone(&queue);
+        let pushing = std::thread::spawn(move || other.push(job(2, &[1, 3], true).0));
+        // It would wait a minute for a third.
+        assert_eq!(ids(&queue.take(&plans).unwrap()), [1, 2]);
+        pushing.join().unwrap();
+    }
+}
