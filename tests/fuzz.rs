@@ -3,6 +3,9 @@
 
 #[path = "conformance/pack.rs"]
 mod pack;
+#[cfg(feature = "serve")]
+#[path = "../fuzz/requests.rs"]
+mod requests;
 #[path = "../fuzz/prepare_and_run.rs"]
 mod run;
 #[path = "../fuzz/targets.rs"]
@@ -100,4 +103,34 @@ fn artifact_read() {
 #[test]
 fn prepare_and_run() {
     fuzz(&models(), 3_000, run::prepare_and_run);
+}
+
+#[cfg(feature = "serve")]
+#[test]
+fn http_request() {
+    let json = br#"{"id":"1","inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[[1,2.5],[-3e2,4]]},
+        {"name":"m","shape":[2],"datatype":"BOOL","data":[true,0]}],"outputs":[{"name":"y"}],"parameters":{"timeout":5}}"#;
+    let head =
+        br#"{"inputs":[{"name":"x","shape":[2],"datatype":"INT16","parameters":{"binary_data_size":4}}]}"#;
+    let seed = |json: &[u8], rest: &[u8]| [&(json.len() as u16).to_le_bytes()[..], json, rest].concat();
+    let seeds = [seed(json, b""), seed(head, &[1, 2, 3, 4])];
+    assert!(seeds.iter().all(|seed| {
+        let length = usize::from(u16::from_le_bytes([seed[0], seed[1]]));
+        poda_serve::fuzzing::http(&seed[2..], Some(length))
+    }));
+    fuzz(&seeds, 50_000, requests::http_request);
+}
+
+#[cfg(feature = "serve")]
+#[test]
+fn grpc_request() {
+    // model_name "m"; an input "x" of FP32 [2] with contents, or raw.
+    let tensor = b"\x0a\x01x\x12\x04FP32\x1a\x01\x02";
+    let contents = b"\x2a\x0a\x32\x08\0\0\x80\x3f\0\0\0\x40";
+    let message =
+        |input: &[u8], rest: &[u8]| [&b"\x0a\x01m\x2a"[..], &[input.len() as u8], input, rest].concat();
+    let seeds =
+        [message(&[&tensor[..], contents].concat(), b""), message(tensor, b"\x3a\x08\0\0\x80\x3f\0\0\0\x40")];
+    assert!(seeds.iter().all(|seed| poda_serve::fuzzing::grpc(seed)));
+    fuzz(&seeds, 50_000, requests::grpc_request);
 }

@@ -13,9 +13,11 @@ cd "$(dirname "$0")/.."
 export PODA_TEST_MODELS="${PODA_TEST_MODELS:-$PWD/target/test-models}"
 venv="$PWD/target/test-venv"
 if [ -z "${PODA_TEST_OFFLINE:-}" ]; then
-    if [ ! -x "$venv/bin/python" ] || ! cmp -s tests/models/requirements.txt "$venv/requirements.txt"; then
-        if python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/models/requirements.txt; then
-            cp tests/models/requirements.txt "$venv/requirements.txt"
+    # Models are converted in it, and the server's clients run in it.
+    wanted=(tests/models/requirements.txt serve/tests/requirements.txt)
+    if [ ! -x "$venv/bin/python" ] || ! cat "${wanted[@]}" | cmp -s - "$venv/requirements.txt"; then
+        if python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check "${wanted[@]/#/-r}"; then
+            cat "${wanted[@]}" > "$venv/requirements.txt"
         else
             echo "tests/run.sh: no Python environment with ONNX Runtime: comparisons with it are skipped" >&2
         fi

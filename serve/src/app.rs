@@ -73,9 +73,6 @@ impl App {
 
     /// Runs a model.
     pub(crate) async fn infer(&self, model: &Served, request: Infer) -> Result<Outputs, Refusal> {
-        if *self.phase.borrow() == Phase::Draining {
-            return Err(Refusal::Closing);
-        }
         let names: Vec<&str> = model.outputs.iter().map(|port| port.name.as_str()).collect();
         let mut chosen = Vec::with_capacity(names.len());
         for output in &request.outputs {

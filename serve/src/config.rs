@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Model files; each is served under its name without the extension.
     pub models: Vec<PathBuf>,
+    /// Name of the one model, in place of its file's.
+    pub name: Option<String>,
     /// A folder of `NAME/VERSION/model.{safetensors,onnx}` or `NAME.{safetensors,onnx}`.
     pub repository: Option<PathBuf>,
     /// Whether requests may list, load and unload models.
@@ -115,6 +117,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             models: Vec::new(),
+            name: None,
             repository: None,
             model_control: false,
             allow_signature_change: false,
@@ -164,6 +167,8 @@ pub enum ConfigError {
     Value { flag: &'static str, value: String, expected: &'static str },
     #[error("--{given} needs --{missing}")]
     Pair { given: &'static str, missing: &'static str },
+    #[error("--name names one model, there are {count} and --repository is {}", if *.repository { "given" } else { "not" })]
+    Name { count: usize, repository: bool },
     #[error("--shape {text}: {source}")]
     Shape { text: String, source: poda_runtime::shapes::ParseShapeError },
     #[error("{0}")]
@@ -192,6 +197,10 @@ impl Config {
         };
         if self.models.is_empty() && self.repository.is_none() {
             return Err(ConfigError::Nothing);
+        }
+        if self.name.is_some() && (self.models.len() != 1 || self.repository.is_some()) {
+            let (count, repository) = (self.models.len(), self.repository.is_some());
+            return Err(ConfigError::Name { count, repository });
         }
         positive("threads", self.threads.unwrap_or(1))?;
         positive("instances", self.instances.unwrap_or(1))?;
@@ -296,6 +305,7 @@ mod tests {
         for (text, flag) in [
             ("", "nothing to serve"),
             ("models = [\"m\"]\nqueue = 0", "--queue"),
+            ("models = [\"m\", \"n\"]\nname = \"x\"", "--name"),
             ("models = [\"m\"]\ngrace = -1", "--grace"),
             ("models = [\"m\"]\ntls-key = \"k\"", "--tls-cert"),
             ("models = [\"m\"]\nshape = [\"x\"]", "--shape"),

@@ -23,7 +23,7 @@ use crate::tls::Tls;
 /// What a connection beyond the limit is told.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n\
-    Connection: close\r\nContent-Length: 73\r\n\r\n\
+    Connection: close\r\nContent-Length: 77\r\n\r\n\
     {\"error\":\"too many connections are open already, the limit of --connections\"}";
 /// Between two tries after the system gave no connection, as when it has no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -142,5 +142,18 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.metrics.connections.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_one_too_many_is_told_so_in_a_whole_response() {
+        let text = std::str::from_utf8(FULL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{}", body.len());
+        assert!(body.contains("--connections"));
     }
 }

@@ -20,8 +20,11 @@ mod config;
 mod connections;
 mod datatype;
 mod decode;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod http;
+pub mod load;
 mod metrics;
 mod model;
 mod refusal;

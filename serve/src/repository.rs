@@ -91,7 +91,7 @@ pub(crate) fn settled(source: &Source) -> Result<Stamp, LoadError> {
 pub(crate) fn scan(config: &Config) -> Result<Vec<Source>, LoadError> {
     let mut sources: Vec<Source> = Vec::new();
     for path in &config.models {
-        let name = name_of(path).ok_or_else(|| {
+        let name = config.name.clone().or_else(|| name_of(path)).ok_or_else(|| {
             let source = io::Error::new(io::ErrorKind::InvalidInput, "it gives the model no name");
             LoadError::Io { path: path.clone(), source }
         })?;

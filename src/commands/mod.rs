@@ -9,6 +9,8 @@ mod convert;
 mod demo;
 mod eval;
 mod inspect;
+#[cfg(feature = "serve")]
+mod load;
 mod prune;
 mod run;
 #[cfg(feature = "serve")]
@@ -27,6 +29,8 @@ pub(crate) enum Command {
     Bench(bench::Args),
     Tune(tune::Args),
     #[cfg(feature = "serve")]
+    Load(load::Args),
+    #[cfg(feature = "serve")]
     Serve(Box<serve::Args>),
     Demo(demo::Args),
 }
@@ -43,6 +47,8 @@ impl Command {
             Self::Compare(args) => compare::run(&args),
             Self::Bench(args) => bench::run(&args),
             Self::Tune(args) => tune::run(&args),
+            #[cfg(feature = "serve")]
+            Self::Load(args) => load::run(&args),
             #[cfg(feature = "serve")]
             Self::Serve(args) => serve::run(&args),
             Self::Demo(args) => demo::run(&args),

@@ -12,7 +12,7 @@ use serde::Serialize;
 ///
 /// Prints `http ADDR`, `grpc ADDR` and, when every model is loaded, warmed and tried, `ready SECONDS` on standard
 /// output; the configuration and the log go to standard error. SIGTERM ends it in order, SIGHUP reloads models and
-/// certificates. Every flag has a variable PODA_NAME (PODA_MAX_BATCH) and a key in the TOML file of --config.
+/// certificates. Every flag has a variable (--max-batch is PODA_MAX_BATCH) and a key in the TOML file of --config.
 ///
 /// Examples:
 ///   poda serve model.safetensors
@@ -26,6 +26,10 @@ pub(crate) struct Args {
     /// Model files, or folders with model.safetensors or model.onnx; each is served under its name
     #[serde(skip_serializing_if = "Vec::is_empty")]
     models: Vec<PathBuf>,
+    /// Name of the model, where it is one file or folder and is to have another than that
+    #[arg(long, env = "PODA_NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     /// TOML file with any of these settings; flags and variables win
     #[arg(long, env = "PODA_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -237,11 +241,11 @@ fn time(text: &str, plain: f64) -> Result<f64, String> {
     Ok(number * unit)
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     time(text, 1.0)
 }
 
-fn millis(text: &str) -> Result<f64, String> {
+pub(crate) fn millis(text: &str) -> Result<f64, String> {
     Ok(time(text, 1e-3)? * 1e3)
 }
 

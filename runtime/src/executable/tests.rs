@@ -62,6 +62,23 @@ fn expect(name: &str, found: &[f32], expected: &[(&str, Vec<f32>)]) {
 }
 
 #[test]
+fn samples_are_apart_where_nothing_looks_across_them() {
+    let mut graph = mlp();
+    let apart = |graph: &Graph, batch: usize| prepare(graph, 1).samples_apart(&[("x", &[batch, 6])]).unwrap();
+    assert!(!apart(&graph, 4), "one output is a single row of all samples");
+    graph.outputs.remove(1);
+    assert!(apart(&graph, 4) && apart(&graph, 3));
+    let sum = graph.add_node(Op::Unary(Unary::Relu), &[graph.outputs[0]], "last");
+    let axes = graph.add_weight("axes", Tensor::from_slice(&[1], &[0_i64]));
+    let op =
+        Op::Reduce { kind: poda_formats::op::ReduceKind::Sum, keep_dims: true, noop_with_empty_axes: false };
+    let sum = graph.add_node(op, &[sum, axes], "across");
+    graph.outputs.push(sum);
+    assert!(!apart(&graph, 4));
+    assert!(prepare(&mlp(), 1).samples_apart(&[("x", &[4, 7])]).is_err());
+}
+
+#[test]
 fn results_go_into_the_callers_buffers() {
     let executable = prepare(&mlp(), 1);
     for batch in [1, 4, 0] {

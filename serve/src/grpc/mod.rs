@@ -5,7 +5,7 @@
 
 #[allow(clippy::all, clippy::pedantic, missing_docs, unreachable_pub, unused_qualifications)]
 mod inference;
-mod tensors;
+pub(crate) mod tensors;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,8 @@ use inference::infer_parameter::ParameterChoice;
 use inference::model_infer_request::InferInputTensor;
 use inference::model_infer_response::InferOutputTensor;
 use inference::*;
+
+pub(crate) use inference::ModelInferRequest;
 
 const DESCRIPTORS: &[u8] = include_bytes!("../../proto/inference.bin");
 /// The name of the service that health is asked of.

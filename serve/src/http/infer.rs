@@ -230,7 +230,7 @@ impl Serialize for OutputTensor<'_> {
 }
 
 /// The elements of a tensor as a flat array.
-pub(super) struct Elements<'a>(pub(super) &'a Tensor);
+pub(crate) struct Elements<'a>(pub(crate) &'a Tensor);
 
 impl Serialize for Elements<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,14 +1,12 @@
 //! Many requests at once: batches, back-pressure, clients that leave, and the end of the server.
 
-mod common;
-
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{config, get, infer, linear, post, request, slow, start, write, x};
+use crate::common::{config, get, infer, linear, post, request, slow, start, write, x};
 use poda_serve::Config;
 use serde_json::json;
 
@@ -40,7 +38,8 @@ fn requests_share_runs_and_get_their_own_results() {
 fn a_batch_gives_what_a_request_alone_gives_up_to_rounding() {
     let folder = tempfile::tempdir().unwrap();
     let model = write(&slow(4), &folder.path().join("deep.onnx"));
-    let data = |seed: usize| -> Vec<f32> { (0..256).map(|i| ((i * seed + 7) % 23) as f32 / 11.0 - 1.0).collect() };
+    let data =
+        |seed: usize| -> Vec<f32> { (0..256).map(|i| ((i * seed + 7) % 23) as f32 / 11.0 - 1.0).collect() };
     let answers = |max_batch| {
         let models = vec![model.clone()];
         let server = start(Config { models, max_batch, max_delay_ms: 50.0, warm: vec![1, 4], ..config() });
@@ -120,7 +119,8 @@ fn a_client_that_leaves_frees_its_place() {
     let server = start(Config { models: vec![model], queue: 3, max_batch: 1, warm: vec![1], ..config() });
     let at = server.http;
     let body = x(&[1, 256], &[0.1; 256]).to_string();
-    let head = format!("POST /v2/models/slow/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head =
+        format!("POST /v2/models/slow/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
     let waiting = || get(at, "/info").json()["models"][0]["waiting"].as_u64().unwrap();
     let until = |what: &str, f: &dyn Fn() -> bool| {
         let start = Instant::now();
@@ -153,7 +153,9 @@ fn requests_under_way_are_answered_when_the_server_ends() {
         // Until most of them wait, or (on a machine that is slow to connect) one has been answered.
         loop {
             let model = &get(at, "/info").json()["models"][0];
-            if model["waiting"].as_u64().unwrap() >= 4 || model["statistics"]["inference_count"].as_u64().unwrap() > 0 {
+            if model["waiting"].as_u64().unwrap() >= 4
+                || model["statistics"]["inference_count"].as_u64().unwrap() > 0
+            {
                 break;
             }
             thread::sleep(Duration::from_millis(2));

@@ -1,8 +1,6 @@
 //! The Open Inference Protocol over HTTP, spoken to the letter.
 
-mod common;
-
-use common::{config, get, infer, linear, post, request, start, write, x};
+use crate::common::{config, get, infer, linear, post, request, start, write, x};
 use poda_serve::{Config, Running};
 use serde_json::json;
 
@@ -69,7 +67,8 @@ fn bytes_come_and_go_behind_the_json() {
 
 #[test]
 fn each_mistake_has_its_status_and_its_name() {
-    let (server, _folder) = serve(|config| Config { max_body: 10_000, max_elements: 1000, max_client_batch: 8, ..config });
+    let (server, _folder) =
+        serve(|config| Config { max_body: 10_000, max_elements: 1000, max_client_batch: 8, ..config });
     let at = server.http;
     let path = "/v2/models/sum/infer";
     let good = x(&[1, 4], &[0.0; 4]);
@@ -91,7 +90,7 @@ fn each_mistake_has_its_status_and_its_name() {
         (x(&[2, 4], &[0.0; 4]), 400, "shape [2, 4]"),
         (x(&[9, 4], &[0.0; 36]), 413, "--max-client-batch"),
         (x(&[400, 4], &[]), 400, "--max-elements"),
-        (x(&[600, 4], &[0.0; 2400]), 413, "--max-body"),
+        (x(&[1000, 4], &[0.0; 4000]), 413, "--max-body"),
     ] {
         let answer = post(at, path, &body);
         let text = String::from_utf8_lossy(&answer.body);
