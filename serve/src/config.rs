@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// How a server is to run. Times are in seconds unless their name says otherwise, sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Config {
     /// Model files; each is served under its name without the extension.
     pub models: Vec<PathBuf>,

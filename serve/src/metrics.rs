@@ -280,7 +280,7 @@ impl ModelMetrics {
     /// Upper bounds in seconds, and how many requests took at most so long, for those that any took.
     pub(crate) fn latency_buckets(&self) -> Vec<(f64, u64)> {
         let families = self.latency.collect();
-        let metrics = families.iter().flat_map(|family| family.get_metric());
+        let metrics = families.iter().flat_map(prometheus::proto::MetricFamily::get_metric);
         let buckets = metrics.flat_map(|metric| metric.get_histogram().get_bucket().to_vec());
         buckets.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect()
     }

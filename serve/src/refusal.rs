@@ -135,12 +135,12 @@ impl Refusal {
             | Self::Body { .. }
             | Self::MediaType { .. }
             | Self::NotFinite { .. }
+            | Self::TooLarge { .. }
             | Self::Run { kind: RunKind::Input, .. } => Code::InvalidArgument,
             Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::NotOffered { .. } => {
                 Code::NotFound
             }
             Self::NotReady { .. } | Self::Closing => Code::Unavailable,
-            Self::TooLarge { .. } => Code::InvalidArgument,
             Self::QueueFull { .. } | Self::Run { kind: RunKind::Memory, .. } => Code::ResourceExhausted,
             Self::Deadline | Self::SlowBody { .. } => Code::DeadlineExceeded,
             Self::Unauthorized => Code::Unauthenticated,

@@ -189,7 +189,7 @@ impl Registry {
                 error!(model = source.name, version = source.version, serving = kept, %error, "load failed");
                 self.metrics.load_failures.with_label_values(&[&source.name]).inc();
                 self.change(&source.name, |entry| {
-                    entry.reason = format!("version {}: {error}", source.version)
+                    entry.reason = format!("version {}: {error}", source.version);
                 });
                 Err(error)
             }
@@ -207,7 +207,7 @@ impl Registry {
 
     fn let_go(&self, name: &str, reason: &str) {
         let old = self.change(name, |entry| {
-            entry.reason = reason.to_owned();
+            reason.clone_into(&mut entry.reason);
             entry.served.take()
         });
         if let Some((old, _)) = old {

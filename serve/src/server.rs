@@ -41,7 +41,13 @@ pub enum ServeError {
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Load(Box<LoadError>),
+}
+
+impl From<LoadError> for ServeError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(Box::new(error))
+    }
 }
 
 /// What a server tells whoever started it.

@@ -23,6 +23,7 @@ use crate::table::{self, escaped, print, print_json};
 ///   poda load http://127.0.0.1:8080 --find-rate 20ms
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Args {
     /// http://HOST:PORT of a server of the Open Inference Protocol, or a model file
     target: String,

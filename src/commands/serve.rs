@@ -21,6 +21,7 @@ use serde::Serialize;
 ///   curl http://127.0.0.1:8080/v2/models/model
 #[derive(clap::Args, Serialize)]
 #[command(verbatim_doc_comment)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Args {
     /// Model files, or folders with model.safetensors or model.onnx; each is served under its name

@@ -24,6 +24,7 @@ use inference::grpc_inference_service_server::{GrpcInferenceService, GrpcInferen
 use inference::infer_parameter::ParameterChoice;
 use inference::model_infer_request::InferInputTensor;
 use inference::model_infer_response::InferOutputTensor;
+#[allow(clippy::wildcard_imports, reason = "the messages of every method")]
 use inference::*;
 
 pub(crate) use inference::ModelInferRequest;

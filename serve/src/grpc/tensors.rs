@@ -38,14 +38,15 @@ pub(crate) fn decode(
     request.inputs.iter().enumerate().map(input).collect()
 }
 
+fn bytes<T: NoUninit>(values: &[T]) -> Vec<u8> {
+    bytemuck::cast_slice(values).to_vec()
+}
+
 /// From the list that the protocol has for the type; the others must be empty.
 fn listed(head: Head<'_>, contents: &InferTensorContents) -> Result<Tensor, DecodeError> {
     let name = head.name.to_owned();
     let failed = |reason: String| DecodeError::Data { name: name.clone(), reason };
     let narrow = |what: &str| failed(format!("a value is no {what}"));
-    fn bytes<T: NoUninit>(values: &[T]) -> Vec<u8> {
-        bytemuck::cast_slice(values).to_vec()
-    }
     macro_rules! narrowed {
         ($values:expr, $type:ty, $name:expr) => {
             bytes(

@@ -353,7 +353,7 @@ mod tests {
         }
         let deep = [
             &br#"{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": "#[..],
-            &[b'['; 100_000],
+            "[".repeat(100_000).as_bytes(),
         ]
         .concat();
         assert!(error(&deep, None).contains("not valid JSON"));

@@ -121,7 +121,7 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let allowed = |id: &&HeaderValue| {
         let bytes = id.as_bytes();
-        bytes.len() <= 128 && bytes.iter().all(|byte| byte.is_ascii_graphic())
+        bytes.len() <= 128 && bytes.iter().all(u8::is_ascii_graphic)
     };
     let given = headers.get(REQUEST_ID).filter(allowed).cloned();
     given.unwrap_or_else(|| {
@@ -188,8 +188,8 @@ async fn body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Refus
         Err(_) => Err(Refusal::SlowBody { seconds: app.config.read_timeout }),
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => {
-            let limited =
-                std::error::Error::source(&error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
+            let limited = std::error::Error::source(&error)
+                .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
             Err(if limited { too_large(limit + 1) } else { Refusal::Body { reason: error.to_string() } })
         }
     }

@@ -82,10 +82,24 @@ enum Format {
 }
 
 #[derive(Serialize)]
-struct Embedding {
+struct Item {
     object: &'static str,
     index: usize,
     embedding: Vector,
+}
+
+#[derive(Serialize)]
+struct ListBody<'a> {
+    object: &'static str,
+    data: Vec<Item>,
+    model: &'a str,
+    usage: Usage,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: usize,
+    total_tokens: usize,
 }
 
 #[derive(Serialize)]
@@ -95,6 +109,7 @@ enum Vector {
     Base64(String),
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "what `map_err` takes")]
 fn invalid(reason: impl ToString) -> Refusal {
     DecodeError::Json { reason: reason.to_string() }.into()
 }
@@ -126,7 +141,7 @@ pub(super) async fn embeddings(State(app): State<Arc<App>>, headers: HeaderMap, 
         return Err(Refusal::NotFinite { name: model.outputs[0].name.clone() }.into());
     }
     let count: usize = tokens.iter().map(|tokens| tokens.ids.len()).sum();
-    let embedding = |(index, vector): (usize, Vec<f32>)| Embedding {
+    let embedding = |(index, vector): (usize, Vec<f32>)| Item {
         object: "embedding",
         index,
         embedding: match request.encoding_format {
@@ -136,19 +151,7 @@ pub(super) async fn embeddings(State(app): State<Arc<App>>, headers: HeaderMap, 
             }
         },
     };
-    let data: Vec<Embedding> = vectors.into_iter().enumerate().map(embedding).collect();
-    #[derive(Serialize)]
-    struct ListBody<'a> {
-        object: &'static str,
-        data: Vec<Embedding>,
-        model: &'a str,
-        usage: Usage,
-    }
-    #[derive(Serialize)]
-    struct Usage {
-        prompt_tokens: usize,
-        total_tokens: usize,
-    }
+    let data: Vec<Item> = vectors.into_iter().enumerate().map(embedding).collect();
     let usage = Usage { prompt_tokens: count, total_tokens: count };
     Ok(json(&ListBody { object: "list", data, model: &model.name, usage })?)
 }

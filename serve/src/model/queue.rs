@@ -167,7 +167,7 @@ mod tests {
             form: vec![shape.to_vec()],
             samples: shared.then_some(shape[0]),
             arrived: now,
-            deadline: now + Duration::from_secs(60),
+            deadline: now + Duration::from_mins(1),
             cancelled: Arc::new(AtomicBool::new(false)),
             place,
             reply,
@@ -239,7 +239,7 @@ mod tests {
     fn a_delay_gathers_what_comes_meanwhile() {
         let plans = Plans::new(8);
         plans.add(vec![vec![2, 3]]);
-        let queue = Arc::new(Queue::new(Batching { most: 2, delay: Duration::from_secs(60) }));
+        let queue = Arc::new(Queue::new(Batching { most: 2, delay: Duration::from_mins(1) }));
         queue.push(job(1, &[1, 3], true).0);
         let other = Arc::clone(&queue);
         let pushing = std::thread::spawn(move || other.push(job(2, &[1, 3], true).0));

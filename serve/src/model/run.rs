@@ -108,7 +108,7 @@ impl Engine {
         match self.attempt(&jobs) {
             Ok(done) => jobs.into_iter().zip(done).for_each(|(job, done)| job.answer(Ok(done))),
             Err(refusal) if jobs.len() == 1 => {
-                jobs.into_iter().for_each(|job| job.answer(Err(refusal.clone())))
+                jobs.into_iter().for_each(|job| job.answer(Err(refusal.clone())));
             }
             Err(refusal) => {
                 warn!(model = self.name, requests = jobs.len(), %refusal, "a batch failed; its requests run alone");
@@ -204,5 +204,5 @@ fn scatter(outputs: &[Tensor], samples: &[usize]) -> Result<Vec<Vec<Tensor>>, Re
 /// About how long until one of so many that wait is served.
 pub(crate) fn expected_wait(waiting: usize, run: Duration, instances: usize, batch: usize) -> Duration {
     run.saturating_mul((waiting / (instances * batch).max(1)) as u32 + 1)
-        .clamp(Duration::from_secs(1), Duration::from_secs(60))
+        .clamp(Duration::from_secs(1), Duration::from_mins(1))
 }

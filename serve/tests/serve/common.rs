@@ -89,7 +89,7 @@ impl Response {
 /// Sends bytes and reads all that comes back until the other side closes.
 pub(crate) fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     // A server may have closed already, having seen enough.
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();
@@ -107,9 +107,9 @@ pub(crate) fn request(
 ) -> Response {
     let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for (name, value) in headers {
-        text += &format!("{name}: {value}\r\n");
+        text.extend([name, ": ", value, "\r\n"]);
     }
-    text += &format!("Content-Length: {}\r\n\r\n", body.len());
+    text.extend(["Content-Length: ", &body.len().to_string(), "\r\n\r\n"]);
     let answer = raw(address, &[text.as_bytes(), body].concat());
     parse(&answer)
 }
