@@ -88,7 +88,7 @@ fn a_full_queue_refuses_at_once_and_loses_nothing() {
         }
     });
     let (answered, refused) = (answered.into_inner(), refused.into_inner());
-    assert!(answered >= 3 && refused >= 1 && answered + refused == 12, "{answered} {refused}");
+    assert!(answered >= 2 && refused >= 1 && answered + refused == 12, "{answered} {refused}");
     let statistics = get(at, "/v2/models/slow/stats").json();
     assert_eq!(statistics["model_stats"][0]["inference_count"], answered);
 }
