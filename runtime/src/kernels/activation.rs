@@ -40,13 +40,15 @@ pub enum Activation {
     Rounded(Rounding),
 }
 
-/// To the nearest of some multiples of `scale`, ties to the even one; a NaN to that of `nan`.
+/// To the nearest of some multiples of `scale`, ties to the even one, a NaN to that of `nan`; and as many times `to`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[allow(missing_docs)]
 pub struct Rounding {
     /// Bounds of what is rounded.
     pub clamp: [f32; 2],
     pub scale: f32,
+    /// What comes of `scale`: the same, where integers stand for the numbers that they stood for.
+    pub to: f32,
     /// The least and the greatest multiple.
     pub range: [f32; 2],
     pub nan: f32,
@@ -66,7 +68,7 @@ impl SimdUnaryOp<f32> for Rounding {
         let multiple = clamp(ops.round_ties_even(ops.div(clamp(x, self.clamp), scale)), self.range);
         let multiple = ops.select(multiple, ops.splat(self.nan), ops.eq(multiple, multiple));
         // (An integer has no negative zero.)
-        ops.mul(ops.add(multiple, ops.splat(0.0)), scale)
+        ops.mul(ops.add(multiple, ops.splat(0.0)), ops.splat(self.to))
     }
 }
 
@@ -173,10 +175,10 @@ mod tests {
                     x
                 }
             }
-            Activation::Rounded(Rounding { clamp: [low, high], scale, range: [least, most], .. }) => {
+            Activation::Rounded(Rounding { clamp: [low, high], scale, to, range: [least, most], .. }) => {
                 let scale = f64::from(scale);
                 let multiple = (x.clamp(low.into(), high.into()) / scale).round_ties_even();
-                multiple.clamp(least.into(), most.into()) * scale
+                multiple.clamp(least.into(), most.into()) * f64::from(to)
             }
         }
     }
@@ -196,7 +198,13 @@ mod tests {
             Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
             Activation::LeakyRelu { alpha: 0.1 },
             Activation::Elu { alpha: 0.7 },
-            Activation::Rounded(Rounding { clamp: [-2.5, 4.0], scale: 0.25, range: [-8.0, 17.0], nan: 3.0 }),
+            Activation::Rounded(Rounding {
+                clamp: [-2.5, 4.0],
+                scale: 0.25,
+                to: 1.5,
+                range: [-8.0, 17.0],
+                nan: 3.0,
+            }),
         ];
         for activation in all {
             let xs: Vec<f32> = (-40..=40).map(|i| i as f32 / 8.0).collect();
@@ -211,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_nan_is_rounded_to_its_number() {
-        let rounding = Rounding { clamp: [0.0, 4.0], scale: 0.5, range: [-8.0, 17.0], nan: -3.0 };
+        let rounding = Rounding { clamp: [0.0, 4.0], scale: 0.5, to: 0.5, range: [-8.0, 17.0], nan: -3.0 };
         let mut xs = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.75, 0.25];
         Activation::Rounded(rounding).apply(&mut xs);
         assert_eq!(xs, [-1.5, 4.0, 0.0, 1.0, 0.0]);

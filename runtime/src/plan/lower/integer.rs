@@ -1,4 +1,4 @@
-//! Products of quantised tensors with constant weights, in f32 where that is exact: integers below 2²⁴ are floats, and so are
+//! Products of quantised tensors, in f32 where that is exact: integers below 2²⁴ are floats, and so are
 //! their sums, in whatever order.
 //!
 //! MatMulInteger, ConvInteger, QLinearMatMul and QLinearConv become DequantizeLinear by a scale of 1, a product of floats with
@@ -40,11 +40,18 @@ struct IntegerProduct {
     op: Op,
     x: ValueId,
     x_zero: Option<ValueId>,
-    /// The weight less its zero points.
-    weight: Tensor,
+    weight: Factor,
     bias: Option<Tensor>,
     /// Of those that round to 8 bits: how.
     requantize: Option<(Requantize, ValueId)>,
+}
+
+/// What `x` is multiplied by.
+enum Factor {
+    /// A constant, less its zero points.
+    Constant(Tensor),
+    /// Something computed, with its zero point.
+    Value(ValueId, Option<ValueId>),
 }
 
 impl IntegerProduct {
@@ -64,7 +71,10 @@ impl IntegerProduct {
         if x_zero.is_some_and(|id| draft.shape(id).is_none_or(|shape| shape.iter().product::<usize>() != 1)) {
             return None;
         }
-        let w = draft.constant(node.input(w)?)?;
+        let (w, w_zero) = (node.input(w)?, node.input(w_zero));
+        let Some(w) = draft.constant(w) else {
+            return Self::of_computed(draft, node, op, [(x, x_zero), (w, w_zero)], scales);
+        };
         // Of a matrix the last axis counts outputs, of a convolution the first.
         let matmul = op == Op::MatMul;
         let channels = match *w.shape() {
@@ -74,7 +84,7 @@ impl IntegerProduct {
         };
         let inner = if matmul { 1 } else { w.len().checked_div(channels)? };
         let channel = |i: usize| i / inner % channels;
-        let zeros = match node.input(w_zero) {
+        let zeros = match w_zero {
             Some(id) => integers(draft.constant(id)?)?,
             None => vec![0.0],
         };
@@ -106,27 +116,53 @@ impl IntegerProduct {
         };
         let bias =
             bias.map(|b| Tensor::from_slice(&[b.len()], &b.iter().map(|&b| b as f32).collect::<Vec<_>>()));
-        Some(Self { op, x, x_zero, weight: Tensor::from_slice(w.shape(), &weight), bias, requantize })
+        let weight = Factor::Constant(Tensor::from_slice(w.shape(), &weight));
+        Some(Self { op, x, x_zero, weight, bias, requantize })
+    }
+
+    /// A matrix product of which neither side is constant.
+    fn of_computed(
+        draft: &Draft<'_>,
+        node: &DraftNode,
+        op: Op,
+        [(x, x_zero), (w, w_zero)]: [(ValueId, Option<ValueId>); 2],
+        scales: Option<[usize; 4]>,
+    ) -> Option<Self> {
+        let (x_shape, w_shape) = (draft.shape(x)?, draft.shape(w)?);
+        let &[.., k, columns] = w_shape else { return None };
+        let single =
+            w_zero.is_none_or(|id| draft.shape(id).is_some_and(|s| s.iter().product::<usize>() == 1));
+        let most = k as f64 * f64::from(reach(draft, x, x_zero)?) * f64::from(reach(draft, w, w_zero)?);
+        if op != Op::MatMul || x_shape.len() < 2 || !single || most > f64::from(EXACT) {
+            return None;
+        }
+        let requantize = match scales {
+            None => None,
+            Some(scales) => {
+                // One scale for all columns.
+                draft.scalar(node.input(scales[1])?)?;
+                Some(Requantize::of(draft, node, scales, [columns, 1])?)
+            }
+        };
+        Some(Self { op, x, x_zero, weight: Factor::Value(w, w_zero), bias: None, requantize })
     }
 
     /// Appends the nodes that compute it.
     fn push(self, draft: &mut Draft<'_>, node: &DraftNode) {
         let output = node.output(0);
         let shape = output.and_then(|id| draft.shape(id)).map(<[usize]>::to_vec);
-        let x_shape = draft.shape(self.x).map(<[usize]>::to_vec);
-        let zero_shape = self.x_zero.and_then(|id| draft.shape(id)).unwrap_or_default().to_vec();
         let value =
             |draft: &mut Draft<'_>, shape| draft.add_value(Info { dtype: DataType::F32, shape, value: None });
-        let x = value(draft, x_shape);
+        let x = as_floats(draft, node, self.x, self.x_zero);
+        let weight = match self.weight {
+            Factor::Constant(weight) => draft.add_constant(weight),
+            Factor::Value(w, zero) => as_floats(draft, node, w, zero),
+        };
         let sums = value(draft, shape.clone());
-        let weight = draft.add_constant(self.weight);
         let bias = self.bias.map(|bias| draft.add_constant(bias));
-        let one = draft.add_constant(Tensor::from_slice(&zero_shape, &[1.0_f32]));
         let mut push = |kind, inputs: Vec<Option<ValueId>>, output: Option<ValueId>| {
             draft.nodes.push(DraftNode { kind, node: node.node, inputs, outputs: vec![output] });
         };
-        let floats = Op::DequantizeLinear { axis: 0, block_size: 0 };
-        push(Kind::Op(floats), vec![Some(self.x), Some(one), self.x_zero], Some(x));
         push(Kind::Op(self.op), vec![Some(x), Some(weight), bias], Some(sums));
         let Some((requantize, zero)) = self.requantize else {
             return push(Kind::Op(Op::Cast { to: DataType::I32 }), vec![Some(sums)], output);
@@ -141,6 +177,18 @@ impl IntegerProduct {
         push(Kind::lowered(requantize), vec![Some(sums)], Some(rounded));
         push(Kind::Op(narrow), vec![Some(rounded), Some(one), Some(zero)], output);
     }
+}
+
+/// Appends what makes floats of integers, less their zero point.
+fn as_floats(draft: &mut Draft<'_>, node: &DraftNode, x: ValueId, zero: Option<ValueId>) -> ValueId {
+    let shape = draft.shape(x).map(<[usize]>::to_vec);
+    let zero_shape = zero.and_then(|id| draft.shape(id)).unwrap_or_default().to_vec();
+    let one = draft.add_constant(Tensor::from_slice(&zero_shape, &[1.0_f32]));
+    let floats = draft.add_value(Info { dtype: DataType::F32, shape, value: None });
+    let kind = Kind::Op(Op::DequantizeLinear { axis: 0, block_size: 0 });
+    let (inputs, outputs) = (vec![Some(x), Some(one), zero], vec![Some(floats)]);
+    draft.nodes.push(DraftNode { kind, node: node.node, inputs, outputs });
+    floats
 }
 
 /// How far an element of `x`, of 8 bits, can be from its zero point.
@@ -195,15 +243,22 @@ impl Requantize {
         let rounding = Rounding {
             clamp: [f32::NEG_INFINITY, f32::INFINITY],
             scale: 1.0,
+            to: 1.0,
             range: [low - zero_point, high - zero_point],
             nan: 0.0_f32.clamp(low, high) - zero_point,
         };
         Some((Self { factors, inner, rounding }, zero))
     }
 
-    /// Whether what it gives stays as it is when rounded so.
-    pub(crate) fn gives(&self, rounding: &Rounding) -> bool {
-        *rounding == self.rounding
+    /// Whether it gives what is rounded so, but for a factor.
+    pub(super) fn gives(&self, rounding: &Rounding) -> bool {
+        Rounding { to: 1.0, ..*rounding } == self.rounding
+    }
+
+    /// The same, and then multiplied.
+    pub(super) fn times(&self, factor: f32) -> Self {
+        let rounding = Rounding { to: self.rounding.to * factor, ..self.rounding };
+        Self { rounding, ..self.clone() }
     }
 }
 

@@ -1,5 +1,7 @@
 //! QuantizeLinear followed by DequantizeLinear, as quantisers write around products: one rounding of floats, which the product
 //! before it takes into its epilogue. The numbers are those of the two operators.
+//!
+//! Between products of integers, which read by a scale of 1 and write by one of 1 (`super::integer`), the two have different scales.
 
 use poda_formats::{DataType, Op};
 
@@ -7,17 +9,17 @@ use super::integer::Requantize;
 use super::{Rewrite, Rewriter};
 use crate::kernels::{Activation, Rounding};
 use crate::ops::elementwise::chain::{Chain, Link};
-use crate::plan::draft::{DraftNode, Kind};
+use crate::optimize::matching::View;
+use crate::plan::draft::Kind;
 
-/// A pair with one scale and zero point for the whole tensor.
+/// A pair with one zero point for the whole tensor, and a scale for each of the two.
 pub(super) fn rewrite(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
     let node = rewriter.node(at);
     let Op::DequantizeLinear { block_size: 0, .. } = node.op()? else { return None };
     let (op, quantize) = rewriter.op(node.input(0)?)?;
     let Op::QuantizeLinear { block_size: 0, .. } = op else { return None };
     let (draft, x) = (&rewriter.draft, quantize.input(0)?);
-    let scale = draft.scalar(node.input(1)?)?;
-    let same = quantize.input(1).and_then(|id| draft.scalar(id)) == Some(scale);
+    let [scale, to] = [draft.scalar(quantize.input(1)?)?, draft.scalar(node.input(1)?)?];
     let all = range_of(draft.dtype(node.input(0)?)?)?;
     let zero = |input: Option<poda_formats::ValueId>| match input {
         None => Some(0.0),
@@ -25,26 +27,33 @@ pub(super) fn rewrite(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewr
     };
     let zero_point = zero(node.input(2))?;
     let typed = draft.dtype(x)? == DataType::F32 && draft.dtype(node.output(0)?)? == DataType::F32;
-    // The scale must keep its meaning as a divisor.
-    if !typed || !same || zero(quantize.input(2))? != zero_point || !scale.is_normal() || scale < 0.0 {
+    // Scales must keep their meaning as a divisor and a factor.
+    let proper = |scale: f32| scale.is_normal() && scale > 0.0;
+    if !typed || zero(quantize.input(2))? != zero_point || !proper(scale) || !proper(to) {
         return None;
     }
     // A NaN becomes 0, as casts to integers make it.
     let rounding = Rounding {
         clamp: [f32::NEG_INFINITY, f32::INFINITY],
         scale,
+        to,
         range: all.map(|bound| bound - zero_point),
         nan: 0.0_f32.clamp(all[0], all[1]) - zero_point,
     };
     // From one product of integers to the next they stay floats.
-    let before = rewriter.producer(x).and_then(DraftNode::lowered::<Requantize>);
-    let kind = if before.is_some_and(|requantize| requantize.gives(&rounding)) {
-        Kind::Op(Op::Identity)
-    } else {
-        let shape = draft.shape(x)?;
-        Kind::lowered(Chain::new(vec![Link::Activation(Activation::Rounded(rounding))], shape, &[shape]))
-    };
-    Some(Rewrite::new(kind, vec![Some(x)]))
+    if let Some(producer) = rewriter.producer(x)
+        && let Some(requantize) = producer.lowered::<Requantize>().filter(|r| r.gives(&rounding))
+    {
+        if to == 1.0 {
+            return Some(Rewrite::new(Kind::Op(Op::Identity), vec![Some(x)]));
+        }
+        if rewriter.once(x) {
+            return Some(Rewrite::new(Kind::lowered(requantize.times(to)), producer.inputs.clone()));
+        }
+    }
+    let shape = draft.shape(x)?;
+    let chain = Chain::new(vec![Link::Activation(Activation::Rounded(rounding))], shape, &[shape]);
+    Some(Rewrite::new(Kind::lowered(chain), vec![Some(x)]))
 }
 
 /// The least and the greatest value of an integer type of up to 16 bits.
