@@ -82,6 +82,25 @@ impl Dataset {
         Ok(Self::new(arrays::read(path)?))
     }
 
+    /// Adds the samples of `other`, which must be of the same names, types and shapes; gives it back where they are not.
+    pub(crate) fn append(&mut self, other: Self) -> Option<Self> {
+        let alike = |(a, b): ((&String, &Tensor), (&String, &Tensor))| {
+            let shapes = a.1.shape().get(1..).is_some_and(|shape| Some(shape) == b.1.shape().get(1..));
+            a.0 == b.0 && shapes && a.1.dtype() == b.1.dtype()
+        };
+        let same = self.arrays.len() == other.arrays.len();
+        if !same || !self.arrays.iter().zip(&other.arrays).all(alike) {
+            return Some(other);
+        }
+        for (array, more) in self.arrays.values_mut().zip(other.arrays.values()) {
+            let mut shape = array.shape().to_vec();
+            shape[0] += more.shape()[0];
+            let joined = tensor(array, shape, &[array.bytes(), more.bytes()].concat());
+            *array = joined.expect("the bytes of both");
+        }
+        None
+    }
+
     /// From arrays by name.
     pub fn new(arrays: BTreeMap<String, Tensor>) -> Self {
         Self { arrays }
@@ -218,8 +237,8 @@ impl Input<'_> {
         shape
     }
 
-    /// What a run of `batch` samples from `start` on is fed; beyond the last sample, that one again.
-    fn feed(&self, start: usize, batch: usize) -> Result<Tensor, TensorError> {
+    /// What a run of these samples is fed; beyond the last sample, that one again.
+    fn feed(&self, samples: &[usize]) -> Result<Tensor, TensorError> {
         let shape = self.array.shape();
         let sample = |index: usize| {
             let bytes = self.array.bytes().len() / shape[0];
@@ -227,10 +246,11 @@ impl Input<'_> {
         };
         match self.kind {
             Kind::Same => Ok(self.array.clone()),
-            Kind::Each => tensor(self.array, shape[1..].to_vec(), sample(start)),
+            Kind::Each => tensor(self.array, shape[1..].to_vec(), sample(samples[0])),
             Kind::Batched(axis) => {
+                let batch = samples.len();
                 let samples: Vec<u8> =
-                    (start..start + batch).flat_map(|index| sample(index).iter().copied()).collect();
+                    samples.iter().flat_map(|&index| sample(index).iter().copied()).collect();
                 let before: usize = shape[1..][..axis].iter().product();
                 let moved = swap(&samples, batch, before);
                 tensor(self.array, self.batch_shape(axis, batch), &moved)
@@ -310,7 +330,20 @@ impl Samples<'_> {
     /// # Errors
     /// When memory does not hold it.
     pub fn feeds(&self, start: usize, batch: usize) -> Result<Vec<(String, Tensor)>, DatasetError> {
-        self.inputs.iter().map(|input| Ok((input.name.clone(), input.feed(start, batch)?))).collect()
+        self.feeds_of(&(start..start + batch).collect::<Vec<_>>())
+    }
+
+    /// What the model is fed for the samples with these numbers, as many as [`Samples::batch_size`] allows. Where the model
+    /// fixes the batch, the last one is repeated until it is full.
+    ///
+    /// # Errors
+    /// When memory does not hold it.
+    pub fn feeds_of(&self, samples: &[usize]) -> Result<Vec<(String, Tensor)>, DatasetError> {
+        let mut samples = samples.to_vec();
+        if let (Some(&last), Some(batch)) = (samples.last(), self.batching.fixed) {
+            samples.resize(samples.len().max(batch), last);
+        }
+        self.inputs.iter().map(|input| Ok((input.name.clone(), input.feed(&samples)?))).collect()
     }
 
     /// Runs the model on a range of samples, `batch` at once; gives each output with its samples first, `[samples · k, …]`.

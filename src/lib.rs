@@ -36,7 +36,7 @@
 //! * [`pruner::prune()`] removes what matters least, as a [`pruner::Recipe`] says, and tells what it did.
 //! * [`Model::prepare`] makes an [`Executable`]; its `run` may be called from many threads at once. [`runtime`] says how.
 //! * [`arrays`] reads and writes `.npy` and `.npz`; [`feeds`] and [`shapes`] find arrays and sizes for a model's inputs;
-//!   [`batching`] proves which axes count samples; [`dataset`] runs a model over samples, and [`score`] scores what comes
+//!   [`batching`] proves which axes count samples; [`calibration`] finds the samples that weights are fitted to; [`dataset`] runs a model over samples, and [`score`] scores what comes
 //!   out; [`mod@compare`] puts two models side by side, and [`judge`] measures candidates of a pruning.
 //!
 //! # What it does not do
@@ -51,9 +51,12 @@
 
 pub mod arrays;
 pub mod batching;
+pub mod calibration;
 pub mod compare;
 pub mod dataset;
 pub mod feeds;
+#[cfg(feature = "cli")]
+pub mod json_lines;
 pub mod judge;
 pub mod pruning;
 pub mod score;

@@ -24,7 +24,7 @@ pub(crate) type Scores<'a> = &'a (dyn Fn(usize) -> Vec<f32> + Sync);
 pub(crate) fn cuts(weights: usize, scores: Scores<'_>, scope: Scope, share: f64) -> Vec<Cut> {
     let count = |n: usize| ((n as f64 * share).round() as usize).min(n);
     match scope {
-        Scope::Layer => (0..weights)
+        Scope::Auto | Scope::Row | Scope::Layer => (0..weights)
             .into_par_iter()
             .map(|at| {
                 let scores = scores(at);
@@ -86,7 +86,7 @@ fn key(score: f32) -> u32 {
 
 impl Cut {
     /// Cuts off the `count` lowest.
-    fn of(scores: &[f32], count: usize) -> Self {
+    pub(crate) fn of(scores: &[f32], count: usize) -> Self {
         if count == 0 {
             return Self { threshold: 0, ties: 0 };
         }

@@ -29,6 +29,7 @@
 //! * [`dependency`]: which weights must shrink together, and what must stay, with the reason;
 //! * [`criterion`], [`allocation`], [`schedule`], [`termination`]: what matters, how much goes where, in which steps, until
 //!   when;
+//! * [`calibration`], [`update`]: what flows through a model on data, and what weights that stay become by it;
 //! * [`canonical`], [`settings`]: the form in which a graph is pruned, and which of its sizes are open;
 //! * [`mask`], [`compact`]: the masked model and the smaller one that computes the same;
 //! * [`dead`]: units that go at no cost; [`unstructured`]: single weights; [`structured`]: blocks and N:M;
@@ -36,9 +37,10 @@
 //! * [`observer`]: who is told how far a run is, and may end it or judge its steps;
 //! * [`check`], [`report`]: the numerical check at the end, and what was done.
 //!
-//! Not here: training. What is removed is chosen from the weights alone.
+//! Not here: training.
 
 pub mod allocation;
+pub mod calibration;
 pub mod canonical;
 pub mod check;
 pub mod compact;
@@ -58,13 +60,15 @@ pub mod report;
 pub mod schedule;
 pub mod settings;
 mod slice;
+mod solve;
 pub mod structured;
 pub mod termination;
 pub mod unstructured;
+pub mod update;
 pub mod values;
 
 pub use dependency::DependencyGraph;
 pub use observer::Observer;
-pub use prune::{Progress, PruneError, prune};
+pub use prune::{Data, Progress, PruneError, prune, prune_with};
 pub use recipe::{Granularity, Recipe, RecipeError};
 pub use report::Report;

@@ -1,35 +1,40 @@
 //! The loop: evaluate importance → rank → remove the least important → ask the termination conditions.
 
 mod error;
+mod layers;
 mod structure;
 mod trials;
 
 pub use error::PruneError;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use poda_formats::Graph;
 
 use crate::allocation::{allocate, native_lanes};
+use crate::calibration::{Needs, Samples};
 use crate::canonical::canonical;
 use crate::check::{self, CheckError, Difference, TOLERANCE};
 use crate::compact::compact;
 use crate::criterion::{Criterion, unit_scores};
 use crate::dead::{Proof, remove_dead};
 use crate::defaults;
-use crate::dependency::Removal;
+use crate::dependency::{DependencyGraph, Removal};
 use crate::judge::{Fidelity, Judge, JudgeError};
 use crate::mask::masked;
 use crate::names;
 use crate::observer::Observer;
-use crate::recipe::{Granularity, Recipe};
-use crate::report::{self, Dead, Report};
+use crate::recipe::{Granularity, Recipe, RecipeError};
+use crate::report::{self, Dead, Fit, Report};
 use crate::schedule::{self, Search};
 use crate::settings::{Settings, Shapes};
-use crate::structured::{matrices, zero_by_pattern};
+use crate::structured::{Matrix, matrices, zero_by_pattern};
 use crate::termination::{Conditions, Verdict};
 use crate::unstructured::{prunable_weights, zero_weights};
+use crate::update::{Freedom, WeightUpdate};
 use crate::values;
+use layers::Method;
 use trials::Trials;
 
 use structure::{Structure, removed_share};
@@ -43,6 +48,8 @@ pub enum Progress {
     Analyzing,
     /// Scoring weights or units.
     Scoring,
+    /// A layer is pruned from calibration data.
+    Layer { layer: usize, of: usize },
     /// A candidate was measured; `of` is the most that there will be.
     Step { step: usize, of: usize, sparsity: f64, drop: Option<f64> },
     /// Comparing the result with the masked model.
@@ -54,6 +61,15 @@ const DEAD_TOLERANCE: f64 = 1e-4;
 
 /// As [`DEAD_TOLERANCE`], for units whose effect is bounded only.
 const BOUNDED_TOLERANCE: f64 = 1e-5;
+
+/// What is known of the data that a model is for.
+#[derive(Clone, Copy, Default)]
+pub struct Data<'a> {
+    /// Needed when the recipe bounds what only data or a clock can tell: a score, closeness to the dense model, latency.
+    pub judge: Option<&'a dyn Judge>,
+    /// Unlabelled samples, for criteria and updates that look at what flows through the model.
+    pub samples: Option<&'a dyn Samples>,
+}
 
 /// Prunes `graph` as `recipe` says.
 ///
@@ -70,11 +86,35 @@ pub fn prune(
     observer: &mut dyn Observer,
     judge: Option<&dyn Judge>,
 ) -> Result<(Graph, Report), PruneError> {
-    let criterion = recipe.validate()?;
+    prune_with(graph, recipe, shapes, observer, Data { judge, samples: None })
+}
+
+/// As [`prune`], by what flows through the model on samples, where there are some: weights that stay are then fitted to the
+/// dense outputs, layer by layer.
+///
+/// # Errors
+/// As [`prune`], and when the samples do not fit or are not finite.
+pub fn prune_with(
+    graph: &Graph,
+    recipe: &Recipe,
+    shapes: &Shapes,
+    observer: &mut dyn Observer,
+    data: Data<'_>,
+) -> Result<(Graph, Report), PruneError> {
+    recipe.validate()?;
+    let Data { judge, samples } = data;
+    let (criterion, updates) = (recipe.criterion(samples.is_some())?, recipe.updates(samples.is_some())?);
+    if samples.is_none() {
+        let of_criterion = (criterion.needs() > Needs::Weights).then(|| ("criterion", criterion.name()));
+        if let Some((kind, name)) = of_criterion.or(updates.first().map(|update| ("update", update.name()))) {
+            return Err(RecipeError::NoData { kind, name }.into());
+        }
+    }
     let (graph, defaults) = defaults::separate(graph);
     let judge = judge.map(|judge| Restored { judge, defaults: &defaults });
     let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
-    let run = Run { recipe, criterion, shapes, observer, judge, notes: Vec::new(), search: None };
+    let (notes, fits, search) = (Vec::new(), Vec::new(), None);
+    let run = Run { recipe, criterion, updates, shapes, observer, judge, samples, notes, fits, search };
     let (mut pruned, report) = run.all(&graph)?;
     defaults::restore(&mut pruned, &defaults);
     Ok((pruned, report))
@@ -83,10 +123,13 @@ pub fn prune(
 struct Run<'a, 'p> {
     recipe: &'a Recipe,
     criterion: &'static dyn Criterion,
+    updates: Vec<&'static dyn WeightUpdate>,
     shapes: &'a Shapes,
     observer: &'p mut dyn Observer,
     judge: Option<&'a dyn Judge>,
+    samples: Option<&'a dyn Samples>,
     notes: Vec<String>,
+    fits: Vec<Fit>,
     search: Option<report::Search>,
 }
 
@@ -127,6 +170,15 @@ struct Pruned {
     must_run: bool,
     groups: Vec<report::Group>,
     refused: Vec<report::Refused>,
+}
+
+/// Units that are gone.
+struct Removed {
+    removal: Removal,
+    /// The graph with what multiplied them at zero and the rest fitted, where there are data.
+    fitted: Option<Graph>,
+    /// The smaller graph.
+    graph: Graph,
 }
 
 impl Run<'_, '_> {
@@ -182,8 +234,8 @@ impl Run<'_, '_> {
         self.tell(Progress::Scoring)?;
         let mut best = graph.clone();
         let (matrices, others) = match self.recipe.granularity {
-            Granularity::Pattern(_) => matrices(graph, &weights),
-            _ => (Vec::new(), Vec::new()),
+            Granularity::Unstructured if self.samples.is_none() => (Vec::new(), Vec::new()),
+            _ => matrices(graph, &weights),
         };
         if !others.is_empty() {
             let names: Vec<&str> = others.iter().map(|&id| graph.value(id).name.as_str()).collect();
@@ -193,7 +245,15 @@ impl Run<'_, '_> {
             ));
         }
         let take = |run: &mut Self, share: f64| {
-            let Recipe { granularity, scope, seed, .. } = *run.recipe;
+            let Recipe { granularity, seed, .. } = *run.recipe;
+            let scope = run.recipe.scope(run.criterion);
+            if let Some(samples) = run.samples {
+                let updates = run.updates.clone();
+                let method = run.method(&updates);
+                let (pruned, fits) = method.prune(graph, &matrices, samples, share, run.observer)?;
+                run.fits = fits;
+                return Ok(pruned);
+            }
             Ok(match granularity {
                 Granularity::Pattern(pattern) => {
                     zero_by_pattern(graph, &matrices, run.criterion, seed, pattern, scope, share)?
@@ -231,20 +291,77 @@ impl Run<'_, '_> {
         values::all_finite(graph, &structure.members(graph))?;
         self.notes.extend(settings.unknown(graph));
         self.tell(Progress::Scoring)?;
-        let scores = unit_scores(graph, dependencies, self.criterion, self.recipe.seed);
-        let mut best = (Removal::none(dependencies), graph.clone());
+        let (multiplied, _) = matrices(graph, &prunable_weights(graph, &Recipe::default()));
+        let given = match self.samples {
+            Some(samples) if self.criterion.needs() > Needs::Weights => {
+                let updates = self.updates.clone();
+                self.method(&updates).dense_scores(graph, &multiplied, samples, self.observer)?
+            }
+            _ => BTreeMap::new(),
+        };
+        let scores = unit_scores(graph, dependencies, self.criterion, &given, self.recipe.seed);
+        let mut best = Removed { removal: Removal::none(dependencies), fitted: None, graph: graph.clone() };
         let choose = |run: &mut Self, share: f64| {
             let removal = run.choose(graph, &structure, &scores, share);
-            let compacted = compact(graph, dependencies, settings.facts(), &removal)?;
-            Ok((removal, compacted))
+            let fitted = run.fit_to_removal(graph, dependencies, &removal, &multiplied)?;
+            let from = fitted.as_ref().unwrap_or(graph);
+            let compacted = compact(from, dependencies, settings.facts(), &removal)?;
+            Ok(Removed { removal, fitted, graph: compacted })
         };
-        self.follow(settings, graph, &mut best, choose, |(_, graph)| graph)?;
-        let (removal, compacted) = best;
+        self.follow(settings, graph, &mut best, choose, |removed| &removed.graph)?;
+        let Removed { removal, fitted, graph: compacted } = best;
         let check = self.recipe.check && asked;
-        let reference = check
-            .then(|| (masked(dense, graph, dependencies, settings.facts(), &removal), compacted.clone()));
+        let reference = check.then(|| {
+            // Fitted weights are those of the canonical form.
+            let dense = fitted.as_ref().unwrap_or(dense);
+            (masked(dense, graph, dependencies, settings.facts(), &removal), compacted.clone())
+        });
         let groups = report::groups(graph, dependencies, &removal);
         Ok(Pruned { graph: compacted, reference, must_run: true, groups, refused })
+    }
+
+    /// How weights are pruned from samples.
+    fn method<'m>(&self, updates: &'m [&'static dyn WeightUpdate]) -> Method<'m> {
+        let Recipe { granularity, seed, damping, inputs, .. } = *self.recipe;
+        let pattern = match granularity {
+            Granularity::Pattern(pattern) => Some(pattern),
+            Granularity::Unstructured | Granularity::Channel => None,
+        };
+        let (criterion, scope) = (self.criterion, self.recipe.scope(self.criterion));
+        Method { criterion, updates, pattern, scope, freedom: None, damping, inputs, seed }
+    }
+
+    /// `graph` with the weights that multiply removed units at zero, and the others of these products fitted to do without.
+    fn fit_to_removal(
+        &mut self,
+        graph: &Graph,
+        dependencies: &DependencyGraph,
+        removal: &Removal,
+        multiplied: &[Matrix],
+    ) -> Result<Option<Graph>, PruneError> {
+        let Some(samples) = self.samples.filter(|_| !self.updates.is_empty()) else { return Ok(None) };
+        let kept = |matrix: &Matrix| -> Option<Vec<bool>> {
+            let (shape, layout) = (graph.weight(matrix.id)?.shape(), dependencies.layout(matrix.id)?);
+            let mut all = vec![true; shape.iter().product()];
+            for (dim, &axis) in layout.axes.iter().enumerate() {
+                let Some(kept) = dependencies.kept(axis, removal) else { continue };
+                let inner: usize = shape[dim + 1..].iter().product();
+                all.iter_mut().enumerate().for_each(|(at, all)| *all &= kept[at / inner % shape[dim]]);
+            }
+            // An output that goes itself needs no fitting.
+            let mut rows = matrix.form.rows_of(&all).into_owned();
+            let gone = rows.chunks_mut(matrix.cols.max(1)).filter(|row| !row.contains(&true));
+            gone.for_each(|row| row.fill(true));
+            rows.contains(&false).then_some(rows)
+        };
+        let (matrices, masks): (Vec<Matrix>, Vec<Vec<bool>>) =
+            multiplied.iter().filter_map(|matrix| Some((*matrix, kept(matrix)?))).unzip();
+        let updates = self.updates.clone();
+        let method = Method { freedom: Some(Freedom::None), ..self.method(&updates) };
+        let (fitted, fits) =
+            method.fit(graph, &matrices, samples, self.observer, &|at, _, _| masks[at].clone())?;
+        self.fits = fits;
+        Ok(Some(fitted))
     }
 
     /// Takes the share that the recipe says; where it bounds measures instead, finds the share whose result holds what must be
@@ -291,9 +408,9 @@ impl Run<'_, '_> {
         const STEP: f64 = 0.05;
         const MOST: f64 = 0.75;
         let lanes = self.recipe.round_to.unwrap_or_else(native_lanes);
+        let scope = self.recipe.scope(self.criterion);
         let dependencies = &structure.dependencies;
-        let take =
-            |share| allocate(dependencies, scores, &structure.excluded, self.recipe.scope, share, lanes);
+        let take = |share| allocate(dependencies, scores, &structure.excluded, scope, share, lanes);
         let mut removal = take(share);
         let wanted = share * self.recipe.least_parameters;
         let mut taken = share;
@@ -396,6 +513,7 @@ impl Run<'_, '_> {
             },
             None => None,
         };
+        self.notes.extend(report::few_rows(&self.fits));
         // What folded constants were made of.
         pruned.graph.remove_unused();
         if let Some(values) = self.recipe.values {
@@ -413,6 +531,8 @@ impl Run<'_, '_> {
             looked_for_dead: self.recipe.remove_dead,
             dead,
             rounded: pruned.graph.rounded_weights(),
+            fits: self.fits,
+            likeness: None,
             check,
             file: None,
             search: self.search,

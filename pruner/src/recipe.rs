@@ -10,6 +10,7 @@ use crate::allocation::Scope;
 use crate::criterion::{self, CRITERIA, Criterion};
 use crate::names;
 use crate::termination::{Bound, Conditions};
+use crate::update::{self, Bias, LeastSquares, UPDATES, WeightUpdate};
 
 /// What is removed at a time. Written `unstructured`, `channel`, or as a [`Pattern`]: `block:4x1`, `nm:2:4`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -76,6 +77,20 @@ impl From<Granularity> for String {
     }
 }
 
+/// On whose activations layers are fitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Inputs {
+    /// Of the model whose layers before are pruned already.
+    #[default]
+    Pruned,
+    /// Of the dense model.
+    Dense,
+}
+
+/// The criterion of a recipe that leaves the choice.
+const AUTO: &str = "auto";
+
 /// A pruning, described. Every field has a default; at least one of `sparsity`, `target_macs`, `max_drop`, `until`,
 /// `keep` and `remove_dead` must be set; N:M says by itself how much.
 ///
@@ -104,8 +119,15 @@ pub struct Recipe {
     pub until_all: bool,
     /// What must not be given up for it, such as `cosine=0.99`: what breaks it is taken back.
     pub keep: Vec<Bound>,
-    /// Name of the [`Criterion`].
+    /// Name of the [`Criterion`]; `auto` for [`Criterion`]s that do best: `wanda` with calibration data, `magnitude-l2` without.
     pub criterion: String,
+    /// Names of the [updates](crate::update) of weights that stay, one after the other; by default `bias` and `least-squares`
+    /// with calibration data, and none without.
+    pub update: Option<Vec<String>>,
+    /// What is added to the diagonal of the matrices that updates solve with, as a share of its mean.
+    pub damping: f64,
+    /// On whose activations layers are fitted: of the model as it is pruned so far, or of the dense one.
+    pub inputs: Inputs,
     /// Among what units or weights compete.
     pub scope: Scope,
     /// Patterns of weight or node names to leave alone; `*` is any text, `?` any character.
@@ -139,7 +161,10 @@ impl Default for Recipe {
             until: Vec::new(),
             until_all: false,
             keep: Vec::new(),
-            criterion: "magnitude-l2".to_owned(),
+            criterion: AUTO.to_owned(),
+            update: None,
+            damping: 0.01,
+            inputs: Inputs::default(),
             scope: Scope::default(),
             exclude: Vec::new(),
             round_to: None,
@@ -162,6 +187,10 @@ pub enum RecipeError {
     Range { field: &'static str, value: String, most: &'static str },
     #[error("criterion {name:?} is not known; there are {known}")]
     Criterion { name: String, known: String },
+    #[error("update {name:?} is not known; there are none, {known}")]
+    Update { name: String, known: String },
+    #[error("{kind} {name:?} needs calibration data: give unlabelled samples (--data), or take another")]
+    NoData { kind: &'static str, name: &'static str },
     #[error(
         "{found:?} is no granularity; there are unstructured, channel, block:ROWSxCOLS such as block:4x1, and nm:N:M \
          such as nm:2:4"
@@ -208,7 +237,7 @@ impl Recipe {
     ///
     /// # Errors
     /// The first that is out of range.
-    pub fn validate(&self) -> Result<&'static dyn Criterion, RecipeError> {
+    pub fn validate(&self) -> Result<(), RecipeError> {
         let share = |field: &'static str, value: Option<f64>| match value {
             Some(v) if !(0.0..1.0).contains(&v) => {
                 Err(RecipeError::Range { field, value: v.to_string(), most: "less than 1" })
@@ -231,7 +260,7 @@ impl Recipe {
                 ("max_drop", self.max_drop.is_some()),
                 ("until", !self.until.is_empty()),
                 ("keep", !self.keep.is_empty()),
-                ("scope", self.scope != Scope::Layer),
+                ("scope", matches!(self.scope, Scope::Row | Scope::Global)),
             ];
             if let Some((field, _)) = others.into_iter().find(|(_, set)| *set) {
                 let implied = implied.to_string();
@@ -240,10 +269,58 @@ impl Recipe {
         } else if self.sparsity.is_none() && !self.searches() && !self.remove_dead {
             return Err(RecipeError::NoTarget);
         }
-        criterion::find(&self.criterion).ok_or_else(|| {
+        if !self.damping.is_finite() || self.damping <= 0.0 {
+            return Err(RecipeError::Range {
+                field: "damping",
+                value: self.damping.to_string(),
+                most: "any, and not 0",
+            });
+        }
+        self.criterion(false)?;
+        self.updates(false)?;
+        Ok(())
+    }
+
+    /// The criterion, given whether there are calibration data.
+    ///
+    /// # Errors
+    /// When its name is not known.
+    pub fn criterion(&self, data: bool) -> Result<&'static dyn Criterion, RecipeError> {
+        let name = match &self.criterion[..] {
+            AUTO if data => "wanda",
+            AUTO => "magnitude-l2",
+            name => name,
+        };
+        criterion::find(name).ok_or_else(|| {
             let known: Vec<&str> = CRITERIA.iter().map(|c| c.name()).collect();
-            RecipeError::Criterion { name: self.criterion.clone(), known: known.join(", ") }
+            RecipeError::Criterion {
+                name: self.criterion.clone(),
+                known: format!("{AUTO}, {}", known.join(", ")),
+            }
         })
+    }
+
+    /// The updates, given whether there are calibration data.
+    ///
+    /// # Errors
+    /// When a name is not known.
+    pub fn updates(&self, data: bool) -> Result<Vec<&'static dyn WeightUpdate>, RecipeError> {
+        let find = |name: &str| {
+            update::find(name).ok_or_else(|| {
+                let known: Vec<&str> = UPDATES.iter().map(|update| update.name()).collect();
+                RecipeError::Update { name: name.to_owned(), known: known.join(", ") }
+            })
+        };
+        match &self.update {
+            Some(names) => names.iter().filter(|name| *name != "none").map(|name| find(name)).collect(),
+            None if data => Ok(vec![&Bias, &LeastSquares]),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Among what units or weights compete, by `criterion` where the recipe does not say.
+    pub fn scope(&self, criterion: &dyn Criterion) -> Scope {
+        if self.scope == Scope::Auto { criterion.scope() } else { self.scope }
     }
 
     /// The share that the granularity removes by itself: 1 − N/M.
@@ -304,7 +381,8 @@ mod tests {
             ("sparsity = 1.5", "sparsity is 1.5, expected a number from 0 to less than 1"),
             (
                 "sparsity = 0.5\ncriterion = \"tailor\"",
-                "criterion \"tailor\" is not known; there are magnitude-l1, magnitude-l2, random",
+                "criterion \"tailor\" is not known; there are auto, magnitude-l1, magnitude-l2, random, lamp, han, wanda, ria, \
+                 activation, sparsegpt",
             ),
             ("", "nothing to do: set sparsity, target_macs, max_drop, until, keep or remove_dead"),
         ] {

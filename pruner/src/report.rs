@@ -35,6 +35,12 @@ pub struct Report {
     /// Weights whose values were stored narrower than f32 in the end, and how far they are from it.
     #[serde(default)]
     pub rounded: Vec<RoundedWeight>,
+    /// What was fitted to calibration data, layer by layer.
+    #[serde(default)]
+    pub fits: Vec<Fit>,
+    /// The pruned model's outputs beside the dense one's, on calibration data, once somebody has run both.
+    #[serde(default)]
+    pub likeness: Option<Likeness>,
     /// Pruned against masked model; `None` when it was not asked for or the model does not run.
     pub check: Option<Difference>,
     /// How much goes, where that was to be found: what was tried, and why it ended.
@@ -110,6 +116,37 @@ pub struct Layer {
     pub macs_after: u64,
     pub bytes_before: u64,
     pub bytes_after: u64,
+}
+
+/// How alike the outputs of two models are, sample by sample.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Likeness {
+    /// Samples compared.
+    pub samples: usize,
+    /// Whether these were kept aside when weights were fitted.
+    pub held_out: bool,
+    /// Mean cosine of the angle between the outputs of a sample.
+    pub mean: f64,
+    /// The least.
+    pub worst: f64,
+}
+
+/// How a layer was fitted to calibration data. Errors are those of its outputs, squared, as a share of the dense ones'
+/// squared, on the samples that were kept aside; of too few samples to keep any aside, on those that it was fitted to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Fit {
+    pub weight: String,
+    pub criterion: String,
+    pub updates: Vec<String>,
+    /// Rows that it was fitted to, and those kept aside.
+    pub rows: u64,
+    pub held_out_rows: u64,
+    /// Inputs of each output.
+    pub inputs: u64,
+    /// Once weights had gone, and once those that stay had changed.
+    pub error_before: Option<f64>,
+    pub error_after: Option<f64>,
 }
 
 /// A group of units that could go.
@@ -257,6 +294,34 @@ pub fn refused(graph: &Graph, dependencies: &DependencyGraph) -> Vec<Refused> {
         reason: group.reason.describe(graph),
     });
     refused.collect()
+}
+
+/// Rows for each input of a layer below which weights that were fitted to them do much worse on others: held-out error after a
+/// fit to 1, 4, 16 and 64 rows for each input was .70, .06, .004 and .002 of that before.
+const FEW_ROWS: f64 = 16.0;
+
+/// What to say of layers that were fitted to too few rows.
+pub(crate) fn few_rows(fits: &[Fit]) -> Option<String> {
+    let few: Vec<&Fit> =
+        fits.iter().filter(|fit| !fit.updates.is_empty() && fit.rows_per_input() < FEW_ROWS).collect();
+    let worst = few.iter().min_by(|a, b| a.rows_per_input().total_cmp(&b.rows_per_input()))?;
+    Some(format!(
+        "{} of {} layers were fitted to fewer than {FEW_ROWS} rows for each input, and may do worse on other data; the worst, {}, to \
+         {} rows of {} inputs: {:.0} times as many samples would do",
+        few.len(),
+        fits.len(),
+        worst.weight,
+        worst.rows,
+        worst.inputs,
+        (FEW_ROWS / worst.rows_per_input().max(1e-9)).ceil(),
+    ))
+}
+
+impl Fit {
+    /// Fitted rows for each input.
+    pub fn rows_per_input(&self) -> f64 {
+        self.rows as f64 / self.inputs.max(1) as f64
+    }
 }
 
 impl Report {

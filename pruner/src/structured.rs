@@ -9,7 +9,7 @@ use poda_formats::{Graph, MatrixForm, Pattern, ValueId};
 use crate::allocation::Scope;
 use crate::criterion::Criterion;
 use crate::cut::cuts;
-use crate::unstructured::{element_scores, zero_marked};
+use crate::unstructured::{element_scores, lowest, zero_marked};
 
 /// A matrix of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,12 @@ impl Matrix {
     pub fn new(id: ValueId, form: MatrixForm) -> Self {
         let [rows, cols] = form.size();
         Self { id, rows, cols, form }
+    }
+
+    /// The same matrix, lying row by row.
+    fn in_order(&self) -> Self {
+        let form = MatrixForm { parts: 1, rows: self.rows, cols: self.cols, transposed: false };
+        Self { form, ..*self }
     }
 
     /// Place of an element in the weight.
@@ -86,6 +92,39 @@ pub fn zero_by_pattern(
                 of_blocks_to_elements(&weights[at], &cuts[at].marks(&blocks(at)), numbers)
             })
         }
+    }
+}
+
+/// Marks of what goes of a matrix by `pattern`, from the scores of its elements, both row by row.
+pub(crate) fn pattern_marks(
+    matrix: &Matrix,
+    scores: &[f32],
+    pattern: Pattern,
+    criterion: &dyn Criterion,
+    seed: u64,
+    sparsity: f64,
+) -> Vec<bool> {
+    let flat = matrix.in_order();
+    match pattern {
+        Pattern::NofM { .. } => beyond_n_of_m(&flat, scores, pattern.numbers()),
+        Pattern::Block { .. } => {
+            let blocks = block_scores(&flat, scores, pattern.numbers(), criterion, seed);
+            of_blocks_to_elements(&flat, &lowest(&blocks, sparsity), pattern.numbers())
+        }
+    }
+}
+
+/// Scores of what goes at a time by `pattern`, from those of elements, row by row.
+pub(crate) fn pattern_scores(
+    matrix: &Matrix,
+    scores: &[f32],
+    pattern: Pattern,
+    criterion: &dyn Criterion,
+    seed: u64,
+) -> Vec<f32> {
+    match pattern {
+        Pattern::NofM { .. } => scores.to_vec(),
+        Pattern::Block { .. } => block_scores(&matrix.in_order(), scores, pattern.numbers(), criterion, seed),
     }
 }
 
@@ -148,6 +187,7 @@ fn beyond_n_of_m(matrix: &Matrix, scores: &[f32], [n, m]: [usize; 2]) -> Vec<boo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calibration::Needs;
     use crate::criterion::{CRITERIA, L1, L2};
     use crate::recipe::Recipe;
     use crate::unstructured::prunable_weights;
@@ -208,7 +248,7 @@ mod tests {
         let weights = prunable(&g);
         for (n, m) in [(2, 4), (1, 4), (4, 8), (3, 5)] {
             let pattern = Pattern::n_of_m(n, m).unwrap();
-            for criterion in CRITERIA {
+            for criterion in CRITERIA.iter().filter(|criterion| criterion.needs() == Needs::Weights) {
                 let pruned =
                     zero_by_pattern(&g, &weights, *criterion, 3, pattern, Scope::Layer, 0.0).unwrap();
                 for matrix in &weights {

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use half::{bf16, f16};
 use poda_formats::storage::{AlignedBytes, Storage};
 use poda_formats::weight::SparseError;
-use poda_formats::{DataType, Graph, Node, Op, Tensor, ValueId, Weight};
+use poda_formats::{DataType, Graph, MatrixForm, Node, Op, Tensor, ValueId, Weight};
 use poda_runtime::analysis::analyze;
 use rayon::prelude::*;
 
 use crate::allocation::Scope;
 use crate::criterion::{Criterion, weight_scores};
-use crate::cut::cuts;
+use crate::cut::{Cut, cuts};
 use crate::recipe::Recipe;
 
 /// The weights that products use as matrices ([`Op::products`]), in order of first use, seen through what only moves them.
@@ -81,8 +81,33 @@ pub fn zero_weights(
     sparsity: f64,
 ) -> Result<Graph, SparseError> {
     let scores = |at: usize| element_scores(graph, weights[at], criterion, seed);
+    if scope == Scope::Row {
+        let uses = graph.matrix_uses();
+        return zero_marked(graph, weights, |at| match uses.get(&weights[at]) {
+            Some(&form) => in_tensor(form, &row_marks(form.cols, &form.rows_of(&scores(at)), sparsity)),
+            None => lowest(&scores(at), sparsity),
+        });
+    }
     let cuts = cuts(weights.len(), &scores, scope, sparsity);
     zero_marked(graph, weights, |at| cuts[at].marks(&scores(at)))
+}
+
+/// Marks the share `sparsity` of lowest scores.
+pub(crate) fn lowest(scores: &[f32], sparsity: f64) -> Vec<bool> {
+    let count = (scores.len() as f64 * sparsity).round() as usize;
+    Cut::of(scores, count.min(scores.len())).marks(scores)
+}
+
+/// Marks the share `sparsity` of lowest scores of each row of `cols`.
+pub(crate) fn row_marks(cols: usize, scores: &[f32], sparsity: f64) -> Vec<bool> {
+    scores.chunks(cols.max(1)).flat_map(|row| lowest(row, sparsity)).collect()
+}
+
+/// Marks of the elements of a matrix in the order of its tensor.
+fn in_tensor(form: MatrixForm, marks: &[bool]) -> Vec<bool> {
+    let mut to = vec![false; marks.len()];
+    form.tensor_of(marks, &mut to);
+    to
 }
 
 /// `graph` with zeros in `weights` where `marks` says so of each by number; one weight a thread at a time.
@@ -109,7 +134,7 @@ pub(crate) fn zero_marked(
 
 /// Scores of the elements of a float weight; -1 for zeros, which go first whatever the criterion says of them.
 pub(crate) fn element_scores(graph: &Graph, id: ValueId, criterion: &dyn Criterion, seed: u64) -> Vec<f32> {
-    let mut scores = weight_scores(graph, id, criterion, seed).unwrap_or_default();
+    let mut scores = weight_scores(graph, id, None, criterion, None, seed).unwrap_or_default();
     let dense = graph.weight(id).and_then(|w| w.to_dense().ok());
     if let Some(values) = dense.as_ref().and_then(crate::criterion::float_values) {
         for (score, value) in scores.iter_mut().zip(values) {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use clap::builder::PossibleValuesParser;
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::builder::{PossibleValue, PossibleValuesParser};
+use poda::calibration::Calibration;
 use poda::dataset::Dataset;
 use poda::judge::DataJudge;
 use poda::pruning;
@@ -13,11 +14,14 @@ use poda::shapes::{NamedShape, Shapes, Sizes};
 use poda_formats::storage::check_regular;
 use poda_formats::{FileFormat, Graph, ValueType};
 use poda_pruner::allocation::Scope;
+use poda_pruner::calibration::Samples;
 use poda_pruner::criterion::CRITERIA;
 use poda_pruner::judge::Judge;
-use poda_pruner::report::{Layer, Search, Totals};
+use poda_pruner::recipe::Inputs;
+use poda_pruner::report::{Fit, Layer, Likeness, Search, Totals};
 use poda_pruner::termination::{self, Bound, BoundError, MEASURES, Verdict};
-use poda_pruner::{Granularity, Progress, Recipe, Report};
+use poda_pruner::update::UPDATES;
+use poda_pruner::{Data, Granularity, Progress, Recipe, Report};
 use poda_runtime::Options;
 
 use crate::progress;
@@ -38,6 +42,7 @@ use crate::values;
 ///   poda prune model.onnx -o tiny.safetensors --sparsity 0.9 --values int8
 ///   poda prune model.onnx -o small.onnx --granularity channel --max-drop 0.01 --data test.npz
 ///   poda prune model.onnx -o fast.safetensors --latency 2ms --keep cosine=0.99 --data samples.npz
+///   poda prune model.onnx -o sparse.safetensors --sparsity 0.6 --data samples.npz
 ///   poda prune model.onnx --granularity channel --sparsity 0.5 --dry-run
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -71,18 +76,30 @@ pub(crate) struct Args {
     /// Do not give this up for it, such as cosine=0.99 (needs no labels) or drop=0.01; may be repeated
     #[arg(long, value_name = "MEASURE=VALUE")]
     keep: Vec<Bound>,
-    /// Validation samples, and labels for --max-drop; see `poda eval --help`
-    #[arg(long, value_name = "FILE.npz")]
+    /// Samples, which need no labels: weights go by what flows through the model, and those that stay are fitted to its
+    /// outputs. A few hundred do. FILE.npz as for `poda eval`, a folder of .npz or .npy files, or lines of JSON, such as
+    /// {"input_ids": [101, 2023, 102]}. FILE.npz is also what --keep and --max-drop (with labels) measure by
+    #[arg(long, value_name = "DATA")]
     data: Option<PathBuf>,
     /// What is removed at a time: single weights (unstructured), channels (also heads and hidden units), blocks of
     /// outputs × inputs (block:4x1, block:1x4), or all but N of each M inputs (nm:2:4, which says how much by itself)
     #[arg(long, value_name = "WHAT")]
     granularity: Option<Granularity>,
     /// What tells which matter least
-    #[arg(long, value_parser = PossibleValuesParser::new(CRITERIA.iter().map(|c| c.name())))]
+    #[arg(long, value_parser = criteria())]
     criterion: Option<String>,
-    /// Whether each layer loses the same share, or layers compete
-    #[arg(long, value_parser = ["layer", "global"])]
+    /// How weights that stay change, one after the other, such as sparse-swaps,least-squares; by default least-squares
+    /// where there are data, none where there are not
+    #[arg(long, value_name = "UPDATE,...", value_delimiter = ',', value_parser = updates())]
+    update: Option<Vec<String>>,
+    /// Added to the diagonal of what updates solve, as a share of its mean: more trusts the data less
+    #[arg(long, value_name = "SHARE")]
+    damping: Option<f64>,
+    /// On whose activations layers are fitted: of the model as pruned so far, or of the dense one
+    #[arg(long, value_parser = ["pruned", "dense"])]
+    inputs: Option<String>,
+    /// Whether each output of a layer loses the same share (row), each layer, or layers compete (global)
+    #[arg(long, value_parser = ["auto", "row", "layer", "global"])]
     scope: Option<String>,
     /// Leave weights and nodes alone whose name fits, such as 'head.*'; * is any text, ? any character; may be repeated
     #[arg(long, value_name = "PATTERN")]
@@ -131,9 +148,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     recipe.validate()?;
     let graph = poda_formats::open(&args.model)?;
     let shapes = Sizes { given: args.shape.clone(), ..Sizes::default() }.resolve_given(&graph)?;
-    let data = args.data.as_ref().map(Dataset::open).transpose()?;
+    let calibration = args.data.as_ref().map(|path| Calibration::open(path, &graph)).transpose()?;
+    // What does not fit is known before anything is pruned.
+    let samples = calibration.as_ref().map(|calibration| calibration.bind(&graph)).transpose()?;
+    let data = args.data.as_ref().filter(|_| recipe.searches()).map(Dataset::open).transpose()?;
     if let (Some(data), Some(path)) = (&data, &args.data) {
-        // What does not fit is known before anything is pruned.
         data.bind(&graph).with_context(|| path.display().to_string())?;
     }
     ensure!(args.threads != Some(0), "--threads must be at least 1");
@@ -146,12 +165,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Progress::Analyzing => bar.set_message("analyzing"),
         Progress::Scoring => bar.set_message("scoring"),
         Progress::Checking => bar.set_message("comparing with the masked model"),
+        Progress::Layer { layer, of } => bar.set_message(format!("layer {layer} of {of}")),
         Progress::Step { step, of, sparsity, drop } => {
             let drop = drop.map(|d| format!(", score down by {d:.4}")).unwrap_or_default();
             bar.set_message(format!("step {step} of {of}: {} removed{drop}", percent(sparsity)));
         }
     };
-    let (pruned, mut report) = poda_pruner::prune(&graph, &recipe, &shapes, &mut show_progress, judge)?;
+    let given = Data { judge, samples: samples.as_ref().map(|samples| samples as &dyn Samples) };
+    let (pruned, mut report) = poda_pruner::prune_with(&graph, &recipe, &shapes, &mut show_progress, given)?;
+    if let Some(samples) = &samples {
+        bar.set_message("comparing outputs with the dense model's");
+        let likeness = samples.likeness(&graph, &pruned).map_err(|error| anyhow!(error))?;
+        report.likeness = Some(likeness);
+    }
     bar.finish_and_clear();
 
     let format = args.output.as_deref().and_then(FileFormat::of_name);
@@ -195,11 +221,20 @@ fn recipe(args: &Args) -> Result<Recipe> {
         recipe.criterion.clone_from(criterion);
     }
     recipe.granularity = args.granularity.unwrap_or(recipe.granularity);
-    match args.scope.as_deref() {
-        Some("global") => recipe.scope = Scope::Global,
-        Some(_) => recipe.scope = Scope::Layer,
-        None => {}
-    }
+    recipe.update = args.update.clone().or(recipe.update);
+    recipe.damping = args.damping.unwrap_or(recipe.damping);
+    recipe.inputs = match args.inputs.as_deref() {
+        Some("dense") => Inputs::Dense,
+        Some(_) => Inputs::Pruned,
+        None => recipe.inputs,
+    };
+    recipe.scope = match args.scope.as_deref() {
+        Some("global") => Scope::Global,
+        Some("layer") => Scope::Layer,
+        Some("row") => Scope::Row,
+        Some(_) => Scope::Auto,
+        None => recipe.scope,
+    };
     Ok(recipe)
 }
 
@@ -223,6 +258,21 @@ fn measures(what: &str) -> String {
     format!("{what}\n\nMeasures:{}", rows.collect::<String>())
 }
 
+/// What `--criterion` takes, with what each is.
+fn criteria() -> PossibleValuesParser {
+    let auto = PossibleValue::new("auto").help("wanda where there are data, else magnitude-l2");
+    let all =
+        CRITERIA.iter().map(|criterion| PossibleValue::new(criterion.name()).help(criterion.description()));
+    PossibleValuesParser::new(std::iter::once(auto).chain(all))
+}
+
+/// What `--update` takes, with what each is.
+fn updates() -> PossibleValuesParser {
+    let none = PossibleValue::new("none").help("weights that stay keep their values");
+    let all = UPDATES.iter().map(|update| PossibleValue::new(update.name()).help(update.description()));
+    PossibleValuesParser::new(std::iter::once(none).chain(all))
+}
+
 fn show(args: &Args, report: &Report) -> Result<()> {
     if args.dry_run && !report.groups.is_empty() {
         show_groups(report)?;
@@ -233,6 +283,7 @@ fn show(args: &Args, report: &Report) -> Result<()> {
     }
     let Totals { parameters, nnz, nonzero_macs, bytes, .. } = report.before;
     let after = &report.after;
+    show_fits(report)?;
     print(format!("granularity                   {}", report.granularity))?;
     print(format!("parameters                    {} -> {}", count(parameters), count(after.parameters)))?;
     print(format!("parameters that are not zero  {} -> {}", count(nnz), count(after.nnz)))?;
@@ -263,7 +314,38 @@ fn show(args: &Args, report: &Report) -> Result<()> {
     }
     show_refused(report)?;
     values::show(&report.rounded, args.output.as_deref().and_then(FileFormat::of_name))?;
-    report.notes.iter().try_for_each(|note| print(format!("note: {note}")))
+    report.notes.iter().try_for_each(|note| print(format!("note: {note}")))?;
+    report.likeness.as_ref().map_or(Ok(()), show_likeness)
+}
+
+/// Each layer that was fitted, with the error of its outputs before and after.
+fn show_fits(report: &Report) -> Result<()> {
+    let mut rows = table::table(&["fitted to data", "rows", "held out", "error, cut", "and fitted"], 1);
+    let error = |error: Option<f64>| error.map_or_else(|| "?".to_owned(), |error| format!("{error:.2e}"));
+    for fit in &report.fits {
+        let (rows_fitted, held_out) = (count(fit.rows), count(fit.held_out_rows));
+        rows.add_row([
+            fit.weight.clone(),
+            rows_fitted,
+            held_out,
+            error(fit.error_before),
+            error(fit.error_after),
+        ]);
+    }
+    if let Some(Fit { criterion, updates, .. }) = report.fits.first() {
+        print(format!("{rows}\n"))?;
+        let updates = if updates.is_empty() { "none".to_owned() } else { updates.join(", ") };
+        print(format!("criterion                     {criterion}"))?;
+        print(format!("update                        {updates}"))?;
+    }
+    Ok(())
+}
+
+fn show_likeness(likeness: &Likeness) -> Result<()> {
+    let Likeness { samples, held_out, mean, worst } = likeness;
+    let which =
+        if *held_out { "samples kept aside" } else { "samples (there were too few to keep any aside)" };
+    print(format!("outputs beside the dense model's, {samples} {which}: cosine {mean:.4}, worst {worst:.4}"))
 }
 
 /// What was tried, and why it ended.

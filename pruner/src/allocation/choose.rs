@@ -9,8 +9,12 @@ use crate::dependency::{ChannelGroup, DependencyGraph, GroupId, Removal};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// Within each layer: every layer loses the same share.
+    /// As the criterion is meant: within each layer, or within each output.
     #[default]
+    Auto,
+    /// Within each output of a layer: every row of its matrix loses the same share. Of channels and blocks the same as `layer`.
+    Row,
+    /// Within each layer: every layer loses the same share.
     Layer,
     /// Within the model: layers that matter less lose more.
     Global,
@@ -41,7 +45,7 @@ pub fn allocate(
     let active = choose_groups(dependencies, excluded, sparsity, &keep);
     let mut removal = Removal::none(dependencies);
     let shares = match scope {
-        Scope::Layer => vec![sparsity; groups.len()],
+        Scope::Auto | Scope::Row | Scope::Layer => vec![sparsity; groups.len()],
         Scope::Global => global_shares(dependencies, scores, &active, sparsity),
     };
     for (id, group) in groups.iter().enumerate() {

@@ -3,7 +3,7 @@
 
 use rand::rngs::SmallRng;
 
-use super::Criterion;
+use super::{Criterion, Layer};
 
 /// `|w|`; for a unit `Σ|w|`.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ impl Criterion for L1 {
         "sum of the absolute values of a unit's weights"
     }
 
-    fn elements(&self, values: &[f32], _: &mut SmallRng) -> Vec<f32> {
-        values.iter().map(|w| w.abs()).collect()
+    fn elements(&self, layer: &Layer<'_>, _: &mut SmallRng) -> Vec<f32> {
+        layer.weights.iter().map(|w| w.abs()).collect()
     }
 
     fn slice(&self, sum: f64, _: &mut SmallRng) -> f64 {
@@ -40,8 +40,8 @@ impl Criterion for L2 {
         "Euclidean norm of a unit's weights"
     }
 
-    fn elements(&self, values: &[f32], _: &mut SmallRng) -> Vec<f32> {
-        values.iter().map(|w| w * w).collect()
+    fn elements(&self, layer: &Layer<'_>, _: &mut SmallRng) -> Vec<f32> {
+        layer.weights.iter().map(|w| w * w).collect()
     }
 
     fn slice(&self, sum: f64, _: &mut SmallRng) -> f64 {

@@ -3,7 +3,7 @@
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use super::Criterion;
+use super::{Criterion, Layer};
 
 /// Uniform in 0..1, for weights and for units.
 #[derive(Debug)]
@@ -18,8 +18,8 @@ impl Criterion for Random {
         "uniformly random, from the seed: the baseline"
     }
 
-    fn elements(&self, values: &[f32], random: &mut SmallRng) -> Vec<f32> {
-        values.iter().map(|_| random.random()).collect()
+    fn elements(&self, layer: &Layer<'_>, random: &mut SmallRng) -> Vec<f32> {
+        layer.weights.iter().map(|_| random.random()).collect()
     }
 
     fn slice(&self, _: f64, random: &mut SmallRng) -> f64 {

@@ -1,12 +1,15 @@
 //! Scores of all weights and all units of a graph.
 
+use std::collections::{BTreeMap, HashMap};
+
 use half::{bf16, f16};
-use poda_formats::{Graph, Tensor, ValueId};
+use poda_formats::{Graph, MatrixForm, Tensor, ValueId};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rayon::prelude::*;
 
-use super::Criterion;
+use super::{Criterion, Layer};
+use crate::calibration::{Needs, Statistics};
 use crate::dependency::DependencyGraph;
 
 /// The elements of a float tensor as f32; `None` for other types.
@@ -28,19 +31,39 @@ pub(crate) fn random_for(seed: u64, id: ValueId) -> SmallRng {
     SmallRng::seed_from_u64(seed ^ (u64::from(id.0) << 32))
 }
 
-/// Scores of the elements of a float weight, or `None` if it is none. NaN counts as most important.
-pub fn weight_scores(graph: &Graph, id: ValueId, criterion: &dyn Criterion, seed: u64) -> Option<Vec<f32>> {
+/// Scores of the elements of a float weight in the order of the tensor, or `None` if it is none; `form` says how it lies as a
+/// matrix. NaN counts as most important.
+pub fn weight_scores(
+    graph: &Graph,
+    id: ValueId,
+    form: Option<MatrixForm>,
+    criterion: &dyn Criterion,
+    statistics: Option<&Statistics>,
+    seed: u64,
+) -> Option<Vec<f32>> {
     let dense = graph.weight(id)?.to_dense().ok()?;
-    let mut scores = criterion.elements(&float_values(&dense)?, &mut random_for(seed, id));
+    let values = float_values(&dense)?;
+    let form = form.unwrap_or(MatrixForm { parts: 1, rows: 1, cols: values.len(), transposed: false });
+    let weights = form.rows_of(&values);
+    let layer = Layer { size: form.size(), weights: &weights, statistics };
+    let mut scores = criterion.elements(&layer, &mut random_for(seed, id));
     scores.iter_mut().filter(|s| s.is_nan()).for_each(|s| *s = f32::INFINITY);
-    Some(scores)
+    if !form.transposed {
+        return Some(scores);
+    }
+    let mut in_order = vec![0.0; scores.len()];
+    form.tensor_of(&scores, &mut in_order);
+    Some(in_order)
 }
 
-/// Scores of all units of `dependencies`, comparable between groups: the mean of each group is 1.
+/// Scores of all units of `dependencies`, comparable between groups: the mean of each group is 1. `given` are scores of the
+/// elements of weights, in the order of their tensors, where a criterion needs data for them; weights that have none then
+/// say nothing.
 pub fn unit_scores(
     graph: &Graph,
     dependencies: &DependencyGraph,
     criterion: &dyn Criterion,
+    given: &BTreeMap<ValueId, Vec<f32>>,
     seed: u64,
 ) -> Vec<f64> {
     let mut scores = vec![0.0; dependencies.unit_count()];
@@ -58,15 +81,19 @@ pub fn unit_scores(
         if shape.len() < 2 || !weight.dtype().is_float() || !shrinks {
             return None;
         }
-        let elements = weight_scores(graph, id, criterion, seed)?;
+        let elements = match given.get(&id) {
+            Some(scores) => scores.clone(),
+            None if criterion.needs() > Needs::Weights => return None,
+            None => weight_scores(graph, id, None, criterion, None, seed)?,
+        };
         let mut random = random_for(seed.wrapping_add(1), id);
         let mut of_units = Vec::new();
         for (dim, &axis) in layout.axes.iter().enumerate().filter(|(_, axis)| dependencies.can_shrink(**axis))
         {
             let sums = sums_along(&elements, shape, dim);
-            let mut all = std::collections::BTreeMap::new();
+            let mut all = BTreeMap::new();
             dependencies.for_each_unit(axis, &mut |at, unit| *all.entry(unit).or_insert(0.0) += sums[at]);
-            let mut means = std::collections::HashMap::new();
+            let mut means = HashMap::new();
             for (&unit, sum) in &mut all {
                 *sum = criterion.slice(*sum, &mut random);
                 let mean: &mut (f64, usize) = means.entry(group_of[unit]).or_default();

@@ -4,11 +4,13 @@ use poda_formats::GraphError;
 use poda_formats::weight::RoundWeightError;
 use poda_formats::weight::SparseError;
 
+use crate::calibration::CalibrationError;
 use crate::check::{CheckError, TOLERANCE};
 use crate::compact::CompactError;
 use crate::judge::JudgeError;
 use crate::names::NamesError;
 use crate::recipe::RecipeError;
+use crate::update::UpdateError;
 use crate::values::ValuesError;
 
 /// Why a model cannot be pruned as asked.
@@ -50,6 +52,14 @@ pub enum PruneError {
     NothingToRemove { reason: String },
     #[error("no weight can be pruned: no product has a float matrix that is not excluded")]
     NoWeights,
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
+    #[error("weight {weight:?}: {source}")]
+    Update { weight: String, source: UpdateError },
+    #[error(
+        "nothing says what weight {weight:?} is multiplied with, so that it cannot be fitted to data; leave it alone (exclude)"
+    )]
+    NoInputs { weight: String },
     #[error("stopped: whoever watched the pruning ended it")]
     Stopped,
 }

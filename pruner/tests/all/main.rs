@@ -1,5 +1,6 @@
 //! The pruner through its public interface.
 
+mod calibrated;
 mod networks;
 mod prune;
 mod random_graphs;

@@ -28,6 +28,7 @@ mod non_max_suppression;
 mod norm;
 mod number;
 mod pad;
+pub mod patches;
 mod pool;
 mod quantize;
 mod real;

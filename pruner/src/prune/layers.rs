@@ -1,0 +1,325 @@
+//! Weights of products, layer by layer, from calibration data: what goes by what flows, and what stays fitted to the dense outputs.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use poda_formats::{Graph, Pattern, ValueId, Weight};
+
+use super::{Progress, PruneError};
+use crate::allocation::Scope;
+use crate::calibration::inputs::Source;
+use crate::calibration::{CalibrationError, Collector, Needs, Rows, Samples, Statistics, Stream, Use, uses};
+use crate::criterion::{Criterion, Layer, float_values, random_for, weight_scores};
+use crate::cut::cuts;
+use crate::observer::Observer;
+use crate::recipe::Inputs;
+use crate::report::Fit;
+use crate::structured::{Matrix, pattern_marks};
+use crate::unstructured::{float_tensor, lowest, row_marks};
+use crate::update::{BiasPlace, Freedom, Job, WeightUpdate};
+
+/// How the weights of products are pruned.
+pub(super) struct Method<'a> {
+    pub(super) criterion: &'static dyn Criterion,
+    pub(super) updates: &'a [&'static dyn WeightUpdate],
+    pub(super) pattern: Option<Pattern>,
+    pub(super) scope: Scope,
+    /// Within what masks may move, where that does not follow from the others.
+    pub(super) freedom: Option<Freedom>,
+    pub(super) damping: f64,
+    pub(super) inputs: Inputs,
+    pub(super) seed: u64,
+}
+
+impl Method<'_> {
+    /// `graph` with the share `sparsity` of `matrices` gone, or as many as the pattern says, and what was fitted.
+    pub(super) fn prune(
+        &self,
+        graph: &Graph,
+        matrices: &[Matrix],
+        samples: &dyn Samples,
+        sparsity: f64,
+        observer: &mut dyn Observer,
+    ) -> Result<(Graph, Vec<Fit>), PruneError> {
+        let shares = self.shares(graph, matrices, samples, sparsity, observer)?;
+        self.fit(graph, matrices, samples, observer, &|at, dense, statistics| {
+            let matrix = &matrices[at];
+            let gone = self.marks(matrix, &self.scores(matrix, dense, statistics), shares[at]);
+            gone.into_iter().map(|gone| !gone).collect()
+        })
+    }
+
+    /// `graph` without the weights of `matrices` that are not `kept`, both row by row, and with the others changed.
+    pub(super) fn fit(
+        &self,
+        graph: &Graph,
+        matrices: &[Matrix],
+        samples: &dyn Samples,
+        observer: &mut dyn Observer,
+        kept: &dyn Fn(usize, &[f32], &Statistics) -> Vec<bool>,
+    ) -> Result<(Graph, Vec<Fit>), PruneError> {
+        let needs = self.updates.iter().map(|update| update.needs()).fold(self.criterion.needs(), Ord::max);
+        let shifts = self.updates.iter().any(|update| update.shifts_bias());
+        let mut fits: Vec<Option<Fit>> = matrices.iter().map(|_| None).collect();
+        let mut pruned = graph.clone();
+        let mut layers = Layers::new(graph, matrices, samples, needs, self.inputs)?;
+        layers.each(&mut pruned, observer, &mut |pruned, at, statistics| {
+            let matrix = &matrices[at];
+            let Some(weight) = pruned.weight(matrix.id) else { return Ok(()) };
+            let tensor = weight.to_dense()?;
+            let Some(values) = float_values(&tensor) else { return Ok(()) };
+            let dense = matrix.form.rows_of(&values);
+            let kept = kept(at, &dense, statistics);
+            let bias = if shifts { bias_of(pruned, matrix) } else { None };
+            let centred = bias.map(|_| statistics.centred());
+            let fitted_to = centred.as_ref().unwrap_or(statistics);
+            let size = [matrix.rows, matrix.cols];
+            let mut job = Job::new(size, &dense, kept, self.freedom(), Some(fitted_to), self.damping);
+            let before = job.error();
+            for update in self.updates {
+                let failed =
+                    |source| PruneError::Update { weight: pruned.value(matrix.id).name.clone(), source };
+                update.update(&mut job).map_err(failed)?;
+            }
+            fits[at] = Some(Fit {
+                weight: pruned.value(matrix.id).name.clone(),
+                criterion: self.criterion.name().to_owned(),
+                updates: self.updates.iter().map(|update| update.name().to_owned()).collect(),
+                rows: statistics.fitted.rows,
+                held_out_rows: statistics.held_out.rows,
+                inputs: statistics.cols as u64,
+                error_before: before,
+                error_after: job.error(),
+            });
+            let mut values = vec![0.0; job.weights.len()];
+            matrix.form.tensor_of(&job.weights, &mut values);
+            let shift = bias.map(|place| (place, statistics.lost(job.dense, &job.weights)));
+            let fitted = float_tensor(tensor.dtype(), tensor.shape(), &values);
+            pruned.value_mut(matrix.id).weight = fitted.map(Weight::Tensor);
+            if let Some((place, shift)) = shift {
+                place.add(pruned, &shift);
+            }
+            Ok(())
+        })?;
+        Ok((pruned, fits.into_iter().flatten().collect()))
+    }
+
+    /// Scores of the elements of each weight on the dense model, in the order of its tensor.
+    pub(super) fn dense_scores(
+        &self,
+        graph: &Graph,
+        matrices: &[Matrix],
+        samples: &dyn Samples,
+        observer: &mut dyn Observer,
+    ) -> Result<BTreeMap<ValueId, Vec<f32>>, PruneError> {
+        let mut all = BTreeMap::new();
+        let mut layers = Layers::new(graph, matrices, samples, self.criterion.needs(), Inputs::Dense)?;
+        layers.each(&mut graph.clone(), observer, &mut |graph, at, statistics| {
+            let (id, form) = (matrices[at].id, Some(matrices[at].form));
+            let scores = weight_scores(graph, id, form, self.criterion, Some(statistics), self.seed);
+            all.extend(scores.map(|scores| (id, scores)));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// What share of each layer goes.
+    fn shares(
+        &self,
+        graph: &Graph,
+        matrices: &[Matrix],
+        samples: &dyn Samples,
+        sparsity: f64,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<f64>, PruneError> {
+        if self.scope != Scope::Global {
+            return Ok(vec![sparsity; matrices.len()]);
+        }
+        // Scores of all layers, on the dense model.
+        let mut scores: Vec<Vec<f32>> = vec![Vec::new(); matrices.len()];
+        let mut layers = Layers::new(graph, matrices, samples, self.criterion.needs(), Inputs::Dense)?;
+        layers.each(&mut graph.clone(), observer, &mut |graph, at, statistics| {
+            let matrix = &matrices[at];
+            let Some(weight) = graph.weight(matrix.id) else { return Ok(()) };
+            if let Some(values) = float_values(&weight.to_dense()?) {
+                let of_elements = self.scores(matrix, &matrix.form.rows_of(&values), statistics);
+                scores[at] = match self.pattern {
+                    Some(pattern) => crate::structured::pattern_scores(
+                        matrix,
+                        &of_elements,
+                        pattern,
+                        self.criterion,
+                        self.seed,
+                    ),
+                    None => of_elements,
+                };
+            }
+            Ok(())
+        })?;
+        let cuts = cuts(matrices.len(), &|at| scores[at].clone(), Scope::Global, sparsity);
+        let share = |(cut, scores): (crate::cut::Cut, &Vec<f32>)| {
+            let gone = cut.marks(scores).iter().filter(|&&gone| gone).count();
+            gone as f64 / scores.len().max(1) as f64
+        };
+        Ok(cuts.into_iter().zip(&scores).map(share).collect())
+    }
+
+    /// Scores of the elements of a matrix, row by row; -1 for zeros, which go first.
+    fn scores(&self, matrix: &Matrix, weights: &[f32], statistics: &Statistics) -> Vec<f32> {
+        let layer = Layer { size: [matrix.rows, matrix.cols], weights, statistics: Some(statistics) };
+        let mut scores = self.criterion.elements(&layer, &mut random_for(self.seed, matrix.id));
+        for (score, &weight) in scores.iter_mut().zip(weights) {
+            if weight == 0.0 {
+                *score = -1.0;
+            } else if score.is_nan() {
+                *score = f32::INFINITY;
+            }
+        }
+        scores
+    }
+
+    /// Marks what goes, row by row.
+    fn marks(&self, matrix: &Matrix, scores: &[f32], share: f64) -> Vec<bool> {
+        match (self.pattern, self.scope) {
+            (Some(pattern), _) => pattern_marks(matrix, scores, pattern, self.criterion, self.seed, share),
+            (None, Scope::Row) => row_marks(matrix.cols, scores, share),
+            (None, _) => lowest(scores, share),
+        }
+    }
+
+    fn freedom(&self) -> Freedom {
+        if let Some(freedom) = self.freedom {
+            return freedom;
+        }
+        match (self.pattern, self.scope) {
+            (Some(pattern @ Pattern::NofM { .. }), _) => Freedom::Group(pattern.numbers()[1]),
+            (Some(Pattern::Block { .. }), _) => Freedom::None,
+            (None, Scope::Row) => Freedom::Row,
+            (None, _) => Freedom::Layer,
+        }
+    }
+}
+
+/// The bias of the one product that uses a matrix.
+fn bias_of(graph: &Graph, matrix: &Matrix) -> Option<BiasPlace> {
+    match &uses(graph, matrix.id)[..] {
+        [only] => BiasPlace::find(graph, only.node, matrix.rows),
+        _ => None,
+    }
+}
+
+/// What is done with the statistics of a matrix, given by number.
+type Visit<'v> = &'v mut dyn FnMut(&mut Graph, usize, &Statistics) -> Result<(), PruneError>;
+
+/// Matrices in the order in which a model multiplies with them.
+pub(super) struct Layers<'a> {
+    matrices: &'a [Matrix],
+    /// Of each matrix by number, in the order of nodes.
+    uses: Vec<(usize, Use)>,
+    stream: Stream<'a>,
+    dense: Option<Graph>,
+    needs: Needs,
+}
+
+impl<'a> Layers<'a> {
+    pub(super) fn new(
+        graph: &Graph,
+        matrices: &'a [Matrix],
+        samples: &'a dyn Samples,
+        needs: Needs,
+        inputs: Inputs,
+    ) -> Result<Self, PruneError> {
+        let mut all = Vec::new();
+        for (at, matrix) in matrices.iter().enumerate() {
+            let uses = uses(graph, matrix.id);
+            if uses.is_empty() {
+                let weight = graph.value(matrix.id).name.clone();
+                return Err(PruneError::NoInputs { weight });
+            }
+            all.extend(uses.into_iter().map(|of| (at, of)));
+        }
+        all.sort_by_key(|(_, of)| of.node);
+        let stream = Stream::new(graph, samples)?;
+        let dense = (inputs == Inputs::Dense).then(|| graph.clone());
+        Ok(Self { matrices, uses: all, stream, dense, needs })
+    }
+
+    /// Visits every matrix once the statistics of its inputs are known, on the activations of `graph` as it is by then.
+    pub(super) fn each(
+        &mut self,
+        graph: &mut Graph,
+        observer: &mut dyn Observer,
+        visit: Visit<'_>,
+    ) -> Result<(), PruneError> {
+        let mut waiting: Vec<Option<Statistics>> = self.matrices.iter().map(|_| None).collect();
+        let mut done = 0;
+        while done < self.uses.len() {
+            let value = self.uses[done].1.value;
+            let count = self.uses[done..].iter().take_while(|(_, of)| of.value == value).count();
+            let window = done..done + count;
+            let gathered = self.statistics(graph, window.clone())?;
+            for place in window {
+                let (at, of) = &self.uses[place];
+                let found = gathered.iter().find(|(source, _)| *source == of.source);
+                let statistics = &found.expect("statistics for each source").1;
+                let last = !self.uses[place + 1..].iter().any(|(other, _)| other == at);
+                match waiting[*at].take() {
+                    None if last => visit(graph, *at, statistics)?,
+                    None => waiting[*at] = Some(statistics.clone()),
+                    Some(mut all) => {
+                        all.merge(statistics);
+                        if last {
+                            visit(graph, *at, &all)?;
+                        } else {
+                            waiting[*at] = Some(all);
+                        }
+                    }
+                }
+            }
+            done += count;
+            let progress = Progress::Layer { layer: done, of: self.uses.len() };
+            if observer.progress(progress) == ControlFlow::Break(()) {
+                return Err(PruneError::Stopped);
+            }
+        }
+        Ok(())
+    }
+
+    /// Statistics for uses of one value, by how it lies as rows.
+    fn statistics(
+        &mut self,
+        graph: &Graph,
+        window: std::ops::Range<usize>,
+    ) -> Result<Vec<(Source, Statistics)>, PruneError> {
+        let first = &self.uses[window.start].1;
+        // A state of a recurrence arises in its own node.
+        let own = graph.nodes[first.node].outputs.contains(&Some(first.value));
+        let (to, taps) = (first.node + usize::from(own), [first.value]);
+        let mut collectors: Vec<(&Use, usize, Collector)> = Vec::new();
+        for (at, of) in &self.uses[window] {
+            if !collectors.iter().any(|(other, ..)| other.source == of.source) {
+                collectors.push((of, *at, Collector::new(self.needs >= Needs::Gram)));
+            }
+        }
+        let counts = [false, true].map(|held_out| self.stream.count(held_out));
+        let matrices = self.matrices;
+        let name = |at: usize| graph.value(matrices[at].id).name.clone();
+        let running = self.dense.as_ref().unwrap_or(graph);
+        self.stream.run(running, to, &taps, !own, &mut |shown| {
+            for (of, at, collector) in &mut collectors {
+                let failed = |source| CalibrationError::Product { weight: name(*at), source };
+                let rows = Rows::new(&of.source, matrices[*at].form, &shown.tensor).map_err(failed)?;
+                let rows = rows.ok_or_else(|| CalibrationError::Rows { weight: name(*at) })?;
+                collector.add(&rows, shown.held_out, counts[usize::from(shown.held_out)]);
+            }
+            Ok(())
+        })?;
+        let mut gathered = Vec::new();
+        for (of, at, collector) in collectors {
+            let statistics =
+                collector.finish().ok_or_else(|| CalibrationError::Infinite { weight: name(at) })?;
+            gathered.push((of.source.clone(), statistics));
+        }
+        Ok(gathered)
+    }
+}
