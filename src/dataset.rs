@@ -106,6 +106,11 @@ impl Dataset {
         Self { arrays }
     }
 
+    /// The array with this name.
+    pub fn array(&self, name: &str) -> Option<&Tensor> {
+        self.arrays.get(name)
+    }
+
     /// Finds an array for each input of the graph: of its name; for a model with one input also one called `input`, or the
     /// only one beside the labels. Labels are class numbers in an array `labels`.
     ///

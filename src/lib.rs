@@ -36,13 +36,13 @@
 //! * [`pruner::prune()`] removes what matters least, as a [`pruner::Recipe`] says, and tells what it did.
 //! * [`Model::prepare`] makes an [`Executable`]; its `run` may be called from many threads at once. [`runtime`] says how.
 //! * [`arrays`] reads and writes `.npy` and `.npz`; [`feeds`] and [`shapes`] find arrays and sizes for a model's inputs;
-//!   [`batching`] proves which axes count samples; [`calibration`] finds the samples that weights are fitted to; [`dataset`] runs a model over samples, and [`score`] scores what comes
-//!   out; [`mod@compare`] puts two models side by side, and [`judge`] measures candidates of a pruning.
+//!   [`batching`] proves which axes count samples; [`calibration`] finds the samples that weights are fitted to; [`dataset`]
+//!   runs a model over samples, [`score`] scores what comes out, and [`training`] makes batches of them for
+//!   [`pruner::finetune`]; [`mod@compare`] puts two models side by side, and [`judge`] measures candidates of a pruning.
 //!
 //! # What it does not do
 //!
-//! It does not train: what is removed is chosen from the weights alone, and what stays keeps its value. It does not use
-//! GPUs, nor the network. Operators outside its set are refused by name when a model is prepared.
+//! It does not train from nothing: [`pruner::finetune`] goes on from weights that are there. It does not use GPUs, nor the network. Operators outside its set are refused by name when a model is prepared.
 //!
 //! # Features
 //!
@@ -60,6 +60,7 @@ pub mod json_lines;
 pub mod judge;
 pub mod pruning;
 pub mod score;
+pub mod training;
 
 pub use poda_formats as formats;
 pub use poda_pruner as pruner;

@@ -5,7 +5,7 @@
 //! do not matter die. Adam, learning rate falling to zero along a half cosine. Seeded.
 //!
 //! ```text
-//! cargo run --release -p poda-pruner --features finetune --example train_fashion_mnist -- DATA_DIR OUT_DIR
+//! cargo run --release -p poda-pruner --example train_fashion_mnist -- DATA_DIR OUT_DIR
 //! ```
 //!
 //! `DATA_DIR` holds the four IDX files of Fashion-MNIST, gzipped (Debian: package `dataset-fashion-mnist`).
@@ -13,24 +13,25 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle_core::{D, DType, Device, Tensor, Var};
-use candle_nn::{AdamW, Optimizer, ParamsAdamW, loss};
 use npyz::WriterBuilder;
 use poda_formats::op::{Op, Unary};
-use poda_formats::{DataType, Dim, Graph, WriteOptions};
+use poda_formats::{DataType, Dim, Graph, Tensor, WriteOptions};
+use poda_pruner::finetune::{Batch, Data, DataError, Options, Progress, Rate, RateShape, Term, finetune};
+use poda_pruner::gradients::loss::Loss;
+use poda_runtime::Model;
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 const WIDTHS: [usize; 4] = [784, 768, 512, 10];
-const EPOCHS: usize = 20;
+const EPOCHS: u64 = 20;
 const BATCH: usize = 128;
-const LEARNING_RATE: f64 = 1e-3;
-const L1: f64 = 2e-5;
+const LEARNING_RATE: f32 = 1e-3;
+const L1: f32 = 2e-5;
 /// Test samples kept for the demo.
 const TEST_SAMPLES: usize = 2000;
 
@@ -47,63 +48,47 @@ fn read_idx(path: &Path, header: usize) -> Result<Vec<u8>> {
 }
 
 /// Images `[n, 784]` in 0..1 and labels `[n]` of one split.
-fn load(folder: &Path, split: &str) -> Result<(Vec<f32>, Vec<u32>)> {
+fn load(folder: &Path, split: &str) -> Result<Samples> {
     let images = read_idx(&folder.join(format!("{split}-images-idx3-ubyte.gz")), 16)?;
     let labels = read_idx(&folder.join(format!("{split}-labels-idx1-ubyte.gz")), 8)?;
     let images = images.into_iter().map(|p| f32::from(p) / 255.0).collect();
-    Ok((images, labels.into_iter().map(u32::from).collect()))
+    Ok(Samples { images, labels: labels.into_iter().map(i64::from).collect() })
 }
 
-struct Mlp {
-    layers: Vec<(Var, Var)>,
+/// Images `[n, 784]` and labels `[n]`.
+struct Samples {
+    images: Vec<f32>,
+    labels: Vec<i64>,
 }
 
-impl Mlp {
-    /// He-uniform weights `[out, in]`, zero biases.
-    fn new(rng: &mut StdRng, device: &Device) -> Result<Self> {
-        let layers = WIDTHS.windows(2).map(|pair| {
-            let (k, m) = (pair[0], pair[1]);
-            let bound = (6.0 / k as f32).sqrt();
-            let weight: Vec<f32> = (0..m * k).map(|_| rng.random_range(-bound..bound)).collect();
-            let weight = Var::from_tensor(&Tensor::from_vec(weight, (m, k), device)?)?;
-            Ok((weight, Var::zeros(m, DType::F32, device)?))
-        });
-        Ok(Self { layers: layers.collect::<Result<_>>()? })
+impl Data for Samples {
+    fn len(&self) -> usize {
+        self.labels.len()
     }
 
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let mut x = x.clone();
-        for (index, (weight, bias)) in self.layers.iter().enumerate() {
-            x = x.matmul(&weight.t()?)?.broadcast_add(bias)?;
-            if index + 1 < self.layers.len() {
-                x = x.relu()?;
-            }
-        }
-        Ok(x)
-    }
-
-    fn penalty(&self) -> candle_core::Result<Tensor> {
-        let mut sum = self.layers[0].0.abs()?.sum_all()?;
-        for (weight, _) in &self.layers[1..] {
-            sum = (sum + weight.abs()?.sum_all()?)?;
-        }
-        sum.affine(L1, 0.0)
+    fn batch(&self, samples: &[usize]) -> std::result::Result<Batch, DataError> {
+        let images: Vec<f32> =
+            samples.iter().flat_map(|&i| &self.images[i * WIDTHS[0]..][..WIDTHS[0]]).copied().collect();
+        let labels: Vec<i64> = samples.iter().map(|&i| self.labels[i]).collect();
+        let image = Tensor::from_slice(&[samples.len(), WIDTHS[0]], &images);
+        let feeds = vec![("image".to_owned(), image)];
+        Ok(Batch { feeds, targets: vec![Tensor::from_slice(&[samples.len()], &labels)] })
     }
 }
 
-/// As a graph: input `image` `[batch, 784]`, output `scores` `[batch, 10]`.
-fn graph(model: &Mlp) -> Result<Graph> {
+/// Input `image` `[batch, 784]`, output `scores` `[batch, 10]`; He-uniform weights `[out, in]`, zero biases.
+fn network(rng: &mut StdRng) -> Graph {
     let mut graph = Graph { name: "fashion_mnist_mlp".into(), ..Graph::default() };
     let shape = vec![Dim::Symbol("batch".into()), Dim::Fixed(WIDTHS[0])];
     let mut x = graph.add_input("image", DataType::F32, shape);
-    for (index, (weight, bias)) in model.layers.iter().enumerate() {
+    for (index, pair) in WIDTHS.windows(2).enumerate() {
+        let (k, m) = (pair[0], pair[1]);
         let layer = format!("fc{}", index + 1);
-        let values = weight.flatten_all()?.to_vec1::<f32>()?;
-        let weight = poda_formats::Tensor::from_slice(weight.dims(), &values);
-        let weight = graph.add_weight(format!("{layer}.weight"), weight);
-        let bias = poda_formats::Tensor::from_slice(bias.dims(), &bias.to_vec1::<f32>()?);
-        let bias = graph.add_weight(format!("{layer}.bias"), bias);
-        let last = index + 1 == model.layers.len();
+        let bound = (6.0 / k as f32).sqrt();
+        let values: Vec<f32> = (0..m * k).map(|_| rng.random_range(-bound..bound)).collect();
+        let weight = graph.add_weight(format!("{layer}.weight"), Tensor::from_slice(&[m, k], &values));
+        let bias = graph.add_weight(format!("{layer}.bias"), Tensor::from_slice(&[m], &vec![0.0_f32; m]));
+        let last = index + 2 == WIDTHS.len();
         let gemm = Op::Gemm { alpha: 1.0, beta: 1.0, trans_a: false, trans_b: true };
         x = graph.add_node(gemm, &[x, weight, bias], if last { "scores".into() } else { layer.clone() });
         if !last {
@@ -111,12 +96,11 @@ fn graph(model: &Mlp) -> Result<Graph> {
         }
     }
     graph.outputs.push(x);
-    Ok(graph)
+    graph
 }
 
 /// An `.npz` with `image` f32 `[n, 784]` and `labels` i64 `[n]`, compressed.
-fn write_samples(path: &Path, images: &[f32], labels: &[u32]) -> Result<()> {
-    let labels: Vec<i64> = labels.iter().map(|&label| label.into()).collect();
+fn write_samples(path: &Path, images: &[f32], labels: &[i64]) -> Result<()> {
     let mut zip = ZipWriter::new(File::create(path)?);
     let options = SimpleFileOptions::default().compression_level(Some(9));
     zip.start_file("image.npy", options)?;
@@ -126,16 +110,19 @@ fn write_samples(path: &Path, images: &[f32], labels: &[u32]) -> Result<()> {
     npy.finish()?;
     zip.start_file("labels.npy", options)?;
     let mut npy = npyz::WriteOptions::new().default_dtype().shape(&shape[..1]).writer(&mut zip).begin_nd()?;
-    npy.extend(labels)?;
+    npy.extend(labels.iter().copied())?;
     npy.finish()?;
     zip.finish()?;
     Ok(())
 }
 
-fn accuracy(model: &Mlp, images: &Tensor, labels: &[u32]) -> Result<f64> {
-    let predicted = model.forward(images)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
-    let right = predicted.iter().zip(labels).filter(|(a, b)| a == b).count();
-    Ok(right as f64 / labels.len() as f64)
+fn accuracy(graph: &Graph, test: &Samples) -> std::result::Result<f64, DataError> {
+    let executable = Model::from_graph(graph.clone())?.prepare(poda_runtime::Options::default())?;
+    let all = test.batch(&(0..test.len()).collect::<Vec<_>>())?;
+    let scores = executable.run(&[("image", all.feeds[0].1.view())])?.remove(0).1;
+    let right = scores.as_slice::<f32>()?.chunks_exact(WIDTHS[WIDTHS.len() - 1]).zip(&test.labels);
+    let best = |scores: &[f32]| (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+    Ok(right.filter(|(s, label)| best(s) == Some(**label as usize)).count() as f64 / test.len() as f64)
 }
 
 fn main() -> Result<()> {
@@ -143,45 +130,28 @@ fn main() -> Result<()> {
     let [data, out] = &args[..] else {
         return Err("usage: train_fashion_mnist DATA_DIR OUT_DIR".into());
     };
-    let device = Device::Cpu;
-    let (train, labels) = load(Path::new(data), "train")?;
-    let (test, test_labels) = load(Path::new(data), "t10k")?;
-    let test = Tensor::from_vec(test, (test_labels.len(), WIDTHS[0]), &device)?;
-
-    let mut rng = StdRng::seed_from_u64(7);
-    let model = Mlp::new(&mut rng, &device)?;
-    let vars = model.layers.iter().flat_map(|(w, b)| [w.clone(), b.clone()]).collect();
-    let params = ParamsAdamW { lr: LEARNING_RATE, weight_decay: 0.0, ..ParamsAdamW::default() };
-    let mut optimizer = AdamW::new(vars, params)?;
-    let mut order: Vec<usize> = (0..labels.len()).collect();
-    let steps = labels.len() / BATCH * EPOCHS;
-    let mut step = 0_usize;
-    for epoch in 0..EPOCHS {
-        order.shuffle(&mut rng);
-        let mut total = 0.0;
-        for batch in order.chunks_exact(BATCH) {
-            let x: Vec<f32> =
-                batch.iter().flat_map(|&i| &train[i * WIDTHS[0]..][..WIDTHS[0]]).copied().collect();
-            let x = Tensor::from_vec(x, (BATCH, WIDTHS[0]), &device)?;
-            let y: Vec<u32> = batch.iter().map(|&i| labels[i]).collect();
-            let y = Tensor::from_vec(y, BATCH, &device)?;
-            let loss = loss::cross_entropy(&model.forward(&x)?, &y)?;
-            total += f64::from(loss.to_scalar::<f32>()?);
-            let progress = step as f64 / steps as f64;
-            optimizer
-                .set_learning_rate(LEARNING_RATE * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()));
-            optimizer.backward_step(&(loss + model.penalty()?)?)?;
-            step += 1;
+    let (train, test) = (load(Path::new(data), "train")?, load(Path::new(data), "t10k")?);
+    let start = network(&mut StdRng::seed_from_u64(7));
+    let options = Options {
+        epochs: EPOCHS,
+        batch: BATCH,
+        rate: Rate { peak: LEARNING_RATE, shape: RateShape::Cosine, warm_up: 0.0 },
+        l1: L1,
+        seed: 7,
+        ..Options::default()
+    };
+    let terms = [Term { loss: Loss::CrossEntropy, output: start.outputs[0], factor: 1.0 }];
+    let mut observe = |progress: &Progress| {
+        if progress.step % (train.len() / BATCH) as u64 == 0 {
+            println!("epoch {}: loss {:.4}", progress.epoch, progress.loss);
         }
-        let mean = total / (labels.len() / BATCH) as f64;
-        println!(
-            "epoch {epoch}: loss {mean:.4}, test accuracy {:.4}",
-            accuracy(&model, &test, &test_labels)?
-        );
-    }
+        ControlFlow::Continue(())
+    };
+    let (trained, _) = finetune(&start, &train, &terms, &options, None, None, &mut observe)?;
+    println!("test accuracy {:.4}", accuracy(&trained, &test).map_err(|error| error.to_string())?);
     let out = Path::new(out);
-    poda_formats::write(&graph(&model)?, out.join("fashion_mnist.onnx"), &WriteOptions::default())?;
-    let test = test.narrow(0, 0, TEST_SAMPLES)?.flatten_all()?.to_vec1::<f32>()?;
-    write_samples(&out.join("fashion_mnist_test.npz"), &test, &test_labels[..TEST_SAMPLES])?;
+    poda_formats::write(&trained, out.join("fashion_mnist.onnx"), &WriteOptions::default())?;
+    let images = &test.images[..TEST_SAMPLES * WIDTHS[0]];
+    write_samples(&out.join("fashion_mnist_test.npz"), images, &test.labels[..TEST_SAMPLES])?;
     Ok(())
 }

@@ -35,9 +35,8 @@
 //! * [`dead`]: units that go at no cost; [`unstructured`]: single weights; [`structured`]: blocks and N:M;
 //! * [`values`], [`names`]: what is checked before: numbers that are none, patterns that fit nothing;
 //! * [`observer`]: who is told how far a run is, and may end it or judge its steps;
+//! * [`gradients`], [`finetune`]: gradients as nodes of the graph, and training what is left;
 //! * [`check`], [`report`]: the numerical check at the end, and what was done.
-//!
-//! Not here: training.
 
 pub mod allocation;
 pub mod calibration;
@@ -49,6 +48,7 @@ mod cut;
 pub mod dead;
 mod defaults;
 pub mod dependency;
+pub mod finetune;
 pub mod gradients;
 pub mod judge;
 pub mod mask;

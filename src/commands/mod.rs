@@ -8,6 +8,7 @@ mod compare;
 mod convert;
 mod demo;
 mod eval;
+mod finetune;
 mod inspect;
 #[cfg(feature = "serve")]
 mod load;
@@ -23,6 +24,7 @@ pub(crate) enum Command {
     Inspect(inspect::Args),
     Convert(convert::Args),
     Prune(Box<prune::Args>),
+    Finetune(Box<finetune::Args>),
     Run(run::Args),
     Eval(eval::Args),
     Compare(compare::Args),
@@ -42,6 +44,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(&args),
             Self::Convert(args) => convert::run(&args),
             Self::Prune(args) => prune::run(&args),
+            Self::Finetune(args) => finetune::run(&args),
             Self::Run(args) => run::run(&args),
             Self::Eval(args) => eval::run(&args),
             Self::Compare(args) => compare::run(&args),

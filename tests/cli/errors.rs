@@ -18,7 +18,7 @@ fn wrong_usage_exits_with_2() {
         dir.poda(args).exit(2);
     }
     dir.poda(&["--help"]).ok();
-    for command in ["inspect", "convert", "prune", "run", "eval", "bench", "demo"] {
+    for command in ["inspect", "convert", "prune", "finetune", "run", "eval", "bench", "demo"] {
         let help = dir.poda(&[command, "--help"]).ok();
         assert!(help.contains("poda "), "{help}");
     }

@@ -2,6 +2,7 @@
 
 mod errors;
 mod figures;
+mod finetune;
 mod program;
 mod shown;
 mod targets;

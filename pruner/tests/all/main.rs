@@ -1,6 +1,7 @@
 //! The pruner through its public interface.
 
 mod calibrated;
+mod gradients;
 mod networks;
 mod prune;
 mod random_graphs;
