@@ -116,7 +116,7 @@ fn what_does_not_fit_is_said() {
         ("targets.npz", &[], "array \"targets\" has shape [20, 3]"),
         ("good.npz", &["--scores", "z"], "the model has no value \"z\""),
         ("good.npz", &["--freeze", "w9"], "\"w9\""),
-        ("good.npz", &["--rate", "-1"], "learning rate"),
+        ("good.npz", &["--rate", "0"], "learning rate"),
         ("good.npz", &["--rate", "1e30", "--optimizer", "sgd"], "try a lower rate"),
         ("good.npz", &["--teacher", "nowhere.onnx"], "nowhere.onnx"),
     ] {
