@@ -12,6 +12,7 @@
 mod emit;
 pub mod loss;
 mod rules;
+pub mod saliency;
 #[cfg(test)]
 mod tests;
 
