@@ -9,6 +9,7 @@ mod commands;
 mod kernels;
 mod machine;
 mod memory;
+mod page;
 mod passes;
 mod profiling;
 mod progress;

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::allocation::Scope;
+use crate::allocation::{Scope, Shares};
 
 /// Where the lowest scores of a weight end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,21 +19,25 @@ pub(crate) struct Cut {
 /// Scores of the weight with this number.
 pub(crate) type Scores<'a> = &'a (dyn Fn(usize) -> Vec<f32> + Sync);
 
-/// Cuts off exactly the share `share` of the scores of each of `weights` weights, or of all together, rounded to the nearest
-/// count. Ties go to the first.
-pub(crate) fn cuts(weights: usize, scores: Scores<'_>, scope: Scope, share: f64) -> Vec<Cut> {
-    let count = |n: usize| ((n as f64 * share).round() as usize).min(n);
-    match scope {
-        Scope::Auto | Scope::Row | Scope::Layer => (0..weights)
-            .into_par_iter()
-            .map(|at| {
-                let scores = scores(at);
-                Cut::of(&scores, count(scores.len()))
-            })
-            .collect(),
+/// Cuts off exactly these shares of the scores of each of `weights` weights, or of all together, rounded to the nearest count.
+/// Ties go to the first.
+pub(crate) fn cuts(weights: usize, scores: Scores<'_>, shares: Shares<'_>) -> Vec<Cut> {
+    let count = |n: usize, share: f64| ((n as f64 * share).round() as usize).min(n);
+    let each = |at: usize| {
+        let scores = scores(at);
+        Cut::of(&scores, count(scores.len(), shares.of(at)))
+    };
+    match shares.scope {
+        Scope::Auto | Scope::Row | Scope::Layer | Scope::ErdosRenyi => {
+            (0..weights).into_par_iter().map(each).collect()
+        }
         Scope::Global => {
-            let total = (0..weights).into_par_iter().map(|at| scores(at).len()).sum();
-            global(weights, scores, count(total))
+            let open: Vec<usize> = (0..weights).filter(|&at| shares.own(at).is_none()).collect();
+            let total = open.par_iter().map(|&at| scores(at).len()).sum();
+            let mut all: Vec<Option<Cut>> = vec![None; weights];
+            let among = global(open.len(), &|at| scores(open[at]), count(total, shares.share));
+            open.iter().zip(among).for_each(|(&at, cut)| all[at] = Some(cut));
+            all.into_par_iter().enumerate().map(|(at, cut)| cut.unwrap_or_else(|| each(at))).collect()
         }
     }
 }
@@ -126,7 +130,7 @@ mod tests {
     }
 
     fn marks(all: &[Vec<f32>], scope: Scope, share: f64) -> Vec<Vec<bool>> {
-        let cuts = cuts(all.len(), &|at| all[at].clone(), scope, share);
+        let cuts = cuts(all.len(), &|at| all[at].clone(), Shares::all(scope, share));
         cuts.into_iter().zip(all).map(|(cut, scores)| cut.marks(scores)).collect()
     }
 

@@ -49,6 +49,7 @@ pub mod dead;
 mod defaults;
 pub mod dependency;
 pub mod finetune;
+pub mod goal;
 pub mod gradients;
 pub mod judge;
 pub mod mask;

@@ -10,9 +10,9 @@ pub use error::PruneError;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use poda_formats::Graph;
+use poda_formats::{Graph, ValueId};
 
-use crate::allocation::{allocate, native_lanes};
+use crate::allocation::{Shares, allocate, native_lanes};
 use crate::calibration::{Needs, Samples};
 use crate::canonical::canonical;
 use crate::check::{self, CheckError, Difference, TOLERANCE};
@@ -37,7 +37,7 @@ use crate::values;
 use layers::Method;
 use trials::Trials;
 
-use structure::{Structure, removed_share};
+use structure::{Structure, own_shares, removed_share};
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
@@ -200,6 +200,8 @@ impl Run<'_, '_> {
         let excluded = |name: &str| self.recipe.excludes(name);
         let (start, settings) = canonical(graph, self.shapes, &excluded);
         names::all_fit(&[graph, &start], &self.recipe.exclude)?;
+        let patterns: Vec<String> = self.recipe.layers.iter().map(|layer| layer.pattern.clone()).collect();
+        names::all_fit(&[graph, &start], &patterns)?;
         values::all_finite(&start, &prunable_weights(&start, self.recipe))?;
         let Some((lean, dead, difference)) = self.without_dead(graph, &start)? else {
             let result = self.remove(graph, &start, &settings)?;
@@ -247,18 +249,26 @@ impl Run<'_, '_> {
         let take = |run: &mut Self, share: f64| {
             let Recipe { granularity, seed, .. } = *run.recipe;
             let scope = run.recipe.scope(run.criterion);
+            let own = match matrices.is_empty() {
+                true => own_shares(run.recipe, graph, &weights, scope, share),
+                false => {
+                    let ids: Vec<ValueId> = matrices.iter().map(|matrix| matrix.id).collect();
+                    own_shares(run.recipe, graph, &ids, scope, share)
+                }
+            };
+            let shares = Shares { scope, share, own: &own };
             if let Some(samples) = run.samples {
                 let updates = run.updates.clone();
                 let method = run.method(&updates);
-                let (pruned, fits) = method.prune(graph, &matrices, samples, share, run.observer)?;
+                let (pruned, fits) = method.prune(graph, &matrices, samples, shares, run.observer)?;
                 run.fits = fits;
                 return Ok(pruned);
             }
             Ok(match granularity {
                 Granularity::Pattern(pattern) => {
-                    zero_by_pattern(graph, &matrices, run.criterion, seed, pattern, scope, share)?
+                    zero_by_pattern(graph, &matrices, run.criterion, seed, pattern, shares)?
                 }
-                _ => zero_weights(graph, &weights, run.criterion, seed, scope, share)?,
+                _ => zero_weights(graph, &weights, run.criterion, seed, shares)?,
             })
         };
         self.follow(settings, graph, &mut best, take, |graph| graph)?;
@@ -410,7 +420,10 @@ impl Run<'_, '_> {
         let lanes = self.recipe.round_to.unwrap_or_else(native_lanes);
         let scope = self.recipe.scope(self.criterion);
         let dependencies = &structure.dependencies;
-        let take = |share| allocate(dependencies, scores, &structure.excluded, scope, share, lanes);
+        let own = structure.own_shares(graph, self.recipe);
+        let take = |share| {
+            allocate(dependencies, scores, &structure.excluded, Shares { scope, share, own: &own }, lanes)
+        };
         let mut removal = take(share);
         let wanted = share * self.recipe.least_parameters;
         let mut taken = share;
@@ -536,6 +549,7 @@ impl Run<'_, '_> {
             check,
             file: None,
             search: self.search,
+            goal: None,
             notes: self.notes,
         };
         Ok((pruned.graph, report))

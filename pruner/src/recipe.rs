@@ -6,7 +6,7 @@ use std::str::FromStr;
 use poda_formats::{Graph, Pattern, PatternError, ValueType};
 use serde::{Deserialize, Serialize};
 
-use crate::allocation::Scope;
+use crate::allocation::{LayerShare, Scope};
 use crate::criterion::{self, CRITERIA, Criterion};
 use crate::names;
 use crate::termination::{Bound, Conditions};
@@ -130,6 +130,8 @@ pub struct Recipe {
     pub inputs: Inputs,
     /// Among what units or weights compete.
     pub scope: Scope,
+    /// Shares of their own for layers by name, such as `encoder.*=0.8`; the last that fits counts.
+    pub layers: Vec<LayerShare>,
     /// Patterns of weight or node names to leave alone; `*` is any text, `?` any character.
     pub exclude: Vec<String>,
     /// Keep widths at multiples of this many elements where that costs little; 1 for any width. By default the f32 lanes
@@ -166,6 +168,7 @@ impl Default for Recipe {
             damping: 0.01,
             inputs: Inputs::default(),
             scope: Scope::default(),
+            layers: Vec::new(),
             exclude: Vec::new(),
             round_to: None,
             least_parameters: 0.0,
@@ -202,7 +205,7 @@ pub enum RecipeError {
     Implied { pattern: Pattern, implied: String, field: &'static str },
     #[error("sparsity and target_macs both say how much to remove; give one (max_drop may limit either)")]
     TwoTargets,
-    #[error("nothing to do: set sparsity, target_macs, max_drop, until, keep or remove_dead")]
+    #[error("nothing to do: set sparsity, layers, target_macs, max_drop, until, keep or remove_dead")]
     NoTarget,
     #[error("{measure} needs validation data")]
     NoValidation { measure: &'static str },
@@ -260,13 +263,14 @@ impl Recipe {
                 ("max_drop", self.max_drop.is_some()),
                 ("until", !self.until.is_empty()),
                 ("keep", !self.keep.is_empty()),
-                ("scope", matches!(self.scope, Scope::Row | Scope::Global)),
+                ("layers", !self.layers.is_empty()),
+                ("scope", matches!(self.scope, Scope::Row | Scope::ErdosRenyi | Scope::Global)),
             ];
             if let Some((field, _)) = others.into_iter().find(|(_, set)| *set) {
                 let implied = implied.to_string();
                 return Err(RecipeError::Implied { pattern, implied, field });
             }
-        } else if self.sparsity.is_none() && !self.searches() && !self.remove_dead {
+        } else if self.share().is_none() && !self.searches() && !self.remove_dead {
             return Err(RecipeError::NoTarget);
         }
         if !self.damping.is_finite() || self.damping <= 0.0 {
@@ -334,6 +338,16 @@ impl Recipe {
         }
     }
 
+    /// The share that goes where no layer has one of its own; none where only these lose anything.
+    pub fn share(&self) -> Option<f64> {
+        self.sparsity.or((!self.layers.is_empty()).then_some(0.0))
+    }
+
+    /// The recipe as a TOML file.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe is a table of values")
+    }
+
     /// Whether how much goes is to be found, by measuring.
     pub fn searches(&self) -> bool {
         !Conditions::of(self).is_empty()
@@ -376,7 +390,7 @@ mod tests {
             ),
             (
                 "granularity = \"block:4x1\"",
-                "nothing to do: set sparsity, target_macs, max_drop, until, keep or remove_dead",
+                "nothing to do: set sparsity, layers, target_macs, max_drop, until, keep or remove_dead",
             ),
             ("sparsity = 1.5", "sparsity is 1.5, expected a number from 0 to less than 1"),
             (
@@ -384,7 +398,7 @@ mod tests {
                 "criterion \"tailor\" is not known; there are auto, magnitude-l1, magnitude-l2, random, lamp, han, wanda, ria, \
                  activation, sparsegpt",
             ),
-            ("", "nothing to do: set sparsity, target_macs, max_drop, until, keep or remove_dead"),
+            ("", "nothing to do: set sparsity, layers, target_macs, max_drop, until, keep or remove_dead"),
         ] {
             assert_eq!(Recipe::from_toml(text).unwrap_err().to_string(), message);
         }

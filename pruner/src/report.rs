@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::Difference;
 use crate::dependency::{DependencyGraph, Removal};
+use crate::goal::Tried;
 use crate::recipe::Granularity;
 use crate::termination::{Answer, Measured};
 use crate::unstructured::weight_behind;
@@ -43,6 +44,9 @@ pub struct Report {
     pub likeness: Option<Likeness>,
     /// Pruned against masked model; `None` when it was not asked for or the model does not run.
     pub check: Option<Difference>,
+    /// Ways that were tried for a goal.
+    #[serde(default)]
+    pub goal: Option<Tried>,
     /// How much goes, where that was to be found: what was tried, and why it ended.
     #[serde(default)]
     pub search: Option<Search>,

@@ -11,7 +11,7 @@ const FARTHEST: f64 = 0.98;
 pub fn one_shot(recipe: &Recipe, judges: bool) -> Option<f64> {
     let implied = recipe.implied_sparsity();
     let at_once = !recipe.searches() && (!judges || implied.is_some());
-    implied.or(recipe.sparsity).filter(|_| at_once)
+    implied.or(recipe.share()).filter(|_| at_once)
 }
 
 /// Shares to try, one after the other, where how much may go is to be found: over `steps` equal steps up to the recipe's

@@ -6,7 +6,7 @@
 use poda_formats::weight::SparseError;
 use poda_formats::{Graph, MatrixForm, Pattern, ValueId};
 
-use crate::allocation::Scope;
+use crate::allocation::Shares;
 use crate::criterion::Criterion;
 use crate::cut::cuts;
 use crate::unstructured::{element_scores, lowest, zero_marked};
@@ -58,11 +58,11 @@ pub fn matrices(graph: &Graph, weights: &[ValueId]) -> (Vec<Matrix>, Vec<ValueId
 
 /// `graph` with zeros in `weights` by `pattern`.
 ///
-/// Of blocks, the share `sparsity` with the lowest scores goes (of all weights' together, or of each), rounded to the
+/// Of blocks, these shares with the lowest scores go (of all weights' together, or of each), rounded to the
 /// nearest block. The score of a block is the criterion's of a slice whose sum is the *mean* of its elements' scores, so
 /// that the smaller blocks at the edges compare with the others.
 ///
-/// Of N:M, the N highest scores of each group of M inputs stay, whatever `sparsity` and `scope` say; a last group of
+/// Of N:M, the N highest scores of each group of M inputs stay, whatever `shares` say; a last group of
 /// fewer inputs keeps N, too.
 ///
 /// Elements that are zero already go first; equal scores go by position.
@@ -75,8 +75,7 @@ pub fn zero_by_pattern(
     criterion: &dyn Criterion,
     seed: u64,
     pattern: Pattern,
-    scope: Scope,
-    sparsity: f64,
+    shares: Shares<'_>,
 ) -> Result<Graph, SparseError> {
     let numbers = pattern.numbers();
     let elements = |at: usize| element_scores(graph, weights[at].id, criterion, seed);
@@ -87,7 +86,7 @@ pub fn zero_by_pattern(
         }
         Pattern::Block { .. } => {
             let blocks = |at: usize| block_scores(&weights[at], &elements(at), numbers, criterion, seed);
-            let cuts = cuts(weights.len(), &blocks, scope, sparsity);
+            let cuts = cuts(weights.len(), &blocks, shares);
             zero_marked(graph, &ids, |at| {
                 of_blocks_to_elements(&weights[at], &cuts[at].marks(&blocks(at)), numbers)
             })
@@ -187,6 +186,7 @@ fn beyond_n_of_m(matrix: &Matrix, scores: &[f32], [n, m]: [usize; 2]) -> Vec<boo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allocation::Scope;
     use crate::calibration::Needs;
     use crate::criterion::{CRITERIA, L1, L2};
     use crate::recipe::Recipe;
@@ -250,7 +250,8 @@ mod tests {
             let pattern = Pattern::n_of_m(n, m).unwrap();
             for criterion in CRITERIA.iter().filter(|criterion| criterion.needs() == Needs::Weights) {
                 let pruned =
-                    zero_by_pattern(&g, &weights, *criterion, 3, pattern, Scope::Layer, 0.0).unwrap();
+                    zero_by_pattern(&g, &weights, *criterion, 3, pattern, Shares::all(Scope::Layer, 0.0))
+                        .unwrap();
                 for matrix in &weights {
                     for row in zeros(&pruned, matrix) {
                         for group in row.chunks(m) {
@@ -263,7 +264,7 @@ mod tests {
         }
         // [outputs = 7, inputs = 10] of a weight stored as [10, 7].
         let pattern = Pattern::n_of_m(2, 4).unwrap();
-        let pruned = zero_by_pattern(&g, &weights, &L1, 0, pattern, Scope::Layer, 0.0).unwrap();
+        let pruned = zero_by_pattern(&g, &weights, &L1, 0, pattern, Shares::all(Scope::Layer, 0.0)).unwrap();
         let all = values(70);
         let kept = zeros(&pruned, &weights[0]);
         for (row, kept) in kept.iter().enumerate() {
@@ -284,7 +285,7 @@ mod tests {
         for [r, c] in [[4, 1], [1, 4], [2, 3], [16, 1]] {
             let pattern = Pattern::block(r, c).unwrap();
             for scope in [Scope::Layer, Scope::Global] {
-                let pruned = zero_by_pattern(&g, &weights, &L2, 0, pattern, scope, 0.5).unwrap();
+                let pruned = zero_by_pattern(&g, &weights, &L2, 0, pattern, Shares::all(scope, 0.5)).unwrap();
                 let mut gone_of_all = [0, 0];
                 for matrix in &weights {
                     let zeros = zeros(&pruned, matrix);
@@ -322,7 +323,8 @@ mod tests {
         let id = g.add_weight("w", Tensor::from_slice(&[5, 2], &w));
         let matrix = Matrix::new(id, MatrixForm::of(&[5, 2], false).unwrap());
         let pattern = Pattern::block(4, 1).unwrap();
-        let pruned = zero_by_pattern(&g, &[matrix], &L1, 0, pattern, Scope::Layer, 0.25).unwrap();
+        let pruned =
+            zero_by_pattern(&g, &[matrix], &L1, 0, pattern, Shares::all(Scope::Layer, 0.25)).unwrap();
         let kept = [0.0, 9.0, 0.0, 9.0, 0.0, 9.0, 0.0, 9.0, 0.3, 0.2];
         assert_eq!(pruned.weight(id).unwrap().to_dense().unwrap(), Tensor::from_slice(&[5, 2], &kept));
     }

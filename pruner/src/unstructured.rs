@@ -9,7 +9,7 @@ use poda_formats::{DataType, Graph, MatrixForm, Node, Op, Tensor, ValueId, Weigh
 use poda_runtime::analysis::analyze;
 use rayon::prelude::*;
 
-use crate::allocation::Scope;
+use crate::allocation::{Scope, Shares};
 use crate::criterion::{Criterion, weight_scores};
 use crate::cut::{Cut, cuts};
 use crate::recipe::Recipe;
@@ -67,8 +67,8 @@ pub(crate) fn weight_behind(graph: &Graph, producers: &[Option<usize>], mut id: 
     }
 }
 
-/// `graph` with exactly the share `sparsity` of the elements of `weights` zero (of all together, or of each), rounded to
-/// the nearest element. Elements that are zero already count, and go first; equal scores go by position.
+/// `graph` with exactly these shares of the elements of `weights` zero (of all together, or of each), rounded to the nearest
+/// element. Elements that are zero already count, and go first; equal scores go by position.
 ///
 /// # Errors
 /// When a sparse weight cannot be read.
@@ -77,18 +77,17 @@ pub fn zero_weights(
     weights: &[ValueId],
     criterion: &dyn Criterion,
     seed: u64,
-    scope: Scope,
-    sparsity: f64,
+    shares: Shares<'_>,
 ) -> Result<Graph, SparseError> {
     let scores = |at: usize| element_scores(graph, weights[at], criterion, seed);
-    if scope == Scope::Row {
+    if shares.scope == Scope::Row {
         let uses = graph.matrix_uses();
         return zero_marked(graph, weights, |at| match uses.get(&weights[at]) {
-            Some(&form) => in_tensor(form, &row_marks(form.cols, &form.rows_of(&scores(at)), sparsity)),
-            None => lowest(&scores(at), sparsity),
+            Some(&form) => in_tensor(form, &row_marks(form.cols, &form.rows_of(&scores(at)), shares.of(at))),
+            None => lowest(&scores(at), shares.of(at)),
         });
     }
-    let cuts = cuts(weights.len(), &scores, scope, sparsity);
+    let cuts = cuts(weights.len(), &scores, shares);
     zero_marked(graph, weights, |at| cuts[at].marks(&scores(at)))
 }
 
@@ -202,7 +201,7 @@ mod tests {
         assert_eq!(weights, [w]);
         let none = prunable_weights(&graph, &Recipe { exclude: vec!["w".into()], ..Recipe::default() });
         assert!(none.is_empty());
-        let pruned = zero_weights(&graph, &weights, &L1, 0, Scope::Layer, 0.5).unwrap();
+        let pruned = zero_weights(&graph, &weights, &L1, 0, Shares::all(Scope::Layer, 0.5)).unwrap();
         let values = pruned.weight(w).unwrap().to_dense().unwrap();
         assert_eq!(values.as_slice::<f32>().unwrap(), [4.0, 0.0, 0.0, 2.0]);
     }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use poda::calibration::Calibration;
 use poda::dataset::Dataset;
@@ -13,9 +14,10 @@ use poda::pruning;
 use poda::shapes::{NamedShape, Shapes, Sizes};
 use poda_formats::storage::check_regular;
 use poda_formats::{FileFormat, Graph, ValueType};
-use poda_pruner::allocation::Scope;
+use poda_pruner::allocation::{LayerShare, Scope};
 use poda_pruner::calibration::Samples;
 use poda_pruner::criterion::CRITERIA;
+use poda_pruner::goal::{self, Goal, Outcome, Tried};
 use poda_pruner::judge::Judge;
 use poda_pruner::recipe::Inputs;
 use poda_pruner::report::{Fit, Layer, Likeness, Search, Totals};
@@ -24,9 +26,9 @@ use poda_pruner::update::UPDATES;
 use poda_pruner::{Data, Granularity, Progress, Recipe, Report};
 use poda_runtime::Options;
 
-use crate::progress;
 use crate::table::{self, count, percent, print, print_json};
 use crate::values;
+use crate::{page, progress};
 
 /// Remove what matters least: weights, or whole channels with everything coupled to them
 ///
@@ -43,6 +45,7 @@ use crate::values;
 ///   poda prune model.onnx -o small.onnx --granularity channel --max-drop 0.01 --data test.npz
 ///   poda prune model.onnx -o fast.safetensors --latency 2ms --keep cosine=0.99 --data samples.npz
 ///   poda prune model.onnx -o sparse.safetensors --sparsity 0.6 --data samples.npz
+///   poda prune model.onnx -o fast.safetensors --goal faster --max-drop 0.01 --data test.npz
 ///   poda prune model.onnx --granularity channel --sparsity 0.5 --dry-run
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -81,6 +84,16 @@ pub(crate) struct Args {
     /// {"input_ids": [101, 2023, 102]}. FILE.npz is also what --keep and --max-drop (with labels) measure by
     #[arg(long, value_name = "DATA")]
     data: Option<PathBuf>,
+    /// Samples to judge by, where they are not to be those of --data that weights are fitted to
+    #[arg(long, value_name = "FILE.npz")]
+    validation: Option<PathBuf>,
+    /// Try ways of pruning, and keep the one that is fastest on this machine, or smallest on disk, and gives up no more than
+    /// --max-drop or --keep (by default 1 % of accuracy where there are labels, else a cosine of 0.99)
+    #[arg(long, value_parser = ["faster", "smaller"], conflicts_with_all = ["sparsity", "target_macs", "until", "latency"])]
+    goal: Option<String>,
+    /// Time for --goal, such as 10min
+    #[arg(long, value_name = "TIME", default_value = "10min", value_parser = time)]
+    time: Duration,
     /// What is removed at a time: single weights (unstructured), channels (also heads and hidden units), blocks of
     /// outputs × inputs (block:4x1, block:1x4), or all but N of each M inputs (nm:2:4, which says how much by itself)
     #[arg(long, value_name = "WHAT")]
@@ -98,9 +111,14 @@ pub(crate) struct Args {
     /// On whose activations layers are fitted: of the model as pruned so far, or of the dense one
     #[arg(long, value_parser = ["pruned", "dense"])]
     inputs: Option<String>,
-    /// Whether each output of a layer loses the same share (row), each layer, or layers compete (global)
-    #[arg(long, value_parser = ["auto", "row", "layer", "global"])]
+    /// Whether each output of a layer loses the same share (row), each layer, small layers less (erdos-renyi), or layers
+    /// compete (global)
+    #[arg(long, value_parser = ["auto", "row", "layer", "erdos-renyi", "global"])]
     scope: Option<String>,
+    /// Share of its own for layers whose name fits, such as 'encoder.*.ffn*=0.8'; may be repeated, the last that fits
+    /// counts
+    #[arg(long, value_name = "PATTERN=SHARE")]
+    layer: Vec<LayerShare>,
     /// Leave weights and nodes alone whose name fits, such as 'head.*'; * is any text, ? any character; may be repeated
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
@@ -135,30 +153,37 @@ pub(crate) struct Args {
     /// Threads that the pruned model is to run with; by default as many as this container may use
     #[arg(long)]
     threads: Option<usize>,
-    /// Also write the report to this file, as JSON
-    #[arg(long, value_name = "FILE.json")]
+    /// Also write the report to this file: a page to look at (.html), or JSON
+    #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Write the recipe that the flags stand for to this file
+    #[arg(long, value_name = "FILE.toml")]
+    save_recipe: Option<PathBuf>,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let recipe = recipe(args)?;
-    recipe.validate()?;
+    let mut recipe = recipe(args)?;
+    if args.goal.is_none() {
+        recipe.validate()?;
+    }
     let graph = poda_formats::open(&args.model)?;
     let shapes = Sizes { given: args.shape.clone(), ..Sizes::default() }.resolve_given(&graph)?;
     let calibration = args.data.as_ref().map(|path| Calibration::open(path, &graph)).transpose()?;
     // What does not fit is known before anything is pruned.
     let samples = calibration.as_ref().map(|calibration| calibration.bind(&graph)).transpose()?;
-    let data = args.data.as_ref().filter(|_| recipe.searches()).map(Dataset::open).transpose()?;
-    if let (Some(data), Some(path)) = (&data, &args.data) {
-        data.bind(&graph).with_context(|| path.display().to_string())?;
+    let searches = recipe.searches() || args.goal.is_some();
+    let judged_by = args.validation.as_ref().or(args.data.as_ref()).filter(|_| searches);
+    let data = judged_by.map(Dataset::open).transpose()?;
+    let mut labelled = false;
+    if let (Some(data), Some(path)) = (&data, judged_by) {
+        labelled = data.bind(&graph).with_context(|| path.display().to_string())?.labels().is_some();
     }
     ensure!(args.threads != Some(0), "--threads must be at least 1");
     let judge = judge(args, &graph, data.as_ref(), &shapes);
-    let judge = recipe.searches().then_some(&judge);
-    let judge = judge.map(|judge| judge as &dyn Judge);
+    let judge = searches.then_some(&judge as &dyn Judge);
 
     let bar = progress::spinner("analyzing");
     let mut show_progress = |progress: Progress| match progress {
@@ -172,7 +197,33 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     };
     let given = Data { judge, samples: samples.as_ref().map(|samples| samples as &dyn Samples) };
-    let (pruned, mut report) = poda_pruner::prune_with(&graph, &recipe, &shapes, &mut show_progress, given)?;
+    let (pruned, mut report) = match args.goal.as_deref() {
+        None => poda_pruner::prune_with(&graph, &recipe, &shapes, &mut show_progress, given)?,
+        Some(goal) => {
+            ensure!(data.is_some(), "--goal needs samples to judge by: --data or --validation");
+            if recipe.keep.is_empty() && recipe.max_drop.is_none() {
+                recipe.keep.push(if labelled { "drop=0.01" } else { "cosine=0.99" }.parse()?);
+            }
+            let goal = if goal == "smaller" { Goal::Smaller } else { Goal::Faster };
+            let (best, tried) =
+                goal::reach(&graph, &recipe, goal, &shapes, &mut show_progress, given, args.time)?;
+            let Some((pruned, by, mut report)) = best else {
+                bar.finish_and_clear();
+                show_goal(&tried)?;
+                bail!(
+                    "no way of pruning is better than the dense model and keeps that much; nothing is written"
+                );
+            };
+            recipe = by;
+            report.goal = Some(tried);
+            (pruned, report)
+        }
+    };
+    if searches && args.validation.is_none() && report.fits.iter().any(|fit| !fit.updates.is_empty()) {
+        report
+            .notes
+            .push("judged by the samples that weights were fitted to; --validation takes others".to_owned());
+    }
     if let Some(samples) = &samples {
         bar.set_message("comparing outputs with the dense model's");
         let likeness = samples.likeness(&graph, &pruned).map_err(|error| anyhow!(error))?;
@@ -186,8 +237,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let output = args.output.as_deref().context("no output file")?;
         pruning::write(&pruned, output, Some(&args.model), &mut report)?;
     }
+    if let Some(path) = &args.save_recipe {
+        fs::write(path, recipe.to_toml()).with_context(|| path.display().to_string())?;
+    }
     if let Some(path) = &args.report {
-        let text = serde_json::to_vec_pretty(&report)?;
+        let name = args.model.file_name().unwrap_or_default().to_string_lossy();
+        let text = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("html" | "htm") => page::page(&name, &recipe, &report).into_bytes(),
+            _ => serde_json::to_vec_pretty(&report)?,
+        };
         fs::write(path, text).with_context(|| path.display().to_string())?;
     }
     if args.json { print_json(&report) } else { show(args, &report) }
@@ -217,6 +275,7 @@ fn recipe(args: &Args) -> Result<Recipe> {
     recipe.remove_dead |= args.remove_dead;
     recipe.check &= !args.no_check;
     recipe.exclude.extend(args.exclude.iter().cloned());
+    recipe.layers.extend(args.layer.iter().cloned());
     if let Some(criterion) = &args.criterion {
         recipe.criterion.clone_from(criterion);
     }
@@ -232,6 +291,7 @@ fn recipe(args: &Args) -> Result<Recipe> {
         Some("global") => Scope::Global,
         Some("layer") => Scope::Layer,
         Some("row") => Scope::Row,
+        Some("erdos-renyi") => Scope::ErdosRenyi,
         Some(_) => Scope::Auto,
         None => recipe.scope,
     };
@@ -245,6 +305,13 @@ fn judge<'a>(args: &Args, graph: &'a Graph, data: Option<&'a Dataset>, given: &S
     let shapes = sizes.resolve(graph).map_or_else(|_| given.clone(), |resolved| resolved.shapes);
     let options = Options { threads: args.threads, ..Options::default() };
     DataJudge::new(graph, data, shapes, options)
+}
+
+/// A time for `--time`.
+fn time(text: &str) -> Result<Duration, String> {
+    let ms = termination::parse_number(termination::Unit::Milliseconds, text);
+    ms.map(|ms| Duration::from_secs_f64(ms / 1e3))
+        .ok_or_else(|| "expected a time such as 90s or 10min".to_owned())
 }
 
 /// A bound on the latency.
@@ -302,6 +369,9 @@ fn show(args: &Args, report: &Report) -> Result<()> {
     for layer in report.emptied() {
         print(format!("{} is all zero: no weight is left in the whole layer", layer.weight))?;
     }
+    if let Some(tried) = &report.goal {
+        show_goal(tried)?;
+    }
     if let Some(search) = &report.search {
         show_search(search)?;
     }
@@ -346,6 +416,43 @@ fn show_likeness(likeness: &Likeness) -> Result<()> {
     let which =
         if *held_out { "samples kept aside" } else { "samples (there were too few to keep any aside)" };
     print(format!("outputs beside the dense model's, {samples} {which}: cosine {mean:.4}, worst {worst:.4}"))
+}
+
+/// Ways that were tried for a goal.
+fn show_goal(tried: &Tried) -> Result<()> {
+    let mut rows = table::table(&["way", "removed", "p50 ms", "× dense", "file", "took s", ""], 1);
+    let ms = |outcome: &Outcome| table::ms(outcome.latency_ms);
+    rows.add_row([
+        "dense".to_owned(),
+        String::new(),
+        ms(&tried.dense),
+        String::new(),
+        table::bytes(tried.dense.file_bytes),
+        String::new(),
+        String::new(),
+    ]);
+    for (index, attempt) in tried.attempts.iter().enumerate() {
+        let result = attempt.result.as_ref();
+        rows.add_row([
+            attempt.way.clone(),
+            attempt.sparsity.map(percent).unwrap_or_default(),
+            result.map(ms).unwrap_or_default(),
+            result.map(|result| table::ratio(tried.dense.latency_ms / result.latency_ms)).unwrap_or_default(),
+            result.map(|result| table::bytes(result.file_bytes)).unwrap_or_default(),
+            format!("{:.0}", attempt.seconds),
+            if tried.best == Some(index) { "taken" } else { "" }.to_owned(),
+        ]);
+    }
+    print(format!("\n{rows}\nkept: {}", tried.kept.join("; ")))?;
+    for attempt in &tried.attempts {
+        if let Some(failed) = &attempt.failed {
+            print(format!("{}: nothing goes: {failed}", attempt.way))?;
+        }
+    }
+    match &tried.not_tried[..] {
+        [] => Ok(()),
+        ways => print(format!("no time was left for {}; --time gives more", ways.join(", "))),
+    }
 }
 
 /// What was tried, and why it ended.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Shares;
 use super::width::units_to_keep;
 use crate::dependency::{ChannelGroup, DependencyGraph, GroupId, Removal};
 
@@ -16,6 +17,10 @@ pub enum Scope {
     Row,
     /// Within each layer: every layer loses the same share.
     Layer,
+    /// Within each layer, small layers keeping more: by Erdős–Rényi, see [`erdos_renyi`](super::erdos_renyi). Of channels the
+    /// same as `layer`.
+    #[serde(rename = "erdos-renyi")]
+    ErdosRenyi,
     /// Within the model: layers that matter less lose more.
     Global,
 }
@@ -26,7 +31,7 @@ const MOST_OF_A_GROUP: f64 = 0.9;
 /// How much nearer to the share asked for a group must come to be taken instead of one of wider units.
 const WIDER_IS_BETTER: f64 = 0.08;
 
-/// The units that go when a share `sparsity` of each group (or of all units together) is to go, lowest scores first.
+/// The units that go when such shares of each group (or of all units together) are to go, lowest scores first.
 ///
 /// Of groups that are factors of one dimension only one takes part: the one that comes nearest to the share, wide units
 /// (heads) before narrow ones. `excluded` groups stay whole.
@@ -34,19 +39,26 @@ pub fn allocate(
     dependencies: &DependencyGraph,
     scores: &[f64],
     excluded: &[bool],
-    scope: Scope,
-    sparsity: f64,
+    shares: Shares<'_>,
     round_to: usize,
 ) -> Removal {
+    let Shares { scope, share: sparsity, .. } = shares;
     let groups = dependencies.groups();
     let keep = |group: &ChannelGroup, share: f64| {
         units_to_keep(group.units.len(), group.fixed, group.width, share, round_to)
     };
     let active = choose_groups(dependencies, excluded, sparsity, &keep);
     let mut removal = Removal::none(dependencies);
-    let shares = match scope {
-        Scope::Auto | Scope::Row | Scope::Layer => vec![sparsity; groups.len()],
-        Scope::Global => global_shares(dependencies, scores, &active, sparsity),
+    let shares: Vec<f64> = match scope {
+        Scope::Auto | Scope::Row | Scope::Layer | Scope::ErdosRenyi => {
+            (0..groups.len()).map(|id| shares.of(id)).collect()
+        }
+        Scope::Global => {
+            let compete: Vec<bool> =
+                (0..groups.len()).map(|id| active[id] && shares.own(id).is_none()).collect();
+            let among = global_shares(dependencies, scores, &compete, sparsity);
+            among.into_iter().enumerate().map(|(id, share)| shares.own(id).unwrap_or(share)).collect()
+        }
     };
     for (id, group) in groups.iter().enumerate() {
         if !active[id] || shares[id] <= 0.0 {

@@ -1,7 +1,9 @@
 //! How much goes where: from scores of units and a share to remove, to a set of units.
 
 mod choose;
+mod layers;
 mod width;
 
 pub use choose::{Scope, allocate, keep_enough_of_each};
+pub use layers::{LayerShare, LayerShareError, Shares, erdos_renyi, share_of};
 pub use width::{native_lanes, units_to_keep};

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use poda_formats::{Graph, Pattern, ValueId, Weight};
 
 use super::{Progress, PruneError};
-use crate::allocation::Scope;
+use crate::allocation::{Scope, Shares};
 use crate::calibration::inputs::Source;
 use crate::calibration::{CalibrationError, Collector, Needs, Rows, Samples, Statistics, Stream, Use, uses};
 use crate::criterion::{Criterion, Layer, float_values, random_for, weight_scores};
@@ -32,16 +32,16 @@ pub(super) struct Method<'a> {
 }
 
 impl Method<'_> {
-    /// `graph` with the share `sparsity` of `matrices` gone, or as many as the pattern says, and what was fitted.
+    /// `graph` with these shares of `matrices` gone, or as many as the pattern says, and what was fitted.
     pub(super) fn prune(
         &self,
         graph: &Graph,
         matrices: &[Matrix],
         samples: &dyn Samples,
-        sparsity: f64,
+        shares: Shares<'_>,
         observer: &mut dyn Observer,
     ) -> Result<(Graph, Vec<Fit>), PruneError> {
-        let shares = self.shares(graph, matrices, samples, sparsity, observer)?;
+        let shares = self.shares(graph, matrices, samples, shares, observer)?;
         self.fit(graph, matrices, samples, observer, &|at, dense, statistics| {
             let matrix = &matrices[at];
             let gone = self.marks(matrix, &self.scores(matrix, dense, statistics), shares[at]);
@@ -129,11 +129,11 @@ impl Method<'_> {
         graph: &Graph,
         matrices: &[Matrix],
         samples: &dyn Samples,
-        sparsity: f64,
+        shares: Shares<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Vec<f64>, PruneError> {
-        if self.scope != Scope::Global {
-            return Ok(vec![sparsity; matrices.len()]);
+        if shares.scope != Scope::Global {
+            return Ok((0..matrices.len()).map(|at| shares.of(at)).collect());
         }
         // Scores of all layers, on the dense model.
         let mut scores: Vec<Vec<f32>> = vec![Vec::new(); matrices.len()];
@@ -156,7 +156,7 @@ impl Method<'_> {
             }
             Ok(())
         })?;
-        let cuts = cuts(matrices.len(), &|at| scores[at].clone(), Scope::Global, sparsity);
+        let cuts = cuts(matrices.len(), &|at| scores[at].clone(), shares);
         let share = |(cut, scores): (crate::cut::Cut, &Vec<f32>)| {
             let gone = cut.marks(scores).iter().filter(|&&gone| gone).count();
             gone as f64 / scores.len().max(1) as f64

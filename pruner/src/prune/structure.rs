@@ -2,7 +2,8 @@
 
 use poda_formats::{Graph, Op, ValueId};
 
-use crate::dependency::{DependencyGraph, Removal};
+use crate::allocation::{Scope, erdos_renyi, share_of};
+use crate::dependency::{ChannelGroup, DependencyGraph, Removal};
 use crate::recipe::Recipe;
 use crate::settings::Settings;
 
@@ -30,6 +31,19 @@ impl Structure {
         Self { dependencies, excluded }
     }
 
+    /// Shares of their own, by group, of the last pattern that fits one of its weights or of the nodes that use them.
+    pub(super) fn own_shares(&self, graph: &Graph, recipe: &Recipe) -> Vec<Option<f64>> {
+        if recipe.layers.is_empty() {
+            return Vec::new();
+        }
+        let users = graph.consumers();
+        let of = |group: &ChannelGroup| {
+            let names = group.members.iter().flat_map(|member| names_of(graph, &users, member.weight));
+            share_of(&recipe.layers, &names.collect::<Vec<_>>())
+        };
+        self.dependencies.groups().iter().map(of).collect()
+    }
+
     /// The float weights that lose units when a group that is not excluded does.
     pub(super) fn members(&self, graph: &Graph) -> Vec<ValueId> {
         let groups =
@@ -41,6 +55,35 @@ impl Structure {
         members.retain(|&id| graph.weight(id).is_some_and(|w| w.dtype().is_float()));
         members
     }
+}
+
+/// Shares of their own, by weight: of the last pattern that fits, else by the shapes of the layers where the scope says so.
+pub(super) fn own_shares(
+    recipe: &Recipe,
+    graph: &Graph,
+    weights: &[ValueId],
+    scope: Scope,
+    share: f64,
+) -> Vec<Option<f64>> {
+    if recipe.layers.is_empty() && scope != Scope::ErdosRenyi {
+        return Vec::new();
+    }
+    let users = graph.consumers();
+    let by_name = |&id: &ValueId| share_of(&recipe.layers, &names_of(graph, &users, id));
+    let mut own: Vec<Option<f64>> = weights.iter().map(by_name).collect();
+    if scope == Scope::ErdosRenyi {
+        let open: Vec<usize> = (0..own.len()).filter(|&at| own[at].is_none()).collect();
+        let shape = |&at: &usize| graph.weight(weights[at]).map_or_else(Vec::new, |w| w.shape().to_vec());
+        let shares = erdos_renyi(&open.iter().map(shape).collect::<Vec<_>>(), share);
+        open.into_iter().zip(shares).for_each(|(at, share)| own[at] = Some(share));
+    }
+    own
+}
+
+/// What a layer may be called: its weight, and the nodes that use it.
+fn names_of<'g>(graph: &'g Graph, users: &[Vec<usize>], weight: ValueId) -> Vec<&'g str> {
+    let nodes = users[weight.index()].iter().map(|&node| graph.nodes[node].name.as_str());
+    nodes.chain([graph.value(weight).name.as_str()]).collect()
 }
 
 /// Share of the float parameters, embedding left_out aside, that a removal takes.
