@@ -33,12 +33,17 @@
 //!
 //! * [`Graph`] is the network that everything shares, with its weights; [`formats::open`] and [`formats::write`] read and
 //!   write it as ONNX or as Poda's artifact.
-//! * [`pruner::prune()`] removes what matters least, as a [`pruner::Recipe`] says, and tells what it did.
+//! * [`pruner::prune()`] removes what matters least, as a [`pruner::Recipe`] says, and tells what it did; an
+//!   [`pruner::Observer`] is told how far it is, and may end it or judge its steps. [`pruning`] stores the result.
 //! * [`Model::prepare`] makes an [`Executable`]; its `run` may be called from many threads at once. [`runtime`] says how.
 //! * [`arrays`] reads and writes `.npy` and `.npz`; [`feeds`] and [`shapes`] find arrays and sizes for a model's inputs;
 //!   [`batching`] proves which axes count samples; [`calibration`] finds the samples that weights are fitted to; [`dataset`]
 //!   runs a model over samples, [`score`] scores what comes out, and [`training`] makes batches of them for
 //!   [`pruner::finetune`]; [`mod@compare`] puts two models side by side, and [`judge`] measures candidates of a pruning.
+//! * [`inspection`], [`conversion`], [`kernels`], [`benchmark`], [`profiling`]: what the commands of these names do.
+//!
+//! Errors say what kind they are: [`runtime::PrepareError::is_unsupported`], [`runtime::RunError::is_input`],
+//! `is_stopped`, `is_memory`.
 //!
 //! # What it does not do
 //!
@@ -51,15 +56,23 @@
 
 pub mod arrays;
 pub mod batching;
+pub mod benchmark;
 pub mod calibration;
 pub mod compare;
+pub mod conversion;
 pub mod dataset;
 pub mod feeds;
+pub mod inspection;
 #[cfg(feature = "cli")]
 pub mod json_lines;
 pub mod judge;
+pub mod kernels;
+pub mod machine;
+pub mod memory;
+pub mod profiling;
 pub mod pruning;
 pub mod score;
+pub mod timing;
 pub mod training;
 
 pub use poda_formats as formats;

@@ -7,20 +7,20 @@ use serde::Serialize;
 
 /// The machine and the program that figures are of.
 #[derive(Debug, Serialize)]
-pub(crate) struct Machine {
+pub struct Machine {
     /// The CPU's name for itself.
-    pub(crate) cpu: String,
+    pub cpu: String,
     /// CPUs that this process may use.
-    pub(crate) cpus: usize,
+    pub cpus: usize,
     /// What the kernels use.
-    pub(crate) instruction_set: &'static str,
+    pub instruction_set: &'static str,
     /// Of Poda.
-    pub(crate) version: &'static str,
+    pub version: &'static str,
 }
 
 impl Machine {
     /// This one.
-    pub(crate) fn this() -> Self {
+    pub fn this() -> Self {
         Self {
             cpu: cpu_name(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),

@@ -6,17 +6,15 @@ use std::{io, panic};
 use clap::Parser;
 
 mod commands;
-mod kernels;
-mod machine;
-mod memory;
+mod footprint;
+mod kernel_table;
 mod page;
 mod passes;
-mod profiling;
+mod profile_table;
 mod progress;
 mod runtime_args;
 mod shape_args;
 mod table;
-mod timing;
 mod values;
 
 /// Prune neural networks, and run what is left with SIMD sparse kernels

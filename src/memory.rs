@@ -4,15 +4,15 @@ use std::fs;
 
 /// Resident bytes, now and at most so far; zeros where the system does not tell.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Resident {
+pub struct Resident {
     /// Now (`VmRSS`).
-    pub(crate) now: u64,
+    pub now: u64,
     /// The most so far (`VmHWM`).
-    pub(crate) peak: u64,
+    pub peak: u64,
 }
 
 /// Reads `/proc/self/status`.
-pub(crate) fn resident() -> Resident {
+pub fn resident() -> Resident {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;

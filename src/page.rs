@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
+use poda::machine::Machine;
 use poda_pruner::report::{Layer, Search};
 use poda_pruner::termination::{self, Unit};
 use poda_pruner::{Recipe, Report};
 
-use crate::machine::Machine;
 use crate::table::{bytes, count, percent};
 
 const STYLE: &str = "\

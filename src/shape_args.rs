@@ -21,7 +21,12 @@ pub(crate) struct ShapeArgs {
 impl ShapeArgs {
     /// The concrete shape of each input of `graph`.
     pub(crate) fn resolve(&self, graph: &Graph) -> Result<Resolved> {
-        Ok(Sizes { batch: self.batch, given: self.shape.clone() }.resolve(graph)?)
+        Ok(self.sizes().resolve(graph)?)
+    }
+
+    /// The sizes that they stand for.
+    pub(crate) fn sizes(&self) -> Sizes {
+        Sizes { batch: self.batch, given: self.shape.clone() }
     }
 
     /// The same, as flags for another process.

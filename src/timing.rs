@@ -1,46 +1,59 @@
-//! Latencies of several executables, alternating in one process, and what a fresh process needs to load a model.
+//! Latencies of several executables, alternating in one process.
 
-use std::path::Path;
-use std::process::Command;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use indicatif::ProgressBar;
 use poda_formats::TensorView;
-use poda_runtime::Executable;
-use serde::{Deserialize, Serialize};
+use poda_runtime::{Executable, RunError};
+use serde::Serialize;
 
-use crate::table::{percent, ratio};
+/// Why there are no latencies.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum TimingError {
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error("stopped: whoever watched the timing ended it")]
+    Stopped,
+    #[error("a run panicked")]
+    Panicked,
+}
 
 /// Latencies of one model, milliseconds.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Latency {
-    pub(crate) min: f64,
-    pub(crate) mean: f64,
-    pub(crate) p50: f64,
-    pub(crate) p90: f64,
-    pub(crate) p95: f64,
-    pub(crate) p99: f64,
+#[allow(missing_docs)]
+pub struct Latency {
+    pub min: f64,
+    pub mean: f64,
+    pub p50: f64,
+    pub p90: f64,
+    pub p95: f64,
+    pub p99: f64,
 }
 
 /// One contestant: an executable and what it is fed.
-pub(crate) struct Contestant<'a> {
-    pub(crate) executable: &'a Executable,
-    pub(crate) feeds: Vec<(&'a str, TensorView<'a>)>,
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Contestant<'a> {
+    pub executable: &'a Executable,
+    pub feeds: Vec<(&'a str, TensorView<'a>)>,
 }
 
 /// What alternating runs gave for one model.
-pub(crate) struct Timing {
-    pub(crate) latency: Latency,
-    pub(crate) runs: usize,
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Timing {
+    pub latency: Latency,
+    pub runs: usize,
     /// Runs that ended in a second of the clock, of all streams.
-    pub(crate) runs_per_second: f64,
+    pub runs_per_second: f64,
     /// Median over rounds of: median of the first model's round / median of this one's.
-    pub(crate) speedup: f64,
+    pub speedup: f64,
     /// First and third quartile of that ratio.
-    pub(crate) spread: [f64; 2],
+    pub spread: [f64; 2],
     /// Distance of the quartiles of the rounds' medians, as a share of their median.
-    pub(crate) unrest: f64,
+    pub unrest: f64,
 }
 
 /// A round gives each model this long, or one run of every stream.
@@ -55,23 +68,26 @@ const STRAGGLING: f64 = 1.5;
 
 impl Timing {
     /// Why the figures are not to be trusted, if they are not: what the machine did meanwhile shows in their spread.
-    pub(crate) fn disturbed(&self) -> Option<String> {
+    pub fn disturbed(&self) -> Option<String> {
         let slow = self.latency.p95 / self.latency.p50;
         if self.unrest > RESTLESS {
-            return Some(format!("turns differ by {} between quartiles", percent(self.unrest)));
+            return Some(format!("turns differ by {:.1} % between quartiles", 100.0 * self.unrest));
         }
-        (slow > STRAGGLING).then(|| format!("of 20 runs one takes {} times the median", ratio(slow)))
+        (slow > STRAGGLING).then(|| format!("of 20 runs one takes {slow:.2} times the median"))
     }
 }
 
 /// Runs A B C A B C … for `seconds` for each model, and at least nine rounds, in `streams` runs at once. The first round
-/// only warms up.
-pub(crate) fn alternate(
+/// only warms up. `progress` is told the share that is done, and may break off.
+///
+/// # Errors
+/// When a model does not run.
+pub fn alternate(
     contestants: &[Contestant<'_>],
     seconds: f64,
     streams: usize,
-    bar: &ProgressBar,
-) -> Result<Vec<Timing>> {
+    progress: &mut dyn FnMut(f64) -> ControlFlow<()>,
+) -> Result<Vec<Timing>, TimingError> {
     let mut all: Vec<Vec<f64>> = vec![Vec::new(); contestants.len()];
     let mut medians: Vec<Vec<f64>> = vec![Vec::new(); contestants.len()];
     let mut elapsed = vec![Duration::ZERO; contestants.len()];
@@ -90,7 +106,9 @@ pub(crate) fn alternate(
         }
         round += 1;
         let share = start.elapsed().as_secs_f64() / budget.as_secs_f64().max(1e-9);
-        bar.set_position((share.min(1.0) * bar.length().unwrap_or(1) as f64) as u64);
+        if progress(share.min(1.0)).is_break() {
+            return Err(TimingError::Stopped);
+        }
     }
     let first = medians[0].clone();
     let timing = |((mut times, mut medians), elapsed): ((Vec<f64>, Vec<f64>), Duration)| {
@@ -117,9 +135,9 @@ pub(crate) fn alternate(
 
 impl Contestant<'_> {
     /// Times of the runs of one round, in ms.
-    fn round(&self, streams: usize) -> Result<Vec<f64>> {
+    fn round(&self, streams: usize) -> Result<Vec<f64>, TimingError> {
         let length = if streams == 1 { ROUND } else { STREAMS_ROUND };
-        let stream = || -> Result<Vec<f64>> {
+        let stream = || -> Result<Vec<f64>, TimingError> {
             let mut times = Vec::new();
             let begun = Instant::now();
             while times.is_empty() || begun.elapsed() < length {
@@ -137,7 +155,7 @@ impl Contestant<'_> {
             let workers: Vec<_> = (0..streams).map(|_| scope.spawn(stream)).collect();
             let mut times = Vec::new();
             for worker in workers {
-                times.extend(worker.join().map_err(|_| anyhow::anyhow!("a run panicked"))??);
+                times.extend(worker.join().map_err(|_| TimingError::Panicked)??);
             }
             Ok(times)
         })
@@ -149,45 +167,6 @@ fn quantile(values: &mut [f64], q: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let rank = (q * values.len() as f64).ceil() as usize;
     values[rank.clamp(1, values.len()) - 1]
-}
-
-/// What a process of its own needs for one model.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Footprint {
-    /// Until the first outputs are there: open, prepare, plan, run; in milliseconds.
-    pub(crate) load_ms: f64,
-    /// Resident bytes after load and a few runs.
-    pub(crate) loaded: u64,
-    /// The most resident bytes until then.
-    pub(crate) peak: u64,
-}
-
-/// What two processes need, one after the other.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Footprints {
-    /// The first on this machine, which knows no kernels and times them.
-    pub(crate) first: Footprint,
-    /// One that finds the kernels chosen.
-    pub(crate) tuned: Footprint,
-}
-
-/// Starts this program twice with `args`, which make it print a [`Footprint`], with a cache of kernels of their own.
-pub(crate) fn footprints(model: &Path, args: &[String]) -> Result<Footprints> {
-    let cache = tempfile::tempdir().context("no temporary folder")?;
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let run = || -> Result<Footprint> {
-        let output = Command::new(&program)
-            .args(["bench", "--footprint"])
-            .arg(model)
-            .args(args)
-            .env("XDG_CACHE_HOME", cache.path())
-            .output()
-            .context("cannot start a process to measure memory")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{}", said.trim_start_matches("poda: ").trim());
-        Ok(serde_json::from_slice(&output.stdout)?)
-    };
-    Ok(Footprints { first: run()?, tuned: run()? })
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ from .session import (
     get_device,
     set_default_logger_severity,
 )
+from .tools import bench, convert, inspect
+from .torch import from_torch, to_torch_masks
 
 __all__ = [
     "DeadlineError",
@@ -46,9 +48,14 @@ __all__ = [
     "SessionOptions",
     "UnsupportedError",
     "__version__",
+    "bench",
+    "convert",
+    "from_torch",
     "get_all_providers",
     "get_available_providers",
     "get_device",
+    "inspect",
     "prune",
     "set_default_logger_severity",
+    "to_torch_masks",
 ]

@@ -30,6 +30,7 @@ class Model:
         tune: bool = True,
         load: str = "map",
         memory_limit: int | None = None,
+        prepare: bool = True,
     ) -> Model: ...
     def __call__(self, *arrays: Any, **named: Any) -> Any:
         """Runs the model on arrays, in the order of `inputs` or by name: the one output, or a dict of several."""
@@ -88,3 +89,18 @@ def prune(
     threads: int | None,
     prefer: str,
 ) -> Model: ...
+def inspect(
+    model: Model, *, shape: dict[str, int | Sequence[int]] | None, batch: int, nodes: bool
+) -> dict[str, Any]: ...
+def convert(model: Model, output: str, *, values: str | None, dense: bool) -> dict[str, Any]: ...
+def bench(
+    models: list[Model],
+    names: list[str],
+    *,
+    feeds: dict[str, Any] | None,
+    shape: dict[str, int | Sequence[int]] | None,
+    batch: int,
+    seconds: float,
+    streams: int,
+    progress: Callable[[float], object] | None,
+) -> dict[str, Any]: ...

@@ -60,7 +60,7 @@ def prune(
     if termination is not None and not any(fields.get(target) for target in targets):
         fields["sparsity"] = 0.95
     return _poda.prune(
-        model if isinstance(model, Model) else Model(model, threads, prefer, tune=False),
+        model if isinstance(model, Model) else Model(model, prepare=False),
         None if output is None else os.fspath(output),
         fields,
         shape=None if shape is None else dict(shape),

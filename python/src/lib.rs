@@ -7,6 +7,7 @@ mod errors;
 mod model;
 mod ports;
 mod prune;
+mod tools;
 
 /// The native half of `poda`.
 #[pyo3::pymodule]
@@ -17,6 +18,8 @@ mod _poda {
     use super::ports::Port;
     #[pymodule_export]
     use super::prune::{default_recipe, prune, read_recipe};
+    #[pymodule_export]
+    use super::tools::{bench, convert, inspect};
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name that Python knows")]

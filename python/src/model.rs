@@ -25,7 +25,8 @@ use crate::ports::Port;
 /// `path_or_bytes` names an ONNX file or an artifact of Poda's, or is the content of one (bytes, or an onnx.ModelProto).
 /// `threads` is by default as many as this container may use. `prefer` is 'latency', or 'memory' for the fastest kernel
 /// among the smallest. `tune=False` chooses kernels by a cost model instead of timing them on this CPU. `load='read'` copies
-/// the file where 'map' shares its pages. `memory_limit` is the most bytes that the activations of a run may take.
+/// the file where 'map' shares its pages. `memory_limit` is the most bytes that the activations of a run may take. With
+/// `prepare=False` it is made ready at its first run, and not refused before for operators that Poda has not.
 ///
 /// A model may be called from many threads at once, and other Python threads go on meanwhile.
 #[pyclass(frozen, subclass, weakref, module = "poda")]
@@ -131,6 +132,14 @@ impl Model {
         self.loaded.graph()
     }
 
+    pub(crate) fn loaded(&self) -> &poda::Model {
+        &self.loaded
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        self.settings.options()
+    }
+
     pub(crate) fn path(&self) -> Option<&Path> {
         match &self.source {
             Source::Path(path) => Some(path),
@@ -179,15 +188,20 @@ impl Model {
         self.graph().inputs.iter().map(|&id| self.graph().value(id).name.as_str()).collect()
     }
 
+    /// Arrays by name, copied.
+    pub(crate) fn given(&self, feeds: &Bound<'_, PyDict>) -> PyResult<Feeds> {
+        let feed = |(name, array): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+            let name = name.extract::<String>()?;
+            let tensor = self.fed(&name, &array)?.tensor()?;
+            Ok((name, tensor))
+        };
+        feeds.iter().map(feed).collect()
+    }
+
     /// Arrays for a profile: those given, or made up.
     fn feeds(&self, feeds: Option<&Bound<'_, PyDict>>, sizes: &Sizes) -> PyResult<Feeds> {
         if let Some(feeds) = feeds {
-            let feed = |(name, array): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
-                let name = name.extract::<String>()?;
-                let tensor = self.fed(&name, &array)?.tensor()?;
-                Ok((name, tensor))
-            };
-            return feeds.iter().map(feed).collect();
+            return self.given(feeds);
         }
         let resolved = sizes.resolve(self.graph()).map_err(|error| InputError::new_err(error.to_string()))?;
         feeds::random(self.graph(), &resolved.shapes, 0)
@@ -218,7 +232,7 @@ pub(crate) fn sizes(batch: usize, given: Option<&Bound<'_, PyDict>>) -> PyResult
 #[pymethods]
 impl Model {
     #[new]
-    #[pyo3(signature = (path_or_bytes, threads=None, prefer="latency", *, tune=true, load="map", memory_limit=None))]
+    #[pyo3(signature = (path_or_bytes, threads=None, prefer="latency", *, tune=true, load="map", memory_limit=None, prepare=true))]
     fn new(
         py: Python<'_>,
         path_or_bytes: &Bound<'_, PyAny>,
@@ -227,6 +241,7 @@ impl Model {
         tune: bool,
         load: &str,
         memory_limit: Option<usize>,
+        prepare: bool,
     ) -> PyResult<Self> {
         let settings = Settings::new(threads, prefer, tune, load, memory_limit)?;
         let made = |loaded, source| Self {
@@ -246,7 +261,9 @@ impl Model {
             let model = py.detach(|| poda::Model::from_bytes(content));
             made(model.map_err(|error| errors::load(&error))?, Source::Bytes(bytes.unbind()))
         };
-        model.prepared(py)?;
+        if prepare {
+            model.prepared(py)?;
+        }
         Ok(model)
     }
 

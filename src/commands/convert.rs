@@ -1,11 +1,10 @@
 //! `poda convert`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
-use poda_formats::weight::SparseError;
-use poda_formats::{FileFormat, RoundedWeight, ValueType, Weight};
-use serde::Serialize;
+use poda::conversion::{self, Conversion, Converted};
+use poda_formats::{FileFormat, ValueType};
 
 use crate::table::{self, print, print_json};
 use crate::values;
@@ -39,62 +38,15 @@ pub(crate) struct Args {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Converted<'a> {
-    input: File<'a>,
-    output: Output<'a>,
-    rounded: Vec<RoundedWeight>,
-}
-
-#[derive(Serialize)]
-struct Output<'a> {
-    #[serde(flatten)]
-    file: File<'a>,
-    sparse_weights: usize,
-}
-
-#[derive(Serialize)]
-struct File<'a> {
-    path: &'a Path,
-    file_bytes: u64,
-}
-
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut graph = poda_formats::open(&args.model)?;
-    if let Some(values) = args.values {
-        graph.round_weights(values)?;
-    }
-    if args.dense {
-        graph.visit_mut(&mut |graph| {
-            for weight in graph.values.iter_mut().filter_map(|value| value.weight.as_mut()) {
-                if weight.is_sparse() {
-                    *weight = Weight::Tensor(weight.to_dense()?);
-                }
-            }
-            Ok::<(), SparseError>(())
-        })?;
-    }
-    // An .onnx file says every zero.
-    if !args.dense && FileFormat::of_name(&args.output) == Some(FileFormat::Artifact) {
-        graph.store_sparse();
-    }
-    poda_formats::write(&graph, &args.output, &poda_formats::WriteOptions::default())?;
-    let before = poda_formats::file_bytes(&args.model)?;
-    let after = poda_formats::file_bytes(&args.output)?;
-    let sparse = match FileFormat::of_name(&args.output) {
-        Some(FileFormat::Artifact) => {
-            let values = graph.with_bodies().into_iter().flat_map(|graph| &graph.values);
-            values.filter(|value| value.weight.as_ref().is_some_and(Weight::is_sparse)).count()
-        }
-        Some(FileFormat::Onnx) | None => 0,
-    };
-    let rounded = graph.rounded_weights();
+    let how = Conversion { dense: args.dense, values: args.values };
+    let graph = poda_formats::open(&args.model)?;
+    let converted = conversion::convert(graph, Some(&args.model), &args.output, how)?;
     if args.json {
-        let input = File { path: &args.model, file_bytes: before };
-        let file = File { path: &args.output, file_bytes: after };
-        let output = Output { file, sparse_weights: sparse };
-        return print_json(&Converted { input, output, rounded });
+        return print_json(&converted);
     }
+    let Converted { input, output, rounded } = converted;
+    let (sparse, before) = (output.sparse_weights, input.map_or(0, |file| file.file_bytes));
     let stored = match sparse {
         0 => "every weight stored dense".to_owned(),
         1 => "1 weight stored sparse".to_owned(),
@@ -105,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         args.model.display(),
         table::bytes(before),
         args.output.display(),
-        table::bytes(after),
+        table::bytes(output.file.file_bytes),
     ))?;
     values::show(&rounded, FileFormat::of_name(&args.output))
 }

@@ -1,14 +1,14 @@
 //! `poda inspect`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use poda_formats::{Dim, Graph, Op, Parameters, RoundingError, ValueId, ValueType};
-use poda_runtime::analysis::{self, Analysis};
+use poda::inspection::{self, Inspection};
+use poda_formats::Dim;
+use poda_runtime::Model;
 use serde::Serialize;
 
-use crate::kernels::{self, Choices};
+use crate::kernel_table;
 use crate::passes::Listing;
 use crate::runtime_args::RuntimeArgs;
 use crate::shape_args::ShapeArgs;
@@ -45,183 +45,34 @@ pub(crate) struct Args {
     json: bool,
 }
 
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let model = Model::open(&args.model)?;
+    let sizes = args.shapes.sizes();
+    let mut inspection = inspection::inspect(model.graph(), Some(&args.model), &sizes, args.nodes)?;
+    if args.kernels {
+        inspection.kernels = Some(kernel_table::choose(&args.model, &args.shapes, &args.runtime)?);
+    }
+    let passes = args.passes.then(|| {
+        let resolved = sizes.resolve(model.graph()).ok();
+        Listing::of(model.graph(), resolved.as_ref().map(|resolved| &resolved.shapes), args.runtime.passes())
+    });
+    let shown = Shown { inspection, passes: passes.transpose()? };
+    if args.json { print_json(&shown) } else { show(&shown) }
+}
+
+/// What is shown.
 #[derive(Serialize)]
-struct Inspection {
-    path: PathBuf,
-    file_bytes: u64,
-    inputs: Vec<Port>,
-    outputs: Vec<Port>,
-    /// Operators by name, with how often each occurs.
-    operators: BTreeMap<String, usize>,
-    /// Fraction of nodes whose operator Poda can run.
-    supported_fraction: f64,
-    unsupported: Vec<String>,
-    parameters: u64,
-    nonzero_parameters: u64,
-    weight_bytes: u64,
-    /// Fraction of zeros among all parameters.
-    sparsity: f64,
-    /// `None` when shapes are not known; say --shape.
-    macs: Option<u64>,
-    nonzero_macs: Option<u64>,
-    weights: Vec<WeightRow>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    nodes: Vec<NodeRow>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kernels: Option<Choices>,
+struct Shown {
+    #[serde(flatten)]
+    inspection: Inspection,
     #[serde(skip_serializing_if = "Option::is_none")]
     passes: Option<Listing>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    note: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bodies: Option<&'static str>,
 }
 
-#[derive(Serialize)]
-struct Port {
-    name: String,
-    dtype: Option<String>,
-    shape: Option<Vec<Dim>>,
-}
-
-#[derive(Serialize)]
-struct WeightRow {
-    name: String,
-    dtype: String,
-    shape: Vec<usize>,
-    layout: String,
-    /// What the f32 elements are stored as, where that is narrower, and how far they are from what they were.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    values: Option<ValueType>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rounding_error: Option<RoundingError>,
-    nnz: u64,
-    sparsity: f64,
-    bytes: u64,
-}
-
-#[derive(Serialize)]
-struct NodeRow {
-    name: String,
-    op: String,
-    outputs: Vec<Option<Vec<usize>>>,
-    macs: Option<u64>,
-    nonzero_macs: Option<u64>,
-}
-
-pub(crate) fn run(args: &Args) -> Result<()> {
-    let graph = poda_formats::open(&args.model)?;
-    let (resolved, note) = match args.shapes.resolve(&graph) {
-        Ok(resolved) => {
-            let note = resolved.note();
-            (Some(resolved), note)
-        }
-        Err(error) if args.shapes.shape.is_empty() => {
-            (None, Some(format!("MACs are not counted: {error:#}")))
-        }
-        Err(error) => return Err(error),
-    };
-    let analysis = resolved.as_ref().map(|resolved| analysis::analyze(&graph, &resolved.shapes));
-    let mut inspection = inspect(args, &graph, analysis.as_ref())?;
-    inspection.note = note;
-    let has_bodies = graph.nodes.iter().any(|node| !node.op.bodies().is_empty());
-    inspection.bodies =
-        has_bodies.then_some("MACs are those outside of If and Loop: how often bodies run is not known");
-    if args.kernels {
-        inspection.kernels = Some(kernels::choose(&args.model, &args.shapes, &args.runtime)?);
+fn show(Shown { inspection, passes }: &Shown) -> Result<()> {
+    if let (Some(path), Some(bytes)) = (&inspection.path, inspection.file_bytes) {
+        print(format!("{}, {}", path.display(), table::bytes(bytes)))?;
     }
-    if args.passes {
-        let shapes = resolved.as_ref().map(|resolved| &resolved.shapes);
-        inspection.passes = Some(Listing::of(&graph, shapes, args.runtime.passes())?);
-    }
-    if args.json { print_json(&inspection) } else { show(&inspection) }
-}
-
-fn inspect(args: &Args, graph: &Graph, analysis: Option<&Analysis>) -> Result<Inspection> {
-    let ports = |ids: &[ValueId]| {
-        let port = |&id: &ValueId| {
-            let value = graph.value(id);
-            let known = analysis.and_then(|a| a.info(id));
-            Port {
-                name: value.name.clone(),
-                dtype: value.dtype.or(known.map(|i| i.dtype)).map(|d| d.to_string()),
-                shape: value.shape.clone().or_else(|| {
-                    known.and_then(|i| i.shape.clone()).map(|s| s.into_iter().map(Dim::Fixed).collect())
-                }),
-            }
-        };
-        ids.iter().map(port).collect()
-    };
-    let mut operators = BTreeMap::new();
-    let mut unsupported = Vec::new();
-    let graphs = graph.with_bodies();
-    let all_nodes = graphs.iter().map(|graph| graph.nodes.len()).sum::<usize>();
-    for node in graphs.iter().flat_map(|graph| &graph.nodes) {
-        *operators.entry(node.op.name().to_owned()).or_insert(0) += 1;
-        if let Op::Foreign(op) = &node.op {
-            unsupported.push(format!("{:?} ({}): {}", node.name, op.op_type, op.reason));
-        }
-    }
-    let weights: Vec<WeightRow> = graphs
-        .iter()
-        .flat_map(|graph| &graph.values)
-        .filter_map(|value| value.weight.as_ref().map(|weight| (&value.name, weight)))
-        .map(|(name, weight)| WeightRow {
-            name: name.clone(),
-            dtype: weight.dtype().to_string(),
-            shape: weight.shape().to_vec(),
-            layout: weight.layout().into_owned(),
-            values: weight.rounding_error().and_then(|_| ValueType::of(weight.values_type())),
-            rounding_error: weight.rounding_error(),
-            nnz: weight.nnz() as u64,
-            sparsity: fraction_of_zeros(weight.nnz() as u64, weight.len() as u64),
-            bytes: weight.bytes() as u64,
-        })
-        .collect();
-    let Parameters { count: parameters, nonzero: nonzero_parameters, .. } = graph.parameters();
-    let all_macs = |index| analysis.and_then(|a| a.macs(graph, index));
-    let macs = || (0..graph.nodes.len()).filter_map(all_macs);
-    let nodes = graph.nodes.iter().enumerate().filter(|_| args.nodes).map(|(index, node)| NodeRow {
-        name: node.name.clone(),
-        op: node.op.name().to_owned(),
-        outputs: node
-            .outputs
-            .iter()
-            .flatten()
-            .map(|&id| analysis.and_then(|a| a.shape(id)).map(<[usize]>::to_vec))
-            .collect(),
-        macs: all_macs(index).map(|m| m.dense),
-        nonzero_macs: all_macs(index).map(|m| m.nonzero),
-    });
-    Ok(Inspection {
-        path: args.model.clone(),
-        file_bytes: poda_formats::file_bytes(&args.model)?,
-        inputs: ports(&graph.inputs),
-        outputs: ports(&graph.outputs),
-        supported_fraction: 1.0 - unsupported.len() as f64 / all_nodes.max(1) as f64,
-        operators,
-        unsupported,
-        parameters,
-        nonzero_parameters,
-        weight_bytes: weights.iter().map(|w| w.bytes).sum(),
-        sparsity: fraction_of_zeros(nonzero_parameters, parameters),
-        macs: analysis.map(|_| macs().map(|m| m.dense).sum()),
-        nonzero_macs: analysis.map(|_| macs().map(|m| m.nonzero).sum()),
-        weights,
-        nodes: nodes.collect(),
-        note: None,
-        bodies: None,
-        kernels: None,
-        passes: None,
-    })
-}
-
-fn fraction_of_zeros(nnz: u64, len: u64) -> f64 {
-    1.0 - nnz as f64 / len.max(1) as f64 - if len == 0 { 1.0 } else { 0.0 }
-}
-
-fn show(inspection: &Inspection) -> Result<()> {
-    print(format!("{}, {}", inspection.path.display(), table::bytes(inspection.file_bytes)))?;
     let mut rows = table::table(&["", "name", "type", "shape"], 4);
     for (what, ports) in [("input", &inspection.inputs), ("output", &inspection.outputs)] {
         for port in ports {
@@ -258,9 +109,9 @@ fn show(inspection: &Inspection) -> Result<()> {
         print(format!("not supported: {unsupported}"))?;
     }
     if let Some(kernels) = &inspection.kernels {
-        kernels.show(true)?;
+        kernel_table::show(kernels, true)?;
     }
-    if let Some(passes) = &inspection.passes {
+    if let Some(passes) = passes {
         passes.show()?;
     }
     if let Some(bodies) = inspection.bodies {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use poda::feeds::{self, NamedFile};
 use poda::score::numbers;
-use poda::{Tensor, arrays, shapes};
+use poda::{Tensor, arrays, profiling, shapes};
 use poda_runtime::Model;
 use poda_runtime::kernels::roof::Roofs;
 use serde_json::json;
@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::runtime_args::RuntimeArgs;
 use crate::shape_args::{ShapeArgs, warn_of_conflicts};
 use crate::table::{self, print, print_json};
-use crate::{profiling, progress};
+use crate::{profile_table, progress};
 
 /// Run a model once on given inputs, show its outputs, and write them
 ///
@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if let Some(profile) = profile {
         print("")?;
-        profile.show()?;
+        profile_table::show(&profile)?;
     }
     note.map_or(Ok(()), |note| print(format!("note: {note}")))
 }

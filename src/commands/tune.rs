@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::runtime_args::RuntimeArgs;
 use crate::shape_args::ShapeArgs;
 use crate::table::print_json;
-use crate::{kernels, progress};
+use crate::{kernel_table, progress};
 
 /// Choose the kernels of a model's weights on this CPU ahead of time
 ///
@@ -33,7 +33,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let spinner = progress::spinner("timing kernels");
-    let choices = kernels::choose(&args.model, &args.shapes, &args.runtime)?;
+    let choices = kernel_table::choose(&args.model, &args.shapes, &args.runtime)?;
     spinner.finish_and_clear();
-    if args.json { print_json(&choices) } else { choices.show(false) }
+    if args.json { print_json(&choices) } else { kernel_table::show(&choices, false) }
 }

@@ -1,10 +1,13 @@
 //! `poda demo`: the whole of Poda on one small trained network.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use poda::dataset::Dataset;
+use poda::machine::Machine;
 use poda::shapes::Shapes;
+use poda::timing::{self, Contestant, Latency};
 use poda::{arrays, feeds};
 use poda_formats::{Graph, WriteOptions};
 use poda_pruner::allocation::Scope;
@@ -12,10 +15,8 @@ use poda_pruner::{Granularity, Recipe};
 use poda_runtime::{Executable, Model, Options};
 use serde::Serialize;
 
-use crate::machine::Machine;
-use crate::progress;
 use crate::table::{self, count, percent, print, print_json};
-use crate::timing::{self, Contestant, Latency};
+use crate::{footprint, progress};
 
 /// 784-768-512-10, ReLU, trained by `pruner/examples/train_fashion_mnist.rs`, which also writes the samples.
 const MODEL: &[u8] = include_bytes!("fashion_mnist.onnx");
@@ -108,7 +109,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     spinner.set_message("measuring memory");
     let flags: Vec<String> = args.threads.iter().map(|n| format!("--threads={n}")).collect();
     let footprints =
-        models.iter().map(|m| timing::footprints(&m.path, &flags)).collect::<Result<Vec<_>>>()?;
+        models.iter().map(|m| footprint::footprints(&m.path, &flags)).collect::<Result<Vec<_>>>()?;
     spinner.finish_and_clear();
 
     let feeds = data.feeds(0, 1)?;
@@ -117,7 +118,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .map(|model| Contestant { executable: &model.executable, feeds: feeds::views(&feeds) })
         .collect();
     let bar = progress::bar(100, "timing");
-    let timings = timing::alternate(&contestants, 1.5, 1, &bar)?;
+    let timings = timing::alternate(&contestants, 1.5, 1, &mut |share| {
+        bar.set_position((100.0 * share) as u64);
+        ControlFlow::Continue(())
+    })?;
     bar.finish_and_clear();
 
     let rows = models.iter().zip(accuracies).zip(footprints).zip(timings);
