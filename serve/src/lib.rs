@@ -5,7 +5,7 @@
 //!
 //! # How a request goes
 //!
-//! A connection ([`connections`](self)) is bounded in number and time. Its request is decoded within limits, and waits in its model's queue;
+//! A connection is bounded in number and time. Its request is decoded within limits, and waits in its model's queue;
 //! requests of one shape that wait together share a run, if it is proved that a batch computes each of its samples apart. A run
 //! of shapes that have no plan yet is planned by a thread that serves nothing else. Whoever has leaves with what the old version gives
 //! when a new one takes its place.
