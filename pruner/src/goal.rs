@@ -169,7 +169,7 @@ pub fn reach(
             tried.not_tried.push(way.name.to_owned());
             continue;
         }
-        let recipe = way.recipe(base, time - spent);
+        let recipe = way.recipe(base, time.saturating_sub(spent));
         let mut attempt =
             Attempt { way: way.name.to_owned(), sparsity: None, result: None, failed: None, seconds: 0.0 };
         match prune_with(graph, &recipe, shapes, observer, data) {

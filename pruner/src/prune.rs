@@ -249,13 +249,10 @@ impl Run<'_, '_> {
         let take = |run: &mut Self, share: f64| {
             let Recipe { granularity, seed, .. } = *run.recipe;
             let scope = run.recipe.scope(run.criterion);
-            let own = match matrices.is_empty() {
-                true => own_shares(run.recipe, graph, &weights, scope, share),
-                false => {
-                    let ids: Vec<ValueId> = matrices.iter().map(|matrix| matrix.id).collect();
-                    own_shares(run.recipe, graph, &ids, scope, share)
-                }
-            };
+            // Without samples single weights need no matrices.
+            let of_matrices: Vec<ValueId> = matrices.iter().map(|matrix| matrix.id).collect();
+            let layers = if matrices.is_empty() { &weights } else { &of_matrices };
+            let own = own_shares(run.recipe, graph, layers, scope, share);
             let shares = Shares { scope, share, own: &own };
             if let Some(samples) = run.samples {
                 let updates = run.updates.clone();
