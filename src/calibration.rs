@@ -193,7 +193,7 @@ impl Batches<'_> {
             let mut sum = DistanceSum::default();
             for ((_, expected), (_, found)) in expected.iter().zip(&found) {
                 if expected.dtype().is_float() {
-                    sum.add(found, expected)?;
+                    sum.add(found, expected, 1)?;
                 }
             }
             let distance = sum.finish();
