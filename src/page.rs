@@ -38,9 +38,12 @@ pub(crate) fn page(model: &str, recipe: &Recipe, report: &Report) -> String {
     if !report.groups.is_empty() {
         groups(&mut page, report);
     }
-    let notes: String = report.notes.iter().map(|note| format!("<li>{}</li>", escaped(note))).collect();
-    if !notes.is_empty() {
-        let _ = write!(page, "<h2>Notes</h2><ul>{notes}</ul>");
+    if !report.notes.is_empty() {
+        page.push_str("<h2>Notes</h2><ul>");
+        for note in &report.notes {
+            let _ = write!(page, "<li>{}</li>", escaped(note));
+        }
+        page.push_str("</ul>");
     }
     let _ = write!(page, "<h2>Recipe</h2><pre>{}</pre>", escaped(&recipe.to_toml()));
     page.push_str("</html>\n");
@@ -48,8 +51,8 @@ pub(crate) fn page(model: &str, recipe: &Recipe, report: &Report) -> String {
 }
 
 fn totals(page: &mut String, report: &Report) {
-    let (before, after) = (&report.before, &report.after);
     type Show = fn(u64) -> String;
+    let (before, after) = (&report.before, &report.after);
     let mut rows: Vec<(&str, [u64; 2], Show)> = vec![
         ("parameters", [before.parameters, after.parameters], count),
         ("parameters that are not zero (ratio: compression)", [before.nnz, after.nnz], count),
