@@ -24,8 +24,8 @@ class Error : public std::runtime_error {
 };
 
 namespace detail {
-/* Throws unless a call went well; takes the error over. */
-inline void check(PodaStatus status, PodaError *error) {
+/* Throws unless a call went well; takes the error over, which is looked at only once the call that sets it is over. */
+inline void check(PodaStatus status, PodaError *const &error) {
     if (status == PODA_STATUS_OK) return;
     std::unique_ptr<PodaError, decltype(&poda_error_release)> held(error, &poda_error_release);
     throw Error(status, poda_error_message(error));

@@ -385,6 +385,7 @@ impl Run<'_, '_> {
         let Some(mut search) = Search::of(self.recipe, judges) else {
             if let Some(share) = schedule::one_shot(self.recipe, judges) {
                 *best = take(self, share)?;
+                self.tell(Progress::Step { step: 1, of: 1, sparsity: share, drop: None })?;
             }
             return Ok(());
         };

@@ -64,7 +64,7 @@ def _left_of(values: np.ndarray[Any, Any], weight: np.ndarray[Any, Any]) -> np.n
     """Where `weight`, as it is or transposed, is not zero, if all that is left in it are elements of `values`."""
     for candidate in [weight, weight.T]:
         if candidate.shape == values.shape:
-            kept = candidate != 0
+            kept: np.ndarray[Any, Any] = candidate != 0
             if kept.any() and np.array_equal(candidate[kept], values[kept]):
                 return kept
     return None

@@ -397,7 +397,7 @@ fn examples() -> Vec<Graph> {
         one(Op::Foreign(foreign), 2, 2),
     ]);
     let families: BTreeSet<i32> = all.iter().map(|g| check(&g.nodes[0].op)).collect();
-    assert_eq!(families.len(), 18);
+    assert_eq!(families.len(), 19);
     all
 }
 
