@@ -300,10 +300,10 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
     Ok(safetensors::write(out, &metadata, &tensors.list)?)
 }
 
-/// Bytes of the artifact that [`write`] would make of a graph.
+/// Bytes of the artifact that [`write()`] would make of a graph.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn written_bytes(graph: &Graph) -> Result<u64, ArtifactError> {
     struct Count(u64);
     impl Write for Count {

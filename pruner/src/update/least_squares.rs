@@ -41,17 +41,34 @@ impl WeightUpdate for LeastSquares {
         let damping = job.damping;
         all.try_for_each(|(group, ((weights, dense), kept))| {
             let error = |row| UpdateError::Singular { row: group * per_group + row, damping };
-            of_group(statistics, group, damping, dense, kept, weights).map_err(error)
+            // Inputs that hardly vary leave rounding of either sign: more damping, which then changes next to nothing.
+            let stronger = (0..=MOST_TENFOLDS).map(|tenfolds| damping * 10.0_f64.powi(tenfolds));
+            let mut result = Ok(());
+            for damping in stronger {
+                result = of_group(statistics, group, damping, dense, kept, weights).map_err(error);
+                if result.is_ok() {
+                    break;
+                }
+            }
+            result
         })
     }
 }
+
+/// How often damping is made tenfold where it is too little for equations to have a solution.
+const MOST_TENFOLDS: i32 = 6;
 
 /// The Gram matrix of a group with the share `damping` of its mean diagonal added to it.
 pub(crate) fn damped(statistics: &Statistics, group: usize, damping: f64) -> Vec<f64> {
     let cols = statistics.cols;
     let mut h = statistics.fitted.gram[group * cols * cols..][..cols * cols].to_vec();
     let mean = (0..cols).map(|i| h[i * cols + i]).sum::<f64>() / cols as f64;
-    let ridge = if mean > 0.0 { damping * mean } else { 1.0 };
+    // Of inputs that never vary the mean is rounding, or nothing.
+    let greatest = h.iter().fold(0.0_f64, |greatest, value| greatest.max(value.abs()));
+    let ridge = match mean.max(greatest / cols as f64) {
+        0.0 => 1.0,
+        scale => damping * scale,
+    };
     (0..cols).for_each(|i| h[i * cols + i] += ridge);
     h
 }
