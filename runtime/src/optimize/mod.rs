@@ -1,7 +1,7 @@
 //! Optimises a model once, whatever the shapes of its inputs: passes from graph to graph.
 //!
 //! A pass replaces nodes by others that compute the same at every shape that the inputs may take. It proves that from
-//! ranks, constants, and sizes where weights fix them ([`facts`]). Where a pattern asks for what only concrete shapes tell, the
+//! ranks, constants, and sizes where weights fix them (`facts`). Where a pattern asks for what only concrete shapes tell, the
 //! model counts as *open*, and its passes run once more when a plan is made. What needs shapes in any case (products with their
 //! epilogues, attention over strided heads) is lowered once a shape, in `plan::lower`: such an operator could not be said as
 //! nodes of a graph, for its strides and layouts are the shapes'. [`PASSES`] names both kinds, and [`Passes`] switches each.
