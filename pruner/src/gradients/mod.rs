@@ -1,7 +1,7 @@
 //! Gradients as nodes of our own graph (reverse mode: Linnainmaa, 1970; Griewank and Walther, 2008).
 //!
 //! [`differentiate`] appends to a graph that computes a scalar the nodes that compute its gradient with respect to values of
-//! the graph, for concrete shapes of the inputs: one vector-Jacobian rule an operator ([`rules`]), gone through backwards.
+//! the graph, for concrete shapes of the inputs: one vector-Jacobian rule an operator (`rules`), gone through backwards.
 //! The ordinary executor runs the result. Weights that are trained are inputs first ([`Graph::make_input`]), so that each
 //! run is fed their present elements.
 //!
