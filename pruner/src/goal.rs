@@ -195,7 +195,8 @@ pub fn reach(
             Err(
                 error @ (PruneError::NothingToRemove { .. }
                 | PruneError::NoWeights
-                | PruneError::NoInputs { .. }),
+                | PruneError::NoInputs { .. }
+                | PruneError::Update { .. }),
             ) => {
                 attempt.failed = Some(error.to_string());
             }

@@ -42,7 +42,7 @@ impl WeightUpdate for LeastSquares {
         all.try_for_each(|(group, ((weights, dense), kept))| {
             let error = |row| UpdateError::Singular { row: group * per_group + row, damping };
             // Inputs that hardly vary leave rounding of either sign: more damping, which then changes next to nothing.
-            let stronger = (0..=MOST_TENFOLDS).map(|tenfolds| damping * 10.0_f64.powi(tenfolds));
+            let stronger = (0..=MOST_HUNDREDFOLDS).map(|times| damping * 100.0_f64.powi(times));
             let mut result = Ok(());
             for damping in stronger {
                 result = of_group(statistics, group, damping, dense, kept, weights).map_err(error);
@@ -55,8 +55,8 @@ impl WeightUpdate for LeastSquares {
     }
 }
 
-/// How often damping is made tenfold where it is too little for equations to have a solution.
-const MOST_TENFOLDS: i32 = 6;
+/// How often damping is made a hundredfold where it is too little for equations to have a solution.
+const MOST_HUNDREDFOLDS: i32 = 5;
 
 /// The Gram matrix of a group with the share `damping` of its mean diagonal added to it.
 pub(crate) fn damped(statistics: &Statistics, group: usize, damping: f64) -> Vec<f64> {
