@@ -4,6 +4,8 @@ mod errors;
 mod figures;
 mod finetune;
 mod program;
+#[cfg(feature = "serve")]
+mod serve;
 mod shown;
 mod targets;
 mod workflow;

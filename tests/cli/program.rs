@@ -118,6 +118,15 @@ impl Done {
         String::from_utf8_lossy(&self.output.stderr).into_owned()
     }
 
+    /// Asserts exit code 1; gives the last line of standard error, where a log may come before it.
+    pub(crate) fn last_error(&self) -> String {
+        self.exit(1);
+        let stderr = String::from_utf8(self.output.stderr.clone()).unwrap();
+        let last = stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("poda: "), "{}", self.report());
+        last.to_owned()
+    }
+
     /// Asserts the exit code.
     pub(crate) fn exit(&self, code: i32) {
         assert_eq!(self.output.status.code(), Some(code), "{}", self.report());
