@@ -3,6 +3,7 @@
 mod error;
 mod layers;
 mod structure;
+mod target;
 mod trials;
 
 pub use error::PruneError;
@@ -37,7 +38,7 @@ use crate::values;
 use layers::Method;
 use trials::Trials;
 
-use structure::{Structure, own_shares, removed_share};
+use structure::{Structure, own_shares, removed_share, spared_shares};
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
@@ -172,9 +173,17 @@ struct Pruned {
     refused: Vec<report::Refused>,
 }
 
+/// A graph whose weights are pruned, and what is to be told of that.
+struct Zeroed {
+    graph: Graph,
+    fits: Vec<Fit>,
+    note: Option<String>,
+}
+
 /// Units that are gone.
 struct Removed {
     removal: Removal,
+    fits: Vec<Fit>,
     /// The graph with what multiplied them at zero and the rest fitted, where there are data.
     fitted: Option<Graph>,
     /// The smaller graph.
@@ -234,7 +243,7 @@ impl Run<'_, '_> {
             return Err(PruneError::NoWeights);
         }
         self.tell(Progress::Scoring)?;
-        let mut best = graph.clone();
+        let mut best = Zeroed { graph: graph.clone(), fits: Vec::new(), note: None };
         let (matrices, others) = match self.recipe.granularity {
             Granularity::Unstructured if self.samples.is_none() => (Vec::new(), Vec::new()),
             _ => matrices(graph, &weights),
@@ -249,26 +258,31 @@ impl Run<'_, '_> {
         let take = |run: &mut Self, share: f64| {
             let Recipe { granularity, seed, .. } = *run.recipe;
             let scope = run.recipe.scope(run.criterion);
+            if let Some(samples) = run.samples {
+                let (own, note) = spared_shares(run.recipe, graph, &matrices, scope, share);
+                let shares = Shares { scope, share, own: &own };
+                let updates = run.updates.clone();
+                let method = run.method(&updates);
+                let (pruned, fits) = method.prune(graph, &matrices, samples, shares, run.observer)?;
+                return Ok(Zeroed { graph: pruned, fits, note });
+            }
             // Without samples single weights need no matrices.
             let of_matrices: Vec<ValueId> = matrices.iter().map(|matrix| matrix.id).collect();
             let layers = if matrices.is_empty() { &weights } else { &of_matrices };
             let own = own_shares(run.recipe, graph, layers, scope, share);
             let shares = Shares { scope, share, own: &own };
-            if let Some(samples) = run.samples {
-                let updates = run.updates.clone();
-                let method = run.method(&updates);
-                let (pruned, fits) = method.prune(graph, &matrices, samples, shares, run.observer)?;
-                run.fits = fits;
-                return Ok(pruned);
-            }
-            Ok(match granularity {
+            let graph = match granularity {
                 Granularity::Pattern(pattern) => {
                     zero_by_pattern(graph, &matrices, run.criterion, seed, pattern, shares)?
                 }
                 _ => zero_weights(graph, &weights, run.criterion, seed, shares)?,
-            })
+            };
+            Ok(Zeroed { graph, fits: Vec::new(), note: None })
         };
-        self.follow(settings, graph, &mut best, take, |graph| graph)?;
+        self.follow(settings, graph, &mut best, take, |zeroed| &zeroed.graph)?;
+        let Zeroed { graph: best, fits, note } = best;
+        self.fits = fits;
+        self.notes.extend(note);
         // The zeros are the mask: what is checked is how they are stored, weight by weight, and run.
         let mut reference = None;
         if self.recipe.check && asked {
@@ -307,16 +321,18 @@ impl Run<'_, '_> {
             _ => BTreeMap::new(),
         };
         let scores = unit_scores(graph, dependencies, self.criterion, &given, self.recipe.seed);
-        let mut best = Removed { removal: Removal::none(dependencies), fitted: None, graph: graph.clone() };
+        let none = Removal::none(dependencies);
+        let mut best = Removed { removal: none, fits: Vec::new(), fitted: None, graph: graph.clone() };
         let choose = |run: &mut Self, share: f64| {
             let removal = run.choose(graph, &structure, &scores, share);
-            let fitted = run.fit_to_removal(graph, dependencies, &removal, &multiplied)?;
+            let (fitted, fits) = run.fit_to_removal(graph, dependencies, &removal, &multiplied)?.unzip();
             let from = fitted.as_ref().unwrap_or(graph);
             let compacted = compact(from, dependencies, settings.facts(), &removal)?;
-            Ok(Removed { removal, fitted, graph: compacted })
+            Ok(Removed { removal, fits: fits.unwrap_or_default(), fitted, graph: compacted })
         };
         self.follow(settings, graph, &mut best, choose, |removed| &removed.graph)?;
-        let Removed { removal, fitted, graph: compacted } = best;
+        let Removed { removal, fits, fitted, graph: compacted } = best;
+        self.fits = fits;
         let check = self.recipe.check && asked;
         let reference = check.then(|| {
             // Fitted weights are those of the canonical form.
@@ -345,7 +361,7 @@ impl Run<'_, '_> {
         dependencies: &DependencyGraph,
         removal: &Removal,
         multiplied: &[Matrix],
-    ) -> Result<Option<Graph>, PruneError> {
+    ) -> Result<Option<(Graph, Vec<Fit>)>, PruneError> {
         let Some(samples) = self.samples.filter(|_| !self.updates.is_empty()) else { return Ok(None) };
         let kept = |matrix: &Matrix| -> Option<Vec<bool>> {
             let (shape, layout) = (graph.weight(matrix.id)?.shape(), dependencies.layout(matrix.id)?);
@@ -365,10 +381,7 @@ impl Run<'_, '_> {
             multiplied.iter().filter_map(|matrix| Some((*matrix, kept(matrix)?))).unzip();
         let updates = self.updates.clone();
         let method = Method { freedom: Some(Freedom::None), ..self.method(&updates) };
-        let (fitted, fits) =
-            method.fit(graph, &matrices, samples, self.observer, &|at, _, _| masks[at].clone())?;
-        self.fits = fits;
-        Ok(Some(fitted))
+        method.fit(graph, &matrices, samples, self.observer, &|at, _, _| masks[at].clone()).map(Some)
     }
 
     /// Takes the share that the recipe says; where it bounds measures instead, finds the share whose result holds what must be

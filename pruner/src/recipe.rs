@@ -81,8 +81,10 @@ impl From<Granularity> for String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Inputs {
-    /// Of the model whose layers before are pruned already.
+    /// Of the model whose layers before are pruned already, with the outputs of the dense one to be fitted to.
     #[default]
+    Both,
+    /// Of the model whose layers before are pruned already, with the layer's own dense outputs on them to be fitted to.
     Pruned,
     /// Of the dense model.
     Dense,

@@ -108,8 +108,9 @@ pub(crate) struct Args {
     /// Added to the diagonal of what updates solve, as a share of its mean: more trusts the data less
     #[arg(long, value_name = "SHARE")]
     damping: Option<f64>,
-    /// On whose activations layers are fitted: of the model as pruned so far, or of the dense one
-    #[arg(long, value_parser = ["pruned", "dense"])]
+    /// On whose activations layers are fitted: of the model as pruned so far, of the dense one, or on the former to what the
+    /// dense model makes of the latter
+    #[arg(long, value_parser = ["both", "pruned", "dense"])]
     inputs: Option<String>,
     /// Whether each output of a layer loses the same share (row), each layer, small layers less (erdos-renyi), or layers
     /// compete (global)
@@ -284,7 +285,8 @@ fn recipe(args: &Args) -> Result<Recipe> {
     recipe.damping = args.damping.unwrap_or(recipe.damping);
     recipe.inputs = match args.inputs.as_deref() {
         Some("dense") => Inputs::Dense,
-        Some(_) => Inputs::Pruned,
+        Some("pruned") => Inputs::Pruned,
+        Some(_) => Inputs::Both,
         None => recipe.inputs,
     };
     recipe.scope = match args.scope.as_deref() {

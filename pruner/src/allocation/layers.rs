@@ -121,9 +121,46 @@ pub fn erdos_renyi(shapes: &[Vec<usize>], share: f64) -> Vec<f64> {
     }
 }
 
+/// Inputs of an output below which a layer is left whole where the rest can make up for it: what is left of 9 weights of a
+/// depthwise window cannot stand for those that go.
+pub const FEW_INPUTS: usize = 32;
+
+/// Most of the weights that layers of few inputs may hold to be left whole.
+const SMALL_PART: f64 = 0.1;
+
+/// Shares of layers of these numbers of elements and inputs, such that `share` of all elements goes: layers of less than
+/// [`FEW_INPUTS`] keep what they have, and the others lose more, up to half of what they would keep. `None` where there are no such
+/// layers, or where they hold too much of the model.
+pub fn spare_few_inputs(layers: &[[usize; 2]], share: f64) -> Option<Vec<f64>> {
+    let few = |layer: &&[usize; 2]| layer[1] < FEW_INPUTS;
+    let all = layers.iter().map(|layer| layer[0] as f64).sum::<f64>();
+    let spared = layers.iter().filter(few).map(|layer| layer[0] as f64).sum::<f64>();
+    if spared == 0.0 || spared > SMALL_PART * all {
+        return None;
+    }
+    let others = (share * all / (all - spared)).min(share.midpoint(1.0));
+    let of_few = (share * all - others * (all - spared)) / spared;
+    Some(layers.iter().map(|layer| if few(&layer) { of_few.max(0.0) } else { others }).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn layers_of_few_inputs_are_spared_and_the_total_is_exact() {
+        let layers = [[32 * 9, 9], [32 * 64, 32], [64 * 64, 64]];
+        for share in [0.0, 0.3, 0.5, 0.9, 0.96, 0.99] {
+            let shares = spare_few_inputs(&layers, share).unwrap();
+            let gone: f64 = layers.iter().zip(&shares).map(|(layer, share)| layer[0] as f64 * share).sum();
+            let all: usize = layers.iter().map(|layer| layer[0]).sum();
+            assert!((gone / all as f64 - share).abs() < 1e-9, "{share}: {shares:?}");
+            assert!(shares.iter().all(|share| (0.0..1.0).contains(share)), "{shares:?}");
+            assert!(share > 0.9 || shares[0] < 1e-9, "{share}: {shares:?}");
+        }
+        assert_eq!(spare_few_inputs(&layers[1..], 0.5), None);
+        assert_eq!(spare_few_inputs(&[[90, 9], [500, 50]], 0.5), None, "a fifth of the model");
+    }
 
     #[test]
     fn shares_are_read_and_the_last_that_fits_counts() {

@@ -5,5 +5,5 @@ mod layers;
 mod width;
 
 pub use choose::{Scope, allocate, keep_enough_of_each};
-pub use layers::{LayerShare, LayerShareError, Shares, erdos_renyi, share_of};
+pub use layers::{FEW_INPUTS, LayerShare, LayerShareError, Shares, erdos_renyi, share_of, spare_few_inputs};
 pub use width::{native_lanes, units_to_keep};

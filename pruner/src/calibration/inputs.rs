@@ -136,6 +136,11 @@ impl<'a> Rows<'a> {
         }))
     }
 
+    /// Groups, rows of each, inputs.
+    pub fn sizes(&self) -> [usize; 3] {
+        [self.groups, self.rows, self.cols]
+    }
+
     /// Writes one row, `[cols]`.
     pub fn write(&self, group: usize, row: usize, out: &mut [f32]) {
         match &self.places {

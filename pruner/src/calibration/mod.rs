@@ -10,11 +10,11 @@ mod statistics;
 mod stream;
 
 pub use inputs::{Rows, Use, uses};
-pub(crate) use statistics::rows_times;
 #[cfg(test)]
 pub(crate) use statistics::squared;
-pub use statistics::{Collector, Moments, Statistics};
-pub use stream::{Shown, Stream};
+pub use statistics::{Collector, Moments, Statistics, Twin};
+pub(crate) use statistics::{inner, rows_times, rows_times_transposed};
+pub use stream::{Lane, Shown, Stream, run};
 
 use poda_formats::Tensor;
 use poda_runtime::ops::OpError;
@@ -78,6 +78,10 @@ pub enum CalibrationError {
         "what weight {weight:?} is multiplied with is no matrix of floats with as many inputs; leave it alone (exclude)"
     )]
     Rows { weight: String },
+    #[error(
+        "what weight {weight:?} is multiplied with has other sizes in the pruned model than in the dense one; fit it to its own inputs (--inputs pruned), or leave it alone (exclude)"
+    )]
+    Sizes { weight: String },
     #[error("value {name:?} does not arise when the model runs; please report this model")]
     NoValue { name: String },
     #[error("the model does not run on the calibration data: {failure}")]

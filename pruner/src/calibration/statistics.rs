@@ -28,6 +28,19 @@ pub struct Moments {
     pub squares: Vec<f64>,
     /// `[groups, cols, cols]`; empty where it was not asked for.
     pub gram: Vec<f64>,
+    /// What the same rows are in the dense model, where that was asked for.
+    pub dense: Option<Twin>,
+}
+
+/// Rows `Z` of the dense model beside the rows `X` of the pruned one.
+#[derive(Debug, Clone, Default)]
+pub struct Twin {
+    /// `[groups, cols]`
+    pub sums: Vec<f64>,
+    /// `XᵀZ`, `[groups, cols, cols]`.
+    pub cross: Vec<f64>,
+    /// `ZᵀZ`, `[groups, cols, cols]`; of samples that were kept aside.
+    pub gram: Vec<f64>,
 }
 
 /// Inputs of one layer.
@@ -47,7 +60,7 @@ impl Moments {
     fn new(groups: usize, cols: usize, gram: bool) -> Self {
         let sums = vec![0.0; groups * cols];
         let gram = if gram { vec![0.0; groups * cols * cols] } else { Vec::new() };
-        Self { rows: 0, squares: sums.clone(), absolutes: sums.clone(), sums, gram }
+        Self { rows: 0, squares: sums.clone(), absolutes: sums.clone(), sums, gram, dense: None }
     }
 
     fn merge(&mut self, other: &Self) {
@@ -58,11 +71,51 @@ impl Moments {
             (&mut self.squares, &other.squares),
             (&mut self.gram, &other.gram),
         ];
-        both.into_iter().for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(to, v)| *to += v));
+        both.into_iter().for_each(|(to, from)| add_all(to, from));
+        if let (Some(to), Some(from)) = (&mut self.dense, &other.dense) {
+            add_all(&mut to.sums, &from.sums);
+            add_all(&mut to.cross, &from.cross);
+            add_all(&mut to.gram, &from.gram);
+        }
     }
 
     fn is_finite(&self) -> bool {
         self.squares.iter().all(|v| v.is_finite())
+    }
+
+    /// Adds what the rows with these numbers are in the dense model.
+    fn add_dense(&mut self, rows: &Rows<'_>, dense: &Rows<'_>, chosen: &[usize], held_out: bool) {
+        let (cols, groups) = (rows.cols, rows.groups);
+        if cols == 0 {
+            return;
+        }
+        let square = groups * cols * cols;
+        let twin = self.dense.get_or_insert_with(|| Twin {
+            sums: vec![0.0; groups * cols],
+            cross: vec![0.0; square],
+            gram: vec![0.0; if held_out { square } else { 0 }],
+        });
+        let filled = |rows: &Rows<'_>, group: usize, block: &[usize]| {
+            let mut x = vec![0.0; block.len() * cols];
+            let write = |(row, out): (&usize, &mut [f32])| rows.write(group, *row, out);
+            block.par_iter().zip(x.par_chunks_exact_mut(cols)).for_each(write);
+            x
+        };
+        let mut none = vec![0.0; if held_out { 0 } else { groups }];
+        let (gram, size) = if held_out { (&mut twin.gram, cols * cols) } else { (&mut none, 1) };
+        let to = twin.sums.par_chunks_exact_mut(cols).zip(twin.cross.par_chunks_exact_mut(cols * cols));
+        to.zip(gram.par_chunks_exact_mut(size)).enumerate().for_each(|(group, ((sums, cross), gram))| {
+            for block in chosen.chunks(BLOCK) {
+                let (x, z) = (filled(rows, group, block), filled(dense, group, block));
+                for row in z.chunks_exact(cols) {
+                    sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
+                }
+                add_products([&x, &z], cols, cross, false);
+                if held_out {
+                    add_products([&z, &z], cols, gram, true);
+                }
+            }
+        });
     }
 
     /// Adds the rows of `rows` with these numbers.
@@ -88,7 +141,7 @@ impl Moments {
                 fill(0, &mut x);
                 sum(&x, cols, [&mut self.sums, &mut self.absolutes, &mut self.squares]);
                 if !self.gram.is_empty() {
-                    add_gram(&x, cols, &mut self.gram);
+                    add_products([&x, &x], cols, &mut self.gram, true);
                 }
                 continue;
             }
@@ -105,7 +158,7 @@ impl Moments {
                     sum(x, cols, [sums, absolutes, squares]);
                     if has_gram {
                         let mut part = vec![0.0; cols * cols];
-                        product(x, cols, [0, 0], [cols, cols], &mut part);
+                        product([x, x], cols, [0, 0], [cols, cols], &mut part);
                         gram.iter_mut().zip(&part).for_each(|(to, &v)| *to += f64::from(v));
                     }
                 },
@@ -126,26 +179,31 @@ fn sum(x: &[f32], cols: usize, [sums, absolutes, squares]: [&mut [f64]; 3]) {
     }
 }
 
-/// `part = X[:, a..a + m]ᵀ · X[:, b..b + n]`, of `x` `[rows, cols]`.
-fn product(x: &[f32], cols: usize, [a, b]: [usize; 2], [m, n]: [usize; 2], part: &mut [f32]) {
-    let x = MatRef::from_row_major_slice(x, x.len() / cols, cols);
-    let to = MatMut::from_row_major_slice_mut(part, m, n);
-    matmul(to, Accum::Replace, x.subcols(a, m).transpose(), x.subcols(b, n), 1.0_f32, Par::Seq);
+fn add_all(to: &mut [f64], from: &[f64]) {
+    to.iter_mut().zip(from).for_each(|(to, v)| *to += v);
 }
 
-/// Adds `XᵀX` to the lower triangle of tiles.
-fn add_gram(x: &[f32], cols: usize, gram: &mut [f64]) {
+/// `part = X[:, a..a + m]ᵀ · Z[:, b..b + n]`, of `x` and `z` `[rows, cols]`.
+fn product([x, z]: [&[f32]; 2], cols: usize, [a, b]: [usize; 2], [m, n]: [usize; 2], part: &mut [f32]) {
+    let [x, z] = [x, z].map(|x| MatRef::from_row_major_slice(x, x.len() / cols, cols));
+    let to = MatMut::from_row_major_slice_mut(part, m, n);
+    matmul(to, Accum::Replace, x.subcols(a, m).transpose(), z.subcols(b, n), 1.0_f32, Par::Seq);
+}
+
+/// Adds `XᵀZ`, to the lower triangle of tiles only if it is `symmetric`.
+fn add_products([x, z]: [&[f32]; 2], cols: usize, gram: &mut [f64], symmetric: bool) {
     let tiles = cols.div_ceil(TILE);
-    let bands = gram.par_chunks_mut(TILE * cols).enumerate();
+    let bands = gram.par_chunks_mut((TILE * cols).max(1)).enumerate();
     // A tile of a band for each task; bands are rows of tiles.
     bands.for_each(|(i, band)| {
         let m = band.len() / cols;
-        let parts: Vec<Vec<f32>> = (0..=i.min(tiles - 1))
+        let last = if symmetric { i } else { tiles - 1 };
+        let parts: Vec<Vec<f32>> = (0..=last)
             .into_par_iter()
             .map(|j| {
                 let n = TILE.min(cols - j * TILE);
                 let mut part = vec![0.0; m * n];
-                product(x, cols, [i * TILE, j * TILE], [m, n], &mut part);
+                product([x, z], cols, [i * TILE, j * TILE], [m, n], &mut part);
                 part
             })
             .collect();
@@ -180,11 +238,11 @@ impl Collector {
         Self { gram, statistics: Statistics::default(), seen: [0; 2], taken: [None; 2] }
     }
 
-    /// Adds one of `batches` batches of the same kind.
+    /// Adds one of `batches` batches of the same kind, with what the same rows are in the dense model where that is to be known.
     ///
     /// # Panics
-    /// When rows have other sizes than those before.
-    pub fn add(&mut self, rows: &Rows<'_>, held_out: bool, batches: usize) {
+    /// When rows have other sizes than those before, or than those of the dense model.
+    pub fn add(&mut self, rows: &Rows<'_>, dense: Option<&Rows<'_>>, held_out: bool, batches: usize) {
         let statistics = &mut self.statistics;
         if statistics.groups == 0 {
             let (groups, cols) = (rows.groups, rows.cols);
@@ -204,6 +262,10 @@ impl Collector {
         let chosen: Vec<usize> = (0..rows.rows).filter(taken).collect();
         let moments = if held_out { &mut statistics.held_out } else { &mut statistics.fitted };
         moments.add(rows, &chosen);
+        if let Some(dense) = dense {
+            assert_eq!(rows.sizes(), dense.sizes(), "the same rows of both models");
+            moments.add_dense(rows, dense, &chosen, held_out);
+        }
     }
 
     /// What was gathered; `None` where nothing was, or where it is not finite.
@@ -211,6 +273,9 @@ impl Collector {
         let statistics = &mut self.statistics;
         for moments in [&mut statistics.fitted, &mut statistics.held_out] {
             mirror(&mut moments.gram, statistics.cols);
+            if let Some(dense) = &mut moments.dense {
+                mirror(&mut dense.gram, statistics.cols);
+            }
         }
         let finite = statistics.fitted.is_finite() && statistics.held_out.is_finite();
         (statistics.groups > 0 && finite).then_some(self.statistics)
@@ -268,16 +333,24 @@ impl Statistics {
 
 /// `Σ δ G δᵀ` over the rows of `delta`, with the Gram matrix of each one's group.
 pub(crate) fn squared(delta: &[f32], groups: usize, cols: usize, gram: &[f64]) -> f64 {
-    if delta.is_empty() || gram.is_empty() {
+    inner(delta, delta, groups, cols, gram)
+}
+
+/// `Σ a S bᵀ` over the rows of `a` and `b`, with the square matrix of each one's group.
+pub(crate) fn inner(a: &[f32], b: &[f32], groups: usize, cols: usize, squares: &[f64]) -> f64 {
+    if a.is_empty() || squares.is_empty() {
         return 0.0;
     }
-    let of_group = |(group, delta)| <[f32]>::chunks(delta, CHUNK * cols).map(move |delta| (group, delta));
-    let chunks: Vec<(usize, &[f32])> =
-        delta.chunks(delta.len() / groups).enumerate().flat_map(of_group).collect();
-    let of_chunk = |&(group, delta): &(usize, &[f32])| {
-        let delta: Vec<f64> = delta.iter().map(|&v| f64::from(v)).collect();
-        let product = rows_times(&delta, &gram[group * cols * cols..][..cols * cols], cols);
-        delta.iter().zip(&product).map(|(a, b)| a * b).sum::<f64>()
+    let pairs = |(group, (a, b)): (usize, (_, _))| {
+        let chunks = <[f32]>::chunks(a, CHUNK * cols).zip(<[f32]>::chunks(b, CHUNK * cols));
+        chunks.map(move |pair| (group, pair))
+    };
+    let of_groups = a.chunks(a.len() / groups).zip(b.chunks(a.len() / groups)).enumerate();
+    let chunks: Vec<(usize, (&[f32], &[f32]))> = of_groups.flat_map(pairs).collect();
+    let of_chunk = |&(group, (a, b)): &(usize, (&[f32], &[f32]))| {
+        let a: Vec<f64> = a.iter().map(|&v| f64::from(v)).collect();
+        let product = rows_times(&a, &squares[group * cols * cols..][..cols * cols], cols);
+        product.iter().zip(b).map(|(a, &b)| a * f64::from(b)).sum::<f64>()
     };
     let sums: Vec<f64> = chunks.par_iter().map(of_chunk).collect();
     sums.iter().sum()
@@ -288,16 +361,20 @@ const CHUNK: usize = 64;
 
 /// `rows · square`, of `[n, cols]` and `[cols, cols]`.
 pub(crate) fn rows_times(rows: &[f64], square: &[f64], cols: usize) -> Vec<f64> {
+    times(rows, MatRef::from_row_major_slice(square, cols, cols))
+}
+
+/// `rows · squareᵀ`, of `[n, cols]` and `[cols, cols]`.
+pub(crate) fn rows_times_transposed(rows: &[f64], square: &[f64], cols: usize) -> Vec<f64> {
+    times(rows, MatRef::from_row_major_slice(square, cols, cols).transpose())
+}
+
+fn times(rows: &[f64], square: MatRef<'_, f64>) -> Vec<f64> {
     let mut out = vec![0.0; rows.len()];
+    let cols = square.ncols();
     if let Some(n) = rows.len().checked_div(cols) {
-        matmul(
-            MatMut::from_row_major_slice_mut(&mut out, n, cols),
-            Accum::Replace,
-            MatRef::from_row_major_slice(rows, n, cols),
-            MatRef::from_row_major_slice(square, cols, cols),
-            1.0,
-            Par::Seq,
-        );
+        let to = MatMut::from_row_major_slice_mut(&mut out, n, cols);
+        matmul(to, Accum::Replace, MatRef::from_row_major_slice(rows, n, cols), square, 1.0, Par::Seq);
     }
     out
 }

@@ -15,8 +15,8 @@ use super::{CalibrationError, Feeds, Samples};
 use crate::check::Failure;
 use crate::settings::Shapes;
 
-/// Bytes of values that may be kept between parts.
-const KEPT: usize = 512 << 20;
+/// Bytes of values that may be kept between parts, of each lane.
+const KEPT: usize = 256 << 20;
 
 /// Samples on their way through a graph.
 pub struct Stream<'a> {
@@ -36,14 +36,102 @@ struct Batch {
     kept: Option<Vec<(ValueId, Tensor)>>,
 }
 
-/// One value of a batch.
+/// Samples on their way through one of several forms of a model.
+pub struct Lane<'s, 'a> {
+    /// The samples.
+    pub stream: &'s mut Stream<'a>,
+    /// The form, which has the nodes of the first one and perhaps other weights.
+    pub graph: &'s Graph,
+    /// Whether the weights of the nodes that run now will not change any more, so that what they give is worth keeping.
+    pub keep: bool,
+}
+
+/// A value of a batch.
 pub struct Shown<'a> {
-    /// Which of the values asked for.
-    pub tap: usize,
     /// Whether the batch is kept aside.
     pub held_out: bool,
-    /// The value.
-    pub tensor: TensorView<'a>,
+    /// The value in each lane.
+    pub lanes: Vec<TensorView<'a>>,
+}
+
+/// Runs the nodes before `to` of every lane, batch by batch side by side, and shows the value `tap` of each batch. What ran
+/// already is not run again where its values were kept.
+///
+/// # Errors
+/// When a part does not run.
+pub fn run(
+    lanes: &mut [Lane<'_, '_>],
+    to: usize,
+    tap: ValueId,
+    show: &mut dyn FnMut(Shown<'_>) -> Result<(), CalibrationError>,
+) -> Result<(), CalibrationError> {
+    let batches = lanes.first().map_or(0, |lane| lane.stream.batches.len());
+    let mut passes: Vec<Pass<'_, '_, '_>> = lanes.iter_mut().map(|lane| Pass::new(lane, to, tap)).collect();
+    for number in 0..batches {
+        let values: Result<Vec<Tensor>, CalibrationError> =
+            passes.iter_mut().map(|pass| pass.run(number)).collect();
+        let values = values?;
+        let held_out = passes[0].lane.stream.batches[number].held_out;
+        show(Shown { held_out, lanes: values.iter().map(Tensor::view).collect() })?;
+    }
+    passes.into_iter().for_each(Pass::finish);
+    Ok(())
+}
+
+/// One lane on its way to a node.
+struct Pass<'p, 's, 'a> {
+    lane: &'p mut Lane<'s, 'a>,
+    to: usize,
+    tap: ValueId,
+    /// By set of shapes.
+    parts: HashMap<usize, Part>,
+    /// What later nodes need, of the batches so far, and its bytes; `None` once these are too many.
+    kept: Option<Vec<Vec<(ValueId, Tensor)>>>,
+    bytes: usize,
+}
+
+impl<'p, 's, 'a> Pass<'p, 's, 'a> {
+    fn new(lane: &'p mut Lane<'s, 'a>, to: usize, tap: ValueId) -> Self {
+        let kept = lane.keep.then(Vec::new);
+        Self { lane, to, tap, parts: HashMap::new(), kept, bytes: 0 }
+    }
+
+    /// The tap of a batch; batches come in order.
+    fn run(&mut self, number: usize) -> Result<Tensor, CalibrationError> {
+        let (stream, graph) = (&*self.lane.stream, self.lane.graph);
+        let shapes = stream.batches[number].shapes;
+        let known = &stream.known[shapes].1;
+        let part = match self.parts.entry(shapes) {
+            Entry::Occupied(part) => part.into_mut(),
+            Entry::Vacant(new) => {
+                let nodes = stream.at.min(self.to)..self.to;
+                new.insert(Part::new(graph, nodes, &[self.tap], known)?)
+            }
+        };
+        let outputs = part.run(graph, &stream.feeds(graph, number)?)?;
+        let value = outputs.iter().find(|(id, _)| *id == self.tap).map(|(_, tensor)| tensor);
+        let value = value.or_else(|| known.constant(self.tap)).cloned();
+        let value =
+            value.ok_or_else(|| CalibrationError::NoValue { name: graph.value(self.tap).name.clone() })?;
+        if let Some(all) = &mut self.kept {
+            let live: Vec<(ValueId, Tensor)> =
+                outputs.into_iter().filter(|(id, _)| part.live.contains(id)).collect();
+            self.bytes += live.iter().map(|(_, tensor)| tensor.bytes().len()).sum::<usize>();
+            all.push(live);
+        }
+        if self.bytes > KEPT {
+            self.kept = None;
+        }
+        Ok(value)
+    }
+
+    fn finish(self) {
+        let stream = &mut *self.lane.stream;
+        if let Some(kept) = self.kept {
+            stream.at = self.to.max(stream.at);
+            stream.batches.iter_mut().zip(kept).for_each(|(batch, kept)| batch.kept = Some(kept));
+        }
+    }
 }
 
 impl<'a> Stream<'a> {
@@ -73,57 +161,6 @@ impl<'a> Stream<'a> {
     /// Batches that are kept aside, or that are not.
     pub fn count(&self, held_out: bool) -> usize {
         self.batches.iter().filter(|batch| batch.held_out == held_out).count()
-    }
-
-    /// Runs the nodes before `to` of `graph`, which has the nodes of the first one and perhaps other weights, and shows
-    /// `taps` of each batch. What ran already is not run again where its values were kept; what runs now is kept, for the next
-    /// time, if `keep` says that its weights will not change any more.
-    ///
-    /// # Errors
-    /// When a part does not run.
-    pub fn run(
-        &mut self,
-        graph: &Graph,
-        to: usize,
-        taps: &[ValueId],
-        keep: bool,
-        show: &mut dyn FnMut(Shown<'_>) -> Result<(), CalibrationError>,
-    ) -> Result<(), CalibrationError> {
-        let from = self.at.min(to);
-        let mut parts: HashMap<usize, Part> = HashMap::new();
-        let (mut kept, mut bytes) = (keep.then(Vec::new), 0);
-        for number in 0..self.batches.len() {
-            let batch = &self.batches[number];
-            let part = match parts.entry(batch.shapes) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => {
-                    new.insert(Part::new(graph, from..to, taps, &self.known[batch.shapes].1)?)
-                }
-            };
-            let outputs = part.run(graph, &self.feeds(graph, number)?)?;
-            for (tap, id) in taps.iter().enumerate() {
-                let constant = || self.known[batch.shapes].1.constant(*id);
-                let value = outputs.iter().find(|(other, _)| other == id).map(|(_, tensor)| tensor);
-                let Some(tensor) = value.or_else(constant) else {
-                    return Err(CalibrationError::NoValue { name: graph.value(*id).name.clone() });
-                };
-                show(Shown { tap, held_out: batch.held_out, tensor: tensor.view() })?;
-            }
-            if let Some(all) = &mut kept {
-                let live: Vec<(ValueId, Tensor)> =
-                    outputs.into_iter().filter(|(id, _)| part.live.contains(id)).collect();
-                bytes += live.iter().map(|(_, tensor)| tensor.bytes().len()).sum::<usize>();
-                all.push(live);
-            }
-            if bytes > KEPT {
-                kept = None;
-            }
-        }
-        if let Some(kept) = kept {
-            self.at = to.max(self.at);
-            self.batches.iter_mut().zip(kept).for_each(|(batch, kept)| batch.kept = Some(kept));
-        }
-        Ok(())
     }
 
     /// What a batch brings to the nodes from `at` on.

@@ -127,7 +127,7 @@ mod tests {
         let (shape, source) = ([x.len() / cols, cols], Source::Matrix { transposed: false });
         let rows = Rows::new(&source, form, &TensorView::from_slice(&shape, x)).unwrap().unwrap();
         let mut collector = Collector::new(true);
-        collector.add(&rows, false, 1);
+        collector.add(&rows, None, false, 1);
         collector.finish().unwrap()
     }
 

@@ -5,10 +5,13 @@ use std::ops::ControlFlow;
 
 use poda_formats::{Graph, Pattern, ValueId, Weight};
 
+use super::target::{error, target};
 use super::{Progress, PruneError};
 use crate::allocation::{Scope, Shares};
 use crate::calibration::inputs::Source;
-use crate::calibration::{CalibrationError, Collector, Needs, Rows, Samples, Statistics, Stream, Use, uses};
+use crate::calibration::{
+    CalibrationError, Collector, Lane, Needs, Rows, Samples, Statistics, Stream, Use, run, uses,
+};
 use crate::criterion::{Criterion, Layer, float_values, random_for, weight_scores};
 use crate::cut::cuts;
 use crate::observer::Observer;
@@ -69,13 +72,19 @@ impl Method<'_> {
             let tensor = weight.to_dense()?;
             let Some(values) = float_values(&tensor) else { return Ok(()) };
             let dense = matrix.form.rows_of(&values);
-            let kept = kept(at, &dense, statistics);
             let bias = if shifts { bias_of(pruned, matrix) } else { None };
             let centred = bias.map(|_| statistics.centred());
             let fitted_to = centred.as_ref().unwrap_or(statistics);
+            let aim = target(fitted_to, &dense, self.damping);
+            let aim: &[f32] = aim.as_deref().unwrap_or(&dense);
+            let kept = kept(at, aim, statistics);
             let size = [matrix.rows, matrix.cols];
-            let mut job = Job::new(size, &dense, kept, self.freedom(), Some(fitted_to), self.damping);
-            let before = job.error();
+            let mut job = Job::new(size, aim, kept, self.freedom(), Some(fitted_to), self.damping);
+            let apart =
+                |job: &Job<'_>, weights: &[f32]| error(fitted_to, &dense, weights).or_else(|| job.error());
+            let masked: Vec<f32> =
+                dense.iter().zip(&job.kept).map(|(&w, &kept)| if kept { w } else { 0.0 }).collect();
+            let before = apart(&job, &masked);
             for update in self.updates {
                 let failed =
                     |source| PruneError::Update { weight: pruned.value(matrix.id).name.clone(), source };
@@ -89,11 +98,11 @@ impl Method<'_> {
                 held_out_rows: statistics.held_out.rows,
                 inputs: statistics.cols as u64,
                 error_before: before,
-                error_after: job.error(),
+                error_after: apart(&job, &job.weights),
             });
             let mut values = vec![0.0; job.weights.len()];
             matrix.form.tensor_of(&job.weights, &mut values);
-            let shift = bias.map(|place| (place, statistics.lost(job.dense, &job.weights)));
+            let shift = bias.map(|place| (place, statistics.lost(&dense, &job.weights)));
             let fitted = float_tensor(tensor.dtype(), tensor.shape(), &values);
             pruned.value_mut(matrix.id).weight = fitted.map(Weight::Tensor);
             if let Some((place, shift)) = shift {
@@ -216,8 +225,11 @@ pub(super) struct Layers<'a> {
     matrices: &'a [Matrix],
     /// Of each matrix by number, in the order of nodes.
     uses: Vec<(usize, Use)>,
+    /// On the way through the model that is pruned.
     stream: Stream<'a>,
-    dense: Option<Graph>,
+    /// Through the dense one, where its inputs are to be known.
+    dense: Option<(Stream<'a>, Graph)>,
+    inputs: Inputs,
     needs: Needs,
 }
 
@@ -240,8 +252,13 @@ impl<'a> Layers<'a> {
         }
         all.sort_by_key(|(_, of)| of.node);
         let stream = Stream::new(graph, samples)?;
-        let dense = (inputs == Inputs::Dense).then(|| graph.clone());
-        Ok(Self { matrices, uses: all, stream, dense, needs })
+        // Only what is fitted is fitted to something.
+        let inputs = if inputs == Inputs::Both && needs < Needs::Gram { Inputs::Pruned } else { inputs };
+        let dense = match inputs {
+            Inputs::Pruned => None,
+            Inputs::Both | Inputs::Dense => Some((Stream::new(graph, samples)?, graph.clone())),
+        };
+        Ok(Self { matrices, uses: all, stream, dense, inputs, needs })
     }
 
     /// Visits every matrix once the statistics of its inputs are known, on the activations of `graph` as it is by then.
@@ -294,7 +311,7 @@ impl<'a> Layers<'a> {
         let first = &self.uses[window.start].1;
         // A state of a recurrence arises in its own node.
         let own = graph.nodes[first.node].outputs.contains(&Some(first.value));
-        let (to, taps) = (first.node + usize::from(own), [first.value]);
+        let (to, tap) = (first.node + usize::from(own), first.value);
         let mut collectors: Vec<(&Use, usize, Collector)> = Vec::new();
         for (at, of) in &self.uses[window] {
             if !collectors.iter().any(|(other, ..)| other.source == of.source) {
@@ -304,13 +321,27 @@ impl<'a> Layers<'a> {
         let counts = [false, true].map(|held_out| self.stream.count(held_out));
         let matrices = self.matrices;
         let name = |at: usize| graph.value(matrices[at].id).name.clone();
-        let running = self.dense.as_ref().unwrap_or(graph);
-        self.stream.run(running, to, &taps, !own, &mut |shown| {
+        let mut lanes = Vec::new();
+        if self.inputs != Inputs::Dense {
+            lanes.push(Lane { stream: &mut self.stream, graph, keep: !own });
+        }
+        if let Some((stream, graph)) = &mut self.dense {
+            lanes.push(Lane { stream, graph, keep: true });
+        }
+        run(&mut lanes, to, tap, &mut |shown| {
             for (of, at, collector) in &mut collectors {
-                let failed = |source| CalibrationError::Product { weight: name(*at), source };
-                let rows = Rows::new(&of.source, matrices[*at].form, &shown.tensor).map_err(failed)?;
-                let rows = rows.ok_or_else(|| CalibrationError::Rows { weight: name(*at) })?;
-                collector.add(&rows, shown.held_out, counts[usize::from(shown.held_out)]);
+                let of_lane = |tensor| {
+                    let failed = |source| CalibrationError::Product { weight: name(*at), source };
+                    let rows = Rows::new(&of.source, matrices[*at].form, tensor).map_err(failed)?;
+                    rows.ok_or_else(|| CalibrationError::Rows { weight: name(*at) })
+                };
+                let rows: Result<Vec<Rows<'_>>, _> = shown.lanes.iter().map(of_lane).collect();
+                let rows = rows?;
+                let dense = rows.get(1);
+                if dense.is_some_and(|dense| dense.sizes() != rows[0].sizes()) {
+                    return Err(CalibrationError::Sizes { weight: name(*at) });
+                }
+                collector.add(&rows[0], dense, shown.held_out, counts[usize::from(shown.held_out)]);
             }
             Ok(())
         })?;

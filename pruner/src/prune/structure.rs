@@ -2,10 +2,11 @@
 
 use poda_formats::{Graph, Op, ValueId};
 
-use crate::allocation::{Scope, erdos_renyi, share_of};
+use crate::allocation::{FEW_INPUTS, Scope, erdos_renyi, share_of, spare_few_inputs};
 use crate::dependency::{ChannelGroup, DependencyGraph, Removal};
 use crate::recipe::Recipe;
 use crate::settings::Settings;
+use crate::structured::Matrix;
 
 /// Dependencies of a graph, and what the recipe excludes.
 pub(super) struct Structure {
@@ -78,6 +79,40 @@ pub(super) fn own_shares(
         open.into_iter().zip(shares).for_each(|(at, share)| own[at] = Some(share));
     }
     own
+}
+
+/// As [`own_shares`], of matrices that are fitted to data and share the loss alike: those of few inputs are spared where no
+/// scope was asked for. With what is to be told of that.
+pub(super) fn spared_shares(
+    recipe: &Recipe,
+    graph: &Graph,
+    matrices: &[Matrix],
+    scope: Scope,
+    share: f64,
+) -> (Vec<Option<f64>>, Option<String>) {
+    let weights: Vec<ValueId> = matrices.iter().map(|matrix| matrix.id).collect();
+    let mut own = own_shares(recipe, graph, &weights, scope, share);
+    let alike = matches!(scope, Scope::Row | Scope::Layer) && recipe.scope == Scope::Auto;
+    if !alike || recipe.implied_sparsity().is_some() {
+        return (own, None);
+    }
+    own.resize(matrices.len(), None);
+    let open: Vec<usize> = (0..own.len()).filter(|&at| own[at].is_none()).collect();
+    let layers: Vec<[usize; 2]> =
+        open.iter().map(|&at| [matrices[at].rows * matrices[at].cols, matrices[at].cols]).collect();
+    let Some(shares) = spare_few_inputs(&layers, share) else { return (own, None) };
+    let few = layers.iter().filter(|layer| layer[1] < FEW_INPUTS).count();
+    let of = |few: bool| {
+        let found = layers.iter().zip(&shares).find(|(layer, _)| (layer[1] < FEW_INPUTS) == few);
+        found.map_or(0.0, |(_, share)| share * 100.0)
+    };
+    let note = format!(
+        "{few} layers with less than {FEW_INPUTS} inputs to an output lose {:.1} % of their weights, the others {:.1} %; --scope layer treats all alike",
+        of(true),
+        of(false)
+    );
+    open.into_iter().zip(shares).for_each(|(at, share)| own[at] = Some(share));
+    (own, Some(note))
 }
 
 /// What a layer may be called: its weight, and the nodes that use it.

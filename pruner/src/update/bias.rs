@@ -112,25 +112,39 @@ impl Statistics {
         let cols = self.cols;
         let count = self.fitted.rows.max(1) as f64;
         let means: Vec<f64> = self.fitted.sums.iter().map(|sum| sum / count).collect();
-        for moments in [&mut centred.fitted, &mut centred.held_out] {
-            let rows = moments.rows as f64;
-            for (at, v) in moments.gram.iter_mut().enumerate() {
+        // Of the dense model, where its inputs are known too.
+        let dense_means: Option<Vec<f64>> =
+            self.fitted.dense.as_ref().map(|dense| dense.sums.iter().map(|sum| sum / count).collect());
+        // `Σ (x − m)(z − p)ᵀ` from `Σ x zᵀ`.
+        let about = |square: &mut [f64], rows: u64, [x, z]: [&[f64]; 2], [m, p]: [&[f64]; 2]| {
+            for (at, v) in square.iter_mut().enumerate() {
                 let (group, i, j) = (at / (cols * cols) * cols, at / cols % cols, at % cols);
-                let [(s_i, m_i), (s_j, m_j)] = [i, j].map(|i| (moments.sums[group + i], means[group + i]));
-                *v += rows * m_i * m_j - s_i * m_j - m_i * s_j;
+                let (i, j) = (group + i, group + j);
+                *v += rows as f64 * m[i] * p[j] - x[i] * p[j] - m[i] * z[j];
+            }
+        };
+        for moments in [&mut centred.fitted, &mut centred.held_out] {
+            let (rows, sums) = (moments.rows, &moments.sums);
+            about(&mut moments.gram, rows, [sums, sums], [&means, &means]);
+            if let (Some(dense), Some(of_dense)) = (&mut moments.dense, &dense_means) {
+                about(&mut dense.cross, rows, [sums, &dense.sums], [&means, of_dense]);
+                about(&mut dense.gram, rows, [&dense.sums, &dense.sums], [of_dense, of_dense]);
             }
         }
         centred
     }
 
-    /// What outputs lose on average when the weights `dense`, `[rows, cols]`, become `weights`.
+    /// What outputs lose on average when the weights `dense`, `[rows, cols]`, become `weights`, and the inputs those of the pruned
+    /// model where both are known.
     pub(crate) fn lost(&self, dense: &[f32], weights: &[f32]) -> Vec<f64> {
         let cols = self.cols.max(1);
         let (rows, count) = (dense.len() / cols, self.fitted.rows.max(1) as f64);
         let of_row = |(row, (dense, weights)): (usize, (&[f32], &[f32]))| {
-            let sums = &self.fitted.sums[self.group(row, rows) * cols..][..cols];
-            let lost = dense.iter().zip(weights).zip(sums);
-            lost.map(|((a, b), sum)| (f64::from(*a) - f64::from(*b)) * sum / count).sum()
+            let of_group = self.group(row, rows) * cols..;
+            let sums = &self.fitted.sums[of_group.clone()][..cols];
+            let before = self.fitted.dense.as_ref().map_or(sums, |dense| &dense.sums[of_group][..cols]);
+            let lost = dense.iter().zip(before).zip(weights.iter().zip(sums));
+            lost.map(|((a, before), (b, sum))| (f64::from(*a) * before - f64::from(*b) * sum) / count).sum()
         };
         dense.chunks_exact(cols).zip(weights.chunks_exact(cols)).enumerate().map(of_row).collect()
     }

@@ -34,7 +34,7 @@ pub(super) fn statistics(rows: usize, cols: usize, seed: u64) -> Statistics {
         let shape = [x.len() / cols, cols];
         let source = Source::Matrix { transposed: false };
         let rows = Rows::new(&source, form, &TensorView::from_slice(&shape, x)).unwrap().unwrap();
-        collector.add(&rows, held_out, 1);
+        collector.add(&rows, None, held_out, 1);
     }
     collector.finish().unwrap()
 }
