@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Speed at equal accuracy: dense, int8 and pruned forms of pretrained models, each with its score and its time, in one run.
+
+    equal.py PODA MODELS DATA [--models minilm] [--sparsities 70 80 85] [--threads 2]
+
+PODA, MODELS and DATA as for table.py. Pruning and quantization see the same unlabelled samples: `poda prune --data`, and ONNX
+Runtime's static quantization (per channel, QuantizeLinear/DequantizeLinear) on the first hundred; `dynamic` needs none. Scores are
+ONNX Runtime's; times those of both engines in turns, as benches/peers does it.
+"""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime import quantization
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "peers"))
+import environment
+import models as peers
+import race
+import table
+
+CALIBRATED = 100  # samples that static quantization sees
+SHAPES = {"minilm": "minilm_b1", "mnist_cnn": "mnist_cnn", "efficientnet_lite0": "efficientnet_lite0"}
+
+
+class Calibration(quantization.CalibrationDataReader):
+    """Hands out samples one by one."""
+
+    def __init__(self, samples):
+        self.batches = iter([{name: array[i : i + 1] for name, array in samples.items()} for i in range(CALIBRATED)])
+
+    def get_next(self):
+        return next(self.batches, None)
+
+
+def quantize(source, folder, samples):
+    """Paths of the quantized forms."""
+    ready = folder / "ready.onnx"
+    quantization.shape_inference.quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
+    static, dynamic = folder / "static.onnx", folder / "dynamic.onnx"
+    quantization.quantize_static(
+        str(ready), str(static), Calibration(samples), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+        op_types_to_quantize=["Conv", "MatMul", "Gemm"], extra_options={"MatMulConstBOnly": True},
+    )  # fmt: skip
+    quantization.quantize_dynamic(str(ready), str(dynamic), per_channel=True, op_types_to_quantize=["MatMul", "Gemm"])
+    return {"int8 static": static, "int8 dynamic": dynamic}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("poda", "models_folder", "data"):
+        parser.add_argument(name, type=pathlib.Path)
+    parser.add_argument("--models", nargs="+", default=list(SHAPES))
+    parser.add_argument("--sparsities", nargs="+", type=int, default=[50, 70, 80, 85, 90])
+    parser.add_argument("--seconds-a-turn", type=float, default=0.05)
+    race.add_arguments(parser, "equal.json")
+    args = parser.parse_args()
+    args.seconds = args.seconds_a_turn
+    with race.Race(args) as runner, tempfile.TemporaryDirectory(dir=environment.TARGET) as folder:
+        folder = pathlib.Path(folder)
+        for model in args.models:
+            dense = args.models_folder / f"{model}.onnx"
+            samples = args.data / f"{model}.calib.npz"
+            forms = {"dense": dense, **quantize(dense, folder, dict(np.load(samples)))}
+            for sparsity in args.sparsities:
+                forms[f"pruned {sparsity} %"] = folder / f"{sparsity}.onnx"
+                subprocess.run(
+                    [args.poda, "prune", dense, "-o", forms[f"pruned {sparsity} %"], "--sparsity", str(sparsity / 100),
+                     "--data", samples, "--no-check"],
+                    check=True, capture_output=True,
+                )  # fmt: skip
+            session = ort.InferenceSession(str(dense), providers=["CPUExecutionProvider"])
+            shapes = peers.MODELS[SHAPES[model]][1]
+            feeds = {given.name: peers.made_up(given.name, shapes[given.name], given.type) for given in session.get_inputs()}
+            inputs = {name: folder / f"{name}.npy" for name in feeds}
+            for name, array in feeds.items():
+                np.save(inputs[name], array)
+            # In both engines, but pruned ones only where zeros are skipped.
+            entries = {}
+            for form, path in forms.items():
+                for engine in ["poda"] if form.startswith("pruned") else ["onnxruntime", "poda"]:
+                    shaped = folder / f"{form.replace(' ', '_')}.shaped.onnx"
+                    peers.with_fixed_shapes(path, shaped, shapes)
+                    entries[f"{form}, {engine}"] = race.Entry(
+                        engine, shaped, inputs, peers.reference(shaped, feeds), float("inf")
+                    )
+            results = runner.run(entries, folder)
+            base = results["dense, onnxruntime"]
+            print(f"\n| {model} | score | ms | × dense ONNX Runtime |\n|---|---|---|---|")
+            scores = {form: table.score(model, path, args.models_folder, args.data) for form, path in forms.items()}
+            for label, result in results.items():
+                found = scores[label.rsplit(", ", 1)[0]]
+                if race.ran(results, label):
+                    ratio = race.number(race.speedup(result, base)[1])
+                    print(f"| {label} | {found:.4f} | {race.median_ms(result):.3g} | {ratio} |", flush=True)
+                else:
+                    print(f"| {label} | {found:.4f} | {result['error']} | |", flush=True)
+        print(race.describe(runner.circumstances()))
+
+
+if __name__ == "__main__":
+    main()
