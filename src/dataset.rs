@@ -83,6 +83,7 @@ impl Dataset {
     }
 
     /// Adds the samples of `other`, which must be of the same names, types and shapes; gives it back where they are not.
+    #[cfg(feature = "prune")]
     pub(crate) fn append(&mut self, other: Self) -> Option<Self> {
         let alike = |(a, b): ((&String, &Tensor), (&String, &Tensor))| {
             let shapes = a.1.shape().get(1..).is_some_and(|shape| Some(shape) == b.1.shape().get(1..));

@@ -1,5 +1,23 @@
 //! Prune neural networks, and run what is left with SIMD sparse kernels.
 //!
+//! A pruned model in a program of yours (`poda = { version = "0.1", default-features = false }` is enough for it):
+//!
+//! ```no_run
+//! use poda::{Model, Options, Tensor};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = Model::open("sparse.safetensors")?;
+//! let executable = model.prepare(Options { threads: Some(2), ..Options::default() })?;
+//! let image = Tensor::from_slice(&[1, 784], &[0.0_f32; 784]);
+//! for (name, scores) in executable.run(&[("image", image.view())])? {
+//!     println!("{name}: {:?}", scores.as_slice::<f32>()?);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! And how it gets there, with features `onnx` and `prune`:
+//!
 //! ```standalone_crate
 //! use poda::pruner::{Recipe, prune};
 //! use poda::{DataType, Graph, Model, Options, Tensor, formats};
@@ -29,34 +47,52 @@
 //! # }
 //! ```
 //!
-//! # What is where
+//! # Main types
 //!
 //! * [`Graph`] is the network that everything shares, with its weights; [`formats::open`] and [`formats::write`] read and
 //!   write it as ONNX or as Poda's artifact.
+//! * [`Model`] is a graph that is to run: from a file, mapped or copied ([`formats::Load`]), or from bytes. It tells its inputs and
+//!   outputs ([`Port`]: name, type, shape with names for open dimensions) and the metadata of the file.
+//! * [`Executable`] is made of it by [`Model::prepare`] with [`Options`], as often as wanted: all share the weights. Its
+//!   [`run`](Executable::run) may be called from many threads at once; [`run_into`](Executable::run_into) fills buffers of yours,
+//!   [`warm`](Executable::warm) does ahead what a first run would do, [`run_with`](Executable::run_with) takes a deadline or
+//!   a flag that ends it ([`Stop`]), [`profile`](Executable::profile) tells where the time goes.
+//! * [`Tensor`], [`TensorView`], [`TensorViewMut`] are arrays: owned, read where they lie, filled where they lie.
 //! * [`pruner::prune()`] removes what matters least, as a [`pruner::Recipe`] says, and tells what it did; an
 //!   [`pruner::Observer`] is told how far it is, and may end it or judge its steps. [`pruning`] stores the result.
-//! * [`Model::prepare`] makes an [`Executable`]; its `run` may be called from many threads at once. [`runtime`] says how.
-//! * [`arrays`] reads and writes `.npy` and `.npz`; [`feeds`] and [`shapes`] find arrays and sizes for a model's inputs;
-//!   [`batching`] proves which axes count samples; [`calibration`] finds the samples that weights are fitted to; [`dataset`]
-//!   runs a model over samples, [`score`] scores what comes out, and [`training`] makes batches of them for
-//!   [`pruner::finetune`]; [`mod@compare`] puts two models side by side, and [`judge`] measures candidates of a pruning.
-//! * [`inspection`], [`conversion`], [`kernels`], [`benchmark`], [`profiling`]: what the commands of these names do.
 //!
-//! Errors say what kind they are: [`runtime::PrepareError::is_unsupported`], [`runtime::RunError::is_input`],
-//! `is_stopped`, `is_memory`.
+//! Around them: [`arrays`] reads and writes `.npy` and `.npz`; [`feeds`] and [`shapes`] find arrays and sizes for a model's inputs;
+//! [`batching`] proves which axes count samples; [`dataset`] runs a model over samples, [`score`] scores what comes out;
+//! [`calibration`] finds the samples that weights are fitted to, and [`training`] makes batches of them for
+//! [`pruner::finetune`]; [`mod@compare`] puts two models side by side, and [`judge`] measures candidates of a pruning.
+//! [`inspection`], [`conversion`], [`kernels`], [`benchmark`], [`profiling`] are what the commands of these names do.
+//!
+//! Errors are enums with the values in them, and say what kind they are: [`runtime::PrepareError::is_unsupported`],
+//! [`runtime::RunError::is_input`], `is_stopped`, `is_memory`.
 //!
 //! # What it does not do
 //!
-//! It does not train from nothing: [`pruner::finetune`] goes on from weights that are there. It does not use GPUs, nor the network. Operators outside its set are refused by name when a model is prepared.
+//! * Train from nothing: [`pruner::finetune`] goes on from weights that are there.
+//! * Use GPUs, or integers for arithmetic: quantised models run as floats, with the same numbers.
+//! * Run every operator: one outside its set is refused by name when a model is prepared.
+//! * Use the network, start threads that outlive their executable, or spin between runs.
 //!
 //! # Features
 //!
-//! * `cli` (on by default): the command `poda`, with what it needs for arguments, tables and progress. A program that embeds
-//!   the library says `default-features = false`, and builds twenty crates fewer.
+//! Without any of them it is the library that runs artifacts (`.safetensors`), of 52 crates with itself; the optional ones add
+//! what not every program needs. How large programs get is in `docs/embedding.md`.
+//!
+//! * `onnx`: ONNX is read and written, with `prost`. Without it an ONNX file is refused, with the way out.
+//! * `prune`: [`pruner`] and what scores its candidates, with `faer` for solving and `rayon`. Without it models are run, not made.
+//! * `sprs`: CSR weights to and from the types of that crate.
+//! * `tracing`: spans `load`, `prepare`, `plan` and `run` for whoever listens through that crate.
+//! * `cli` (default; takes `onnx` and `prune`): the command `poda`, with what it needs for arguments, tables and progress.
+//! * `serve` (default; takes `cli`): `poda serve`, HTTP and gRPC, with `tokio`.
 
 pub mod arrays;
 pub mod batching;
 pub mod benchmark;
+#[cfg(feature = "prune")]
 pub mod calibration;
 pub mod compare;
 pub mod conversion;
@@ -65,17 +101,21 @@ pub mod feeds;
 pub mod inspection;
 #[cfg(feature = "cli")]
 pub mod json_lines;
+#[cfg(feature = "prune")]
 pub mod judge;
 pub mod kernels;
 pub mod machine;
 pub mod memory;
 pub mod profiling;
+#[cfg(feature = "prune")]
 pub mod pruning;
 pub mod score;
 pub mod timing;
+#[cfg(feature = "prune")]
 pub mod training;
 
 pub use poda_formats as formats;
+#[cfg(feature = "prune")]
 pub use poda_pruner as pruner;
 pub use poda_runtime as runtime;
 pub use poda_runtime::shapes;

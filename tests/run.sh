@@ -22,6 +22,14 @@ if [ -z "${PODA_TEST_OFFLINE:-}" ]; then
             echo "tests/run.sh: no Python environment with ONNX Runtime: comparisons with it are skipped" >&2
         fi
     fi
+    # Packages that are run with Poda in ONNX Runtime's place.
+    if [ -f "$venv/requirements.txt" ] && ! cmp -s python/tests/requirements.txt "$venv/packages.txt"; then
+        if "$venv/bin/pip" install --quiet --disable-pip-version-check -r python/tests/requirements.txt; then
+            cp python/tests/requirements.txt "$venv/packages.txt"
+        else
+            echo "tests/run.sh: the packages of python/tests/requirements.txt cannot be had: their tests are skipped" >&2
+        fi
+    fi
     if [ -f "$venv/requirements.txt" ]; then
         "$venv/bin/python" tests/models/fetch_models.py "$PODA_TEST_MODELS" --tested \
             || echo "tests/run.sh: some models could not be fetched, see above: their tests are skipped" >&2

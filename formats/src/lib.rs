@@ -6,6 +6,7 @@ pub mod dtype;
 pub mod file;
 mod float;
 pub mod graph;
+#[cfg_attr(not(feature = "onnx"), path = "without_onnx.rs")]
 pub mod onnx;
 pub mod op;
 mod parameters;

@@ -303,7 +303,7 @@ impl fmt::Debug for Storage {
     }
 }
 
-/// A [`Storage`] as an owner of bytes for [`bytes::Bytes::from_owner`].
+/// A [`Storage`] as an owner of bytes, such as of the crate `bytes`.
 impl AsRef<[u8]> for Storage {
     fn as_ref(&self) -> &[u8] {
         self.bytes()

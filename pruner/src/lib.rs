@@ -37,6 +37,9 @@
 //! * [`observer`]: who is told how far a run is, and may end it or judge its steps;
 //! * [`gradients`], [`finetune`]: gradients as nodes of the graph, and training what is left;
 //! * [`check`], [`report`]: the numerical check at the end, and what was done.
+//!
+//! It changes graphs, and neither reads data from files nor stores zeros as nothing: see `poda::calibration` and
+//! [`Graph::store_sparse`](poda_formats::Graph::store_sparse).
 
 pub mod allocation;
 pub mod calibration;

@@ -1,5 +1,10 @@
 """To and from PyTorch; skipped where it is not installed (pip install torch onnx)."""
 
+import pathlib
+import re
+import subprocess
+import sys
+
 import numpy as np
 import poda
 import pytest
@@ -62,3 +67,19 @@ def test_several_inputs_have_names():
     model = poda.from_torch(Sum(), (torch.zeros(1, 2), torch.zeros(1, 2)))
     assert [port.name for port in model.inputs] == ["input_0", "input_1"]
     assert model(np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)).tolist() == [[2, 2]] * 3
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_the_example_trains_prunes_trains_on_and_comes_back(exporter, tmp_path):
+    if exporter == "dynamo":
+        pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    example = pathlib.Path(__file__).parents[1] / "examples/prune_pytorch.py"
+    options = ["--dynamo"] if exporter == "dynamo" else []
+    run = subprocess.run(
+        [sys.executable, example, tmp_path / "sparse.safetensors", *options], capture_output=True, text=True, timeout=600, cwd=tmp_path
+    )
+    assert run.returncode == 0, run.stderr
+    dense, pruned, back = (float(share) for share in re.findall(r"([\d.]+)% right", run.stdout))
+    assert dense > 75 and back > pruned and back > dense - 3, run.stdout
+    model = poda.Model(tmp_path / "sparse.safetensors")
+    assert 0.85 < model.sparsity < 0.95

@@ -25,6 +25,7 @@ use crate::options::{Options, RunOptions};
 use crate::plan::{self, Between, Halt, Plan, PlanError, Request, Run, Wants, Weights};
 use crate::profile::Profile;
 use crate::threads::{Threads, ThreadsError};
+use crate::trace::span;
 use crate::tune::{TuneOptions, Tuner};
 use plans::Plans;
 
@@ -122,6 +123,7 @@ const PROBE: usize = 16;
 impl Executable {
     /// Makes a graph ready to run; see [`crate::Model::prepare`].
     pub(crate) fn new(graph: Arc<Graph>, options: Options) -> Result<Self, PrepareError> {
+        span!(INFO, "prepare", model = graph.name, nodes = graph.nodes.len());
         check_supported(&graph)?;
         let threads = Threads::new(options.threads.unwrap_or(0))?;
         let optimized = Optimized::new(&graph, options.passes, &mut Log::new(options.passes));
@@ -293,6 +295,7 @@ impl Executable {
         want: Want<'_>,
         f: impl FnOnce(&Plan, &[TensorView<'_>]) -> Result<R, RunError>,
     ) -> Result<R, RunError> {
+        span!(TRACE, "run");
         let overridden = feeds::overridden(&self.graph, inputs);
         if !overridden.is_empty() {
             return self.overriding(overridden)?.with_feeds(inputs, want, f);
@@ -349,6 +352,7 @@ impl Executable {
         let mut made = false;
         let plan = self.plans.get(fits, request, |request| {
             made = true;
+            span!(DEBUG, "plan", shapes = ?request.shapes);
             let context = plan::Context {
                 graph: &self.optimized.graph,
                 weights: &self.weights,

@@ -27,6 +27,8 @@
 //! and how long it takes, node by node, is in its [`Profile`]. [`analyze`] tells types, shapes and constants without
 //! running anything.
 //!
+//! With feature `tracing`, whoever listens through that crate is told of loading, preparing, planning and running.
+//!
 //! It does not train, does not run on accelerators, and knows nothing of pruning: a weight that holds zeros is a sparse
 //! weight, whoever put them there.
 
@@ -49,6 +51,7 @@ pub mod random_feeds;
 pub mod shapes;
 pub mod simd;
 pub mod threads;
+mod trace;
 pub mod tune;
 
 pub use analysis::{Analysis, analyze};

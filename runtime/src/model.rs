@@ -9,6 +9,7 @@ use poda_formats::{DataType, Dim, Graph, GraphError, Load, ValueId};
 
 use crate::executable::{Executable, PrepareError};
 use crate::options::Options;
+use crate::trace::span;
 
 /// A graph with its weights.
 #[derive(Debug, Clone)]
@@ -52,6 +53,7 @@ impl Model {
     /// # Errors
     /// As [`Model::open`].
     pub fn open_with(path: impl AsRef<Path>, load: Load) -> Result<Self, LoadError> {
+        span!(INFO, "load", path = %path.as_ref().display());
         Ok(Self::from_graph(poda_formats::open_with(path, load)?)?)
     }
 
@@ -61,6 +63,7 @@ impl Model {
     /// # Errors
     /// When they are not those of a valid model.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, LoadError> {
+        span!(INFO, "load", bytes = bytes.len());
         Ok(Self::from_graph(poda_formats::read_bytes(bytes)?)?)
     }
 

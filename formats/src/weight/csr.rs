@@ -384,6 +384,7 @@ fn check_columns<I: Element + Into<u32>>(
 }
 
 /// Shares nothing: `sprs` owns its arrays.
+#[cfg(feature = "sprs")]
 impl From<CsrView<'_>> for sprs::CsMatI<f32, u32> {
     fn from(view: CsrView<'_>) -> Self {
         let m = view.matrix;
@@ -392,6 +393,7 @@ impl From<CsrView<'_>> for sprs::CsMatI<f32, u32> {
     }
 }
 
+#[cfg(feature = "sprs")]
 impl TryFrom<&sprs::CsMatI<f32, u32>> for CsrMatrix {
     type Error = SparseError;
 

@@ -140,6 +140,7 @@ impl Weight {
     }
 
     /// What two weights have in common that are the same tensors used in the same way.
+    #[cfg(feature = "onnx")]
     pub(crate) fn identity(&self) -> (Vec<(*const u8, usize)>, DataType, &[usize], Option<MatrixForm>) {
         let place = |tensor: &Tensor| (tensor.bytes().as_ptr(), tensor.bytes().len());
         let places = self.tensors().into_iter().map(place).collect();

@@ -327,9 +327,59 @@ fn contributed_operators() {
 
 #[test]
 fn operators_around_a_classifier() {
+    const PRODUCT: &str = "MatMul(x, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]) -> y_product";
+    const BEST: &str =
+        "ArgReduce { kind: Max, axis: 1, keep_dims: false, select_last_index: false }(y_scores) -> y_best";
     let picked = node("ai.onnx.ml::ArrayFeatureExtractor", &["x", "i"], &["y"], vec![]);
     let scaled = x("ai.onnx.ml::Scaler", vec![floats("offset", &[1.0, 2.0]), floats("scale", &[3.0])]);
+    let coefficients =
+        || vec![floats("coefficients", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), floats("intercepts", &[7.0, 8.0])];
+    let linear = |more: Vec<AttributeProto>| [coefficients(), more].concat();
+    let classes = ints("classlabels_ints", &[4, 9]);
+    let softmax = vec![classes.clone(), string("post_transform", "SOFTMAX"), int("multi_class", 1)];
+    let classified = node("ai.onnx.ml::LinearClassifier", &["x"], &["y", "p"], linear(softmax));
+    let labelled = node("ai.onnx.ml::LinearClassifier", &["x"], &["y"], linear(vec![classes]));
+    let fitted = x("ai.onnx.ml::LinearRegressor", linear(vec![int("targets", 2)]));
     check(vec![
+        case(
+            17,
+            classified,
+            &[
+                PRODUCT,
+                "Binary(Add)(y_product, [7.0, 8.0]) -> y_scores",
+                BEST,
+                "Gather { axis: 0 }([4, 9], y_best) -> y",
+                "Softmax { kind: Softmax, axis: -1 }(y_scores) -> p",
+            ],
+        ),
+        case(
+            17,
+            labelled,
+            &[
+                PRODUCT,
+                "Binary(Add)(y_product, [7.0, 8.0]) -> y_scores",
+                BEST,
+                "Gather { axis: 0 }([4, 9], y_best) -> y",
+            ],
+        ),
+        case(17, fitted, &[PRODUCT, "Binary(Add)(y_product, [7.0, 8.0]) -> y"]),
+        case(
+            17,
+            x("ai.onnx.ml::LinearRegressor", linear(vec![int("targets", 4)])),
+            &[
+                "Foreign LinearRegressor: a list of 6 for 4 targets for attribute \"coefficients\" is not supported(x) -> y",
+            ],
+        ),
+        case(
+            17,
+            x("ai.onnx.ml::Normalizer", vec![string("norm", "L1")]),
+            &["LpNormalization { axis: -1, p: 1 }(x) -> y"],
+        ),
+        case(
+            17,
+            x("ai.onnx.ml::Normalizer", vec![]),
+            &["Foreign Normalizer: attribute \"norm\" is missing(x) -> y"],
+        ),
         case(17, picked, &["Gather { axis: -1 }(x, i) -> y"]),
         case(17, scaled, &["Binary(Sub)(x, [1.0, 2.0]) -> y_centred", "Binary(Mul)(y_centred, [3.0]) -> y"]),
         case(
