@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use poda_formats::{Graph, Tensor};
-use poda_pruner::calibration::{Feeds, Samples, SamplesError};
+use poda_pruner::calibration::{Example, Feeds, Samples, SamplesError};
 use poda_pruner::report::Likeness;
 use poda_runtime::{Model, Options};
 
@@ -163,6 +163,24 @@ impl Samples for Batches<'_> {
 
     fn held_out(&self, batch: usize) -> bool {
         self.batches[batch].held_out
+    }
+
+    fn examples(&self, batch: usize, size: usize) -> Result<Vec<Example>, SamplesError> {
+        let Batch { set, samples, .. } = &self.batches[batch];
+        let set = &self.sets[*set];
+        let size = set.batch_size(size)?;
+        let example = |samples: &[usize]| {
+            // A model of a fixed batch takes no fewer.
+            let mut fed = samples.to_vec();
+            if set.is_fixed() {
+                fed.resize(size, samples[samples.len() - 1]);
+            }
+            let labels =
+                set.labels().map(|labels| fed.iter().map(|&sample| labels[sample]).collect::<Vec<_>>());
+            let labels = labels.map(|labels| Tensor::from_slice(&[labels.len()], &labels));
+            Ok(Example { feeds: set.feeds_of(&fed)?, labels })
+        };
+        samples.chunks(size).map(example).collect()
     }
 }
 

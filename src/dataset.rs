@@ -331,6 +331,11 @@ impl Samples<'_> {
         }
     }
 
+    /// Whether the model fixes how many samples it runs at once.
+    pub fn is_fixed(&self) -> bool {
+        self.batching.fixed.is_some()
+    }
+
     /// What the model is fed for `batch` samples from `start` on, by name.
     ///
     /// # Errors

@@ -32,11 +32,35 @@ pub(crate) fn cuts(weights: usize, scores: Scores<'_>, shares: Shares<'_>) -> Ve
             (0..weights).into_par_iter().map(each).collect()
         }
         Scope::Global => {
-            let open: Vec<usize> = (0..weights).filter(|&at| shares.own(at).is_none()).collect();
-            let total = open.par_iter().map(|&at| scores(at).len()).sum();
             let mut all: Vec<Option<Cut>> = vec![None; weights];
-            let among = global(open.len(), &|at| scores(open[at]), count(total, shares.share));
-            open.iter().zip(among).for_each(|(&at, cut)| all[at] = Some(cut));
+            let mut open: Vec<usize> = (0..weights).filter(|&at| shares.own(at).is_none()).collect();
+            let total = open.par_iter().map(|&at| scores(at).len()).sum();
+            let mut wanted = count(total, shares.share);
+            loop {
+                let among = global(open.len(), &|at| scores(open[at]), wanted);
+                // Layers that would lose more than they may lose that much, and the others make up for it.
+                let over = |(&at, cut): (&usize, &Cut)| {
+                    let (scores, most) = (scores(at), shares.most(at));
+                    let most = (scores.len() as f64 * most) as usize;
+                    let gone = cut.marks(&scores).iter().filter(|&&gone| gone).count();
+                    (gone > most).then(|| (at, Cut::of(&scores, most), most))
+                };
+                let over: Vec<(usize, Cut, usize)> = match shares.most {
+                    [] => Vec::new(),
+                    _ => open.par_iter().zip(&among).filter_map(over).collect(),
+                };
+                if over.is_empty() {
+                    open.iter().zip(among).for_each(|(&at, cut)| all[at] = Some(cut));
+                    break;
+                }
+                for (at, cut, gone) in over {
+                    all[at] = Some(cut);
+                    wanted -= gone.min(wanted);
+                    open.retain(|&other| other != at);
+                }
+                let left = open.par_iter().map(|&at| scores(at).len()).sum();
+                wanted = wanted.min(left);
+            }
             all.into_par_iter().enumerate().map(|(at, cut)| cut.unwrap_or_else(|| each(at))).collect()
         }
     }
@@ -143,6 +167,24 @@ mod tests {
         // Infinities (weights that are no numbers) go last.
         assert_eq!(marks(&[vec![f32::INFINITY, 2.0]], Scope::Layer, 0.5), [[false, true]]);
         assert_eq!(marks(&[vec![]], Scope::Global, 0.9), [[false; 0]]);
+    }
+
+    #[test]
+    fn what_a_layer_must_keep_others_make_up_for() {
+        let all = [vec![1.0, 1.5, 2.0, 2.5], vec![3.0, 4.0, 5.0, 6.0], vec![7.0, 8.0, 9.0, 10.0]];
+        let gone = |share: f64, own: &[Option<f64>], most: &[f64]| -> Vec<usize> {
+            let shares = Shares { scope: Scope::Global, share, own, most };
+            let cuts = cuts(3, &|at| all[at].clone(), shares);
+            let count =
+                |(cut, scores): (Cut, &Vec<f32>)| cut.marks(scores).iter().filter(|&&gone| gone).count();
+            cuts.into_iter().zip(&all).map(count).collect()
+        };
+        assert_eq!(gone(0.5, &[], &[]), [4, 2, 0]);
+        assert_eq!(gone(0.5, &[], &[0.5]), [2, 4, 0]);
+        assert_eq!(gone(0.5, &[], &[0.5, 0.25, 1.0]), [2, 1, 3]);
+        // What has a share of its own has no part in it, and all that may go is not always enough.
+        assert_eq!(gone(0.5, &[Some(0.25)], &[1.0, 0.5]), [1, 2, 2]);
+        assert_eq!(gone(0.9, &[], &[0.5, 0.5, 0.25]), [2, 2, 1]);
     }
 
     proptest! {

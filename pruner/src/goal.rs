@@ -13,7 +13,7 @@ use crate::allocation::Scope;
 use crate::judge::{Judge, JudgeError};
 use crate::observer::Observer;
 use crate::prune::{Data, PruneError, prune_with};
-use crate::recipe::{Granularity, Recipe};
+use crate::recipe::{Granularity, Recipe, RecipeError};
 use crate::report::Report;
 use crate::settings::Shapes;
 use crate::termination::Bound;
@@ -75,6 +75,13 @@ pub static WAYS: &[Way] = &[
         name: "channels, layers compete",
         granularity: Granularity::Channel,
         scope: Scope::Global,
+        values: None,
+        goals: BOTH,
+    },
+    Way {
+        name: "whole residual blocks",
+        granularity: Granularity::Depth,
+        scope: Scope::Auto,
         values: None,
         goals: BOTH,
     },
@@ -196,6 +203,11 @@ pub fn reach(
                 error @ (PruneError::NothingToRemove { .. }
                 | PruneError::NoWeights
                 | PruneError::NoInputs { .. }
+                | PruneError::Recipe(
+                    RecipeError::NoData { .. }
+                    | RecipeError::Granularities { .. }
+                    | RecipeError::Unfit { .. },
+                )
                 | PruneError::Update { .. }),
             ) => {
                 attempt.failed = Some(error.to_string());

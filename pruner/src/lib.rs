@@ -32,6 +32,7 @@
 //! * [`calibration`], [`update`]: what flows through a model on data, and what weights that stay become by it;
 //! * [`canonical`], [`settings`]: the form in which a graph is pruned, and which of its sizes are open;
 //! * [`mask`], [`compact`]: the masked model and the smaller one that computes the same;
+//! * [`depth`]: whole residual blocks; [`gates`]: what becomes of a loss without a unit;
 //! * [`dead`]: units that go at no cost; [`unstructured`]: single weights; [`structured`]: blocks and N:M;
 //! * [`values`], [`names`]: what is checked before: numbers that are none, patterns that fit nothing;
 //! * [`observer`]: who is told how far a run is, and may end it or judge its steps;
@@ -51,7 +52,9 @@ mod cut;
 pub mod dead;
 mod defaults;
 pub mod dependency;
+pub mod depth;
 pub mod finetune;
+pub mod gates;
 pub mod goal;
 pub mod gradients;
 pub mod judge;

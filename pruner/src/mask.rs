@@ -51,7 +51,7 @@ pub fn masked(
 }
 
 /// The operands of a sum that follow the inputs of a run; the first when none does, as in a norm of a weight.
-fn summed(facts: Facts<'_>, contraction: &Contraction) -> Vec<(ValueId, usize)> {
+pub(crate) fn summed(facts: Facts<'_>, contraction: &Contraction) -> Vec<(ValueId, usize)> {
     let [a, b] = contraction.operands;
     let mut varying: Vec<_> = [a, b].into_iter().filter(|(id, _)| facts.constant(*id).is_none()).collect();
     varying.dedup();

@@ -1,24 +1,27 @@
 //! The loop: evaluate importance → rank → remove the least important → ask the termination conditions.
 
+mod activity;
+mod allocate;
+mod depth;
 mod error;
 mod layers;
 mod structure;
 mod target;
 mod trials;
+mod units;
 
 pub use error::PruneError;
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use poda_formats::{Graph, ValueId};
 
-use crate::allocation::{Shares, allocate, native_lanes};
-use crate::calibration::{Needs, Samples};
+use crate::allocation::{Allocate, Scope, Shares, allocate, native_lanes};
+use crate::calibration::{Needs, Samples, Statistics};
 use crate::canonical::canonical;
 use crate::check::{self, CheckError, Difference, TOLERANCE};
 use crate::compact::compact;
-use crate::criterion::{Criterion, unit_scores};
+use crate::criterion::Criterion;
 use crate::dead::{Proof, remove_dead};
 use crate::defaults;
 use crate::dependency::{DependencyGraph, Removal};
@@ -35,10 +38,10 @@ use crate::termination::{Conditions, Verdict};
 use crate::unstructured::{prunable_weights, zero_weights};
 use crate::update::{Freedom, WeightUpdate};
 use crate::values;
-use layers::Method;
+use layers::{Method, WeightsGradients};
 use trials::Trials;
 
-use structure::{Structure, own_shares, removed_share, spared_shares};
+use structure::{Structure, most_shares, own_shares, removed_share, spared_shares};
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
@@ -51,6 +54,8 @@ pub enum Progress {
     Scoring,
     /// A layer is pruned from calibration data.
     Layer { layer: usize, of: usize },
+    /// A unit or a block was left out, to see what becomes of the loss.
+    Unit { unit: usize, of: usize },
     /// A candidate was measured; `of` is the most that there will be.
     Step { step: usize, of: usize, sparsity: f64, drop: Option<f64> },
     /// Comparing the result with the masked model.
@@ -106,9 +111,13 @@ pub fn prune_with(
     let Data { judge, samples } = data;
     let (criterion, updates) = (recipe.criterion(samples.is_some())?, recipe.updates(samples.is_some())?);
     if samples.is_none() {
-        let of_criterion = (criterion.needs() > Needs::Weights).then(|| ("criterion", criterion.name()));
+        let needs = criterion.needs_samples(recipe.granularity);
+        let of_criterion = needs.then(|| ("criterion", criterion.name()));
         if let Some((kind, name)) = of_criterion.or(updates.first().map(|update| ("update", update.name()))) {
             return Err(RecipeError::NoData { kind, name }.into());
+        }
+        if recipe.allocate != Allocate::Scope {
+            return Err(RecipeError::NoData { kind: "allocation", name: recipe.allocate.name() }.into());
         }
     }
     let (graph, defaults) = defaults::separate(graph);
@@ -209,7 +218,8 @@ impl Run<'_, '_> {
         let excluded = |name: &str| self.recipe.excludes(name);
         let (start, settings) = canonical(graph, self.shapes, &excluded);
         names::all_fit(&[graph, &start], &self.recipe.exclude)?;
-        let patterns: Vec<String> = self.recipe.layers.iter().map(|layer| layer.pattern.clone()).collect();
+        let by_name = self.recipe.layers.iter().chain(&self.recipe.floors);
+        let patterns: Vec<String> = by_name.map(|layer| layer.pattern.clone()).collect();
         names::all_fit(&[graph, &start], &patterns)?;
         values::all_finite(&start, &prunable_weights(&start, self.recipe))?;
         let Some((lean, dead, difference)) = self.without_dead(graph, &start)? else {
@@ -232,6 +242,7 @@ impl Run<'_, '_> {
     fn remove(&mut self, dense: &Graph, graph: &Graph, settings: &Settings) -> Result<Pruned, PruneError> {
         match self.recipe.granularity {
             Granularity::Channel => self.channels(dense, graph, settings),
+            Granularity::Depth => self.depth(dense, graph, settings),
             Granularity::Unstructured | Granularity::Pattern(_) => self.weights(graph, settings),
         }
     }
@@ -255,27 +266,48 @@ impl Run<'_, '_> {
                 names.join(", ")
             ));
         }
+        let scorer = self.criterion.of_weights().expect("what the recipe is checked for");
+        // Weights without samples need no matrices.
+        let scored: Vec<ValueId> = matrices.iter().map(|matrix| matrix.id).collect();
+        let gradients = self.gradients(graph, &scored, scorer.gradients().filter(|_| asked))?;
+        let updates = self.updates.clone();
+        let database = match self.recipe.allocate {
+            Allocate::Scope => None,
+            _ if !asked => None,
+            _ => {
+                let method = self.method(&updates, &gradients);
+                Some(self.database(graph, settings, &matrices, &method)?)
+            }
+        };
         let take = |run: &mut Self, share: f64| {
             let Recipe { granularity, seed, .. } = *run.recipe;
             let scope = run.recipe.scope(run.criterion);
+            let layers = if matrices.is_empty() { &weights } else { &scored };
+            let most = most_shares(run.recipe, graph, layers);
             if let Some(samples) = run.samples {
-                let (own, note) = spared_shares(run.recipe, graph, &matrices, scope, share);
-                let shares = Shares { scope, share, own: &own };
+                let (own, note, scope) = match &database {
+                    Some(database) => {
+                        let (own, note) = run.allocated(database, share)?;
+                        (own, note, if scope == Scope::Row { scope } else { Scope::Layer })
+                    }
+                    None => {
+                        let (own, note) = spared_shares(run.recipe, graph, &matrices, scope, share);
+                        (own, note, scope)
+                    }
+                };
+                let shares = Shares { scope, share, own: &own, most: &most };
                 let updates = run.updates.clone();
-                let method = run.method(&updates);
+                let method = run.method(&updates, &gradients);
                 let (pruned, fits) = method.prune(graph, &matrices, samples, shares, run.observer)?;
                 return Ok(Zeroed { graph: pruned, fits, note });
             }
-            // Without samples single weights need no matrices.
-            let of_matrices: Vec<ValueId> = matrices.iter().map(|matrix| matrix.id).collect();
-            let layers = if matrices.is_empty() { &weights } else { &of_matrices };
             let own = own_shares(run.recipe, graph, layers, scope, share);
-            let shares = Shares { scope, share, own: &own };
+            let shares = Shares { scope, share, own: &own, most: &most };
             let graph = match granularity {
                 Granularity::Pattern(pattern) => {
-                    zero_by_pattern(graph, &matrices, run.criterion, seed, pattern, shares)?
+                    zero_by_pattern(graph, &matrices, scorer, seed, pattern, shares)?
                 }
-                _ => zero_weights(graph, &weights, run.criterion, seed, shares)?,
+                _ => zero_weights(graph, &weights, scorer, seed, shares)?,
             };
             Ok(Zeroed { graph, fits: Vec::new(), note: None })
         };
@@ -294,7 +326,7 @@ impl Run<'_, '_> {
     }
 
     fn channels(&mut self, dense: &Graph, graph: &Graph, settings: &Settings) -> Result<Pruned, PruneError> {
-        let structure = Structure::of(graph, settings, self.recipe);
+        let mut structure = Structure::of(graph, settings, self.recipe);
         let dependencies = &structure.dependencies;
         let refused = report::refused(graph, dependencies);
         let asked = self.asks();
@@ -313,18 +345,28 @@ impl Run<'_, '_> {
         self.notes.extend(settings.unknown(graph));
         self.tell(Progress::Scoring)?;
         let (multiplied, _) = matrices(graph, &prunable_weights(graph, &Recipe::default()));
-        let given = match self.samples {
-            Some(samples) if self.criterion.needs() > Needs::Weights => {
-                let updates = self.updates.clone();
-                self.method(&updates).dense_scores(graph, &multiplied, samples, self.observer)?
-            }
-            _ => BTreeMap::new(),
+        let scores = if asked {
+            self.unit_scores(graph, dependencies, settings, &multiplied)?
+        } else {
+            vec![0.0; dependencies.unit_count()]
         };
-        let scores = unit_scores(graph, dependencies, self.criterion, &given, self.recipe.seed);
+        let unseen = structure.exclude_unseen(&scores);
+        if !unseen.is_empty() {
+            self.notes.push(format!(
+                "left as they are, because {} does not see them: {}",
+                self.criterion.name(),
+                unseen.join(", ")
+            ));
+            if structure.excluded.iter().all(|&excluded| excluded) {
+                let reason = format!("{} sees none of the units that may go", self.criterion.name());
+                return Err(PruneError::NothingToRemove { reason });
+            }
+        }
+        let (structure, dependencies) = (&structure, &structure.dependencies);
         let none = Removal::none(dependencies);
         let mut best = Removed { removal: none, fits: Vec::new(), fitted: None, graph: graph.clone() };
         let choose = |run: &mut Self, share: f64| {
-            let removal = run.choose(graph, &structure, &scores, share);
+            let removal = run.choose(graph, structure, &scores, share);
             let (fitted, fits) = run.fit_to_removal(graph, dependencies, &removal, &multiplied)?.unzip();
             let from = fitted.as_ref().unwrap_or(graph);
             let compacted = compact(from, dependencies, settings.facts(), &removal)?;
@@ -344,14 +386,30 @@ impl Run<'_, '_> {
     }
 
     /// How weights are pruned from samples.
-    fn method<'m>(&self, updates: &'m [&'static dyn WeightUpdate]) -> Method<'m> {
+    fn method<'m>(
+        &self,
+        updates: &'m [&'static dyn WeightUpdate],
+        gradients: &'m WeightsGradients,
+    ) -> Method<'m> {
         let Recipe { granularity, seed, damping, inputs, .. } = *self.recipe;
         let pattern = match granularity {
             Granularity::Pattern(pattern) => Some(pattern),
-            Granularity::Unstructured | Granularity::Channel => None,
+            Granularity::Unstructured | Granularity::Channel | Granularity::Depth => None,
         };
         let (criterion, scope) = (self.criterion, self.recipe.scope(self.criterion));
-        Method { criterion, updates, pattern, scope, freedom: None, damping, inputs, seed }
+        let normalize = self.recipe.normalize(criterion);
+        Method {
+            criterion,
+            gradients,
+            normalize,
+            updates,
+            pattern,
+            scope,
+            freedom: None,
+            damping,
+            inputs,
+            seed,
+        }
     }
 
     /// `graph` with the weights that multiply removed units at zero, and the others of these products fitted to do without.
@@ -380,8 +438,10 @@ impl Run<'_, '_> {
         let (matrices, masks): (Vec<Matrix>, Vec<Vec<bool>>) =
             multiplied.iter().filter_map(|matrix| Some((*matrix, kept(matrix)?))).unzip();
         let updates = self.updates.clone();
-        let method = Method { freedom: Some(Freedom::None), ..self.method(&updates) };
-        method.fit(graph, &matrices, samples, self.observer, &|at, _, _| masks[at].clone()).map(Some)
+        let gradients = WeightsGradients::new();
+        let method = Method { freedom: Some(Freedom::None), ..self.method(&updates, &gradients) };
+        let kept = |at: usize, _: &[f32], _: &Statistics| masks[at].clone();
+        method.fit(graph, &matrices, samples, Needs::Weights, self.observer, &kept).map(Some)
     }
 
     /// Takes the share that the recipe says; where it bounds measures instead, finds the share whose result holds what must be
@@ -432,8 +492,15 @@ impl Run<'_, '_> {
         let scope = self.recipe.scope(self.criterion);
         let dependencies = &structure.dependencies;
         let own = structure.own_shares(graph, self.recipe);
+        let most = structure.most(graph, self.recipe);
         let take = |share| {
-            allocate(dependencies, scores, &structure.excluded, Shares { scope, share, own: &own }, lanes)
+            allocate(
+                dependencies,
+                scores,
+                &structure.excluded,
+                Shares { scope, share, own: &own, most: &most },
+                lanes,
+            )
         };
         let mut removal = take(share);
         let wanted = share * self.recipe.least_parameters;

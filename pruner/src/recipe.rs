@@ -1,81 +1,17 @@
 //! What to prune, how much, and by what: a [`Recipe`], read from TOML or built from the command line.
 
-use std::fmt;
-use std::str::FromStr;
+mod granularity;
 
-use poda_formats::{Graph, Pattern, PatternError, ValueType};
+use poda_formats::{Pattern, PatternError, ValueType};
 use serde::{Deserialize, Serialize};
 
-use crate::allocation::{LayerShare, Scope};
-use crate::criterion::{self, CRITERIA, Criterion};
+use crate::allocation::{Allocate, LayerShare, Scope};
+use crate::criterion::{self, Aggregate, CRITERIA, Criterion, Normalize};
 use crate::names;
 use crate::termination::{Bound, Conditions};
 use crate::update::{self, Bias, LeastSquares, UPDATES, WeightUpdate};
 
-/// What is removed at a time. Written `unstructured`, `channel`, or as a [`Pattern`]: `block:4x1`, `nm:2:4`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Granularity {
-    /// Single weights become zero; shapes stay.
-    #[default]
-    Unstructured,
-    /// Whole blocks of weights become zero, or all but N of each M; shapes stay.
-    Pattern(Pattern),
-    /// Channels, heads and hidden units are removed; the network gets smaller.
-    Channel,
-}
-
-impl Granularity {
-    /// `graph` with its zeros stored as nothing, in the layout that suits what was removed; channels leave none.
-    pub fn stored(self, graph: &Graph) -> Graph {
-        let mut stored = graph.clone();
-        match self {
-            Self::Unstructured => stored.store_sparse(),
-            Self::Pattern(pattern) => stored.store_sparse_by(&[pattern]),
-            Self::Channel => 0,
-        };
-        stored
-    }
-}
-
-impl fmt::Display for Granularity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unstructured => f.write_str("unstructured"),
-            Self::Pattern(pattern) => pattern.fmt(f),
-            Self::Channel => f.write_str("channel"),
-        }
-    }
-}
-
-impl FromStr for Granularity {
-    type Err = RecipeError;
-
-    fn from_str(text: &str) -> Result<Self, RecipeError> {
-        match text {
-            "unstructured" => Ok(Self::Unstructured),
-            "channel" => Ok(Self::Channel),
-            _ => text.parse().map(Self::Pattern).map_err(|error| match error {
-                PatternError::Syntax { found } => RecipeError::Granularity { found },
-                error => RecipeError::Pattern(error),
-            }),
-        }
-    }
-}
-
-impl TryFrom<String> for Granularity {
-    type Error = RecipeError;
-
-    fn try_from(text: String) -> Result<Self, RecipeError> {
-        text.parse()
-    }
-}
-
-impl From<Granularity> for String {
-    fn from(granularity: Granularity) -> Self {
-        granularity.to_string()
-    }
-}
+pub use granularity::Granularity;
 
 /// On whose activations layers are fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -130,10 +66,23 @@ pub struct Recipe {
     pub damping: f64,
     /// On whose activations layers are fitted: of the model as it is pruned so far, or of the dense one.
     pub inputs: Inputs,
+    /// How scores of layers, or of groups of units, are made comparable; `standard` of units only.
+    pub normalize: Normalize,
+    /// How the scores of a unit in several matrices become one.
+    pub aggregate: Aggregate,
+    /// Units: what is taken from a score for each million multiply-accumulates that a unit takes. Molchanov et al., ICLR 2017,
+    /// <https://arxiv.org/abs/1611.06440>, take 0.001.
+    pub flops_penalty: f64,
     /// Among what units or weights compete.
     pub scope: Scope,
+    /// How shares of layers are found where not by the scope: by trying levels of each on samples, within the time that layers
+    /// take at equal shares, measured on this machine; of single weights and blocks.
+    pub allocate: Allocate,
     /// Shares of their own for layers by name, such as `encoder.*=0.8`; the last that fits counts.
     pub layers: Vec<LayerShare>,
+    /// What must stay of layers by name, such as `head.*=0.5`; the last that fits counts. Where layers compete, others make up for
+    /// it.
+    pub floors: Vec<LayerShare>,
     /// Patterns of weight or node names to leave alone; `*` is any text, `?` any character.
     pub exclude: Vec<String>,
     /// Keep widths at multiples of this many elements where that costs little; 1 for any width. By default the f32 lanes
@@ -169,8 +118,13 @@ impl Default for Recipe {
             update: None,
             damping: 0.01,
             inputs: Inputs::default(),
+            normalize: Normalize::default(),
+            aggregate: Aggregate::default(),
+            flops_penalty: 0.0,
             scope: Scope::default(),
+            allocate: Allocate::default(),
             layers: Vec::new(),
+            floors: Vec::new(),
             exclude: Vec::new(),
             round_to: None,
             least_parameters: 0.0,
@@ -192,13 +146,17 @@ pub enum RecipeError {
     Range { field: &'static str, value: String, most: &'static str },
     #[error("criterion {name:?} is not known; there are {known}")]
     Criterion { name: String, known: String },
+    #[error("criterion {name:?} does not tell {what} apart; of {granularity} {these} do")]
+    Unfit { name: String, what: &'static str, granularity: Granularity, these: String },
+    #[error("{field} is for granularity {wanted}, not for {granularity}")]
+    Granularities { field: &'static str, wanted: &'static str, granularity: Granularity },
     #[error("update {name:?} is not known; there are none, {known}")]
     Update { name: String, known: String },
     #[error("{kind} {name:?} needs calibration data: give unlabelled samples (--data), or take another")]
     NoData { kind: &'static str, name: &'static str },
     #[error(
-        "{found:?} is no granularity; there are unstructured, channel, block:ROWSxCOLS such as block:4x1, and nm:N:M \
-         such as nm:2:4"
+        "{found:?} is no granularity; there are unstructured, channel, depth, block:ROWSxCOLS such as block:4x1, and \
+         nm:N:M such as nm:2:4"
     )]
     Granularity { found: String },
     #[error(transparent)]
@@ -207,6 +165,10 @@ pub enum RecipeError {
     Implied { pattern: Pattern, implied: String, field: &'static str },
     #[error("sparsity and target_macs both say how much to remove; give one (max_drop may limit either)")]
     TwoTargets,
+    #[error(
+        "allocate, layers and the scopes global and erdos-renyi all say what goes of each layer; give one"
+    )]
+    TwoAllocations,
     #[error("nothing to do: set sparsity, layers, target_macs, max_drop, until, keep or remove_dead")]
     NoTarget,
     #[error("{measure} needs validation data")]
@@ -266,6 +228,7 @@ impl Recipe {
                 ("until", !self.until.is_empty()),
                 ("keep", !self.keep.is_empty()),
                 ("layers", !self.layers.is_empty()),
+                ("floors", !self.floors.is_empty()),
                 ("scope", matches!(self.scope, Scope::Row | Scope::ErdosRenyi | Scope::Global)),
             ];
             if let Some((field, _)) = others.into_iter().find(|(_, set)| *set) {
@@ -282,6 +245,45 @@ impl Recipe {
                 most: "any, and not 0",
             });
         }
+        if !self.flops_penalty.is_finite() || self.flops_penalty < 0.0 {
+            return Err(RecipeError::Range {
+                field: "flops_penalty",
+                value: self.flops_penalty.to_string(),
+                most: "any",
+            });
+        }
+        let granularity = self.granularity;
+        let only_units = [
+            ("flops_penalty", self.flops_penalty > 0.0),
+            ("aggregate", self.aggregate != Aggregate::default()),
+            ("normalize = \"standard\"", self.normalize == Normalize::Standard),
+        ];
+        let not_blocks = [
+            ("layers", !self.layers.is_empty()),
+            ("floors", !self.floors.is_empty()),
+            ("update", self.update.as_ref().is_some_and(|names| names.iter().any(|name| name != "none"))),
+        ];
+        if let (false, Some((field, _))) =
+            (granularity == Granularity::Channel, only_units.into_iter().find(|(_, set)| *set))
+        {
+            return Err(RecipeError::Granularities { field, wanted: "channel", granularity });
+        }
+        if self.allocate != Allocate::Scope {
+            let units = matches!(granularity, Granularity::Channel | Granularity::Depth);
+            if units || self.implied_sparsity().is_some() {
+                let wanted = "unstructured or block";
+                return Err(RecipeError::Granularities { field: "allocate", wanted, granularity });
+            }
+            if !self.layers.is_empty() || matches!(self.scope, Scope::Global | Scope::ErdosRenyi) {
+                return Err(RecipeError::TwoAllocations);
+            }
+        }
+        if let (true, Some((field, _))) =
+            (granularity == Granularity::Depth, not_blocks.into_iter().find(|(_, set)| *set))
+        {
+            let wanted = "any but depth, of which whole blocks go";
+            return Err(RecipeError::Granularities { field, wanted, granularity });
+        }
         self.criterion(false)?;
         self.updates(false)?;
         Ok(())
@@ -293,17 +295,37 @@ impl Recipe {
     /// When its name is not known.
     pub fn criterion(&self, data: bool) -> Result<&'static dyn Criterion, RecipeError> {
         let name = match &self.criterion[..] {
+            AUTO if self.granularity == Granularity::Depth => "block-influence",
             AUTO if data => "wanda",
             AUTO => "magnitude-l2",
             name => name,
         };
-        criterion::find(name).ok_or_else(|| {
-            let known: Vec<&str> = CRITERIA.iter().map(|c| c.name()).collect();
-            RecipeError::Criterion {
-                name: self.criterion.clone(),
-                known: format!("{AUTO}, {}", known.join(", ")),
-            }
-        })
+        let names = |of: &dyn Fn(&dyn Criterion) -> bool| {
+            CRITERIA.iter().filter(|c| of(**c)).map(|c| c.name()).collect::<Vec<_>>().join(", ")
+        };
+        let criterion = criterion::find(name).ok_or_else(|| {
+            let known = format!("{AUTO}, {}", names(&|_| true));
+            RecipeError::Criterion { name: self.criterion.clone(), known }
+        })?;
+        let granularity = self.granularity;
+        if !criterion.scores(granularity) {
+            let what = match granularity {
+                Granularity::Unstructured | Granularity::Pattern(_) => "single weights",
+                Granularity::Channel => "units",
+                Granularity::Depth => "whole blocks",
+            };
+            let these = names(&|criterion| criterion.scores(granularity));
+            return Err(RecipeError::Unfit { name: name.to_owned(), what, granularity, these });
+        }
+        Ok(criterion)
+    }
+
+    /// How scores are made comparable, by `criterion` where the recipe does not say.
+    pub fn normalize(&self, criterion: &dyn Criterion) -> Normalize {
+        match (self.normalize, self.granularity) {
+            (Normalize::Auto, Granularity::Channel) => criterion.normalize(),
+            (normalize, _) => normalize,
+        }
     }
 
     /// The updates, given whether there are calibration data.
@@ -319,7 +341,7 @@ impl Recipe {
         };
         match &self.update {
             Some(names) => names.iter().filter(|name| *name != "none").map(|name| find(name)).collect(),
-            None if data => Ok(vec![&Bias, &LeastSquares]),
+            None if data && self.granularity != Granularity::Depth => Ok(vec![&Bias, &LeastSquares]),
             None => Ok(Vec::new()),
         }
     }
@@ -398,7 +420,8 @@ mod tests {
             (
                 "sparsity = 0.5\ncriterion = \"tailor\"",
                 "criterion \"tailor\" is not known; there are auto, magnitude-l1, magnitude-l2, random, lamp, han, wanda, ria, \
-                 activation, sparsegpt",
+                 activation, sparsegpt, gradient, snip, taylor-fo, obd, obert, taylor-2016, taylor-signed, mean-activation, \
+                 deviation, apoz, mutual-information, fpgm, batch-norm, flap, ziplm, oracle, block-influence",
             ),
             ("", "nothing to do: set sparsity, layers, target_macs, max_drop, until, keep or remove_dead"),
         ] {

@@ -7,7 +7,7 @@ use poda_formats::weight::SparseError;
 use poda_formats::{Graph, MatrixForm, Pattern, ValueId};
 
 use crate::allocation::Shares;
-use crate::criterion::Criterion;
+use crate::criterion::OfWeights;
 use crate::cut::cuts;
 use crate::unstructured::{element_scores, lowest, zero_marked};
 
@@ -72,7 +72,7 @@ pub fn matrices(graph: &Graph, weights: &[ValueId]) -> (Vec<Matrix>, Vec<ValueId
 pub fn zero_by_pattern(
     graph: &Graph,
     weights: &[Matrix],
-    criterion: &dyn Criterion,
+    criterion: &dyn OfWeights,
     seed: u64,
     pattern: Pattern,
     shares: Shares<'_>,
@@ -99,7 +99,7 @@ pub(crate) fn pattern_marks(
     matrix: &Matrix,
     scores: &[f32],
     pattern: Pattern,
-    criterion: &dyn Criterion,
+    criterion: &dyn OfWeights,
     seed: u64,
     sparsity: f64,
 ) -> Vec<bool> {
@@ -118,7 +118,7 @@ pub(crate) fn pattern_scores(
     matrix: &Matrix,
     scores: &[f32],
     pattern: Pattern,
-    criterion: &dyn Criterion,
+    criterion: &dyn OfWeights,
     seed: u64,
 ) -> Vec<f32> {
     match pattern {
@@ -132,7 +132,7 @@ fn block_scores(
     matrix: &Matrix,
     scores: &[f32],
     [r, c]: [usize; 2],
-    criterion: &dyn Criterion,
+    criterion: &dyn OfWeights,
     seed: u64,
 ) -> Vec<f32> {
     let mut random = crate::criterion::random_for(seed.wrapping_add(1), matrix.id);
@@ -248,9 +248,11 @@ mod tests {
         let weights = prunable(&g);
         for (n, m) in [(2, 4), (1, 4), (4, 8), (3, 5)] {
             let pattern = Pattern::n_of_m(n, m).unwrap();
-            for criterion in CRITERIA.iter().filter(|criterion| criterion.needs() == Needs::Weights) {
+            let of_weights = CRITERIA.iter().filter_map(|criterion| criterion.of_weights());
+            let alone = |of: &&dyn OfWeights| of.needs() == Needs::Weights && of.gradients().is_none();
+            for criterion in of_weights.filter(alone) {
                 let pruned =
-                    zero_by_pattern(&g, &weights, *criterion, 3, pattern, Shares::all(Scope::Layer, 0.0))
+                    zero_by_pattern(&g, &weights, criterion, 3, pattern, Shares::all(Scope::Layer, 0.0))
                         .unwrap();
                 for matrix in &weights {
                     for row in zeros(&pruned, matrix) {

@@ -10,7 +10,7 @@ use poda_runtime::analysis::analyze;
 use rayon::prelude::*;
 
 use crate::allocation::{Scope, Shares};
-use crate::criterion::{Criterion, weight_scores};
+use crate::criterion::{OfWeights, weight_scores};
 use crate::cut::{Cut, cuts};
 use crate::recipe::Recipe;
 
@@ -75,7 +75,7 @@ pub(crate) fn weight_behind(graph: &Graph, producers: &[Option<usize>], mut id: 
 pub fn zero_weights(
     graph: &Graph,
     weights: &[ValueId],
-    criterion: &dyn Criterion,
+    criterion: &dyn OfWeights,
     seed: u64,
     shares: Shares<'_>,
 ) -> Result<Graph, SparseError> {
@@ -132,8 +132,8 @@ pub(crate) fn zero_marked(
 }
 
 /// Scores of the elements of a float weight; -1 for zeros, which go first whatever the criterion says of them.
-pub(crate) fn element_scores(graph: &Graph, id: ValueId, criterion: &dyn Criterion, seed: u64) -> Vec<f32> {
-    let mut scores = weight_scores(graph, id, None, criterion, None, seed).unwrap_or_default();
+pub(crate) fn element_scores(graph: &Graph, id: ValueId, criterion: &dyn OfWeights, seed: u64) -> Vec<f32> {
+    let mut scores = weight_scores(graph, id, None, criterion, (None, None), seed).unwrap_or_default();
     let dense = graph.weight(id).and_then(|w| w.to_dense().ok());
     if let Some(values) = dense.as_ref().and_then(crate::criterion::float_values) {
         for (score, value) in scores.iter_mut().zip(values) {

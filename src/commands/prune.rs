@@ -14,9 +14,9 @@ use poda::pruning;
 use poda::shapes::{NamedShape, Shapes, Sizes};
 use poda_formats::storage::check_regular;
 use poda_formats::{FileFormat, Graph, ValueType};
-use poda_pruner::allocation::{LayerShare, Scope};
+use poda_pruner::allocation::{Allocate, LayerShare, Scope};
 use poda_pruner::calibration::Samples;
-use poda_pruner::criterion::CRITERIA;
+use poda_pruner::criterion::{Aggregate, CRITERIA, Normalize};
 use poda_pruner::goal::{self, Goal, Outcome, Tried};
 use poda_pruner::judge::Judge;
 use poda_pruner::recipe::Inputs;
@@ -79,7 +79,7 @@ pub(crate) struct Args {
     /// Do not give this up for it, such as cosine=0.99 (needs no labels) or drop=0.01; may be repeated
     #[arg(long, value_name = "MEASURE=VALUE")]
     keep: Vec<Bound>,
-    /// Samples, which need no labels: weights go by what flows through the model, and those that stay are fitted to its
+    /// Samples, which need no labels (array "labels" of class numbers, if there are any): weights go by what flows through the model, and those that stay are fitted to its
     /// outputs. A few hundred do. FILE.npz as for `poda eval`, a folder of .npz or .npy files, or lines of JSON, such as
     /// {"input_ids": [101, 2023, 102]}. FILE.npz is also what --keep and --max-drop (with labels) measure by
     #[arg(long, value_name = "DATA")]
@@ -95,7 +95,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "10min", value_parser = time)]
     time: Duration,
     /// What is removed at a time: single weights (unstructured), channels (also heads and hidden units), blocks of
-    /// outputs × inputs (block:4x1, block:1x4), or all but N of each M inputs (nm:2:4, which says how much by itself)
+    /// outputs × inputs (block:4x1, block:1x4), all but N of each M inputs (nm:2:4, which says how much by itself), or
+    /// whole residual blocks (depth)
     #[arg(long, value_name = "WHAT")]
     granularity: Option<Granularity>,
     /// What tells which matter least
@@ -116,10 +117,27 @@ pub(crate) struct Args {
     /// compete (global)
     #[arg(long, value_parser = ["auto", "row", "layer", "erdos-renyi", "global"])]
     scope: Option<String>,
+    /// Find what goes of each layer by trying levels of each on --data: SPDY's dynamic programme, EvoPress's search, or every
+    /// layer to the same loss (sensitivity); within the time that layers take at equal shares, measured on this machine
+    #[arg(long, value_parser = ["scope", "sensitivity", "spdy", "evopress"])]
+    allocate: Option<String>,
+    /// How scores of layers that compete, or of groups of units, are made comparable: divided by their mean (mean), by
+    /// their Euclidean norm (l2), standardised (standard), or not at all (none)
+    #[arg(long, value_parser = ["auto", "none", "mean", "l2", "standard"])]
+    normalize: Option<String>,
+    /// How the scores of a channel or head in several matrices become one
+    #[arg(long, value_parser = ["mean", "max", "sum"])]
+    aggregate: Option<String>,
+    /// Taken from the score of a channel for each million multiply-accumulates that it takes, such as 0.001
+    #[arg(long, value_name = "FACTOR")]
+    flops_penalty: Option<f64>,
     /// Share of its own for layers whose name fits, such as 'encoder.*.ffn*=0.8'; may be repeated, the last that fits
     /// counts
     #[arg(long, value_name = "PATTERN=SHARE")]
     layer: Vec<LayerShare>,
+    /// Share that must stay of layers whose name fits, such as 'head.*=0.5'; may be repeated, the last that fits counts
+    #[arg(long, value_name = "PATTERN=SHARE")]
+    floor: Vec<LayerShare>,
     /// Leave weights and nodes alone whose name fits, such as 'head.*'; * is any text, ? any character; may be repeated
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
@@ -192,6 +210,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Progress::Scoring => bar.set_message("scoring"),
         Progress::Checking => bar.set_message("comparing with the masked model"),
         Progress::Layer { layer, of } => bar.set_message(format!("layer {layer} of {of}")),
+        Progress::Unit { unit, of } => bar.set_message(format!("without unit {unit} of {of}")),
         Progress::Step { step, of, sparsity, drop } => {
             let drop = drop.map(|d| format!(", score down by {d:.4}")).unwrap_or_default();
             bar.set_message(format!("step {step} of {of}: {} removed{drop}", percent(sparsity)));
@@ -277,6 +296,7 @@ fn recipe(args: &Args) -> Result<Recipe> {
     recipe.check &= !args.no_check;
     recipe.exclude.extend(args.exclude.iter().cloned());
     recipe.layers.extend(args.layer.iter().cloned());
+    recipe.floors.extend(args.floor.iter().cloned());
     if let Some(criterion) = &args.criterion {
         recipe.criterion.clone_from(criterion);
     }
@@ -289,6 +309,22 @@ fn recipe(args: &Args) -> Result<Recipe> {
         Some(_) => Inputs::Both,
         None => recipe.inputs,
     };
+    recipe.flops_penalty = args.flops_penalty.unwrap_or(recipe.flops_penalty);
+    recipe.normalize = match args.normalize.as_deref() {
+        Some("none") => Normalize::None,
+        Some("mean") => Normalize::Mean,
+        Some("l2") => Normalize::L2,
+        Some("standard") => Normalize::Standard,
+        Some(_) => Normalize::Auto,
+        None => recipe.normalize,
+    };
+    recipe.aggregate = match args.aggregate.as_deref() {
+        Some("max") => Aggregate::Max,
+        Some("sum") => Aggregate::Sum,
+        Some(_) => Aggregate::Mean,
+        None => recipe.aggregate,
+    };
+    recipe.allocate = args.allocate.as_deref().and_then(Allocate::find).unwrap_or(recipe.allocate);
     recipe.scope = match args.scope.as_deref() {
         Some("global") => Scope::Global,
         Some("layer") => Scope::Layer,
@@ -329,7 +365,8 @@ fn measures(what: &str) -> String {
 
 /// What `--criterion` takes, with what each is.
 fn criteria() -> PossibleValuesParser {
-    let auto = PossibleValue::new("auto").help("wanda where there are data, else magnitude-l2");
+    let auto = PossibleValue::new("auto")
+        .help("wanda where there are data, else magnitude-l2; block-influence for whole blocks");
     let all =
         CRITERIA.iter().map(|criterion| PossibleValue::new(criterion.name()).help(criterion.description()));
     PossibleValuesParser::new(std::iter::once(auto).chain(all))

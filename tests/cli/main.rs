@@ -1,5 +1,6 @@
 //! The command `poda` as a person or a script uses it.
 
+mod criteria;
 mod errors;
 mod figures;
 mod finetune;

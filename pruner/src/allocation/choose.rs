@@ -56,7 +56,7 @@ pub fn allocate(
         Scope::Global => {
             let compete: Vec<bool> =
                 (0..groups.len()).map(|id| active[id] && shares.own(id).is_none()).collect();
-            let among = global_shares(dependencies, scores, &compete, sparsity);
+            let among = global_shares(dependencies, scores, &compete, shares);
             among.into_iter().enumerate().map(|(id, share)| shares.own(id).unwrap_or(share)).collect()
         }
     };
@@ -98,18 +98,23 @@ fn choose_groups(
 }
 
 /// The share of each group among the lowest scores of all active ones.
-fn global_shares(dependencies: &DependencyGraph, scores: &[f64], active: &[bool], sparsity: f64) -> Vec<f64> {
+fn global_shares(
+    dependencies: &DependencyGraph,
+    scores: &[f64],
+    active: &[bool],
+    shares: Shares<'_>,
+) -> Vec<f64> {
     let groups = dependencies.groups();
     let mut ranked: Vec<(f64, usize, GroupId)> = Vec::new();
     for (id, group) in groups.iter().enumerate().filter(|&(id, _)| active[id]) {
         ranked.extend(group.units.iter().map(|&unit| (scores[unit], unit, id)));
     }
     ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    let wanted = (ranked.len() as f64 * sparsity).round() as usize;
+    let wanted = (ranked.len() as f64 * shares.share).round() as usize;
     let mut taken = vec![0_usize; groups.len()];
     let mut total = 0;
     for (_, _, id) in ranked {
-        let most = (groups[id].units.len() as f64 * MOST_OF_A_GROUP) as usize;
+        let most = (groups[id].units.len() as f64 * MOST_OF_A_GROUP.min(shares.most(id))) as usize;
         if total < wanted && taken[id] < most {
             taken[id] += 1;
             total += 1;

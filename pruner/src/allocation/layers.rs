@@ -71,12 +71,14 @@ pub struct Shares<'a> {
     pub share: f64,
     /// Shares of their own, by layer; may be shorter than there are layers.
     pub own: &'a [Option<f64>],
+    /// The most that may go of each layer; may be shorter, too.
+    pub most: &'a [f64],
 }
 
 impl Shares<'_> {
     /// The same for all layers.
     pub fn all(scope: Scope, share: f64) -> Self {
-        Self { scope, share, own: &[] }
+        Self { scope, share, own: &[], most: &[] }
     }
 
     /// The share of a layer of its own.
@@ -84,9 +86,14 @@ impl Shares<'_> {
         self.own.get(layer).copied().flatten()
     }
 
+    /// The most that may go of a layer.
+    pub fn most(&self, layer: usize) -> f64 {
+        self.most.get(layer).copied().unwrap_or(1.0)
+    }
+
     /// The share of a layer where layers do not compete.
     pub fn of(&self, layer: usize) -> f64 {
-        self.own(layer).unwrap_or(self.share)
+        self.own(layer).unwrap_or(self.share).min(self.most(layer))
     }
 }
 

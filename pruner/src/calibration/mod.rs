@@ -8,6 +8,8 @@
 pub mod inputs;
 mod statistics;
 mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use inputs::{Rows, Use, uses};
 #[cfg(test)]
@@ -41,6 +43,42 @@ pub trait Samples {
 
     /// Whether a batch is kept aside, to be judged by.
     fn held_out(&self, batch: usize) -> bool;
+
+    /// The samples of a batch, `size` at a time where the model leaves that open, with their labels where there are some. Who
+    /// cannot take a batch apart gives it whole.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn examples(&self, batch: usize, size: usize) -> Result<Vec<Example>, SamplesError> {
+        let _ = size;
+        Ok(vec![Example { feeds: self.feeds(batch)?, labels: None }])
+    }
+}
+
+/// Samples that the model takes together.
+#[derive(Debug, Clone)]
+pub struct Example {
+    /// What the model is fed.
+    pub feeds: Feeds,
+    /// Class numbers i64 `[samples]`.
+    pub labels: Option<Tensor>,
+}
+
+/// Every example of `size` samples that are not kept aside, with its number.
+pub(crate) fn each_example<E: From<CalibrationError>>(
+    samples: &dyn Samples,
+    size: usize,
+    visit: &mut dyn FnMut(usize, Example) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut number = 0;
+    for batch in (0..samples.batches()).filter(|&batch| !samples.held_out(batch)) {
+        for example in samples.examples(batch, size).map_err(CalibrationError::Samples)? {
+            all_finite(&example.feeds, batch)?;
+            visit(number, example)?;
+            number += 1;
+        }
+    }
+    if number == 0 { Err(CalibrationError::Empty.into()) } else { Ok(()) }
 }
 
 /// What is to be known of a layer, from least to most.

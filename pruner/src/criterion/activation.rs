@@ -3,7 +3,7 @@
 
 use rand::rngs::SmallRng;
 
-use super::{Criterion, Layer};
+use super::{Criterion, Layer, OfWeights};
 use crate::calibration::Needs;
 
 /// `|w| · E|x|`.
@@ -19,15 +19,17 @@ impl Criterion for Activation {
         "size of a weight times the mean size of its input on the data"
     }
 
+    fn of_weights(&self) -> Option<&dyn OfWeights> {
+        Some(self)
+    }
+}
+
+impl OfWeights for Activation {
     fn needs(&self) -> Needs {
         Needs::Inputs
     }
 
     fn elements(&self, layer: &Layer<'_>, _: &mut SmallRng) -> Vec<f32> {
         layer.by_input(|w, input| f64::from(w.abs()) * input.absolute)
-    }
-
-    fn slice(&self, sum: f64, _: &mut SmallRng) -> f64 {
-        sum
     }
 }

@@ -3,7 +3,7 @@
 
 use rand::rngs::SmallRng;
 
-use super::{Criterion, Layer};
+use super::{Criterion, Layer, OfWeights};
 use crate::allocation::Scope;
 
 /// `|w| / σ(W)`: layers compete, so that the cut is the `q` that the share asked for takes.
@@ -23,15 +23,17 @@ impl Criterion for Han {
         Scope::Global
     }
 
+    fn of_weights(&self) -> Option<&dyn OfWeights> {
+        Some(self)
+    }
+}
+
+impl OfWeights for Han {
     fn elements(&self, layer: &Layer<'_>, _: &mut SmallRng) -> Vec<f32> {
         let count = layer.weights.len().max(1) as f64;
         let mean = layer.weights.iter().map(|&w| f64::from(w)).sum::<f64>() / count;
         let square = layer.weights.iter().map(|&w| (f64::from(w) - mean).powi(2)).sum::<f64>() / count;
         let scale = if square > 0.0 { 1.0 / square.sqrt() } else { 0.0 };
         layer.weights.iter().map(|w| (f64::from(w.abs()) * scale) as f32).collect()
-    }
-
-    fn slice(&self, sum: f64, _: &mut SmallRng) -> f64 {
-        sum
     }
 }

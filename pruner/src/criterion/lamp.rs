@@ -2,7 +2,7 @@
 
 use rand::rngs::SmallRng;
 
-use super::{Criterion, Layer};
+use super::{Criterion, Layer, OfWeights};
 use crate::allocation::Scope;
 
 /// `w² / Σ v²` over the weights `v` of the layer that are not smaller: layers compete.
@@ -22,6 +22,12 @@ impl Criterion for Lamp {
         Scope::Global
     }
 
+    fn of_weights(&self) -> Option<&dyn OfWeights> {
+        Some(self)
+    }
+}
+
+impl OfWeights for Lamp {
     fn elements(&self, layer: &Layer<'_>, _: &mut SmallRng) -> Vec<f32> {
         let mut order: Vec<usize> = (0..layer.weights.len()).collect();
         order.sort_by(|&a, &b| layer.weights[b].abs().total_cmp(&layer.weights[a].abs()));
@@ -32,9 +38,5 @@ impl Criterion for Lamp {
             scores[at] = if square > 0.0 { (square / sum) as f32 } else { 0.0 };
         }
         scores
-    }
-
-    fn slice(&self, sum: f64, _: &mut SmallRng) -> f64 {
-        sum
     }
 }

@@ -3,7 +3,7 @@
 
 use rand::rngs::SmallRng;
 
-use super::{Criterion, Layer};
+use super::{Criterion, Layer, OfWeights};
 
 /// `|w|`; for a unit `Σ|w|`.
 #[derive(Debug)]
@@ -22,12 +22,14 @@ impl Criterion for L1 {
         "sum of the absolute values of a unit's weights"
     }
 
+    fn of_weights(&self) -> Option<&dyn OfWeights> {
+        Some(self)
+    }
+}
+
+impl OfWeights for L1 {
     fn elements(&self, layer: &Layer<'_>, _: &mut SmallRng) -> Vec<f32> {
         layer.weights.iter().map(|w| w.abs()).collect()
-    }
-
-    fn slice(&self, sum: f64, _: &mut SmallRng) -> f64 {
-        sum
     }
 }
 
@@ -40,6 +42,12 @@ impl Criterion for L2 {
         "Euclidean norm of a unit's weights"
     }
 
+    fn of_weights(&self) -> Option<&dyn OfWeights> {
+        Some(self)
+    }
+}
+
+impl OfWeights for L2 {
     fn elements(&self, layer: &Layer<'_>, _: &mut SmallRng) -> Vec<f32> {
         layer.weights.iter().map(|w| w * w).collect()
     }

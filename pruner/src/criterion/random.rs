@@ -3,7 +3,7 @@
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use super::{Criterion, Layer};
+use super::{Criterion, Layer, OfWeights};
 
 /// Uniform in 0..1, for weights and for units.
 #[derive(Debug)]
@@ -18,6 +18,12 @@ impl Criterion for Random {
         "uniformly random, from the seed: the baseline"
     }
 
+    fn of_weights(&self) -> Option<&dyn OfWeights> {
+        Some(self)
+    }
+}
+
+impl OfWeights for Random {
     fn elements(&self, layer: &Layer<'_>, random: &mut SmallRng) -> Vec<f32> {
         layer.weights.iter().map(|_| random.random()).collect()
     }

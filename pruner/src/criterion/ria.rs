@@ -2,7 +2,7 @@
 
 use rand::rngs::SmallRng;
 
-use super::{Criterion, Layer};
+use super::{Criterion, Layer, OfWeights};
 use crate::calibration::Needs;
 
 /// `|w| · (1 / Σ|row| + 1 / Σ|column|) · ‖x‖^½`.
@@ -18,6 +18,12 @@ impl Criterion for Ria {
         "a weight's share of its output and of its input, times the root of the input's norm"
     }
 
+    fn of_weights(&self) -> Option<&dyn OfWeights> {
+        Some(self)
+    }
+}
+
+impl OfWeights for Ria {
     fn needs(&self) -> Needs {
         Needs::Inputs
     }
@@ -37,9 +43,5 @@ impl Criterion for Ria {
             if score > 0.0 { (f64::from(score) * share) as f32 } else { 0.0 }
         };
         scaled.into_iter().enumerate().map(relative).collect()
-    }
-
-    fn slice(&self, sum: f64, _: &mut SmallRng) -> f64 {
-        sum
     }
 }

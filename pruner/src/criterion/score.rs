@@ -1,6 +1,6 @@
 //! Scores of all weights and all units of a graph.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use half::{bf16, f16};
 use poda_formats::{Graph, MatrixForm, Tensor, ValueId};
@@ -8,9 +8,11 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rayon::prelude::*;
 
-use super::{Criterion, Layer};
+use super::{Layer, OfMatrices, OfWeights, Part, Side};
 use crate::calibration::{Needs, Statistics};
-use crate::dependency::DependencyGraph;
+use crate::dependency::{DependencyGraph, UnitId};
+use crate::gradients::saliency::WeightGradients;
+use crate::structured::Matrix;
 
 /// The elements of a float tensor as f32; `None` for other types.
 pub fn float_values(tensor: &Tensor) -> Option<Vec<f32>> {
@@ -37,15 +39,16 @@ pub fn weight_scores(
     graph: &Graph,
     id: ValueId,
     form: Option<MatrixForm>,
-    criterion: &dyn Criterion,
-    statistics: Option<&Statistics>,
+    criterion: &dyn OfWeights,
+    (statistics, gradients): (Option<&Statistics>, Option<&WeightGradients>),
     seed: u64,
 ) -> Option<Vec<f32>> {
     let dense = graph.weight(id)?.to_dense().ok()?;
     let values = float_values(&dense)?;
     let form = form.unwrap_or(MatrixForm { parts: 1, rows: 1, cols: values.len(), transposed: false });
     let weights = form.rows_of(&values);
-    let layer = Layer { size: form.size(), weights: &weights, statistics };
+    let gradients = gradients.map(|gradients| gradients.rows_of(form));
+    let layer = Layer { size: form.size(), weights: &weights, statistics, gradients: gradients.as_ref() };
     let mut scores = criterion.elements(&layer, &mut random_for(seed, id));
     scores.iter_mut().filter(|s| s.is_nan()).for_each(|s| *s = f32::INFINITY);
     if !form.transposed {
@@ -56,23 +59,17 @@ pub fn weight_scores(
     Some(in_order)
 }
 
-/// Scores of all units of `dependencies`, comparable between groups: the mean of each group is 1. `given` are scores of the
-/// elements of weights, in the order of their tensors, where a criterion needs data for them; weights that have none then
-/// say nothing.
-pub fn unit_scores(
+/// Scores of units from the scores of their weights, one part for each dimension of a weight that has some. `given` are scores of
+/// the elements of weights, in the order of their tensors, where a criterion needs more than weights for them; weights that
+/// have none then say nothing.
+pub(crate) fn slice_parts(
     graph: &Graph,
     dependencies: &DependencyGraph,
-    criterion: &dyn Criterion,
+    criterion: &dyn OfWeights,
     given: &BTreeMap<ValueId, Vec<f32>>,
     seed: u64,
-) -> Vec<f64> {
-    let mut scores = vec![0.0; dependencies.unit_count()];
-    let mut seen = vec![0_u32; dependencies.unit_count()];
-    let mut group_of = vec![usize::MAX; dependencies.unit_count()];
-    for (index, group) in dependencies.groups().iter().enumerate() {
-        group.units.iter().for_each(|&unit| group_of[unit] = index);
-    }
-    // One weight a thread at a time; sums in the order of the weights, whatever the threads.
+) -> Vec<Part> {
+    // One weight a thread at a time; parts in the order of the weights, whatever the threads.
     let of_weight = |index: usize| {
         let id = ValueId(index as u32);
         let (weight, layout) = (graph.weight(id)?, dependencies.layout(id)?);
@@ -81,40 +78,86 @@ pub fn unit_scores(
         if shape.len() < 2 || !weight.dtype().is_float() || !shrinks {
             return None;
         }
+        let weights_alone = criterion.needs() == Needs::Weights && criterion.gradients().is_none();
         let elements = match given.get(&id) {
             Some(scores) => scores.clone(),
-            None if criterion.needs() > Needs::Weights => return None,
-            None => weight_scores(graph, id, None, criterion, None, seed)?,
+            None if !weights_alone => return None,
+            None => weight_scores(graph, id, None, criterion, (None, None), seed)?,
         };
         let mut random = random_for(seed.wrapping_add(1), id);
-        let mut of_units = Vec::new();
+        let mut parts = Vec::new();
         for (dim, &axis) in layout.axes.iter().enumerate().filter(|(_, axis)| dependencies.can_shrink(**axis))
         {
             let sums = sums_along(&elements, shape, dim);
             let mut all = BTreeMap::new();
             dependencies.for_each_unit(axis, &mut |at, unit| *all.entry(unit).or_insert(0.0) += sums[at]);
-            let mut means = HashMap::new();
-            for (&unit, sum) in &mut all {
-                *sum = criterion.slice(*sum, &mut random);
-                let mean: &mut (f64, usize) = means.entry(group_of[unit]).or_default();
-                *mean = (mean.0 + *sum, mean.1 + 1);
-            }
-            of_units.extend(all.into_iter().map(|(unit, score)| {
-                let (sum, count) = means[&group_of[unit]];
-                (unit, if sum > 0.0 { score * count as f64 / sum } else { 0.0 })
-            }));
+            parts
+                .push(all.into_iter().map(|(unit, sum)| (unit, criterion.slice(sum, &mut random))).collect());
         }
-        Some(of_units)
+        Some(parts)
     };
-    let all: Vec<Vec<(usize, f64)>> = (0..graph.values.len()).into_par_iter().filter_map(of_weight).collect();
-    for (unit, score) in all.into_iter().flatten() {
-        scores[unit] += score;
-        seen[unit] += 1;
+    let all: Vec<Vec<Part>> = (0..graph.values.len()).into_par_iter().filter_map(of_weight).collect();
+    all.into_iter().flatten().collect()
+}
+
+/// Scores of units from the rows, or the columns, that they are of a matrix, by the side that the criterion looks at; a part for
+/// each group that the matrix has there.
+pub(crate) fn matrix_parts(
+    graph: &Graph,
+    dependencies: &DependencyGraph,
+    criterion: &dyn OfMatrices,
+    matrix: &Matrix,
+    statistics: Option<&Statistics>,
+) -> Vec<Part> {
+    let dense = graph.weight(matrix.id).and_then(|weight| weight.to_dense().ok());
+    let (Some(dense), Some(layout)) = (dense, dependencies.layout(matrix.id)) else { return Vec::new() };
+    let Some(values) = float_values(&dense) else { return Vec::new() };
+    let weights = matrix.form.rows_of(&values);
+    let size = [matrix.rows, matrix.cols];
+    let layer = Layer { size, weights: &weights, statistics, gradients: None };
+    let mut parts = Vec::new();
+    for (dim, &axis) in layout.axes.iter().enumerate().filter(|(_, axis)| dependencies.can_shrink(**axis)) {
+        let Some(lines) = lines(matrix, dense.shape(), dim, criterion.side()) else { continue };
+        let mut sets: BTreeMap<UnitId, Vec<usize>> = BTreeMap::new();
+        dependencies.for_each_unit(axis, &mut |index, unit| {
+            sets.entry(unit).or_default().extend(&lines[index]);
+        });
+        for group in dependencies.groups() {
+            let (units, sets): (Vec<UnitId>, Vec<Vec<usize>>) =
+                group.units.iter().filter_map(|&unit| Some((unit, sets.get(&unit)?.clone()))).unzip();
+            if !units.is_empty() {
+                parts.push(units.into_iter().zip(criterion.sets(&layer, &sets)).collect());
+            }
+        }
     }
-    for (score, seen) in scores.iter_mut().zip(seen) {
-        *score /= f64::from(seen.max(1));
+    parts
+}
+
+/// The rows or columns of a matrix that each index along a dimension of its tensor is; `None` where indices are none.
+fn lines(matrix: &Matrix, shape: &[usize], dim: usize, side: Side) -> Option<Vec<Vec<usize>>> {
+    let inner: usize = shape[dim + 1..].iter().product();
+    let index = |at: usize| at / inner.max(1) % shape[dim];
+    let index = |row: usize, col: usize| index(matrix.form.at(row, col));
+    let (count, across) = match side {
+        Side::Outputs => (matrix.rows, matrix.cols),
+        Side::Inputs => (matrix.cols, matrix.rows),
+    };
+    let index = |line: usize, at: usize| match side {
+        Side::Outputs => index(line, at),
+        Side::Inputs => index(at, line),
+    };
+    if across == 0 {
+        return None;
     }
-    scores
+    let mut lines = vec![Vec::new(); shape[dim]];
+    for line in 0..count {
+        let first = index(line, 0);
+        if (1..across).any(|at| index(line, at) != first) {
+            return None;
+        }
+        lines[first].push(line);
+    }
+    Some(lines)
 }
 
 /// Sums over all dimensions but one.

@@ -3,7 +3,7 @@
 
 use rand::rngs::SmallRng;
 
-use super::{Criterion, Layer};
+use super::{Criterion, Layer, OfWeights};
 use crate::calibration::Needs;
 use crate::{solve, update};
 
@@ -23,6 +23,12 @@ impl Criterion for SparseGptScore {
         "what is lost when the weights to the right make up for a weight"
     }
 
+    fn of_weights(&self) -> Option<&dyn OfWeights> {
+        Some(self)
+    }
+}
+
+impl OfWeights for SparseGptScore {
     fn needs(&self) -> Needs {
         Needs::Gram
     }
@@ -41,9 +47,5 @@ impl Criterion for SparseGptScore {
             (f64::from(w) / diagonals[statistics.group(at / cols, rows)][at % cols]).powi(2) as f32
         };
         layer.weights.iter().enumerate().map(score).collect()
-    }
-
-    fn slice(&self, sum: f64, _: &mut SmallRng) -> f64 {
-        sum
     }
 }

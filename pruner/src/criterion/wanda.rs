@@ -2,7 +2,7 @@
 
 use rand::rngs::SmallRng;
 
-use super::{Criterion, Layer};
+use super::{Criterion, Layer, OfWeights};
 use crate::allocation::Scope;
 use crate::calibration::Needs;
 
@@ -19,19 +19,21 @@ impl Criterion for Wanda {
         "size of a weight times the norm of its input on the data"
     }
 
-    fn needs(&self) -> Needs {
-        Needs::Inputs
-    }
-
     fn scope(&self) -> Scope {
         Scope::Row
     }
 
-    fn elements(&self, layer: &Layer<'_>, _: &mut SmallRng) -> Vec<f32> {
-        layer.by_input(|w, input| f64::from(w.abs()) * input.square.sqrt())
+    fn of_weights(&self) -> Option<&dyn OfWeights> {
+        Some(self)
+    }
+}
+
+impl OfWeights for Wanda {
+    fn needs(&self) -> Needs {
+        Needs::Inputs
     }
 
-    fn slice(&self, sum: f64, _: &mut SmallRng) -> f64 {
-        sum
+    fn elements(&self, layer: &Layer<'_>, _: &mut SmallRng) -> Vec<f32> {
+        layer.by_input(|w, input| f64::from(w.abs()) * input.square.sqrt())
     }
 }

@@ -1,8 +1,6 @@
 //! One training step as a graph: loss and gradients from samples, targets and the weights that are trained, for one size of
 //! batch.
 
-use std::collections::BTreeMap;
-
 use poda_formats::op::{Binary, Op, ReduceKind};
 use poda_formats::{DataType, Dim, Graph, Tensor, TensorView, TensorViewMut, ValueId};
 use poda_runtime::{Executable, Model, Options};
@@ -30,6 +28,7 @@ pub(crate) fn reached(
     batch: &Batch,
 ) -> Result<Vec<ValueId>, FineTuneError> {
     let built = Built::new(graph, candidates, terms, batch, false)?;
+    let built = built.differentiated(candidates, batch)?;
     Ok(candidates.iter().zip(&built.gradients).filter(|(_, g)| g.is_some()).map(|(&id, _)| id).collect())
 }
 
@@ -56,20 +55,25 @@ impl Built {
         if batch_statistics {
             normalise_by_batch(&mut graph);
         }
-        let mut shapes: BTreeMap<String, Vec<usize>> =
-            batch.feeds.iter().map(|(name, tensor)| (name.clone(), tensor.shape().to_vec())).collect();
         let (mut losses, mut targets) = (Vec::new(), Vec::new());
         for (i, (term, target)) in terms.iter().zip(&batch.targets).enumerate() {
             let name = graph.unique_name(&format!("target{i}"));
             let dims = target.shape().iter().map(|&d| Dim::Fixed(d)).collect();
             let id = graph.add_input(name.clone(), target.dtype(), dims);
-            shapes.insert(name.clone(), target.shape().to_vec());
             targets.push(name);
             losses.push((loss::append(&mut graph, term.loss, term.output, id), term.factor));
         }
         let loss = loss::weighted_sum(&mut graph, &losses).ok_or(FineTuneError::NoLoss)?;
-        let gradients = differentiate(&mut graph, &shapes, loss, weights)?;
-        Ok(Self { graph, loss, gradients, targets })
+        Ok(Self { graph, loss, gradients: Vec::new(), targets })
+    }
+
+    /// With the gradients of `weights`.
+    fn differentiated(mut self, weights: &[ValueId], batch: &Batch) -> Result<Self, FineTuneError> {
+        let fed = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.shape().to_vec());
+        let feeds = batch.feeds.iter().map(|(name, tensor)| (name, tensor));
+        let shapes = feeds.chain(self.targets.iter().zip(&batch.targets)).map(fed).collect();
+        self.gradients = differentiate(&mut self.graph, &shapes, self.loss, weights)?;
+        Ok(self)
     }
 }
 
@@ -84,11 +88,26 @@ impl Step {
         batch_statistics: bool,
         threads: Option<usize>,
     ) -> Result<Self, FineTuneError> {
-        let Built { mut graph, loss, gradients, targets } =
-            Built::new(graph, weights, terms, batch, batch_statistics)?;
+        let built = Built::new(graph, weights, terms, batch, batch_statistics)?;
+        Self::of(built.differentiated(weights, batch)?, weights, threads)
+    }
+
+    /// The loss alone.
+    pub(crate) fn forward(
+        graph: &Graph,
+        weights: &[ValueId],
+        terms: &[Term],
+        batch: &Batch,
+        threads: Option<usize>,
+    ) -> Result<Self, FineTuneError> {
+        Self::of(Built::new(graph, weights, terms, batch, false)?, weights, threads)
+    }
+
+    fn of(built: Built, weights: &[ValueId], threads: Option<usize>) -> Result<Self, FineTuneError> {
+        let Built { mut graph, loss, gradients, targets } = built;
         let names = weights.iter().map(|&id| graph.value(id).name.clone()).collect();
         let given: Vec<ValueId> = gradients.into_iter().flatten().collect();
-        debug_assert_eq!(given.len(), weights.len(), "every weight has a gradient");
+        debug_assert!(given.is_empty() || given.len() == weights.len(), "every weight has a gradient");
         graph.outputs = [&[loss], &given[..]].concat();
         let (executable, outputs) = prepare(graph, threads)?;
         let mut outputs = outputs.into_iter();

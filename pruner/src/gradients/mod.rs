@@ -11,6 +11,7 @@
 
 mod emit;
 pub mod loss;
+pub mod objective;
 mod rules;
 pub mod saliency;
 #[cfg(test)]

@@ -1,21 +1,28 @@
-//! Saliency from gradients: how much the loss would change without a weight, to first or second order.
+//! Gradients of a loss at weights, example by example: how much it would change without a weight, to first or second order.
 //!
-//! [`collect`] runs batches through loss and gradients and keeps, for each weight, means over the batches; with
-//! [`Fisher::Blocks`] also the inverse of the Fisher information in blocks along the diagonal. [`Saliency`] makes scores of these.
+//! [`collect`] runs the examples through loss and gradients and keeps, for each weight, means over them; with
+//! [`Gradients::Blocks`] also the inverse of the Fisher information in blocks along the diagonal. Criteria make scores of these.
 
 use std::collections::HashMap;
 
-use poda_formats::{Graph, Tensor, ValueId};
+use poda_formats::{Graph, MatrixForm, ValueId};
 use rayon::prelude::*;
 
-use crate::finetune::step::Step;
-use crate::finetune::{Data, FineTuneError, Term};
+use super::objective::{Against, Objective, ObjectiveError};
+use crate::calibration::{Example, Samples, each_example};
+use crate::criterion::float_values;
+use crate::finetune::step::{self, Step};
+use crate::finetune::{Batch, FineTuneError};
+use crate::settings::Shapes;
+use crate::solve;
 
-/// What is kept of the second moments of gradients.
+/// What is to be known of the gradients of a loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Fisher {
-    /// Means of squares: the diagonal.
-    Diagonal,
+pub enum Gradients {
+    /// Their means.
+    Mean,
+    /// Means of their squares: the diagonal of the Fisher information.
+    Squares,
     /// And the inverse of `λI + mean(g gᵀ)` in blocks of so many weights in a row. Kurtic et al., EMNLP 2022,
     /// <https://arxiv.org/abs/2203.07259>.
     Blocks {
@@ -26,13 +33,29 @@ pub enum Fisher {
     },
 }
 
-/// Of one weight, in the order of its elements.
+impl Gradients {
+    /// What outputs are held against where there are no labels.
+    pub fn against(self) -> Against {
+        match self {
+            Self::Mean => Against::Zero,
+            Self::Squares | Self::Blocks { .. } => Against::Noise,
+        }
+    }
+
+    /// Elements of triangles for so many weights.
+    fn held(self, weights: usize) -> usize {
+        match self {
+            Self::Mean | Self::Squares => 0,
+            Self::Blocks { size, .. } => weights.div_ceil(size.max(1)) * triangle(size.max(1)),
+        }
+    }
+}
+
+/// Of one weight, element by element.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightGradients {
-    /// Batches that were run.
-    pub batches: usize,
-    /// The weight's elements.
-    pub weights: Vec<f32>,
+    /// Examples that were run.
+    pub examples: usize,
     /// Mean gradient.
     pub mean: Vec<f32>,
     /// Mean of the gradient's squares.
@@ -41,42 +64,13 @@ pub struct WeightGradients {
     pub inverse: Option<Vec<f32>>,
 }
 
-/// A score for each weight, none negative.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Saliency {
-    /// `|w · ∂L/∂w|`. Blalock et al., MLSys 2020; as connection sensitivity SNIP, Lee et al., ICLR 2019,
-    /// <https://arxiv.org/abs/1810.02340>.
-    GradientTimesWeight,
-    /// `(w · ∂L/∂w)²`, mean over batches. Molchanov et al., CVPR 2019, <https://arxiv.org/abs/1906.10771>.
-    TaylorFo,
-    /// `½ w² h` with the Fisher information for the curvature `h`. LeCun, Denker and Solla, NeurIPS 1989.
-    Obd,
-    /// `w² / 2[F⁻¹]`, with `F` in blocks. Kurtic et al., EMNLP 2022, <https://arxiv.org/abs/2203.07259>.
-    Obert,
-}
-
-impl Saliency {
-    /// What must be collected for it.
-    pub fn needs(self) -> Fisher {
-        match self {
-            Self::GradientTimesWeight | Self::TaylorFo | Self::Obd => Fisher::Diagonal,
-            Self::Obert => Fisher::Blocks { size: 50, damping: 1e-7 },
-        }
-    }
-
-    /// A score for each element.
-    pub fn scores(self, of: &WeightGradients) -> Vec<f32> {
-        let WeightGradients { weights, mean, square, inverse, .. } = of;
-        let by = |second: &[f32], score: fn(f32, f32) -> f32| {
-            weights.iter().zip(second).map(|(&w, &v)| score(w, v)).collect()
-        };
-        match (self, inverse) {
-            (Self::GradientTimesWeight, _) => by(mean, |w, g| (w * g).abs()),
-            (Self::TaylorFo, _) => by(square, |w, square| w * w * square),
-            // Without blocks the inverse of the diagonal is one over it, up to the damping.
-            (Self::Obd, _) | (Self::Obert, None) => by(square, |w, square| 0.5 * w * w * square),
-            (Self::Obert, Some(inverse)) => by(inverse, |w, inverse| 0.5 * w * w / inverse),
-        }
+impl WeightGradients {
+    /// The same, from the order of the tensor to that of its matrix.
+    #[must_use]
+    pub fn rows_of(&self, form: MatrixForm) -> Self {
+        let rows = |values: &Vec<f32>| form.rows_of(values).into_owned();
+        let inverse = self.inverse.as_ref().map(rows);
+        Self { examples: self.examples, mean: rows(&self.mean), square: rows(&self.square), inverse }
     }
 }
 
@@ -86,191 +80,324 @@ struct Sums {
     blocks: Option<Blocks>,
 }
 
-/// Inverses along the diagonal, block after block, each row by row.
+/// Sums of `g gᵀ` along the diagonal, block after block: of each the lower triangle, row by row.
 struct Blocks {
     size: usize,
-    inverse: Vec<f64>,
+    damping: f64,
+    sums: Vec<f32>,
+}
+
+/// Elements of a triangle.
+fn triangle(size: usize) -> usize {
+    size * (size + 1) / 2
 }
 
 impl Blocks {
     fn new(len: usize, size: usize, damping: f64) -> Self {
-        let mut inverse = vec![0.0; len.div_ceil(size) * size * size];
-        for block in inverse.chunks_exact_mut(size * size) {
-            block.iter_mut().step_by(size + 1).for_each(|v| *v = 1.0 / damping);
-        }
-        Self { size, inverse }
+        Self { size, damping, sums: vec![0.0; len.div_ceil(size) * triangle(size)] }
     }
 
-    /// Adds `g gᵀ / count`. Sherman and Morrison, 1950: `F⁻¹ −= (F⁻¹g)(F⁻¹g)ᵀ / (count + gᵀF⁻¹g)`.
-    fn add(&mut self, gradient: &[f32], count: usize) {
-        let size = self.size;
-        let update = |(inverse, g): (&mut [f64], &[f32])| {
-            let product: Vec<f64> = inverse
-                .chunks_exact(size)
-                .map(|row| row.iter().zip(g).map(|(f, &g)| f * f64::from(g)).sum())
-                .collect();
-            let along: f64 = product.iter().zip(g).map(|(p, &g)| p * f64::from(g)).sum();
-            let scale = 1.0 / (count as f64 + along);
-            for (row, &p) in inverse.chunks_exact_mut(size).zip(&product) {
-                row.iter_mut().zip(&product).for_each(|(f, q)| *f -= scale * p * q);
+    fn add(&mut self, gradient: &[f32]) {
+        let update = |(sums, g): (&mut [f32], &[f32])| {
+            let mut rest = sums;
+            for (row, &a) in g.iter().enumerate() {
+                let (sums, left) = rest.split_at_mut(row + 1);
+                sums.iter_mut().zip(g).for_each(|(sum, &b)| *sum += a * b);
+                rest = left;
             }
         };
-        self.inverse.par_chunks_mut(size * size).zip(gradient.par_chunks(size)).for_each(update);
+        let sums = self.sums.par_chunks_mut(triangle(self.size));
+        sums.zip(gradient.par_chunks(self.size)).with_min_len(64).for_each(update);
     }
 
-    fn diagonal(&self, len: usize) -> Vec<f32> {
-        let blocks = self.inverse.chunks_exact(self.size * self.size);
-        blocks.flat_map(|block| block.iter().step_by(self.size + 1)).take(len).map(|&v| v as f32).collect()
+    /// Of the inverse of the mean over `count`, with the damping.
+    fn inverse_diagonal(&self, len: usize, count: f64) -> Vec<f32> {
+        let size = self.size;
+        let of_block = |sums: &[f32]| {
+            let mut all = vec![0.0; size * size];
+            for row in 0..size {
+                for col in 0..=row {
+                    let sum = f64::from(sums[triangle(row) + col]) / count;
+                    let damping = if row == col { self.damping } else { 0.0 };
+                    all[row * size + col] = sum + damping;
+                    all[col * size + row] = sum + damping;
+                }
+            }
+            // (Of more weights than examples, rounding may leave it without an inverse: then each by itself.)
+            let diagonal = |all: &[f64]| all.iter().step_by(size + 1).copied().collect::<Vec<f64>>();
+            let inverse = solve::inverse(&all, size).map(|inverse| diagonal(&inverse));
+            let inverse = inverse.filter(|inverse| inverse.iter().all(|&v| v > 0.0));
+            inverse.unwrap_or_else(|| diagonal(&all).iter().map(|v| 1.0 / v).collect())
+        };
+        let blocks: Vec<Vec<f64>> = self.sums.par_chunks(triangle(size)).map(of_block).collect();
+        blocks.into_iter().flatten().take(len).map(|v| v as f32).collect()
     }
 }
 
-/// Runs the samples, `size` at a time, and gives what is known of the gradients of `weights`, which must be f32. Weights that the
-/// loss does not depend on are left out.
+/// Elements of triangles that are held at a time; of more weights, the examples run several times.
+const MOST_HELD: usize = 1 << 28;
+
+/// The loss of examples, and its gradients at some weights: a graph for each set of input shapes, one after the other.
+pub(crate) struct Steps<'a> {
+    graph: &'a Graph,
+    objective: &'a Objective,
+    /// Those that the loss depends on, once an example was run.
+    weights: Vec<ValueId>,
+    shapes: Vec<Vec<usize>>,
+    values: Vec<Vec<f32>>,
+    gradients: Vec<Vec<f32>>,
+    step: Option<(Shapes, Step)>,
+}
+
+impl<'a> Steps<'a> {
+    pub(crate) fn new(
+        graph: &'a Graph,
+        objective: &'a Objective,
+        weights: &[ValueId],
+    ) -> Result<Self, ObjectiveError> {
+        let mut this = Self {
+            graph,
+            objective,
+            weights: weights.to_vec(),
+            shapes: Vec::new(),
+            values: Vec::new(),
+            gradients: Vec::new(),
+            step: None,
+        };
+        for &id in weights {
+            let dense = graph.weight(id).and_then(|weight| weight.to_dense().ok());
+            let floats =
+                dense.as_ref().and_then(|dense| Some((dense.shape().to_vec(), float_values(dense)?)));
+            let (shape, floats) = floats.ok_or_else(|| FineTuneError::NoWeights {
+                reason: format!("{:?} cannot be read as floats", graph.value(id).name),
+            })?;
+            this.gradients.push(vec![0.0; floats.len()]);
+            this.shapes.push(shape);
+            this.values.push(floats);
+        }
+        Ok(this)
+    }
+
+    /// The gradients of one example, weight by weight; not of those that the loss does not depend on.
+    pub(crate) fn run(
+        &mut self,
+        example: Example,
+        number: usize,
+    ) -> Result<impl Iterator<Item = (ValueId, &[f32])>, ObjectiveError> {
+        let batch = self.objective.batch(example, number)?;
+        let shapes = shapes_of(&batch);
+        if self.step.as_ref().is_none_or(|(known, _)| *known != shapes) {
+            let terms = self.objective.terms();
+            let reached = step::reached(self.graph, &self.weights, terms, &batch)?;
+            let mut stays =
+                self.weights.iter().map(|id| reached.contains(id)).collect::<Vec<_>>().into_iter();
+            self.shapes.retain(|_| stays.next().unwrap_or(false));
+            let mut stays =
+                self.weights.iter().map(|id| reached.contains(id)).collect::<Vec<_>>().into_iter();
+            self.values.retain(|_| stays.next().unwrap_or(false));
+            self.weights = reached;
+            self.gradients = self.values.iter().map(|values| vec![0.0; values.len()]).collect();
+            // In inference form: what is pruned runs with the statistics that it has.
+            self.step = Some((shapes, Step::new(self.graph, &self.weights, terms, &batch, false, None)?));
+        }
+        let (_, step) = self.step.as_ref().expect("made for these shapes");
+        step.run(&batch, &self.shapes, &self.values, &mut self.gradients)?;
+        Ok(self.weights.iter().copied().zip(self.gradients.iter().map(Vec::as_slice)))
+    }
+}
+
+/// Shapes of what is fed.
+pub(crate) fn shapes_of(batch: &Batch) -> Shapes {
+    batch.feeds.iter().map(|(name, tensor)| (name.clone(), tensor.shape().to_vec())).collect()
+}
+
+/// Runs the examples that are not kept aside, and gives what is known of the gradients of `weights`, in the order of their
+/// tensors.
 ///
 /// # Errors
-/// When an operator has no gradient, or samples do not fit.
+/// When an operator has no gradient, samples do not fit, or the loss does not depend on a weight.
 pub fn collect(
     graph: &Graph,
-    data: &dyn Data,
-    terms: &[Term],
+    samples: &dyn Samples,
     weights: &[ValueId],
-    fisher: Fisher,
-    size: usize,
-    threads: Option<usize>,
-) -> Result<HashMap<ValueId, WeightGradients>, FineTuneError> {
-    if data.is_empty() {
-        return Err(FineTuneError::NoSamples);
-    }
-    let size = size.clamp(1, data.len());
-    let all: Vec<usize> = (0..data.len()).collect();
-    let batch = |samples: &[usize]| data.batch(samples).map_err(FineTuneError::Data);
-    let weights = crate::finetune::step::reached(graph, weights, terms, &batch(&all[..size])?)?;
-    // In inference form: what is pruned runs with the statistics that it has.
-    let step = Step::new(graph, &weights, terms, &batch(&all[..size])?, false, threads)?;
-    let dense = |&id: &ValueId| -> Result<Tensor, FineTuneError> {
-        let dense = graph.weight(id).and_then(|weight| weight.to_dense().ok());
-        dense.filter(|dense| dense.as_slice::<f32>().is_ok()).ok_or_else(|| FineTuneError::NoWeights {
-            reason: format!("{:?} cannot be read as f32", graph.value(id).name),
-        })
-    };
-    let tensors = weights.iter().map(dense).collect::<Result<Vec<_>, _>>()?;
-    let shapes: Vec<Vec<usize>> = tensors.iter().map(|tensor| tensor.shape().to_vec()).collect();
-    let values: Vec<Vec<f32>> =
-        tensors.iter().map(|tensor| tensor.as_slice::<f32>().unwrap_or_default().to_vec()).collect();
-    let mut gradients: Vec<Vec<f32>> = values.iter().map(|v| vec![0.0; v.len()]).collect();
-    let sums = |values: &Vec<f32>| Sums {
-        mean: vec![0.0; values.len()],
-        square: vec![0.0; values.len()],
-        blocks: match fisher {
-            Fisher::Diagonal => None,
-            Fisher::Blocks { size, damping } => Some(Blocks::new(values.len(), size.max(1), damping)),
-        },
-    };
-    let mut sums: Vec<Sums> = values.iter().map(sums).collect();
-    let batches = data.len() / size;
-    for samples in all.chunks_exact(size) {
-        step.run(&batch(samples)?, &shapes, &values, &mut gradients)?;
-        for (sums, gradient) in sums.iter_mut().zip(&gradients) {
-            let of = sums.mean.par_iter_mut().zip(sums.square.par_iter_mut()).zip(gradient);
-            of.for_each(|((mean, square), &g)| {
-                *mean += f64::from(g);
-                *square += f64::from(g) * f64::from(g);
-            });
-            if let Some(blocks) = &mut sums.blocks {
-                blocks.add(gradient, batches);
+    gradients: Gradients,
+    seed: u64,
+) -> Result<HashMap<ValueId, WeightGradients>, ObjectiveError> {
+    let objective = Objective::new(graph, samples, gradients.against(), seed)?;
+    let mut all = HashMap::new();
+    let mut left = weights;
+    while !left.is_empty() {
+        let mut held = 0;
+        let fits = |id: &&ValueId| {
+            let elements = graph.weight(**id).map_or(0, poda_formats::Weight::len);
+            held += gradients.held(elements);
+            held <= MOST_HELD
+        };
+        let (now, later) = left.split_at(left.iter().take_while(fits).count().max(1));
+        left = later;
+        let mut steps = Steps::new(graph, &objective, now)?;
+        let mut sums: HashMap<ValueId, Sums> = HashMap::new();
+        let mut examples = 0;
+        each_example(samples, 1, &mut |number, example| {
+            examples += 1;
+            for (id, gradient) in steps.run(example, number)? {
+                sums.entry(id).or_insert_with(|| Sums::new(gradient.len(), gradients)).add(gradient);
             }
+            Ok::<_, ObjectiveError>(())
+        })?;
+        if let Some(&id) = now.iter().find(|id| !sums.contains_key(id)) {
+            return Err(ObjectiveError::NotReached { name: graph.value(id).name.clone() });
+        }
+        all.extend(sums.into_iter().map(|(id, sums)| (id, sums.finish(examples))));
+    }
+    Ok(all)
+}
+
+impl Sums {
+    fn new(len: usize, gradients: Gradients) -> Self {
+        let blocks = match gradients {
+            Gradients::Mean | Gradients::Squares => None,
+            Gradients::Blocks { size, damping } => Some(Blocks::new(len, size.max(1), damping)),
+        };
+        Self { mean: vec![0.0; len], square: vec![0.0; len], blocks }
+    }
+
+    fn add(&mut self, gradient: &[f32]) {
+        let of = self.mean.par_iter_mut().zip(self.square.par_iter_mut()).zip(gradient);
+        of.with_min_len(1 << 14).for_each(|((mean, square), &g)| {
+            *mean += f64::from(g);
+            *square += f64::from(g) * f64::from(g);
+        });
+        if let Some(blocks) = &mut self.blocks {
+            blocks.add(gradient);
         }
     }
-    let mean = |values: Vec<f64>| values.into_iter().map(|v| (v / batches as f64) as f32).collect();
-    let finish = |((id, weights), sums): ((ValueId, Vec<f32>), Sums)| {
-        let inverse = sums.blocks.map(|blocks| blocks.diagonal(weights.len()));
-        let (mean, square) = (mean(sums.mean), mean(sums.square));
-        (id, WeightGradients { batches, weights, mean, square, inverse })
-    };
-    Ok(weights.into_iter().zip(values).zip(sums).map(finish).collect())
+
+    fn finish(self, examples: usize) -> WeightGradients {
+        let count = examples.max(1) as f64;
+        let mean = |values: Vec<f64>| values.into_iter().map(|v| (v / count) as f32).collect();
+        let inverse = self.blocks.map(|blocks| blocks.inverse_diagonal(self.mean.len(), count));
+        WeightGradients { examples, mean: mean(self.mean), square: mean(self.square), inverse }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use poda_formats::op::Op;
-    use poda_formats::{DataType, Dim};
+    use poda_formats::{DataType, Dim, Tensor};
 
     use super::*;
-    use crate::finetune::{Batch, DataError};
-    use crate::gradients::loss::Loss;
+    use crate::calibration::testing::{LABELS, Labelled, ROWS, errors};
+    use crate::criterion::{self, Layer, random_for};
 
-    /// `y = x · w` against 0 by squared error: the gradient of a sample is `2y x`.
-    struct Rows(Vec<[f32; 3]>);
+    /// `[3, 2]`
+    const WEIGHTS: [f32; 6] = [0.5, -1.0, 2.0, 0.25, -0.75, 1.5];
+    const COUNT: f64 = ROWS.len() as f64;
 
-    impl Data for Rows {
-        fn len(&self) -> usize {
-            self.0.len()
-        }
-
-        fn batch(&self, samples: &[usize]) -> Result<Batch, DataError> {
-            let x: Vec<f32> = samples.iter().flat_map(|&i| self.0[i]).collect();
-            let x = Tensor::from_slice(&[samples.len(), 3], &x);
-            let zeros = Tensor::from_slice(&[samples.len(), 1], &vec![0.0_f32; samples.len()]);
-            Ok(Batch { feeds: vec![("x".to_owned(), x)], targets: vec![zeros] })
-        }
-    }
-
-    fn collected(rows: &[[f32; 3]], fisher: Fisher) -> WeightGradients {
+    fn graph() -> (Graph, ValueId) {
         let mut graph = Graph::default();
         let x = graph.add_input("x", DataType::F32, vec![Dim::Symbol("batch".into()), Dim::Fixed(3)]);
-        let w = graph.add_weight("w", Tensor::from_slice(&[3, 1], &[0.5_f32, -1.0, 2.0]));
+        let w = graph.add_weight("w", Tensor::from_slice(&[3, 2], &WEIGHTS));
         let y = graph.add_node(Op::MatMul, &[x, w], "y");
         graph.outputs.push(y);
-        let terms = [Term { loss: Loss::Mse, output: y, factor: 1.0 }];
-        let mut found = collect(&graph, &Rows(rows.to_vec()), &terms, &[w], fisher, 1, Some(1)).unwrap();
-        found.remove(&w).unwrap()
+        (graph, w)
     }
 
-    const ROWS: [[f32; 3]; 4] = [[1.0, 0.5, -0.5], [0.0, 1.0, 1.0], [2.0, -1.0, 0.25], [-1.0, 0.5, 0.75]];
+    fn collected(labelled: bool, gradients: Gradients) -> WeightGradients {
+        let (graph, w) = graph();
+        collect(&graph, &Labelled(labelled), &[w], gradients, 0).unwrap().remove(&w).unwrap()
+    }
 
-    /// Of each sample.
-    fn gradients() -> Vec<[f64; 3]> {
-        let y = |x: &[f32; 3]| f64::from(0.5 * x[0] - x[1] + 2.0 * x[2]);
-        ROWS.iter().map(|x| x.map(|v| 2.0 * y(x) * f64::from(v))).collect()
+    fn outputs(x: &[f32; 3]) -> [f64; 2] {
+        [0, 1].map(|j| (0..3).map(|i| f64::from(x[i] * WEIGHTS[i * 2 + j])).sum())
+    }
+
+    /// Of the cross-entropy of each row: `x ⊗ (softmax − class)`.
+    fn gradients() -> Vec<[f64; 6]> {
+        let of = |(x, &label): (&[f32; 3], &i64)| -> [f64; 6] {
+            let errors = errors(outputs(x), label);
+            std::array::from_fn(|at| f64::from(x[at / 2]) * errors[at % 2])
+        };
+        ROWS.iter().zip(&LABELS).map(of).collect()
     }
 
     fn assert_close(found: &[f32], expected: &[f64]) {
         assert_eq!(found.len(), expected.len());
         for (found, expected) in found.iter().zip(expected) {
-            assert!(
-                (f64::from(*found) - expected).abs() < 1e-4 * (1.0 + expected.abs()),
-                "{found} {expected}"
-            );
+            let found = f64::from(*found);
+            assert!((found - expected).abs() < 1e-4 * (1e-2 + expected.abs()), "{found} {expected}");
         }
+    }
+
+    fn scores(name: &str) -> Vec<f32> {
+        let criterion = criterion::find(name).unwrap().of_weights().unwrap();
+        let gradients = collected(true, criterion.gradients().unwrap());
+        let layer = Layer { size: [3, 2], weights: &WEIGHTS, statistics: None, gradients: Some(&gradients) };
+        criterion.elements(&layer, &mut random_for(0, ValueId(0)))
     }
 
     #[test]
     fn scores_are_those_of_the_papers() {
-        let found = collected(&ROWS, Fisher::Diagonal);
-        let (w, g) = ([0.5, -1.0, 2.0], gradients());
-        let mean = |f: &dyn Fn(f64) -> f64| [0, 1, 2].map(|i| g.iter().map(|g| f(g[i])).sum::<f64>() / 4.0);
+        let g = gradients();
+        let mean = |f: &dyn Fn(f64) -> f64| -> Vec<f64> {
+            (0..6).map(|i| g.iter().map(|g| f(g[i])).sum::<f64>() / COUNT).collect()
+        };
+        let of = |by: &[f64], f: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
+            WEIGHTS.iter().zip(by).map(|(&w, &v)| f(f64::from(w), v)).collect()
+        };
         let (first, second) = (mean(&|g| g), mean(&|g| g * g));
-        let expected = |f: &dyn Fn(usize) -> f64| [0, 1, 2].map(f);
-        let scores = |saliency: Saliency| saliency.scores(&found);
-        assert_close(&scores(Saliency::GradientTimesWeight), &expected(&|i| (w[i] * first[i]).abs()));
-        assert_close(&scores(Saliency::TaylorFo), &expected(&|i| w[i] * w[i] * second[i]));
-        assert_close(&scores(Saliency::Obd), &expected(&|i| 0.5 * w[i] * w[i] * second[i]));
+        assert_close(&scores("gradient"), &of(&first, &|w, g| (w * g).abs()));
+        assert_close(&scores("snip"), &of(&first, &|w, g| (w * g).abs()));
+        assert_close(&scores("taylor-fo"), &of(&second, &|w, g| w * w * g));
+        assert_close(&scores("obd"), &of(&second, &|w, g| 0.5 * w * w * g));
     }
 
     #[test]
     fn blocks_are_inverted() {
         const DAMPING: f64 = 0.1;
-        let found = collected(&ROWS, Fisher::Blocks { size: 2, damping: DAMPING });
+        let found = collected(true, Gradients::Blocks { size: 2, damping: DAMPING });
         let g = gradients();
         let f = |i: usize, j: usize| {
-            g.iter().map(|g| g[i] * g[j]).sum::<f64>() / 4.0 + if i == j { DAMPING } else { 0.0 }
+            g.iter().map(|g| g[i] * g[j]).sum::<f64>() / COUNT + if i == j { DAMPING } else { 0.0 }
         };
-        // Two weights in the first block, one in the last.
-        let determinant = f(0, 0) * f(1, 1) - f(0, 1) * f(1, 0);
-        let inverse = [f(1, 1) / determinant, f(0, 0) / determinant, 1.0 / f(2, 2)];
-        assert_close(found.inverse.as_ref().unwrap(), &inverse);
-        let w = [0.5_f64, -1.0, 2.0];
-        let expected = [0, 1, 2].map(|i| 0.5 * w[i] * w[i] / inverse[i]);
-        assert_close(&Saliency::Obert.scores(&found), &expected);
+        let inverse = |at: usize| {
+            let (a, b) = (at / 2 * 2, at / 2 * 2 + 1);
+            f(a + b - at, a + b - at) / (f(a, a) * f(b, b) - f(a, b).powi(2))
+        };
+        assert_close(found.inverse.as_ref().unwrap(), &(0..6).map(inverse).collect::<Vec<_>>());
+        // Three in a row, of which the last block is full: against the general inverse.
+        let all: Vec<f64> = (0..9).map(|at| f(3 + at / 3, 3 + at % 3)).collect();
+        let expected: Vec<f64> = solve::inverse(&all, 3).unwrap().into_iter().step_by(4).collect();
+        let found = collected(true, Gradients::Blocks { size: 3, damping: DAMPING }).inverse.unwrap();
+        assert_close(&found[3..], &expected);
+    }
+
+    #[test]
+    fn without_labels_the_loss_is_of_the_outputs() {
+        // The mean square of the first example's outputs is the unit.
+        let y = outputs(&ROWS[0]);
+        let unit = f64::midpoint(y[0] * y[0], y[1] * y[1]);
+        let expected = |at: usize| {
+            let of = |x: &[f32; 3]| outputs(x)[at % 2] * f64::from(x[at / 2]) / unit;
+            ROWS.iter().map(of).sum::<f64>() / COUNT
+        };
+        assert_close(&collected(false, Gradients::Mean).mean, &(0..6).map(expected).collect::<Vec<_>>());
+        // Against noise, squares of gradients are those of one output alone, whatever the signs: x² / unit.
+        let expected =
+            |at: usize| ROWS.iter().map(|x| f64::from(x[at / 2]).powi(2)).sum::<f64>() / COUNT / unit;
+        let found = collected(false, Gradients::Squares);
+        assert_close(&found.square, &(0..6).map(expected).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_has_no_loss_is_refused() {
+        let (mut graph, w) = graph();
+        let unused = graph.add_weight("unused", Tensor::from_slice(&[3, 2], &WEIGHTS));
+        let error =
+            collect(&graph, &Labelled(true), &[w, unused], Gradients::Mean, 0).unwrap_err().to_string();
+        assert!(error.starts_with("the loss has no gradient at \"unused\""), "{error}");
+        graph.outputs = vec![w];
+        let error = collect(&graph, &Labelled(true), &[w], Gradients::Mean, 0).unwrap_err().to_string();
+        assert!(error.starts_with("no output is scores of floats [samples, classes]"), "{error}");
     }
 }

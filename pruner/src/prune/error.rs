@@ -7,6 +7,7 @@ use poda_formats::weight::SparseError;
 use crate::calibration::CalibrationError;
 use crate::check::{CheckError, TOLERANCE};
 use crate::compact::CompactError;
+use crate::gradients::objective::ObjectiveError;
 use crate::judge::JudgeError;
 use crate::names::NamesError;
 use crate::recipe::RecipeError;
@@ -54,6 +55,12 @@ pub enum PruneError {
     NoWeights,
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
+    #[error(
+        "criterion {criterion:?} needs labels: class numbers in an array \"labels\" beside the samples (--data)"
+    )]
+    NoLabels { criterion: &'static str },
     #[error("weight {weight:?}: {source}")]
     Update { weight: String, source: UpdateError },
     #[error(

@@ -1,6 +1,6 @@
 //! Weights of products, layer by layer, from calibration data: what goes by what flows, and what stays fitted to the dense outputs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
 use poda_formats::{Graph, Pattern, ValueId, Weight};
@@ -12,8 +12,9 @@ use crate::calibration::inputs::Source;
 use crate::calibration::{
     CalibrationError, Collector, Lane, Needs, Rows, Samples, Statistics, Stream, Use, run, uses,
 };
-use crate::criterion::{Criterion, Layer, float_values, random_for, weight_scores};
+use crate::criterion::{Criterion, Layer, Normalize, OfWeights, float_values, random_for, weight_scores};
 use crate::cut::cuts;
+use crate::gradients::saliency::WeightGradients;
 use crate::observer::Observer;
 use crate::recipe::Inputs;
 use crate::report::Fit;
@@ -24,6 +25,10 @@ use crate::update::{BiasPlace, Freedom, Job, WeightUpdate};
 /// How the weights of products are pruned.
 pub(super) struct Method<'a> {
     pub(super) criterion: &'static dyn Criterion,
+    /// Of the weights, where the criterion asks for some.
+    pub(super) gradients: &'a WeightsGradients,
+    /// How scores of layers that compete are made comparable.
+    pub(super) normalize: Normalize,
     pub(super) updates: &'a [&'static dyn WeightUpdate],
     pub(super) pattern: Option<Pattern>,
     pub(super) scope: Scope,
@@ -34,7 +39,20 @@ pub(super) struct Method<'a> {
     pub(super) seed: u64,
 }
 
+/// What is known of the gradients of several weights, in the order of their tensors.
+pub(super) type WeightsGradients = HashMap<ValueId, WeightGradients>;
+
 impl Method<'_> {
+    /// How the criterion scores weights.
+    fn scorer(&self) -> &'static dyn OfWeights {
+        self.criterion.of_weights().expect("a criterion that scores weights, which the recipe is checked for")
+    }
+
+    /// The same, on other activations.
+    pub(super) fn on(&self, inputs: Inputs) -> Self {
+        Self { inputs, ..*self }
+    }
+
     /// `graph` with these shares of `matrices` gone, or as many as the pattern says, and what was fitted.
     pub(super) fn prune(
         &self,
@@ -45,23 +63,26 @@ impl Method<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(Graph, Vec<Fit>), PruneError> {
         let shares = self.shares(graph, matrices, samples, shares, observer)?;
-        self.fit(graph, matrices, samples, observer, &|at, dense, statistics| {
+        let needs = self.scorer().needs();
+        self.fit(graph, matrices, samples, needs, observer, &|at, dense, statistics| {
             let matrix = &matrices[at];
             let gone = self.marks(matrix, &self.scores(matrix, dense, statistics), shares[at]);
             gone.into_iter().map(|gone| !gone).collect()
         })
     }
 
-    /// `graph` without the weights of `matrices` that are not `kept`, both row by row, and with the others changed.
+    /// `graph` without the weights of `matrices` that are not `kept`, both row by row, and with the others changed. `needs` are
+    /// those of `kept`.
     pub(super) fn fit(
         &self,
         graph: &Graph,
         matrices: &[Matrix],
         samples: &dyn Samples,
+        needs: Needs,
         observer: &mut dyn Observer,
         kept: &dyn Fn(usize, &[f32], &Statistics) -> Vec<bool>,
     ) -> Result<(Graph, Vec<Fit>), PruneError> {
-        let needs = self.updates.iter().map(|update| update.needs()).fold(self.criterion.needs(), Ord::max);
+        let needs = self.updates.iter().map(|update| update.needs()).fold(needs, Ord::max);
         let shifts = self.updates.iter().any(|update| update.shifts_bias());
         let mut fits: Vec<Option<Fit>> = matrices.iter().map(|_| None).collect();
         let mut pruned = graph.clone();
@@ -122,10 +143,11 @@ impl Method<'_> {
         observer: &mut dyn Observer,
     ) -> Result<BTreeMap<ValueId, Vec<f32>>, PruneError> {
         let mut all = BTreeMap::new();
-        let mut layers = Layers::new(graph, matrices, samples, self.criterion.needs(), Inputs::Dense)?;
+        let mut layers = Layers::new(graph, matrices, samples, self.scorer().needs(), Inputs::Dense)?;
         layers.each(&mut graph.clone(), observer, &mut |graph, at, statistics| {
             let (id, form) = (matrices[at].id, Some(matrices[at].form));
-            let scores = weight_scores(graph, id, form, self.criterion, Some(statistics), self.seed);
+            let known = (Some(statistics), self.gradients.get(&id));
+            let scores = weight_scores(graph, id, form, self.scorer(), known, self.seed);
             all.extend(scores.map(|scores| (id, scores)));
             Ok(())
         })?;
@@ -146,7 +168,7 @@ impl Method<'_> {
         }
         // Scores of all layers, on the dense model.
         let mut scores: Vec<Vec<f32>> = vec![Vec::new(); matrices.len()];
-        let mut layers = Layers::new(graph, matrices, samples, self.criterion.needs(), Inputs::Dense)?;
+        let mut layers = Layers::new(graph, matrices, samples, self.scorer().needs(), Inputs::Dense)?;
         layers.each(&mut graph.clone(), observer, &mut |graph, at, statistics| {
             let matrix = &matrices[at];
             let Some(weight) = graph.weight(matrix.id) else { return Ok(()) };
@@ -157,7 +179,7 @@ impl Method<'_> {
                         matrix,
                         &of_elements,
                         pattern,
-                        self.criterion,
+                        self.scorer(),
                         self.seed,
                     ),
                     None => of_elements,
@@ -175,8 +197,11 @@ impl Method<'_> {
 
     /// Scores of the elements of a matrix, row by row; -1 for zeros, which go first.
     fn scores(&self, matrix: &Matrix, weights: &[f32], statistics: &Statistics) -> Vec<f32> {
-        let layer = Layer { size: [matrix.rows, matrix.cols], weights, statistics: Some(statistics) };
-        let mut scores = self.criterion.elements(&layer, &mut random_for(self.seed, matrix.id));
+        let gradients = self.gradients.get(&matrix.id).map(|gradients| gradients.rows_of(matrix.form));
+        let (size, gradients) = ([matrix.rows, matrix.cols], gradients.as_ref());
+        let layer = Layer { size, weights, statistics: Some(statistics), gradients };
+        let mut scores = self.scorer().elements(&layer, &mut random_for(self.seed, matrix.id));
+        self.normalize.scale(&mut scores);
         for (score, &weight) in scores.iter_mut().zip(weights) {
             if weight == 0.0 {
                 *score = -1.0;
@@ -190,7 +215,7 @@ impl Method<'_> {
     /// Marks what goes, row by row.
     fn marks(&self, matrix: &Matrix, scores: &[f32], share: f64) -> Vec<bool> {
         match (self.pattern, self.scope) {
-            (Some(pattern), _) => pattern_marks(matrix, scores, pattern, self.criterion, self.seed, share),
+            (Some(pattern), _) => pattern_marks(matrix, scores, pattern, self.scorer(), self.seed, share),
             (None, Scope::Row) => row_marks(matrix.cols, scores, share),
             (None, _) => lowest(scores, share),
         }
@@ -210,7 +235,7 @@ impl Method<'_> {
 }
 
 /// The bias of the one product that uses a matrix.
-fn bias_of(graph: &Graph, matrix: &Matrix) -> Option<BiasPlace> {
+pub(super) fn bias_of(graph: &Graph, matrix: &Matrix) -> Option<BiasPlace> {
     match &uses(graph, matrix.id)[..] {
         [only] => BiasPlace::find(graph, only.node, matrix.rows),
         _ => None,

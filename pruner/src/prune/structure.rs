@@ -32,6 +32,18 @@ impl Structure {
         Self { dependencies, excluded }
     }
 
+    /// Excludes groups with a unit that has no score, and names them.
+    pub(super) fn exclude_unseen(&mut self, scores: &[f64]) -> Vec<String> {
+        let mut names = Vec::new();
+        for (group, excluded) in self.dependencies.groups().iter().zip(&mut self.excluded) {
+            if !*excluded && group.units.iter().any(|&unit| scores[unit].is_nan()) {
+                *excluded = true;
+                names.push(group.name.clone());
+            }
+        }
+        names
+    }
+
     /// Shares of their own, by group, of the last pattern that fits one of its weights or of the nodes that use them.
     pub(super) fn own_shares(&self, graph: &Graph, recipe: &Recipe) -> Vec<Option<f64>> {
         if recipe.layers.is_empty() {
@@ -41,6 +53,19 @@ impl Structure {
         let of = |group: &ChannelGroup| {
             let names = group.members.iter().flat_map(|member| names_of(graph, &users, member.weight));
             share_of(&recipe.layers, &names.collect::<Vec<_>>())
+        };
+        self.dependencies.groups().iter().map(of).collect()
+    }
+
+    /// The most that may go of each group; empty where nothing says so.
+    pub(super) fn most(&self, graph: &Graph, recipe: &Recipe) -> Vec<f64> {
+        if recipe.floors.is_empty() {
+            return Vec::new();
+        }
+        let users = graph.consumers();
+        let of = |group: &ChannelGroup| {
+            let names = group.members.iter().flat_map(|member| names_of(graph, &users, member.weight));
+            1.0 - share_of(&recipe.floors, &names.collect::<Vec<_>>()).unwrap_or(0.0)
         };
         self.dependencies.groups().iter().map(of).collect()
     }
@@ -113,6 +138,16 @@ pub(super) fn spared_shares(
     );
     open.into_iter().zip(shares).for_each(|(at, share)| own[at] = Some(share));
     (own, Some(note))
+}
+
+/// The most that may go of each weight; empty where nothing says so.
+pub(super) fn most_shares(recipe: &Recipe, graph: &Graph, weights: &[ValueId]) -> Vec<f64> {
+    if recipe.floors.is_empty() {
+        return Vec::new();
+    }
+    let users = graph.consumers();
+    let of = |&id: &ValueId| 1.0 - share_of(&recipe.floors, &names_of(graph, &users, id)).unwrap_or(0.0);
+    weights.iter().map(of).collect()
 }
 
 /// What a layer may be called: its weight, and the nodes that use it.

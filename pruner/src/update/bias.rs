@@ -88,6 +88,11 @@ impl BiasPlace {
         (lies && weight.dtype().is_float() && users(place.id).len() == 1).then_some(place)
     }
 
+    /// The constant.
+    pub(crate) fn id(self) -> ValueId {
+        self.id
+    }
+
     /// Adds to the outputs.
     pub(crate) fn add(self, graph: &mut Graph, shift: &[f64]) -> Option<()> {
         let tensor = graph.weight(self.id)?.to_dense().ok()?;
