@@ -283,6 +283,9 @@ impl Run<'_, '_> {
         let take = |run: &mut Self, share: f64| {
             let Recipe { granularity, seed, .. } = *run.recipe;
             let scope = run.recipe.scope(run.criterion);
+            if let Some(masks) = run.masks {
+                return run.by_masks(graph, &matrices, masks);
+            }
             if let Some(samples) = run.samples {
                 let (own, note) = spared_shares(run.recipe, graph, &matrices, scope, share);
                 let shares = Shares { scope, share, own: &own };
@@ -294,9 +297,6 @@ impl Run<'_, '_> {
             // Without samples single weights need no matrices.
             let of_matrices: Vec<ValueId> = matrices.iter().map(|matrix| matrix.id).collect();
             let layers = if matrices.is_empty() { &weights } else { &of_matrices };
-            if let Some(masks) = run.masks {
-                return run.by_masks(graph, &matrices, masks);
-            }
             let own = own_shares(run.recipe, graph, layers, scope, share);
             let shares = Shares { scope, share, own: &own };
             let graph = match granularity {

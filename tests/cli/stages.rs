@@ -100,6 +100,19 @@ fn masks_go_out_and_come_in() {
     dir.poda(&back).ok();
     let same = dir.poda(&["compare", "p.onnx", "q.onnx", "--json"]).json();
     assert_eq!(same["weights"].as_array().map(Vec::len), Some(0), "{same}");
+    // With samples, what stays is fitted, and nothing else changes.
+    let x: Vec<f32> = (0..256 * 16).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+    arrays::write_npz(dir.path("x.npz"), &[("x".into(), Tensor::from_slice(&[256, 16], &x))]).unwrap();
+    let fitted = ["prune", "mlp.onnx", "-o", "f.onnx", "--masks", "m.safetensors", "--data", "x.npz"];
+    let report = dir.poda(&[&fitted[..], &["--save-masks", "f.safetensors", "--json"]].concat()).json();
+    let fits = report["fits"].as_array().unwrap();
+    assert!(
+        fits.len() == 2 && fits.iter().all(|fit| fit["error_after"].as_f64() < fit["error_before"].as_f64())
+    );
+    let again = safetensors::read(dir.path("f.safetensors")).unwrap();
+    for name in ["w1", "w2"] {
+        assert_eq!(again.tensor(name).unwrap(), masks.tensor(name).unwrap(), "{name}");
+    }
     // Channels: what stays has its indices, and pruning by them is the same.
     let channels =
         ["--granularity", "channel", "--sparsity", "0.5", "--remove-dead", "--save-masks", "c.safetensors"];
