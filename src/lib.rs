@@ -64,7 +64,8 @@
 //! Around them: [`arrays`] reads and writes `.npy` and `.npz`; [`feeds`] and [`shapes`] find arrays and sizes for a model's inputs;
 //! [`batching`] proves which axes count samples; [`dataset`] runs a model over samples, [`score`] scores what comes out;
 //! [`calibration`] finds the samples that weights are fitted to, and [`training`] makes batches of them for
-//! [`pruner::finetune`]; [`mod@compare`] puts two models side by side, and [`judge`] measures candidates of a pruning.
+//! [`pruner::finetune`], which [`finetuning`] runs; [`sweep`] compares methods at many ratios; [`fingerprint`] tells files from
+//! others; [`mod@compare`] puts two models side by side, and [`judge`] measures candidates of a pruning.
 //! [`inspection`], [`conversion`], [`kernels`], [`benchmark`], [`profiling`] are what the commands of these names do.
 //!
 //! Errors are enums with the values in them, and say what kind they are: [`runtime::PrepareError::is_unsupported`],
@@ -98,6 +99,10 @@ pub mod compare;
 pub mod conversion;
 pub mod dataset;
 pub mod feeds;
+#[cfg(feature = "prune")]
+pub mod finetuning;
+#[cfg(feature = "prune")]
+pub mod fingerprint;
 pub mod inspection;
 #[cfg(feature = "cli")]
 pub mod json_lines;
@@ -110,6 +115,8 @@ pub mod profiling;
 #[cfg(feature = "prune")]
 pub mod pruning;
 pub mod score;
+#[cfg(feature = "prune")]
+pub mod sweep;
 pub mod timing;
 #[cfg(feature = "prune")]
 pub mod training;

@@ -95,10 +95,11 @@ pub(crate) fn prune(
     let mut observer = Callbacks { progress, termination, raised: None };
     let scored = settings.clone();
     let (pruned, report) = py.detach(|| {
-        let measured = DataJudge::new(graph, judged_by.as_ref(), timed, scored.options());
+        let measured = DataJudge::new(graph, judged_by.as_slice(), timed, scored.options());
         let judge = ByMetric { metric, settings: scored, measured };
         let judge = searches.then_some(&judge as &dyn Judge);
-        let data = Data { judge, samples: samples.as_ref().map(|samples| samples as &dyn Samples) };
+        let samples_of = samples.as_ref().map(|samples| samples as &dyn Samples);
+        let data = Data { judge, samples: samples_of, ..Data::default() };
         let pruned = match goal {
             None => poda::pruner::prune_with(graph, &recipe, &shapes, &mut observer, data).map(Some),
             Some(goal) => {
@@ -119,7 +120,7 @@ pub(crate) fn prune(
             let likeness = samples.likeness(graph, &pruned);
             report.likeness = Some(likeness.map_err(|error| PruningError::new_err(error.to_string()))?);
         }
-        let pruned = pruning::stored(pruned, &recipe, format, &mut report);
+        let pruned = pruning::stored(pruned, recipe.granularity, format, &mut report);
         if let Some(output) = &output {
             pruning::write(&pruned, output, before, &mut report).map_err(errors::stored)?;
         }

@@ -9,6 +9,7 @@ use crate::check::{CheckError, TOLERANCE};
 use crate::compact::CompactError;
 use crate::gradients::objective::ObjectiveError;
 use crate::judge::JudgeError;
+use crate::masks::MasksError;
 use crate::names::NamesError;
 use crate::recipe::RecipeError;
 use crate::update::UpdateError;
@@ -35,6 +36,8 @@ pub enum PruneError {
     NotKept(String),
     #[error(transparent)]
     Names(#[from] NamesError),
+    #[error(transparent)]
+    Masks(#[from] MasksError),
     #[error(transparent)]
     Values(#[from] ValuesError),
     #[error(

@@ -1,6 +1,7 @@
 //! The pruner through its public interface.
 
 mod calibrated;
+mod chechik;
 mod criteria;
 mod gradients;
 mod networks;
