@@ -8,18 +8,29 @@
 
 use std::error::Error;
 use std::io::{Read, Write, stdin, stdout};
+use std::process::ExitCode;
 
 use poda::formats::Dim;
 use poda::{DataType, Model, Options, TensorView};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let model = Model::open(std::env::args().nth(1).ok_or("MODEL.safetensors < input.f32 > output.f32")?)?;
     let [input] = &model.inputs()[..] else { return Err("a model of one input is needed".into()) };
     let mut shape = Vec::new();
     for dim in input.shape.as_deref().ok_or("the input's shape is not known")? {
         shape.push(match dim {
             Dim::Fixed(size) => *size,
-            _ => 1,
+            Dim::Symbol(_) => 1,
         });
     }
     let mut bytes = Vec::new();

@@ -3,8 +3,8 @@
 
     overhead.py [--artifact minilm90.safetensors] [--rounds 15]
 
-Times are medians of rounds in which all take turns, one thread each, with the quartiles of the rounds; loops of calls are timed, so
-that the clock costs nothing. Memory is the kernel's own count (VmHWM, the most so far) of fresh processes. Needs poda, numpy,
+Times are medians of rounds in which all take turns, one thread each, with the quartiles of the rounds; of a round, the median of its
+calls. Memory is the kernel's own count (VmHWM, the most so far) of fresh processes. Needs poda, numpy,
 onnx and onnxruntime.
 """
 
@@ -43,26 +43,28 @@ def mlp(sizes):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
-def micros(call, loops):
-    """Microseconds of a call, of a loop of them."""
-    begun = time.perf_counter_ns()
-    for _ in range(loops):
+def micros(call, calls):
+    """Median microseconds of a call, each timed by itself: a neighbour that takes the CPU away spoils few of them."""
+    clock, times = time.perf_counter_ns, []
+    for _ in range(calls):
+        begun = clock()
         call()
-    return (time.perf_counter_ns() - begun) / loops / 1e3
+        times.append(clock() - begun)
+    return statistics.median(times) / 1e3
 
 
-def race(contestants, rounds, loops):
+def race(contestants, rounds, calls):
     """Medians and quartiles, µs, of contestants that take turns; a contestant is a call, or gives its own figure."""
     times = {name: [] for name in contestants}
     for call in contestants.values():
-        call(loops)
+        call(calls)
     for _ in range(rounds):
         for name, call in contestants.items():
-            times[name].append(call(loops))
+            times[name].append(call(calls))
     return {name: statistics.quantiles(list, n=4) for name, list in times.items()}
 
 
-def contest(name, content, sparsity, rounds, loops):
+def contest(name, content, sparsity, rounds, calls):
     """One network in Python and in Rust, dense and pruned, beside ONNX Runtime in the same process."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -76,10 +78,10 @@ def contest(name, content, sparsity, rounds, loops):
 
     def rust(model):
         # (Its own loop, timed by itself; what Python adds is the difference.)
-        return lambda _: poda.bench([model], feeds=feeds, seconds=0.05)["models"][0]["latency_ms"]["p50"] * 1e3
+        return lambda _: poda.bench(model, feeds=feeds, seconds=0.05)["models"][0]["latency_ms"]["p50"] * 1e3
 
     def python(call):
-        return lambda loops: micros(call, loops)
+        return lambda calls: micros(call, calls)
 
     contestants = {
         "ONNX Runtime, session.run": python(lambda: theirs.run(None, feeds)),
@@ -93,7 +95,7 @@ def contest(name, content, sparsity, rounds, loops):
         contestants[f"poda, {sparsity:.0%} zeros, Rust's run"] = rust(pruned)
     gc.disable()
     print(f"{name}, batch 1, 1 thread")
-    for who, (low, median, high) in race(contestants, rounds, loops).items():
+    for who, (low, median, high) in race(contestants, rounds, calls).items():
         print(f"  {who:36} {median:8.2f} µs  ({low:.2f}–{high:.2f})")
     gc.enable()
 

@@ -23,10 +23,12 @@ from .session import (
     NodeArg,
     RunOptions,
     SessionOptions,
+    disable_telemetry_events,
     get_all_providers,
     get_available_providers,
     get_device,
     set_default_logger_severity,
+    set_default_logger_verbosity,
 )
 from .tools import bench, convert, inspect
 from .torch import from_torch, to_torch_masks
@@ -50,6 +52,7 @@ __all__ = [
     "__version__",
     "bench",
     "convert",
+    "disable_telemetry_events",
     "from_torch",
     "get_all_providers",
     "get_available_providers",
@@ -57,5 +60,6 @@ __all__ = [
     "inspect",
     "prune",
     "set_default_logger_severity",
+    "set_default_logger_verbosity",
     "to_torch_masks",
 ]

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 Source = Union[str, "os.PathLike[str]", bytes]
 
 
+def _threads(num_cpus: float) -> int:
+    """As many threads as CPUs were asked of Ray, and one where less than one was."""
+    return max(1, int(num_cpus))
+
+
 class Scorer:
     """What an actor of `score` does: holds a model, and adds its outputs to batches."""
 
@@ -57,7 +62,7 @@ def score(
     columns: Mapping[str, str] | None = None,
     keep: Sequence[str] | None = None,
     batch_size: int = 64,
-    num_cpus: int = 1,
+    num_cpus: float = 1,
     actors: int | tuple[int, int] = (1, 64),
 ) -> ray.data.Dataset:
     """The data with the model's outputs as further columns, for every row once, computed lazily by a pool of actors.
@@ -76,7 +81,7 @@ def score(
     source = model if isinstance(model, bytes) else os.path.abspath(model)
     return data.map_batches(
         Scorer,
-        fn_constructor_args=(source, dict(columns or {}), keep, num_cpus),
+        fn_constructor_args=(source, dict(columns or {}), keep, _threads(num_cpus)),
         batch_size=batch_size,
         batch_format="numpy",
         zero_copy_batch=True,
@@ -92,7 +97,7 @@ def sweep(
     *,
     storage: str | os.PathLike[str],
     name: str,
-    num_cpus: int = 1,
+    num_cpus: float = 1,
     metric: str | None = None,
     mode: str = "max",
 ) -> ray.tune.ResultGrid:
@@ -110,7 +115,7 @@ def sweep(
     def trial(config: dict[str, Any]) -> None:
         out = os.path.join(tune.get_context().get_trial_dir(), "pruned.safetensors")
         os.makedirs(os.path.dirname(out), exist_ok=True)
-        pruned = prune(source, out, threads=num_cpus, **config)
+        pruned = prune(source, out, threads=_threads(num_cpus), **config)
         after = (pruned.report or {})["after"]
         figures = {key: after[key] for key in ("nnz", "nonzero_macs", "bytes")}
         tune.report({**figures, "sparsity": pruned.sparsity, **evaluate(pruned)})
@@ -161,7 +166,7 @@ def deployment(
     *,
     name: str = "poda",
     num_replicas: int | str = 1,
-    num_cpus: int = 1,
+    num_cpus: float = 1,
     max_ongoing_requests: int = 8,
     max_queued_requests: int = 64,
     timeout: float | None = None,
@@ -181,4 +186,4 @@ def deployment(
         "ray_actor_options": {"num_cpus": num_cpus},
     }
     source = model if isinstance(model, bytes) else os.path.abspath(model)
-    return serve.deployment(**options)(Replica).bind(source, num_cpus, timeout)
+    return serve.deployment(**options)(Replica).bind(source, _threads(num_cpus), timeout)

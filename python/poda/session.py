@@ -215,3 +215,11 @@ def get_device() -> str:
 
 def set_default_logger_severity(severity: int) -> None:
     """Poda logs nothing."""
+
+
+def set_default_logger_verbosity(verbosity: int) -> None:
+    """Poda logs nothing."""
+
+
+def disable_telemetry_events() -> None:
+    """Poda sends nothing anywhere."""

@@ -2,6 +2,12 @@
 
 import os
 import pathlib
+import sys
+
+# `python -m pytest` in python/ puts that folder first, where the package lies without its compiled module: the installed one is
+# meant.
+SOURCE = pathlib.Path(__file__).parents[1]
+sys.path[:] = [path for path in sys.path if pathlib.Path(path or ".").resolve() != SOURCE]
 
 import numpy as np
 import onnx

@@ -3,7 +3,6 @@ not installed (pip install -r python/tests/requirements.txt)."""
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 
@@ -40,10 +39,10 @@ print(json.dumps([[found.output.label, round(found.score, 2)] for found in map(m
 """
 
 
-def said(script, engine):
+def said(script, engine, folder):
     """What a script prints in a process of its own, where `import onnxruntime` gives `engine`."""
     command = [sys.executable, "-c", AS_ONNXRUNTIME + script, engine]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=dict(os.environ))
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 
@@ -51,10 +50,10 @@ def said(script, engine):
 @pytest.mark.parametrize(
     ("package", "script"), [("rapidocr_onnxruntime", RECOGNISE_TEXT), ("magika", TELL_TYPES)], ids=["rapidocr", "magika"]
 )
-def test_a_package_does_not_know_the_difference(package, script):
+def test_a_package_does_not_know_the_difference(package, script, tmp_path):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
-    ours, theirs = said(script, "poda"), said(script, "onnxruntime")
+    ours, theirs = said(script, "poda", tmp_path), said(script, "onnxruntime", tmp_path)
     assert ours == theirs and len(ours) > 1
 
 

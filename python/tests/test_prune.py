@@ -127,5 +127,5 @@ def progress(event):
 poda.prune({str(path)!r}, metric=lambda model: 1.0, max_drop=0.5, steps=1000, progress=progress)
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=120)
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=120, cwd=path.parent)
     assert child.returncode == -signal.SIGINT and b"KeyboardInterrupt" in child.stderr

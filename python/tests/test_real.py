@@ -28,7 +28,7 @@ def test_a_pruned_encoder_takes_little_memory(real, tmp_path):
     out = tmp_path / "minilm.safetensors"
     poda.prune(real("minilm"), out, sparsity=0.9, check=False)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    said = subprocess.run([sys.executable, "-c", LOADED, out], capture_output=True, env=environment, check=True)
+    said = subprocess.run([sys.executable, "-c", LOADED, out], capture_output=True, env=environment, check=True, cwd=tmp_path)
     before, after = json.loads(said.stdout)
     assert after - before < 60_000, f"{before} KiB, then {after}"
 

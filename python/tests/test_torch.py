@@ -76,7 +76,7 @@ def test_the_example_trains_prunes_trains_on_and_comes_back(exporter, tmp_path):
     example = pathlib.Path(__file__).parents[1] / "examples/prune_pytorch.py"
     options = ["--dynamo"] if exporter == "dynamo" else []
     run = subprocess.run(
-        [sys.executable, example, tmp_path / "sparse.safetensors", *options], capture_output=True, text=True, timeout=600
+        [sys.executable, example, tmp_path / "sparse.safetensors", *options], capture_output=True, text=True, timeout=600, cwd=tmp_path
     )
     assert run.returncode == 0, run.stderr
     dense, pruned, back = (float(share) for share in re.findall(r"([\d.]+)% right", run.stdout))

@@ -327,6 +327,9 @@ fn contributed_operators() {
 
 #[test]
 fn operators_around_a_classifier() {
+    const PRODUCT: &str = "MatMul(x, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]) -> y_product";
+    const BEST: &str =
+        "ArgReduce { kind: Max, axis: 1, keep_dims: false, select_last_index: false }(y_scores) -> y_best";
     let picked = node("ai.onnx.ml::ArrayFeatureExtractor", &["x", "i"], &["y"], vec![]);
     let scaled = x("ai.onnx.ml::Scaler", vec![floats("offset", &[1.0, 2.0]), floats("scale", &[3.0])]);
     let coefficients =
@@ -337,17 +340,14 @@ fn operators_around_a_classifier() {
     let classified = node("ai.onnx.ml::LinearClassifier", &["x"], &["y", "p"], linear(softmax));
     let labelled = node("ai.onnx.ml::LinearClassifier", &["x"], &["y"], linear(vec![classes]));
     let fitted = x("ai.onnx.ml::LinearRegressor", linear(vec![int("targets", 2)]));
-    let product = "MatMul(x, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]) -> y_product";
-    let best =
-        "ArgReduce { kind: Max, axis: 1, keep_dims: false, select_last_index: false }(y_scores) -> y_best";
     check(vec![
         case(
             17,
             classified,
             &[
-                product,
+                PRODUCT,
                 "Binary(Add)(y_product, [7.0, 8.0]) -> y_scores",
-                best,
+                BEST,
                 "Gather { axis: 0 }([4, 9], y_best) -> y",
                 "Softmax { kind: Softmax, axis: -1 }(y_scores) -> p",
             ],
@@ -356,13 +356,13 @@ fn operators_around_a_classifier() {
             17,
             labelled,
             &[
-                product,
+                PRODUCT,
                 "Binary(Add)(y_product, [7.0, 8.0]) -> y_scores",
-                best,
+                BEST,
                 "Gather { axis: 0 }([4, 9], y_best) -> y",
             ],
         ),
-        case(17, fitted, &[product, "Binary(Add)(y_product, [7.0, 8.0]) -> y"]),
+        case(17, fitted, &[PRODUCT, "Binary(Add)(y_product, [7.0, 8.0]) -> y"]),
         case(
             17,
             x("ai.onnx.ml::LinearRegressor", linear(vec![int("targets", 4)])),
