@@ -28,6 +28,11 @@ def from_torch(module: torch.nn.Module, example: Any, **options: Any) -> Model:
     options.setdefault("dynamo", False)
     if not options["dynamo"] and "dynamic_axes" not in options:
         options["dynamic_axes"] = {name: {0: "batch"} for name in [*names, *options["output_names"]]}
+    if options["dynamo"] and not {"dynamic_shapes", "dynamic_axes"} & options.keys():
+        # (A size of 1 in the example would be taken for a constant.)
+        arguments = tuple(torch.cat([argument, argument]) if len(argument) == 1 else argument for argument in arguments)
+        batch = torch.export.Dim("batch")
+        options["dynamic_shapes"] = tuple({0: batch} for _ in arguments)
     was_training, file = module.training, io.BytesIO()
     module.eval()
     try:
