@@ -51,8 +51,8 @@ fit(10, {})
 dense = poda.from_torch(module, images[:1], dynamo=dynamo)
 print(f"dense: {right(dense(images[test])):.1%} right")
 
-# %% Prune.
-pruned = poda.prune(dense, sparsity=0.9)
+# %% Prune: by what flows through the model, of the training images; no labels are needed.
+pruned = poda.prune(dense, sparsity=0.9, data={dense.inputs[0].name: images[train][:256].numpy()})
 print(f"{pruned.sparsity:.0%} zeros: {right(pruned(images[test])):.1%} right")
 
 # %% Train what is left, in PyTorch: a mask for each parameter, under its own name.

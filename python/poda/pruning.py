@@ -23,6 +23,9 @@ def prune(
     *,
     recipe: PathLike | Mapping[str, Any] | None = None,
     data: PathLike | Arrays | Iterable[Arrays] | None = None,
+    validation: PathLike | Arrays | Iterable[Arrays] | None = None,
+    goal: str | None = None,
+    time: float = 600.0,
     metric: Callable[[Model], float] | None = None,
     termination: Callable[[dict[str, Any]], bool | str | None] | None = None,
     progress: Callable[[dict[str, Any]], object] | None = None,
@@ -41,8 +44,12 @@ def prune(
     `until=["latency=2ms"]` takes as little as reaches that, `keep=["cosine=0.99"]` gives up no more for it; `poda prune --help`
     lists what else can be measured.
 
-    `data` are validation samples: an .npz file, a dict of arrays [samples, …], or an iterable of such dicts. With `labels`
-    among them, the score that `max_drop` limits is top-1 accuracy. `metric(model)` is any score of yours, higher is better.
+    `data` are samples: an .npz file or a folder of them, a dict of arrays [samples, …], or an iterable of such dicts. A few
+    hundred, which need no labels, make pruning go by what flows through the model, and fit the weights that stay. They judge
+    too, or those of `validation` do: with `labels` among them, the score that `max_drop` limits is top-1 accuracy.
+    `metric(model)` is any score of yours, higher is better.
+
+    `goal="faster"` or "smaller" tries ways of pruning, beginning none after `time` seconds, and takes the best that keeps the score.
 
     `termination(state)` is asked after each step, with a dict of `sparsity`, `macs` (a share of the dense model's) and
     `drop` (of the score), each None where it is not known: True or "stop" ends the pruning there, "roll back" with the step
@@ -64,7 +71,10 @@ def prune(
         None if output is None else os.fspath(output),
         fields,
         shape=None if shape is None else dict(shape),
-        data=None if data is None else samples(data),
+        data=None if data is None else _given(data),
+        validation=None if validation is None else _given(validation),
+        goal=goal,
+        time=time,
         metric=metric,
         termination=termination,
         progress=progress,
@@ -96,11 +106,11 @@ def _fields(recipe: PathLike | Mapping[str, Any] | None, keywords: dict[str, Any
     return fields
 
 
-def samples(data: PathLike | Arrays | Iterable[Arrays]) -> dict[str, np.ndarray[Any, Any]]:
-    """Arrays [samples, …] by name, of an .npz file, a dict, or dicts of batches to be put together."""
+def _given(data: PathLike | Arrays | Iterable[Arrays]) -> str | dict[str, np.ndarray[Any, Any]]:
+    """A path, of something that is there; or arrays [samples, …] by name, of a dict, or dicts of batches to be put together."""
     if isinstance(data, (str, os.PathLike)):
-        with np.load(data, allow_pickle=False) as file:
-            return dict(file)
+        os.stat(data)
+        return os.fspath(data)
     if isinstance(data, Mapping):
         return {name: np.asarray(array) for name, array in data.items()}
     batches = [dict(batch) for batch in data]

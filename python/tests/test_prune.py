@@ -74,6 +74,39 @@ def test_samples_come_in_batches(product, x):
             poda.prune(product, data=data, max_drop=0.1)
 
 
+def test_weights_are_fitted_to_unlabelled_samples(product, tmp_path):
+    """Better than by magnitude: inputs of which one half is much larger, so that what flows through counts."""
+    x = np.random.default_rng(2).standard_normal((300, 64)).astype(np.float32) * np.where(np.arange(64) < 32, 0.1, 3.0).astype(np.float32)
+    want = poda.Model(product)(x)
+
+    def error(**given):
+        pruned = poda.prune(product, sparsity=0.6, **given)
+        return float(np.square(pruned(x) - want).mean()), pruned.report
+
+    alone, report = error()
+    assert not report.get("fits")
+    fitted, report = error(data={"x": x})
+    assert fitted < 0.5 * alone and report["fits"] and report["likeness"]["mean"] > 0.9
+    np.savez(tmp_path / "samples.npz", x=x)
+    assert error(data=tmp_path / "samples.npz")[0] == pytest.approx(fitted, rel=1e-3)
+    with pytest.raises(FileNotFoundError):
+        poda.prune(product, sparsity=0.6, data=tmp_path / "none.npz")
+    with pytest.raises(poda.InputError, match="z"):
+        poda.prune(product, sparsity=0.6, data={"z": x[:, :3], "y": x})
+
+
+def test_a_goal_is_reached_by_the_best_of_several_ways(product, x):
+    x = np.random.default_rng(3).standard_normal((64, 64)).astype(np.float32)
+    pruned = poda.prune(product, goal="smaller", data={"x": x}, keep=["cosine=0.9"], steps=4, check=False)
+    assert len(pruned.to_bytes()) < len(poda.Model(product).to_bytes())
+    assert len(pruned.report["goal"]["attempts"]) > 1
+    for keywords, said in [({"goal": "better"}, "expected 'faster' or 'smaller'"), ({"goal": "faster", "time": -1}, "time")]:
+        with pytest.raises(ValueError, match=said):
+            poda.prune(product, data={"x": x}, **keywords)
+    with pytest.raises(TypeError, match="goal needs samples"):
+        poda.prune(product, goal="faster")
+
+
 def test_the_user_is_asked_after_each_step(product):
     states = []
 
