@@ -90,12 +90,13 @@ impl Run<'_, '_> {
         Ok(Database { ids, graphs, equal, levels, losses })
     }
 
-    /// A share for each layer, such that all take as long as if each lost `share`, and the loss is least; as far as is found.
+    /// A share for each layer, such that all take as long as if each lost `share`, and the loss is least, as far as is found; with
+    /// what is to be told of that.
     pub(super) fn allocated(
-        &mut self,
+        &self,
         database: &Database,
         share: f64,
-    ) -> Result<Vec<Option<f64>>, PruneError> {
+    ) -> Result<(Vec<Option<f64>>, Option<String>), PruneError> {
         let Database { levels, .. } = database;
         let budget = between(&database.equal, share);
         let seed = self.recipe.seed;
