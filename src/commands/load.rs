@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use poda::shapes::NamedShape;
 use poda_serve::Config;
-use poda_serve::load::{self, Arrivals, Load, Report};
+use poda_serve::load::{self, Arrivals, Latency, Load, Report};
 
 use crate::table::{self, escaped, print, print_json};
 
@@ -189,8 +189,14 @@ fn show(report: &Report) -> Result<()> {
         report.answered, report.seconds, report.requests_per_second, report.samples_per_second
     ))?;
     let mut rows = table::table(&["ms", "mean", "p50", "p90", "p99", "p99.9", "max"], 1);
-    let times = [latency.mean, latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
-    rows.add_row(std::iter::once("latency".to_owned()).chain(times.map(table::ms)));
+    let mut row = |name: &str, latency: &Latency| {
+        let times = [latency.mean, latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
+        rows.add_row(std::iter::once(name.to_owned()).chain(times.map(table::ms)));
+    };
+    row("latency", latency);
+    if report.since_sent_ms != *latency {
+        row("since sent", &report.since_sent_ms);
+    }
     print(rows)?;
     for (kind, count) in &report.errors {
         print(format!("failed, {kind}: {count}"))?;

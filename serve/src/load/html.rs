@@ -82,7 +82,7 @@ mod tests {
     fn names_are_words_and_bars_are_drawn() {
         let mut recorder = Recorder::default();
         for ms in 1..=50 {
-            recorder.record(Duration::from_millis(ms), Outcome::Answered { samples: 1 });
+            recorder.record(Duration::from_millis(ms), Duration::ZERO, Outcome::Answered { samples: 1 });
         }
         let load = super::super::tests::load(Arrivals::Closed(1));
         let report = recorder.report("<script>", &load, Duration::from_secs(1));

@@ -7,7 +7,9 @@
 mod client;
 pub mod html;
 mod report;
+mod requests;
 mod search;
+mod times;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

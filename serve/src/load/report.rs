@@ -23,17 +23,15 @@ pub(super) enum Outcome {
 pub(super) struct Recorder {
     /// In microseconds, to three digits.
     latency: Histogram<u64>,
+    since_sent: Histogram<u64>,
     samples: u64,
     failed: BTreeMap<String, u64>,
 }
 
 impl Default for Recorder {
     fn default() -> Self {
-        Self {
-            latency: Histogram::new(3).expect("3 digits are few enough"),
-            samples: 0,
-            failed: BTreeMap::new(),
-        }
+        let histogram = || Histogram::new(3).expect("3 digits are few enough");
+        Self { latency: histogram(), since_sent: histogram(), samples: 0, failed: BTreeMap::new() }
     }
 }
 
@@ -53,11 +51,13 @@ pub struct Report {
     pub samples_per_second: f64,
     /// Of the answered.
     pub latency_ms: Latency,
+    /// The same from when a request was sent, which in an open loop is late where the load generator is, or all connections wait.
+    pub since_sent_ms: Latency,
     /// Upper bounds, and how many took at most so long and more than the bound before.
     pub histogram: Vec<(f64, u64)>,
 }
 
-/// Quantiles of the latency from when a request was due to its whole answer.
+/// Quantiles of the latency, from when a request was due or sent to its whole answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct Latency {
@@ -73,11 +73,13 @@ pub struct Latency {
 const WIDER: f64 = 1.25;
 
 impl Recorder {
-    pub(super) fn record(&mut self, took: Duration, outcome: Outcome) {
+    pub(super) fn record(&mut self, took: Duration, since_sent: Duration, outcome: Outcome) {
         match outcome {
             Outcome::Answered { samples } => {
-                // (It grows to what it is given.)
-                self.latency.record(took.as_micros() as u64).expect("less than 2⁶³ µs");
+                for (histogram, took) in [(&mut self.latency, took), (&mut self.since_sent, since_sent)] {
+                    // (It grows to what it is given.)
+                    histogram.record(took.as_micros() as u64).expect("less than 2⁶³ µs");
+                }
                 self.samples += samples as u64;
             }
             Outcome::Failed(kind) => *self.failed.entry(kind).or_default() += 1,
@@ -87,6 +89,7 @@ impl Recorder {
     pub(super) fn merge(&mut self, other: Self) {
         // Histograms of one precision that grow as needed add up.
         self.latency.add(&other.latency).expect("both grow");
+        self.since_sent.add(&other.since_sent).expect("both grow");
         self.samples += other.samples;
         for (kind, count) in other.failed {
             *self.failed.entry(kind).or_default() += count;
@@ -94,8 +97,6 @@ impl Recorder {
     }
 
     pub(super) fn report(self, model: &str, load: &Load, took: Duration) -> Report {
-        let ms = |micros: u64| micros as f64 / 1e3;
-        let at = |quantile: f64| ms(self.latency.value_at_quantile(quantile));
         let answered = self.latency.len();
         let seconds = took.as_secs_f64();
         let bars = self
@@ -110,16 +111,28 @@ impl Recorder {
             failed: self.failed.values().sum(),
             requests_per_second: answered as f64 / seconds,
             samples_per_second: self.samples as f64 / seconds,
-            latency_ms: Latency {
-                mean: self.latency.mean() / 1e3,
-                p50: at(0.5),
-                p90: at(0.9),
-                p99: at(0.99),
-                p999: at(0.999),
-                max: if answered == 0 { 0.0 } else { ms(self.latency.max()) },
-            },
+            latency_ms: Latency::of(&self.latency),
+            since_sent_ms: Latency::of(&self.since_sent),
             histogram: bars.skip_while(|(_, count)| *count == 0).collect(),
             errors: self.failed,
+        }
+    }
+}
+
+fn ms(micros: u64) -> f64 {
+    micros as f64 / 1e3
+}
+
+impl Latency {
+    fn of(micros: &Histogram<u64>) -> Self {
+        let at = |quantile: f64| ms(micros.value_at_quantile(quantile));
+        Self {
+            mean: micros.mean() / 1e3,
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: if micros.is_empty() { 0.0 } else { ms(micros.max()) },
         }
     }
 }
@@ -144,9 +157,13 @@ mod tests {
         for part in 0..2 {
             let mut recorder = Recorder::default();
             for ms in (1..=100).filter(|ms| ms % 2 == part) {
-                recorder.record(Duration::from_millis(ms), Outcome::Answered { samples: 2 });
+                recorder.record(
+                    Duration::from_millis(ms),
+                    Duration::from_millis(1),
+                    Outcome::Answered { samples: 2 },
+                );
             }
-            recorder.record(Duration::ZERO, Outcome::Failed("429".into()));
+            recorder.record(Duration::ZERO, Duration::ZERO, Outcome::Failed("429".into()));
             all.merge(recorder);
         }
         let load = super::super::tests::load(Arrivals::Constant(10.0));
@@ -158,6 +175,7 @@ mod tests {
             (report.latency_ms.p50 - 50.0).abs() < 0.1 && (report.latency_ms.p99 - 99.0).abs() < 0.2,
             "{report:?}"
         );
+        assert_eq!((report.since_sent_ms.p50, report.since_sent_ms.max), (1.0, 1.0));
         assert_eq!(report.histogram.iter().map(|(_, count)| count).sum::<u64>(), 100);
     }
 }
