@@ -8,7 +8,9 @@ use tokio::sync::watch;
 
 use crate::auth::Tokens;
 use crate::config::Config;
+use crate::in_flight::{Hold, InFlight};
 use crate::metrics::Metrics;
+use crate::model::admission::Place;
 use crate::model::{Answer, Served};
 use crate::refusal::Refusal;
 use crate::registry::Registry;
@@ -33,6 +35,7 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
     pub(crate) tokens: Tokens,
+    pub(crate) in_flight: Arc<InFlight>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) started: Instant,
 }
@@ -73,6 +76,18 @@ impl App {
 
     /// Runs a model.
     pub(crate) async fn infer(&self, model: &Served, request: Infer) -> Result<Outputs, Refusal> {
+        self.infer_at(None, model, request).await
+    }
+
+    /// Runs a model for a request that has its place already.
+    pub(crate) async fn infer_at(
+        &self,
+        place: Option<Arc<Place>>,
+        model: &Served,
+        request: Infer,
+    ) -> Result<Outputs, Refusal> {
+        let hold = Hold::new(&self.in_flight);
+        hold.grow(request.inputs.iter().map(|(_, tensor)| tensor.bytes().len() as u64).sum())?;
         let names: Vec<&str> = model.outputs.iter().map(|port| port.name.as_str()).collect();
         let mut chosen = Vec::with_capacity(names.len());
         for output in &request.outputs {
@@ -85,7 +100,7 @@ impl App {
         if chosen.is_empty() {
             chosen.extend(0..names.len());
         }
-        let Answer { done, .. } = model.infer(request.inputs, self.deadline(request.timeout)).await?;
+        let Answer { done, .. } = model.infer(place, request.inputs, self.deadline(request.timeout)).await?;
         Ok(chosen.into_iter().map(|at| (names[at].to_owned(), done.outputs[at].clone())).collect())
     }
 

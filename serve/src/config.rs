@@ -44,6 +44,8 @@ pub struct Config {
     pub max_delay_ms: f64,
     /// Requests that may wait, for each model.
     pub queue: usize,
+    /// Whether the queue is as long under an overload, too.
+    pub no_shed_load: bool,
     /// Sizes of batches to plan for before the server is ready.
     pub warm: Vec<usize>,
     /// Sizes of open dimensions to plan for, such as `sequence=128`.
@@ -59,6 +61,8 @@ pub struct Config {
 
     /// Longest body of a request.
     pub max_body: u64,
+    /// Bytes of the bodies and tensors of all requests under way.
+    pub max_in_flight: u64,
     /// Longest headers of a request.
     pub max_header: usize,
     /// Most elements of a tensor in a request.
@@ -132,6 +136,7 @@ impl Default for Config {
             max_batch: 16,
             max_delay_ms: 0.0,
             queue: 512,
+            no_shed_load: false,
             warm: vec![1, 4, 16],
             shape: Vec::new(),
             plans: 64,
@@ -139,6 +144,7 @@ impl Default for Config {
             no_tune: false,
             no_map: false,
             max_body: 64 << 20,
+            max_in_flight: 512 << 20,
             max_header: 64 << 10,
             max_elements: 16 << 20,
             max_client_batch: 256,
@@ -232,6 +238,15 @@ impl Config {
             let value = self.max_header.to_string();
             return Err(ConfigError::Value { flag: "max-header", value, expected: "at least 8192" });
         }
+        if self.max_in_flight / 2 < self.max_body {
+            let value = self.max_in_flight.to_string();
+            // A body is held beside the tensors that are read from it.
+            return Err(ConfigError::Value {
+                flag: "max-in-flight",
+                value,
+                expected: "at least twice --max-body",
+            });
+        }
         for (given, missing, fault) in [
             ("tls-cert", "tls-key", self.tls_cert.is_some() && self.tls_key.is_none()),
             ("tls-key", "tls-cert", self.tls_key.is_some() && self.tls_cert.is_none()),
@@ -308,6 +323,7 @@ mod tests {
             ("models = [\"m\"]\nqueue = 0", "--queue"),
             ("models = [\"m\", \"n\"]\nname = \"x\"", "--name"),
             ("models = [\"m\"]\ngrace = -1", "--grace"),
+            ("models = [\"m\"]\nmax-in-flight = 1000", "--max-in-flight"),
             ("models = [\"m\"]\ntls-key = \"k\"", "--tls-cert"),
             ("models = [\"m\"]\nshape = [\"x\"]", "--shape"),
         ] {

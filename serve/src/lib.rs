@@ -24,6 +24,7 @@ mod decode;
 pub mod fuzzing;
 mod grpc;
 mod http;
+mod in_flight;
 pub mod load;
 mod metrics;
 mod model;

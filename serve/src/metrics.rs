@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     inferences: IntCounterVec,
     executions: IntCounterVec,
     pending: IntGaugeVec,
+    overloaded: IntGaugeVec,
     request_us: IntCounterVec,
     queue_us: IntCounterVec,
     input_us: IntCounterVec,
@@ -47,6 +48,8 @@ pub(crate) struct Metrics {
     pub(crate) connections_refused: IntCounter,
     /// Connections that could not be taken.
     pub(crate) accept_errors: IntCounter,
+    /// Bytes of the bodies and tensors of requests under way.
+    pub(crate) in_flight: IntGauge,
     /// Whether the server says that it is ready.
     pub(crate) ready: IntGauge,
     resident: IntGauge,
@@ -61,6 +64,7 @@ pub(crate) struct ModelMetrics {
     pub(crate) inferences: IntCounter,
     pub(crate) executions: IntCounter,
     pub(crate) pending: IntGauge,
+    pub(crate) overloaded: IntGauge,
     pub(crate) request_us: IntCounter,
     pub(crate) queue_us: IntCounter,
     pub(crate) input_us: IntCounter,
@@ -104,6 +108,7 @@ impl Metrics {
             inferences: counter("nv_inference_count", "Samples inferred"),
             executions: counter("nv_inference_exec_count", "Runs, of one request or several"),
             pending: gauge("nv_inference_pending_request_count", "Requests that wait for a run"),
+            overloaded: gauge("poda_overloaded", "Whether more requests come than can be run"),
             request_us: counter(
                 "nv_inference_request_duration_us",
                 "Microseconds of answered requests in all",
@@ -144,6 +149,7 @@ impl Metrics {
             connections: one("poda_connections", "Open connections"),
             connections_refused: count("poda_connections_refused_total", "Connections beyond --connections"),
             accept_errors: count("poda_accept_errors_total", "Connections that the system did not give"),
+            in_flight: one("poda_in_flight_bytes", "Bodies and tensors of requests under way"),
             ready: one("poda_ready", "Whether the server says that it is ready"),
             resident: one("process_resident_memory_bytes", "Resident memory of the process"),
             descriptors: one("process_open_fds", "Open file descriptors"),
@@ -164,6 +170,7 @@ impl Metrics {
             inferences: counter(&self.inferences),
             executions: counter(&self.executions),
             pending: gauge(&self.pending),
+            overloaded: gauge(&self.overloaded),
             request_us: counter(&self.request_us),
             queue_us: counter(&self.queue_us),
             input_us: counter(&self.input_us),
@@ -212,7 +219,14 @@ impl Metrics {
             &self.plan_misses,
             &self.panics,
         ];
-        let gauges = [&self.pending, &self.packed_bytes, &self.file_bytes, &self.parameters, &self.nonzero];
+        let gauges = [
+            &self.pending,
+            &self.overloaded,
+            &self.packed_bytes,
+            &self.file_bytes,
+            &self.parameters,
+            &self.nonzero,
+        ];
         // What was never counted has no series.
         counters.into_iter().for_each(|family| drop(family.remove_label_values(&labels)));
         gauges.into_iter().for_each(|family| drop(family.remove_label_values(&labels)));

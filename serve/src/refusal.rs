@@ -8,6 +8,9 @@ use tonic::Code;
 
 use crate::decode::DecodeError;
 
+/// Seconds after which to try again what may be over soon.
+const RETRY: u64 = 1;
+
 /// Why a request is not answered.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -31,6 +34,16 @@ pub(crate) enum Refusal {
     Body { reason: String },
     #[error("{waiting} requests wait already, the limit of --queue; try again in {} s", .retry.as_secs())]
     QueueFull { waiting: usize, retry: Duration },
+    #[error(
+        "more requests come than the model can run, and {waiting} wait already; try again in {} s \
+         (--no-shed-load lets as many wait as --queue allows)", .retry.as_secs()
+    )]
+    Overloaded { waiting: usize, retry: Duration },
+    #[error(
+        "requests under way hold {held} bytes, and with {asked} more it were more than {limit}, the limit of \
+         --max-in-flight; try again in {RETRY} s"
+    )]
+    InFlight { held: u64, asked: u64, limit: u64 },
     #[error(
         "the time of the request was over before it was answered (--timeout, or what the client asked for)"
     )]
@@ -95,6 +108,8 @@ impl Refusal {
             Self::MediaType { .. } => "media_type",
             Self::SlowBody { .. } | Self::Body { .. } => "body",
             Self::QueueFull { .. } => "queue_full",
+            Self::Overloaded { .. } => "overloaded",
+            Self::InFlight { .. } => "in_flight",
             Self::Deadline => "deadline",
             Self::Closing => "closing",
             Self::Unauthorized => "unauthorized",
@@ -119,7 +134,9 @@ impl Refusal {
             Self::TooLarge { .. } | Self::Run { kind: RunKind::Memory, .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueFull { .. } | Self::Overloaded { .. } | Self::InFlight { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden { .. } | Self::Origin { .. } => StatusCode::FORBIDDEN,
@@ -141,7 +158,10 @@ impl Refusal {
                 Code::NotFound
             }
             Self::NotReady { .. } | Self::Closing => Code::Unavailable,
-            Self::QueueFull { .. } | Self::Run { kind: RunKind::Memory, .. } => Code::ResourceExhausted,
+            Self::QueueFull { .. }
+            | Self::Overloaded { .. }
+            | Self::InFlight { .. }
+            | Self::Run { kind: RunKind::Memory, .. } => Code::ResourceExhausted,
             Self::Deadline | Self::SlowBody { .. } => Code::DeadlineExceeded,
             Self::Unauthorized => Code::Unauthenticated,
             Self::Forbidden { .. } | Self::Origin { .. } => Code::PermissionDenied,
@@ -154,8 +174,8 @@ impl Refusal {
     /// Seconds after which to try again, where that helps.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::QueueFull { retry, .. } => Some(retry.as_secs().max(1)),
-            Self::NotReady { .. } | Self::Closing => Some(1),
+            Self::QueueFull { retry, .. } | Self::Overloaded { retry, .. } => Some(retry.as_secs().max(1)),
+            Self::NotReady { .. } | Self::Closing | Self::InFlight { .. } => Some(RETRY),
             _ => None,
         }
     }

@@ -187,6 +187,13 @@ mod tests {
         assert_eq!(stamp, Stamp::of(&source).unwrap());
         fs::write(&source.path, "changed").unwrap();
         assert_ne!(stamp, Stamp::of(&source).unwrap());
+        // By a clock that jumped: neither is waited for, as looking would not tell more.
+        let file = fs::File::options().write(true).open(&source.path).unwrap();
+        for modified in [SystemTime::now() + Duration::from_secs(86_400), SystemTime::UNIX_EPOCH] {
+            file.set_modified(modified).unwrap();
+            assert!(Stamp::of(&source).unwrap().is_old());
+            settled(&source).unwrap();
+        }
         let gone = Source { path: folder.path().join("gone.onnx"), ..source };
         assert!(matches!(settled(&gone), Err(LoadError::Io { .. })));
     }

@@ -18,6 +18,7 @@ use crate::config::{Config, ConfigError};
 use crate::connections::Connections;
 use crate::grpc::{self, GrpcError};
 use crate::http;
+use crate::in_flight::InFlight;
 use crate::metrics::Metrics;
 use crate::model::load::LoadError;
 use crate::registry::Registry;
@@ -91,6 +92,7 @@ pub(crate) async fn serve(
         metrics,
         registry,
         tokens,
+        in_flight: InFlight::new(config.max_in_flight),
         phase: phases.clone(),
         started,
     });

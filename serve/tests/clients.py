@@ -43,6 +43,15 @@ def triton(module, address, **options):
             assert "no model is named" in str(error) if wrong == "none" else "expected 4" in str(error), error
         else:
             raise AssertionError(f"{wrong} was answered")
+    # Texts as tensors: refused by name, as no model takes them.
+    inputs = module.InferInput("x", [1, 4], "BYTES")
+    inputs.set_data_from_numpy(np.array([[b"a", b"b", b"c", b"d"]], dtype=np.object_))
+    try:
+        client.infer("sum", [inputs])
+    except tritonclient.utils.InferenceServerException as error:
+        assert "BYTES" in str(error) and error.status() in ("400", "StatusCode.INVALID_ARGUMENT"), (error, error.status())
+    else:
+        raise AssertionError("a tensor of texts was answered")
     return client
 
 

@@ -95,6 +95,10 @@ pub(crate) struct Args {
     #[arg(long, env = "PODA_QUEUE", value_name = "N", help_heading = "Running models")]
     #[serde(skip_serializing_if = "Option::is_none")]
     queue: Option<usize>,
+    /// Let as many wait as --queue says even while more requests come than can be run; all are late then
+    #[arg(long, env = "PODA_NO_SHED_LOAD", help_heading = "Running models")]
+    #[serde(skip_serializing_if = "is_false")]
+    no_shed_load: bool,
     /// Sizes of batches to plan for before the server is ready [default: 1,4,16]
     #[arg(
         long,
@@ -136,6 +140,10 @@ pub(crate) struct Args {
     #[arg(long, env = "PODA_MAX_BODY", value_name = "BYTES", value_parser = bytes, help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     max_body: Option<u64>,
+    /// Bytes of the bodies and tensors of all requests under way [default: 512MiB]
+    #[arg(long, env = "PODA_MAX_IN_FLIGHT", value_name = "BYTES", value_parser = bytes, help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_in_flight: Option<u64>,
     /// Longest headers of a request [default: 64KiB]
     #[arg(long, env = "PODA_MAX_HEADER", value_name = "BYTES", value_parser = bytes, help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::models::ModelPath;
-use super::{Answer, TIMEOUT, blocking, body, check_media};
+use super::{Answer, TIMEOUT, blocking, body, check_media, discard};
 use crate::app::{App, Infer};
 use crate::datatype;
 use crate::decode::{DecodeError, Head};
@@ -151,12 +151,17 @@ pub(super) async fn infer(
     )?;
     let model = app.registry.get(&path.model, path.version.as_deref())?;
     // Before anything is read: under overload refusals must be cheap.
-    model.has_room()?;
+    if let Err(refusal) = model.has_room() {
+        discard(content);
+        return Err(refusal);
+    }
     let length = header_length(&headers)?;
     let content = body(&app, &headers, content).await?;
     let most = app.config.max_elements;
     let decoded = if content.len() < LONG {
-        decode(&content, length, most)?
+        let decoded = decode(&content, length, most)?;
+        drop(content);
+        decoded
     } else {
         blocking(move || decode(&content, length, most)).await??
     };

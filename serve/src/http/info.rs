@@ -36,8 +36,10 @@ pub(super) async fn openapi() -> Response {
 
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     app.metrics.ready.set(i64::from(app.is_ready()));
+    app.metrics.in_flight.set(app.in_flight.held() as i64);
     for model in app.registry.served() {
         model.metrics.pending.set(model.waiting() as i64);
+        model.metrics.overloaded.set(i64::from(model.is_overloaded()));
         model.metrics.packed_bytes.set(model.packed_bytes() as i64);
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.text()).into_response()
@@ -78,6 +80,7 @@ fn describe(model: &Served) -> Value {
         "plans": model.plans(),
         "threads": model.threads(),
         "waiting": model.waiting(),
+        "overloaded": model.is_overloaded(),
         "embeddings": model.text.is_some(),
         "classes": model.labels.as_ref().map(Vec::len),
         "statistics": ModelStatistics::of(model),

@@ -7,16 +7,17 @@ pub(crate) mod models;
 mod openai;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError};
 use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -24,6 +25,7 @@ use tracing::{debug, warn};
 
 use crate::app::App;
 use crate::auth::check_origin;
+use crate::in_flight::{Held, Hold};
 use crate::refusal::Refusal;
 
 type Answer = Result<Response, Refusal>;
@@ -85,6 +87,9 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// Milliseconds that a client would wait.
 pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 
+/// How long the body of a refused request is read.
+const DISCARD: Duration = Duration::from_secs(1);
+
 async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let id = request_id(request.headers());
@@ -93,11 +98,14 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     let open = path.starts_with("/v2/health/") || path.starts_with("/grpc.health.v1.Health/");
     let checked = check_origin(request.headers(), &app.config.cors_origin)
         .and_then(|()| if open { Ok(()) } else { app.tokens.check(request.headers()) });
+    let grpc = path.starts_with("/inference.") || path.starts_with("/grpc.");
+    // Until it is answered: tensors may lie in the body, and what is freed before that is no great loss.
+    let hold = Arc::new(Hold::new(&app.in_flight));
+    let own = Arc::clone(&hold);
+    let request = request.map(|body| Body::new(Held { body, hold: own, grpc }));
     let mut response = match checked {
         Ok(()) => next.run(request).await,
-        Err(refusal) if path.starts_with("/inference.") || path.starts_with("/grpc.") => {
-            tonic::Status::from(refusal).into_http::<tonic::body::Body>().map(Body::new)
-        }
+        Err(refusal) if grpc => tonic::Status::from(refusal).into_http::<tonic::body::Body>().map(Body::new),
         Err(refusal) => refusal.into_response(),
     };
     let status = response.status();
@@ -183,16 +191,36 @@ async fn body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Refus
     if let Some(found) = declared.filter(|&length| length > limit) {
         return Err(too_large(found));
     }
+    if let Err(refusal) = app.in_flight.check(declared.unwrap_or(0)) {
+        discard(body);
+        return Err(refusal);
+    }
     let read = to_bytes(body, limit as usize);
     match tokio::time::timeout(app.config.read_timeout(), read).await {
         Err(_) => Err(Refusal::SlowBody { seconds: app.config.read_timeout }),
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => {
-            let limited = std::error::Error::source(&error)
-                .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
-            Err(if limited { too_large(limit + 1) } else { Refusal::Body { reason: error.to_string() } })
+            let reasons =
+                || std::iter::successors(std::error::Error::source(&error), |reason| reason.source());
+            Err(if reasons().any(<dyn std::error::Error>::is::<LengthLimitError>) {
+                too_large(limit + 1)
+            } else if let Some(refusal) = reasons().find_map(|reason| reason.downcast_ref::<Refusal>()) {
+                refusal.clone()
+            } else {
+                Refusal::Body { reason: error.to_string() }
+            })
         }
     }
+}
+
+/// Reads what comes of a body whose request is refused, for a moment: over bytes that nobody reads a connection is reset, and
+/// the answer may be lost with it.
+fn discard(mut body: Body) {
+    // What came with the headers hyper reads by itself.
+    if body.size_hint().upper().is_some_and(|bytes| bytes <= 8 << 10) {
+        return;
+    }
+    tokio::spawn(tokio::time::timeout(DISCARD, async move { while let Some(Ok(_)) = body.frame().await {} }));
 }
 
 /// JSON, or nothing said; a form that any web page could send is not taken.

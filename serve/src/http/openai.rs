@@ -8,13 +8,14 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use poda_formats::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::infer::{decode, timeout};
-use super::{Answer, blocking, body, check_media, json, refused};
+use super::{Answer, blocking, body, check_media, discard, json, refused};
 use crate::app::{App, Infer};
 use crate::decode::DecodeError;
 use crate::model::Served;
@@ -81,6 +82,16 @@ enum Format {
     Base64,
 }
 
+/// The body, unless no model could take it whatever it says.
+async fn texts(app: &App, headers: &HeaderMap, content: Body) -> Result<Bytes, Refusal> {
+    let room = app.registry.get_or_only(None).map_or(Ok(()), |only| only.has_room());
+    if let Err(refusal) = room {
+        discard(content);
+        return Err(refusal);
+    }
+    body(app, headers, content).await
+}
+
 #[derive(Serialize)]
 struct Item {
     object: &'static str,
@@ -122,7 +133,7 @@ pub(super) async fn models(State(app): State<Arc<App>>) -> Answer {
 
 pub(super) async fn embeddings(State(app): State<Arc<App>>, headers: HeaderMap, content: Body) -> OpenAnswer {
     check_media(&headers, &["application/json"])?;
-    let content = body(&app, &headers, content).await?;
+    let content = texts(&app, &headers, content).await?;
     let request: EmbeddingsBody = serde_json::from_slice(&content).map_err(invalid)?;
     let model = app.registry.get_or_only(request.model.as_deref())?;
     let Run { tokens, outputs } = run(&app, &model, request.input, &headers).await?;
@@ -185,12 +196,21 @@ async fn run(app: &Arc<App>, model: &Arc<Served>, input: Input, headers: &Header
         .flat_map(|texts| sizes(texts.len(), most).scan(texts, |rest, size| rest.split_off(..size)))
         .collect();
     let name = model.outputs[0].name.clone();
-    let runs = groups.into_iter().map(|places| {
-        let own: Vec<&Tokens> = places.iter().map(|&at| &tokens[at]).collect();
-        let inputs = text.inputs(&own, length(places[0]));
-        let infer = Infer { inputs, outputs: vec![name.clone()], timeout: deadline };
-        async move { Ok::<_, Refusal>((places.to_vec(), app.infer(model, infer).await?.remove(0).1)) }
-    });
+    let place = model.admit()?;
+    let runs: Vec<_> = groups
+        .into_iter()
+        .map(|places| {
+            let own: Vec<&Tokens> = places.iter().map(|&at| &tokens[at]).collect();
+            let inputs = text.inputs(&own, length(places[0]));
+            let infer = Infer { inputs, outputs: vec![name.clone()], timeout: deadline };
+            let place = Some(Arc::clone(&place));
+            async move {
+                Ok::<_, Refusal>((places.to_vec(), app.infer_at(place, model, infer).await?.remove(0).1))
+            }
+        })
+        .collect();
+    // It is theirs alone, and given back when the last of them runs.
+    drop(place);
     let outputs = futures_util::future::try_join_all(runs).await?;
     Ok(Run { tokens, outputs })
 }
@@ -233,7 +253,7 @@ struct ClassifyBody<'a> {
 
 pub(super) async fn classify(State(app): State<Arc<App>>, headers: HeaderMap, content: Body) -> OpenAnswer {
     check_media(&headers, &["application/json"])?;
-    let content = body(&app, &headers, content).await?;
+    let content = texts(&app, &headers, content).await?;
     let request: ClassifyBody<'_> = serde_json::from_slice(&content).map_err(invalid)?;
     let model = app.registry.get_or_only(request.model.as_deref())?;
     let Some(labels) = &model.labels else {

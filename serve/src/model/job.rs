@@ -1,12 +1,13 @@
 //! A request on its way through a model's queue.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use poda_formats::Tensor;
 use tokio::sync::oneshot;
 
+use super::admission::Place;
 use super::plans::Form;
 use crate::refusal::Refusal;
 
@@ -23,8 +24,8 @@ pub(crate) struct Job {
     pub(crate) deadline: Instant,
     /// Set when nobody waits any more.
     pub(crate) cancelled: Arc<AtomicBool>,
-    /// Its place in the queue, while it waits.
-    pub(crate) place: Option<Place>,
+    /// Its place in the queue, while it waits, which it may share with other runs of one request.
+    pub(crate) place: Option<Arc<Place>>,
     pub(crate) reply: oneshot::Sender<Result<Done, Refusal>>,
 }
 
@@ -63,24 +64,4 @@ pub(crate) struct Times {
     pub(crate) input: Duration,
     pub(crate) infer: Duration,
     pub(crate) output: Duration,
-}
-
-/// A place among those that wait, given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    /// A place, or how many are taken if there is none left.
-    pub(crate) fn take(taken: &Arc<AtomicUsize>, most: usize) -> Result<Self, usize> {
-        let place = Self(Arc::clone(taken));
-        let before = taken.fetch_add(1, Ordering::Relaxed);
-        // (A place that is one too many is given back by its drop.)
-        if before < most { Ok(place) } else { Err(before) }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

@@ -13,6 +13,7 @@ use poda_runtime::shapes::{ShapesError, Sizes};
 use poda_runtime::{LoadError as ModelError, Model, Options, Port, Prefer, Profile};
 use tracing::{info, warn};
 
+use super::admission::Admission;
 use super::plans::{Form, Plans};
 use super::queue::{Batching, Queue, with_samples};
 use super::run::Engine;
@@ -109,6 +110,13 @@ fn try_load(
         executable,
         inputs: inputs.iter().map(|port| port.name.clone()).collect(),
         queue: Queue::new(batching),
+        admission: Admission::new(
+            config.queue,
+            instances,
+            config.max_batch,
+            !config.no_shed_load,
+            Instant::now(),
+        ),
         plans: Plans::new(config.plans),
         metrics: metrics.model(name, version),
     };
@@ -137,12 +145,7 @@ fn try_load(
         assumed = shapes.note(),
         "loaded"
     );
-    let limits = Limits {
-        queue: config.queue,
-        instances,
-        max_batch: config.max_batch,
-        max_client_batch: config.max_client_batch,
-    };
+    let limits = Limits { instances, max_batch: config.max_batch, max_client_batch: config.max_client_batch };
     let (name, version) = (name.to_owned(), version.to_owned());
     let parts = Parts { name, version, inputs, outputs, facts, text, labels, engine, limits, batched };
     Served::start(parts).map_err(LoadError::Threads)

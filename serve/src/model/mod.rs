@@ -1,5 +1,6 @@
 //! A model that is served: its executable, the threads that run it, and the queue in front of them.
 
+pub(crate) mod admission;
 pub(crate) mod job;
 pub(crate) mod load;
 pub(crate) mod plans;
@@ -8,7 +9,7 @@ pub(crate) mod run;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -23,7 +24,8 @@ use tokio::sync::oneshot;
 use crate::metrics::ModelMetrics;
 use crate::refusal::Refusal;
 use crate::text::Text;
-use job::{Done, Job, Place};
+use admission::{Full, Place};
+use job::{Done, Job};
 use run::{Engine, Planning};
 
 /// A version of a model, ready to answer. When the last request that uses it is done, its threads end.
@@ -41,7 +43,6 @@ pub(crate) struct Served {
     pub(crate) metrics: Arc<ModelMetrics>,
     engine: Arc<Engine>,
     planner: Mutex<Sender<Planning>>,
-    waiting: Arc<AtomicUsize>,
     limits: Limits,
     /// Whether requests may share runs.
     batched: bool,
@@ -65,7 +66,6 @@ pub(crate) struct Facts {
 /// What a model takes from the configuration while it serves.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    pub(crate) queue: usize,
     pub(crate) instances: usize,
     pub(crate) max_batch: usize,
     pub(crate) max_client_batch: usize,
@@ -100,7 +100,6 @@ impl Served {
         let served = Self {
             metrics: Arc::clone(&engine.metrics),
             planner: Mutex::new(planner.clone()),
-            waiting: Arc::default(),
             next: AtomicU64::new(0),
             name: name.clone(),
             version,
@@ -123,7 +122,14 @@ impl Served {
 
     /// Requests that wait for a run.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.engine.admission.waiting()
+    }
+
+    /// Whether more requests come than can be run.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        let (overloaded, change) = self.engine.admission.is_overloaded(Instant::now());
+        self.engine.note(change);
+        overloaded
     }
 
     /// Bytes of the packed weights.
@@ -141,29 +147,49 @@ impl Served {
         self.engine.executable.threads()
     }
 
-    /// Refuses at once where the queue is full, before a body is read.
+    /// Refuses at once where there is no place, before a body is read.
     pub(crate) fn has_room(&self) -> Result<(), Refusal> {
-        match self.waiting() {
-            waiting if waiting >= self.limits.queue => Err(self.full(waiting)),
-            _ => Ok(()),
+        self.engine.admission.check(Instant::now()).map_err(|(full, change)| {
+            self.engine.note(change);
+            self.full(full)
+        })
+    }
+
+    /// A place among those that wait, which all runs for one request share.
+    pub(crate) fn admit(&self) -> Result<Arc<Place>, Refusal> {
+        match self.engine.admission.take(Instant::now()) {
+            Ok((place, change)) => {
+                self.engine.note(change);
+                Ok(Arc::new(place))
+            }
+            Err((full, change)) => {
+                self.engine.note(change);
+                Err(self.full(full))
+            }
         }
     }
 
-    fn full(&self, waiting: usize) -> Refusal {
+    fn full(&self, full: Full) -> Refusal {
+        let Full { waiting, overloaded } = full;
+        if overloaded {
+            return self.engine.overloaded(waiting);
+        }
         let Limits { instances, max_batch, .. } = self.limits;
         let batch = if self.batched { max_batch } else { 1 };
         let retry = run::expected_wait(waiting, self.metrics.run_time(), instances, batch);
         Refusal::QueueFull { waiting, retry }
     }
 
-    /// Runs the model on named inputs; gives all outputs, in the order of the model. Dropping the future takes the request back.
+    /// Runs the model on named inputs; gives all outputs, in the order of the model. Takes a place unless it is given one. Dropping the
+    /// future takes the request back.
     pub(crate) async fn infer(
         &self,
+        place: Option<Arc<Place>>,
         inputs: Vec<(String, Tensor)>,
         deadline: Instant,
     ) -> Result<Answer, Refusal> {
         let arrived = Instant::now();
-        let result = self.submit(inputs, arrived, deadline).await;
+        let result = self.submit(place, inputs, arrived, deadline).await;
         match &result {
             Ok(answer) => self.metrics.answered(answer.samples, arrived.elapsed(), &answer.done.times),
             Err(_) => self.metrics.failed(arrived.elapsed()),
@@ -173,6 +199,7 @@ impl Served {
 
     async fn submit(
         &self,
+        place: Option<Arc<Place>>,
         inputs: Vec<(String, Tensor)>,
         arrived: Instant,
         deadline: Instant,
@@ -185,7 +212,10 @@ impl Served {
             let (found, limit) = (first as u64, self.limits.max_client_batch as u64);
             return Err(Refusal::TooLarge { what: "a batch", found, limit, flag: "max-client-batch" });
         }
-        let place = Place::take(&self.waiting, self.limits.queue).map_err(|waiting| self.full(waiting))?;
+        let place = match place {
+            Some(place) => place,
+            None => self.admit()?,
+        };
         let (reply, receiver) = oneshot::channel();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let waiting = Waiting { engine: &self.engine, id, cancelled: Arc::new(AtomicBool::new(false)) };

@@ -62,6 +62,13 @@ impl Queue {
         }
     }
 
+    /// Takes the newest out, so that no more than so many wait.
+    pub(crate) fn shed(&self, most: usize) -> Vec<Job> {
+        let mut state = self.lock();
+        let most = most.min(state.jobs.len());
+        state.jobs.split_off(most).into()
+    }
+
     /// Ends [`Queue::take`] once nothing waits.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
@@ -148,18 +155,17 @@ pub(crate) fn with_samples(form: &Form, samples: usize) -> Form {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use tokio::sync::oneshot;
 
-    use super::super::job::{Done, Place};
+    use super::super::job::Done;
     use super::*;
 
     type Reply = oneshot::Receiver<Result<Done, Refusal>>;
 
     fn job(id: u64, shape: &[usize], shared: bool) -> (Job, Reply) {
         let (reply, receiver) = oneshot::channel();
-        let place = Place::take(&Arc::new(AtomicUsize::new(0)), 1).ok();
         let now = Instant::now();
         let job = Job {
             id,
@@ -169,7 +175,7 @@ mod tests {
             arrived: now,
             deadline: now + Duration::from_mins(1),
             cancelled: Arc::new(AtomicBool::new(false)),
-            place,
+            place: None,
             reply,
         };
         (job, receiver)
@@ -233,6 +239,16 @@ mod tests {
         queue.remove(4);
         assert_eq!(ids(&queue.take(&plans).unwrap()), [3]);
         assert!(matches!(reply.try_recv(), Ok(Err(Refusal::Deadline))));
+    }
+
+    #[test]
+    fn the_newest_are_shed() {
+        let (queue, plans) = queue(4);
+        (0..4).for_each(|id| queue.push(job(id, &[1, 3], false).0));
+        assert_eq!(queue.shed(3).iter().map(|job| job.id).collect::<Vec<_>>(), [3]);
+        assert!(queue.shed(9).is_empty());
+        assert_eq!(queue.shed(1).len(), 2);
+        assert_eq!(ids(&queue.take(&plans).unwrap()), [0]);
     }
 
     #[test]

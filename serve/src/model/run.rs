@@ -9,8 +9,9 @@ use poda_formats::storage::{AlignedBytes, Storage};
 use poda_formats::tensor::checked_bytes;
 use poda_formats::{Tensor, TensorView};
 use poda_runtime::{Executable, RunError, RunOptions, Stop};
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
+use super::admission::{Admission, Change};
 use super::job::{Done, Job, Times};
 use super::plans::{Form, Plans};
 use super::queue::Queue;
@@ -25,6 +26,7 @@ pub(crate) struct Engine {
     /// Names of the inputs, in order.
     pub(crate) inputs: Vec<String>,
     pub(crate) queue: Queue,
+    pub(crate) admission: Admission,
     pub(crate) plans: Plans,
     pub(crate) metrics: Arc<ModelMetrics>,
 }
@@ -59,6 +61,8 @@ impl Engine {
                     if !self.plans.has(&job.form)
                         && let Err(refusal) = self.warm(&job.form)
                     {
+                        // It is not for want of runs that it is not run.
+                        self.note(self.admission.ran(1, Instant::now()));
                         job.answer(Err(refusal));
                         continue;
                     }
@@ -95,6 +99,34 @@ impl Engine {
         Ok(apart)
     }
 
+    /// Tells of an overload that begins or ends; where one begins, those are refused that wait and are too many.
+    pub(crate) fn note(&self, change: Option<Change>) {
+        match change {
+            None => {}
+            Some(Change::Entered { limit }) => {
+                let shed = self.queue.shed(limit);
+                let (model, shed_now) = (&self.name, shed.len());
+                warn!(
+                    model,
+                    limit, shed_now, "overloaded: more requests come than can be run, and most are refused"
+                );
+                for job in shed {
+                    let refusal = self.overloaded(limit);
+                    job.answer(Err(refusal));
+                }
+            }
+            Some(Change::Left) => info!(model = self.name, "no longer overloaded"),
+        }
+        if let Some(change) = change {
+            self.metrics.overloaded.set(i64::from(change != Change::Left));
+        }
+    }
+
+    /// What those are told that are too many.
+    pub(crate) fn overloaded(&self, waiting: usize) -> Refusal {
+        Refusal::Overloaded { waiting, retry: Duration::from_secs(1) }
+    }
+
     fn panicked(&self, doing: &'static str) -> Refusal {
         error!(model = self.name, doing, "internal error: a panic; please report it");
         self.metrics.panics.inc();
@@ -104,7 +136,8 @@ impl Engine {
     /// Runs jobs as one, or, where that fails, each by itself: one's input is no reason to refuse another's.
     fn run(&self, mut jobs: Vec<Job>) {
         // They no longer wait.
-        jobs.iter_mut().for_each(|job| job.place = None);
+        let ran = jobs.iter_mut().filter_map(|job| Arc::into_inner(job.place.take()?)).count();
+        self.note(self.admission.ran(ran as u64, Instant::now()));
         match self.attempt(&jobs) {
             Ok(done) => jobs.into_iter().zip(done).for_each(|(job, done)| job.answer(Ok(done))),
             Err(refusal) if jobs.len() == 1 => {
@@ -145,6 +178,7 @@ impl Engine {
         let output = finished.elapsed();
         let total: usize = samples.iter().sum();
         self.metrics.ran(total, infer);
+        self.admission.took(total, infer);
         let done = jobs.iter().zip(shares).map(|(job, outputs)| {
             let queue = start.saturating_duration_since(job.arrived);
             Done { outputs, times: Times { queue, input: started - start, infer, output } }

@@ -139,3 +139,10 @@ pub(crate) fn x(shape: &[usize], data: &[f32]) -> Value {
 pub(crate) fn infer(address: SocketAddr, model: &str, shape: &[usize], data: &[f32]) -> Response {
     post(address, &format!("/v2/models/{model}/infer"), &x(shape, data))
 }
+
+/// The sum of the series that begin so.
+pub(crate) fn metric(address: SocketAddr, series: &str) -> f64 {
+    let text = String::from_utf8(get(address, "/metrics").body).unwrap();
+    let values = text.lines().filter(|line| line.starts_with(series)).map(|line| line.rsplit(' ').next());
+    values.map(|value| value.unwrap().parse::<f64>().unwrap()).sum()
+}

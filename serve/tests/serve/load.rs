@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{config, get, infer, linear, post, request, slow, start, write, x};
-use poda_serve::Config;
+use crate::common::{config, get, infer, linear, metric, post, request, slow, start, write, x};
+use poda_serve::load::{self, Arrivals, Load};
+use poda_serve::{Config, Running};
 use serde_json::json;
 
 #[test]
@@ -91,6 +92,55 @@ fn a_full_queue_refuses_at_once_and_loses_nothing() {
     assert!(answered >= 2 && refused >= 1 && answered + refused == 12, "{answered} {refused}");
     let statistics = get(at, "/v2/models/slow/stats").json();
     assert_eq!(statistics["model_stats"][0]["inference_count"], answered);
+}
+
+/// What clients of the load generator see that compare every answer.
+fn clients(server: &Running, arrivals: Arrivals) -> load::Report {
+    let url = format!("http://{}", server.http);
+    let load = Load {
+        url,
+        model: None,
+        arrivals,
+        duration: Duration::from_millis(1500),
+        warmup: Duration::ZERO,
+        // More than a queue may grow by unnoticed, and than wait before an overload is seen.
+        connections: 400,
+        batches: vec![1],
+        shapes: Vec::new(),
+        json: false,
+        check: true,
+        token: None,
+        timeout: Duration::from_mins(1),
+    };
+    load::run(&load).unwrap()
+}
+
+#[test]
+fn clients_that_wait_for_their_answers_are_never_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = write(&slow(300), &folder.path().join("slow.onnx"));
+    for max_batch in [1, 16] {
+        let server = start(Config { models: vec![model.clone()], max_batch, ..config() });
+        let report = clients(&server, Arrivals::Closed(32));
+        assert!(report.answered > 32 && report.failed == 0, "{report:?}");
+        assert_eq!(metric(server.http, "poda_overloaded"), 0.0);
+    }
+}
+
+#[test]
+fn more_than_can_be_run_is_refused_and_what_is_accepted_is_answered_rightly() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = write(&slow(600), &folder.path().join("slow.onnx"));
+    let server = start(Config { models: vec![model], max_batch: 1, ..config() });
+    let report = clients(&server, Arrivals::Constant(800.0));
+    assert!(report.answered > 0, "{report:?}");
+    assert!(report.errors.keys().eq(["429"]), "{report:?}");
+    assert!(metric(server.http, "poda_requests_refused_total{reason=\"overloaded\"}") > 0.0);
+    let start = Instant::now();
+    while metric(server.http, "poda_overloaded") > 0.0 {
+        assert!(start.elapsed() < Duration::from_mins(1), "it is over when nothing comes any more");
+    }
+    assert_eq!(infer(server.http, "slow", &[1, 256], &[0.1; 256]).status, 200);
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use poda_serve::{Config, Running};
 
-use crate::common::{config, get, infer, linear, parse, raw, start, write};
+use crate::common::{config, get, infer, linear, metric, parse, raw, start, write};
 
 fn serve(change: impl FnOnce(Config) -> Config) -> (Running, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
@@ -56,6 +56,74 @@ fn what_is_too_long_is_not_read() {
 }
 
 #[test]
+fn what_requests_hold_together_is_bounded() {
+    let (server, _folder) = serve(|config| Config { max_body: 1 << 20, max_in_flight: 2 << 20, ..config });
+    let at = server.http;
+    let until = |what: &str, f: &dyn Fn(f64) -> bool| {
+        let start = Instant::now();
+        while !f(metric(at, "poda_in_flight_bytes")) {
+            assert!(start.elapsed() < Duration::from_mins(1), "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let head = |more: &str| {
+        format!("POST /v2/models/sum/infer HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{more}\r\n\r\n")
+    };
+    // Two bodies of a mebibyte, of which most has come.
+    let held: Vec<TcpStream> = (0..2)
+        .map(|_| {
+            let mut stream = TcpStream::connect(at).unwrap();
+            stream.write_all(head("Content-Length: 1048576").as_bytes()).unwrap();
+            stream.write_all(&[b' '; 1_000_000]).unwrap();
+            stream
+        })
+        .collect();
+    until("they are held", &|bytes| bytes >= 2e6);
+    for (declared, body) in [
+        ("Content-Length: 200000", String::new()),
+        // Sent to its end, whatever is answered meanwhile.
+        ("Content-Length: 1000000", " ".repeat(1_000_000)),
+        ("Transfer-Encoding: chunked", format!("30d40\r\n{}\r\n0\r\n\r\n", " ".repeat(200_000))),
+    ] {
+        let answer = parse(&raw(at, [head(declared), body].concat().as_bytes()));
+        let text = String::from_utf8_lossy(&answer.body);
+        assert!(answer.status == 429 && text.contains("--max-in-flight"), "{answer:?} {text}");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    serves(&server);
+    drop(held);
+    until("all is given back", &|bytes| bytes == 0.0);
+}
+
+/// As many as the server may have, many times over, that say nothing: it goes on, and forgets them.
+#[test]
+fn ten_thousand_connections_are_survived() {
+    let (server, _folder) = serve(|config| Config { connections: 64, read_timeout: 2.0, ..config });
+    let mut open = Vec::new();
+    for count in 0..10_000 {
+        open.extend(TcpStream::connect(server.http).ok());
+        // As many at a time as any machine has descriptors for.
+        if count % 400 == 399 {
+            open.clear();
+        }
+    }
+    drop(open);
+    let start = Instant::now();
+    while metric_or_none(&server, "poda_connections ").is_none_or(|open| open > 8.0) {
+        assert!(start.elapsed() < Duration::from_mins(1), "connections are still open");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(metric(server.http, "poda_connections_refused_total") > 0.0);
+    serves(&server);
+}
+
+/// `None` while there is no place for the one who asks.
+fn metric_or_none(server: &Running, series: &str) -> Option<f64> {
+    let request = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    raw(server.http, request).starts_with(b"HTTP/1.1 200").then(|| metric(server.http, series))
+}
+
+#[test]
 fn connections_are_bounded() {
     let (server, _folder) = serve(|config| Config { connections: 4, ..config });
     let held: Vec<TcpStream> = (0..4)
@@ -73,7 +141,7 @@ fn connections_are_bounded() {
         "{answer:?}"
     );
     drop(held);
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while raw(server.http, b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         .starts_with(b"HTTP/1.1 503")
     {
