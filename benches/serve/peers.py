@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
-"""Poda beside ONNX Runtime behind FastAPI and uvicorn: the same model, the same client (`poda load`), turn by turn.
+"""Poda beside ONNX Runtime behind FastAPI and uvicorn, and behind MLServer: the same model, the same client (`poda load`), turn by turn.
 
-    pip install -r benches/serve/requirements.txt
-    benches/serve/peers.py dense.onnx pruned.safetensors --limit 50ms --shape input_ids=1x128 ...
+    python -m venv fastapi && fastapi/bin/pip install -r benches/serve/requirements.txt
+    python -m venv mlserver && mlserver/bin/pip install mlserver onnxruntime
+    fastapi/bin/python benches/serve/peers.py dense.onnx pruned.safetensors --mlserver mlserver/bin/python --limit 100ms
 
-Prints requests/s at p99 under the limit, p50 of one client, resident memory, and seconds from start to ready.
+Prints requests/s at p99 under the limit, p50 of one client, resident memory, and seconds from start to ready. Tensors are sent and
+asked for as bytes; MLServer takes JSON alone, which is why Poda is asked in JSON, too.
 """
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -18,50 +22,74 @@ from pathlib import Path
 from server import Server, load
 
 
-class FastApi:
-    def __init__(self, model, threads, port=18090):
+class Peer:
+    """A server of others, with what `Server` has of ours."""
+
+    def __init__(self, command, model, threads, ready, port):
         environment = {**os.environ, "MODEL": model, "THREADS": str(threads)}
-        command = [sys.executable, "-m", "uvicorn", "fastapi_onnxruntime:app", "--port", str(port), "--log-level", "error"]
         start = time.monotonic()
-        self.process = subprocess.Popen(command, env=environment, cwd=Path(__file__).parent)
+        self.process = subprocess.Popen(command, env=environment, cwd=Path(__file__).parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.url = f"http://127.0.0.1:{port}"
-        for _ in range(600):
+        while time.monotonic() - start < 60:
             try:
-                urllib.request.urlopen(self.url + "/v1/models", timeout=1)
+                urllib.request.urlopen(self.url + ready, timeout=1)
                 break
             except OSError:
-                time.sleep(0.05)
+                time.sleep(0.02)
         self.ready_seconds = time.monotonic() - start
 
-    __enter__, __exit__, memory = Server.__enter__, lambda self, *_: (self.process.terminate(), self.process.wait(30)), Server.memory
+    __enter__, memory, descriptors = Server.__enter__, Server.memory, Server.descriptors
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(30)
+
+
+def fastapi(model, threads, port=18090):
+    command = [sys.executable, "-m", "uvicorn", "fastapi_onnxruntime:app", "--port", str(port), "--log-level", "error"]
+    return Peer(command, model, threads, "/v1/models", port)
+
+
+def mlserver(python, model, threads, folder, port=18092):
+    command = [python, str(Path(__file__).parent / "mlserver_onnxruntime.py"), folder, str(port)]
+    return Peer(command, model, threads, f"/v2/models/{Path(model).stem}/ready", port)
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("dense", help="ONNX file, for both")
+    parser.add_argument("dense", help="ONNX file, for all")
     parser.add_argument("pruned", nargs="*", help="for Poda alone")
     parser.add_argument("--poda", default="target/release/poda")
+    parser.add_argument("--mlserver", help="a Python that has mlserver and onnxruntime")
     parser.add_argument("--limit", default="50ms")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", default="5")
+    parser.add_argument("--seconds", default="3")
     parser.add_argument("--rounds", type=int, default=3)
     args, others = parser.parse_known_args()
     dense = str(Path(args.dense).resolve())
-    contestants = [("ONNX Runtime, FastAPI", lambda: FastApi(dense, args.threads))]
-    for model in [dense, *args.pruned]:
-        name = f"Poda, {Path(model).name}"
-        contestants.append((name, lambda model=model: Server(args.poda, model, "--threads", str(args.threads))))
-    print(f"{'':32} {'req/s':>8} {'p50 ms':>8} {'MiB':>8} {'ready s':>8}")
+    folder = tempfile.TemporaryDirectory()
+    ours = [(f"Poda, {Path(model).name}", lambda model=model: Server(args.poda, model, "--threads", str(args.threads))) for model in [dense, *args.pruned]]
+    contestants = [(name, "bytes", start) for name, start in [("ONNX Runtime, FastAPI", lambda: fastapi(dense, args.threads)), *ours]]
+    if args.mlserver:
+        theirs = ("ONNX Runtime, MLServer", lambda: mlserver(args.mlserver, dense, args.threads, folder.name))
+        contestants += [(name, "JSON", start) for name, start in [theirs, *ours]]
+    measured = {(name, form): [] for name, form, _ in contestants}
     for _ in range(args.rounds):
-        for name, start in contestants:
+        for name, form, start in contestants:
             with start() as server:
-                one = load(args.poda, server.url, "--clients", "1", "--duration", args.seconds, *others)
+                others_own = [*others, "--model", Path(dense).stem] if isinstance(server, Peer) else others
+                options = [*others_own, "--duration", args.seconds, *(["--json-data"] if form == "JSON" else [])]
+                one = load(args.poda, server.url, "--clients", "1", *options)
                 try:
-                    found = load(args.poda, server.url, "--find-rate", args.limit, "--duration", args.seconds, *others)
-                    rate = found["greatest_rate"]
+                    rate = load(args.poda, server.url, "--find-rate", args.limit, *options)["greatest_rate"]
                 except subprocess.CalledProcessError:
                     rate = 0.0
-                print(f"{name:32} {rate:8.1f} {one['latency_ms']['p50']:8.2f} {server.memory():8.1f} {server.ready_seconds:8.2f}", flush=True)
+                row = [rate, one["latency_ms"]["p50"], server.memory(), server.ready_seconds]
+                measured[name, form].append(row)
+                print(f"{name:32} {form:6}" + "".join(f" {value:9.2f}" for value in row), file=sys.stderr, flush=True)
+    print(f"{'medians':32} {'':6} {'req/s':>9} {'p50 ms':>9} {'MiB':>9} {'ready s':>9}")
+    for (name, form), rows in measured.items():
+        print(f"{name:32} {form:6}" + "".join(f" {statistics.median(column):9.2f}" for column in zip(*rows)))
 
 
 main()

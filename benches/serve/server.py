@@ -37,8 +37,25 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field)) / 1024
 
+    def pss(self):
+        """MiB of this process, shared pages counted by how many share them."""
+        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
+        return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) / 1024
+
     def descriptors(self):
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def get(self, path):
+        return urllib.request.urlopen(self.url + path, timeout=60).read().decode()
+
+    def statistics(self):
+        """Of the only model."""
+        return json.loads(self.get("/v2/models/stats"))["model_stats"][0]
+
+    def metric(self, name):
+        """The sum of the series of a metric."""
+        values = [line.rsplit(" ", 1)[1] for line in self.get("/metrics").splitlines() if line.split("{")[0].split(" ")[0] == name]
+        return sum(map(float, values))
 
     def post(self, path, value=None):
         request = urllib.request.Request(self.url + path, json.dumps(value or {}).encode(), {"Content-Type": "application/json"})

@@ -5,8 +5,9 @@
     soak.py reloads MODEL                                    1,024 reloads under 32 clients
     soak.py million MODEL                                    a million small requests
     soak.py restart MODEL                                    kill -9, and ready again
+    soak.py shared MODEL                                     what a second process takes
 
-Needs `cargo build --release`, and nothing but Python's own library.
+What is none of its own options goes to `poda serve`. Needs `cargo build --release`, and nothing but Python's own library.
 """
 
 import argparse
@@ -26,22 +27,52 @@ def check(what, holds):
 
 
 def overload(args):
-    with Server(args.poda, args.model, "--queue", "16") as server:
+    with Server(args.poda, args.model, *args.serve) as server:
         alone = load(args.poda, server.url, "--clients", "1", "--duration", "5", "--check")
-        full = load(args.poda, server.url, "--clients", "32", "--duration", "5")
-        before = server.memory()
-        rate = 10 * full["requests_per_second"]
+        closed = load(args.poda, server.url, "--clients", "32", "--duration", "5", "--check")
+        rate = 10 * closed["requests_per_second"]
+        memory, seen, done = [], [], threading.Event()
+
+        def watch():
+            while not done.wait(1):
+                memory.append(server.memory())
+                seen.append(server.metric("poda_overloaded"))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
         report = load(args.poda, server.url, "--rate", str(rate), "--duration", str(args.seconds), "--check", "--connections", "512")
-        after = server.memory()
-    answered, errors = report["latency_ms"], report["errors"]
-    print(f"p99 alone {alone['latency_ms']['p99']:.2f} ms; asked {rate:.0f}/s, answered {report['requests_per_second']:.0f}/s, "
-          f"p99 {answered['p99']:.2f} ms, errors {errors}, memory {before:.0f} to {after:.0f} MiB")
+        done.set()
+        watcher.join()
+    before, after = max(memory[2 : max(3, len(memory) // 4)]), memory[-1]
+    # The generator shares the CPUs, and may be late itself; what the server is charged for is what it was sent.
+    due, answered, errors = report["latency_ms"], report["since_sent_ms"], report["errors"]
+    # Of a small model ten times what can be run is more than the generator can send beside it.
+    unsent = errors.pop("not sent", 0)
+    asked = (report["answered"] + report["failed"] - unsent) / report["seconds"]
+    print(f"alone p50 {alone['latency_ms']['p50']:.2f} ms, p99 {alone['latency_ms']['p99']:.2f} ms; 32 in a closed loop {closed['requests_per_second']:.0f}/s; "
+          f"of {rate:.0f}/s sent {asked:.0f}/s, answered {report['requests_per_second']:.0f}/s, p50 {answered['p50']:.2f} ms, p99 {answered['p99']:.2f} ms "
+          f"({due['p99']:.2f} ms since due), errors {errors}, memory {before:.1f} to {after:.1f} MiB, overloaded {sum(seen):.0f} of {len(seen)} s")
     return all([
+        check("a closed loop is refused nothing", not closed["errors"]),
         check("no wrong answer", "wrong answer" not in errors),
-        check("nothing accepted is lost: refusals are 429 or of connections", set(errors) <= {"429", "503"}),
-        check("memory is flat", after <= before * 1.05 + 8),
-        check("as much is answered as at full load", report["requests_per_second"] >= 0.7 * full["requests_per_second"]),
+        check("nothing accepted is lost: refusals are 429", set(errors) <= {"429"}),
+        check(f"p99 of the accepted is within 3 times that alone: {answered['p99'] / alone['latency_ms']['p99']:.2f}", answered["p99"] <= 3 * alone["latency_ms"]["p99"]),
+        check("memory is flat", after <= before * 1.05 + 1),
+        check(f"as much is answered as at full load: {report['requests_per_second'] / closed['requests_per_second']:.2f}", report["requests_per_second"] >= 0.5 * closed["requests_per_second"]),
     ])
+
+
+def shared(args):
+    with Server(args.poda, args.model, *args.serve) as one:
+        load(args.poda, one.url, "--duration", "1")
+        alone = [one.memory(), one.pss()]
+        with Server(args.poda, args.model, *args.serve) as other:
+            load(args.poda, other.url, "--duration", "1")
+            both = [(server.memory(), server.pss()) for server in (one, other)]
+    size = Path(args.model).stat().st_size / 2**20
+    print(f"file {size:.1f} MiB; one process: resident {alone[0]:.1f}, proportional {alone[1]:.1f} MiB; "
+          + "; ".join(f"of two: resident {rss:.1f}, proportional {pss:.1f} MiB" for rss, pss in both))
+    return check("a second process takes less than its resident memory", both[1][1] < 0.9 * both[1][0])
 
 
 def reloads(args):
@@ -81,7 +112,7 @@ def reloads(args):
 
 
 def million(args):
-    with Server(args.poda, args.model) as server:
+    with Server(args.poda, args.model, *args.serve) as server:
         load(args.poda, server.url, "--clients", "8", "--duration", "10")
         before, answered = server.memory(), 0
         while answered < args.requests:
@@ -92,24 +123,24 @@ def million(args):
 
 
 def restart(args):
-    with Server(args.poda, args.model) as server:
+    with Server(args.poda, args.model, *args.serve) as server:
         print(f"first start: ready after {server.ready_seconds:.2f} s")
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
-    with Server(args.poda, args.model) as server:
+    with Server(args.poda, args.model, *args.serve) as server:
         print(f"after kill -9: ready after {server.ready_seconds:.2f} s")
         return check("ready again within a second", server.ready_seconds < 1)
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["overload", "reloads", "million", "restart"])
+    parser.add_argument("what", choices=["overload", "reloads", "million", "restart", "shared"])
     parser.add_argument("model")
     parser.add_argument("--poda", default="target/release/poda")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--reloads", type=int, default=1024)
     parser.add_argument("--requests", type=int, default=1_000_000)
-    args = parser.parse_args()
+    args, args.serve = parser.parse_known_args()
     raise SystemExit(0 if globals()[args.what](args) else 1)
 
 
