@@ -97,6 +97,11 @@ impl From<RunError> for Refusal {
 }
 
 impl Refusal {
+    /// What those are told that are too many while so many wait.
+    pub(crate) fn overloaded(waiting: usize) -> Self {
+        Self::Overloaded { waiting, retry: Duration::from_secs(RETRY) }
+    }
+
     /// A word for logs and metrics.
     pub(crate) fn kind(&self) -> &'static str {
         match self {

@@ -189,7 +189,7 @@ mod tests {
         assert_ne!(stamp, Stamp::of(&source).unwrap());
         // By a clock that jumped: neither is waited for, as looking would not tell more.
         let file = fs::File::options().write(true).open(&source.path).unwrap();
-        for modified in [SystemTime::now() + Duration::from_secs(86_400), SystemTime::UNIX_EPOCH] {
+        for modified in [SystemTime::now() + Duration::from_hours(24), SystemTime::UNIX_EPOCH] {
             file.set_modified(modified).unwrap();
             assert!(Stamp::of(&source).unwrap().is_old());
             settled(&source).unwrap();

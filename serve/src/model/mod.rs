@@ -172,7 +172,7 @@ impl Served {
     fn full(&self, full: Full) -> Refusal {
         let Full { waiting, overloaded } = full;
         if overloaded {
-            return self.engine.overloaded(waiting);
+            return Refusal::overloaded(waiting);
         }
         let Limits { instances, max_batch, .. } = self.limits;
         let batch = if self.batched { max_batch } else { 1 };

@@ -110,21 +110,13 @@ impl Engine {
                     model,
                     limit, shed_now, "overloaded: more requests come than can be run, and most are refused"
                 );
-                for job in shed {
-                    let refusal = self.overloaded(limit);
-                    job.answer(Err(refusal));
-                }
+                shed.into_iter().for_each(|job| job.answer(Err(Refusal::overloaded(limit))));
             }
             Some(Change::Left) => info!(model = self.name, "no longer overloaded"),
         }
         if let Some(change) = change {
             self.metrics.overloaded.set(i64::from(change != Change::Left));
         }
-    }
-
-    /// What those are told that are too many.
-    pub(crate) fn overloaded(&self, waiting: usize) -> Refusal {
-        Refusal::Overloaded { waiting, retry: Duration::from_secs(1) }
     }
 
     fn panicked(&self, doing: &'static str) -> Refusal {

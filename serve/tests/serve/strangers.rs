@@ -74,7 +74,7 @@ fn what_requests_hold_together_is_bounded() {
         .map(|_| {
             let mut stream = TcpStream::connect(at).unwrap();
             stream.write_all(head("Content-Length: 1048576").as_bytes()).unwrap();
-            stream.write_all(&[b' '; 1_000_000]).unwrap();
+            stream.write_all(" ".repeat(1_000_000).as_bytes()).unwrap();
             stream
         })
         .collect();
