@@ -95,6 +95,11 @@ impl Calibration {
         Self { path: PathBuf::new(), sets: vec![set] }
     }
 
+    /// The samples as sets of one shape each, with their labels where they have any.
+    pub fn sets(&self) -> &[Dataset] {
+        &self.sets
+    }
+
     /// The samples as batches for a model.
     ///
     /// # Errors

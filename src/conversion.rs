@@ -1,10 +1,13 @@
 //! From one format to another, with the zeros of weights stored as nothing and their values perhaps narrower.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
+use poda_formats::atomic::{self, AtomicFile};
+use poda_formats::safetensors::{self, SafeTensorsError};
 use poda_formats::weight::{RoundWeightError, SparseError};
 use poda_formats::{
-    FileFormat, Graph, OpenError, RoundedWeight, ValueType, Weight, WriteError, WriteOptions,
+    DataType, FileFormat, Graph, OpenError, RoundedWeight, ValueType, Weight, WriteError, WriteOptions,
 };
 use serde::Serialize;
 
@@ -66,6 +69,74 @@ pub enum ConvertError {
     Round(#[from] RoundWeightError),
     #[error(transparent)]
     Sparse(#[from] SparseError),
+    #[error("{path}: {error}", path = path.display())]
+    Read { path: PathBuf, error: SafeTensorsError },
+    #[error("{path}: {error}", path = path.display())]
+    Io { path: PathBuf, error: io::Error },
+    #[error("{path}: the model has no weight {name:?}", path = path.display())]
+    Unknown { path: PathBuf, name: String },
+    #[error(
+        "{path}: weight {name:?} is {dtype} {found:?}, in the model {expected_type} {expected:?}",
+        path = path.display()
+    )]
+    Shape {
+        path: PathBuf,
+        name: String,
+        dtype: DataType,
+        found: Vec<usize>,
+        expected_type: DataType,
+        expected: Vec<usize>,
+    },
+}
+
+/// Sets weights to those of a safetensors file, by name. Those that are not there stay.
+///
+/// # Errors
+/// When one is of another name, shape or type than the model's, or the file cannot be read.
+pub fn set_weights(graph: &mut Graph, path: &Path) -> Result<(), ConvertError> {
+    let failed = |error| ConvertError::Read { path: path.to_owned(), error };
+    let file = safetensors::read(path).map_err(failed)?;
+    let mut names: Vec<&str> = file.names().collect();
+    names.sort_unstable();
+    for name in names {
+        let tensor = file.tensor(name).map_err(failed)?;
+        let known = graph.find(name).and_then(|id| Some((id, graph.weight(id)?)));
+        let Some((id, weight)) = known else {
+            return Err(ConvertError::Unknown { path: path.to_owned(), name: name.to_owned() });
+        };
+        if (weight.shape(), weight.dtype()) != (tensor.shape(), tensor.dtype()) {
+            return Err(ConvertError::Shape {
+                path: path.to_owned(),
+                name: name.to_owned(),
+                dtype: tensor.dtype(),
+                found: tensor.shape().to_vec(),
+                expected_type: weight.dtype(),
+                expected: weight.shape().to_vec(),
+            });
+        }
+        graph.value_mut(id).weight = Some(Weight::Tensor(tensor));
+    }
+    Ok(())
+}
+
+/// Writes the float weights of a graph, dense and by name, as a safetensors file; gives their number.
+///
+/// # Errors
+/// When a weight cannot be read, or the file not be written.
+pub fn write_weights(graph: &Graph, path: &Path) -> Result<usize, ConvertError> {
+    let mut tensors = Vec::new();
+    for value in &graph.values {
+        if let Some(weight) = value.weight.as_ref().filter(|weight| weight.dtype().is_float()) {
+            tensors.push((value.name.clone(), weight.to_dense()?));
+        }
+    }
+    let write = || -> io::Result<()> {
+        let mut file = AtomicFile::create_in(atomic::folder(path))?;
+        safetensors::write_packed(&mut file, &tensors)?;
+        file.commit(path)
+    };
+    write().map_err(|error| ConvertError::Io { path: path.to_owned(), error })?;
+    Ok(tensors.len())
 }
 
 /// Writes `graph`, which came from the file `input` if from any, to `output`, in the format that its name says.

@@ -8,6 +8,7 @@ use poda_runtime::analysis;
 use serde::Serialize;
 
 use crate::kernels::Choices;
+use crate::pruning::PROVENANCE;
 use crate::shapes::{ShapesError, Sizes};
 
 /// Why a model cannot be inspected.
@@ -51,6 +52,9 @@ pub struct Inspection {
     pub nodes: Vec<NodeRow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernels: Option<Choices>,
+    /// Of what a model was pruned from, and how: `recipe`, `version`, `model`, `data`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub provenance: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -184,6 +188,11 @@ pub fn inspect(
         nonzero_macs: analysis.map(|_| macs().map(|m| m.nonzero).sum()),
         weights,
         nodes: rows.collect(),
+        provenance: graph
+            .metadata
+            .iter()
+            .filter_map(|(key, text)| Some((key.strip_prefix(PROVENANCE)?.to_owned(), text.clone())))
+            .collect(),
         note,
         bodies: has_bodies.then_some(BODIES),
         kernels: None,

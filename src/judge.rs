@@ -25,15 +25,16 @@ pub struct DataJudge<'a> {
     dense: &'a Graph,
     /// The dense model, once it was asked for.
     reference: OnceCell<Executable>,
-    data: Option<&'a Dataset>,
+    /// Of one shape each.
+    data: &'a [Dataset],
     shapes: Shapes,
     options: Options,
 }
 
 impl<'a> DataJudge<'a> {
-    /// Compares candidates with `dense` on `data`, and times them at these shapes of their inputs. `options` are those that
-    /// the pruned model is to run with.
-    pub fn new(dense: &'a Graph, data: Option<&'a Dataset>, shapes: Shapes, options: Options) -> Self {
+    /// Compares candidates with `dense` on the samples of `data`, of which each set has its own shapes, and times them at
+    /// these shapes of their inputs. `options` are those that the pruned model is to run with.
+    pub fn new(dense: &'a Graph, data: &'a [Dataset], shapes: Shapes, options: Options) -> Self {
         Self { dense, reference: OnceCell::new(), data, shapes, options }
     }
 
@@ -45,21 +46,27 @@ impl<'a> DataJudge<'a> {
         Ok(self.reference.get_or_init(|| reference))
     }
 
-    fn data(&self, measure: &'static str) -> Result<&'a Dataset, JudgeError> {
-        self.data.ok_or(JudgeError::Needs { what: "validation data", measure })
+    fn data(&self, measure: &'static str) -> Result<&'a [Dataset], JudgeError> {
+        match self.data {
+            [] => Err(JudgeError::Needs { what: "validation data", measure }),
+            data => Ok(data),
+        }
     }
 
-    /// How far each output is from the dense model's.
+    /// How far each output is from the dense model's, on each set of samples.
     ///
     /// # Errors
     /// When there are no samples, or the model does not run.
-    pub fn distances(&self, graph: &Graph) -> Result<Vec<(String, Distance)>, JudgeError> {
+    pub fn distances(&self, graph: &Graph) -> Result<Vec<Vec<(String, Distance)>>, JudgeError> {
         let data = self.data("closeness to the dense model")?;
         let executable = prepare(graph, Options { tune: false, ..self.options.clone() })?;
-        let ours = data.bind(graph).map_err(JudgeError::failed)?;
-        let theirs = data.bind(self.dense).map_err(JudgeError::failed)?;
-        compare([(&ours, &executable), (&theirs, self.reference()?)], BATCH, &mut |_| ())
-            .map_err(JudgeError::failed)
+        let of = |set: &Dataset| {
+            let ours = set.bind(graph).map_err(JudgeError::failed)?;
+            let theirs = set.bind(self.dense).map_err(JudgeError::failed)?;
+            let sides = [(&ours, &executable), (&theirs, self.reference()?)];
+            compare(sides, BATCH, &mut |_| ()).map_err(JudgeError::failed)
+        };
+        data.iter().map(of).collect()
     }
 }
 
@@ -73,23 +80,46 @@ impl Judge for DataJudge<'_> {
     fn score(&self, graph: &Graph) -> Result<f64, JudgeError> {
         let data = self.data("a score")?;
         let executable = prepare(graph, Options { tune: false, ..self.options.clone() })?;
-        let samples = data.bind(graph).map_err(JudgeError::failed)?;
-        samples.accuracy(&executable, BATCH, None).map(|accuracy| accuracy.top1).map_err(JudgeError::failed)
+        let (mut right, mut all) = (0.0, 0);
+        for set in data {
+            let samples = set.bind(graph).map_err(JudgeError::failed)?;
+            if samples.labels().is_none() {
+                return Err(JudgeError::Needs { what: "labels in the validation data", measure: "a score" });
+            }
+            let accuracy = samples.accuracy(&executable, BATCH, None).map_err(JudgeError::failed)?;
+            right += accuracy.top1 * accuracy.samples as f64;
+            all += accuracy.samples;
+        }
+        Ok(right / all as f64)
     }
 
     fn fidelity(&self, graph: &Graph) -> Result<Fidelity, JudgeError> {
-        let distances = self.distances(graph)?;
-        let all = distances.iter().map(|(_, distance)| distance);
-        let compared = all.filter(|distance| distance.elements > 0);
-        let fold = |f: fn(f64, f64) -> f64, of: fn(&Distance) -> f64| compared.clone().map(of).reduce(f);
-        let nothing =
+        let sets = self.distances(graph)?;
+        let outputs = sets.iter().map(Vec::len).max().unwrap_or(0);
+        // Of each output over all sets; then the farthest of them.
+        let of = |output: usize| {
+            let distances = sets.iter().filter_map(|set| set.get(output)).map(|(_, distance)| distance);
+            let compared: Vec<&Distance> = distances.filter(|distance| distance.elements > 0).collect();
+            let samples: u64 = compared.iter().map(|distance| distance.samples).sum();
+            let mean = |of: fn(&Distance) -> f64| {
+                compared.iter().map(|d| of(d) * d.samples as f64).sum::<f64>() / samples as f64
+            };
+            (samples > 0).then(|| Fidelity {
+                samples,
+                mean_cosine: mean(|d| d.mean_cosine),
+                worst_cosine: compared.iter().map(|d| d.worst_cosine).fold(f64::INFINITY, f64::min),
+                relative_error: mean(|d| d.relative_error),
+            })
+        };
+        let farthest = |a: Fidelity, b: Fidelity| Fidelity {
+            samples: a.samples.max(b.samples),
+            mean_cosine: a.mean_cosine.min(b.mean_cosine),
+            worst_cosine: a.worst_cosine.min(b.worst_cosine),
+            relative_error: a.relative_error.max(b.relative_error),
+        };
+        let needs =
             JudgeError::Needs { what: "outputs that are finite", measure: "closeness to the dense model" };
-        Ok(Fidelity {
-            samples: compared.clone().map(|distance| distance.samples).max().ok_or(nothing)?,
-            mean_cosine: fold(f64::min, |d| d.mean_cosine).unwrap_or_default(),
-            worst_cosine: fold(f64::min, |d| d.worst_cosine).unwrap_or_default(),
-            relative_error: fold(f64::max, |d| d.relative_error).unwrap_or_default(),
-        })
+        (0..outputs).filter_map(of).reduce(farthest).ok_or(needs)
     }
 
     fn latency(&self, graph: &Graph) -> Result<f64, JudgeError> {

@@ -36,10 +36,11 @@
 //! * [`pruner::prune()`] removes what matters least, as a [`pruner::Recipe`] says, and tells what it did; an
 //!   [`pruner::Observer`] is told how far it is, and may end it or judge its steps. [`pruning`] stores the result.
 //! * [`Model::prepare`] makes an [`Executable`]; its `run` may be called from many threads at once. [`runtime`] says how.
-//! * [`arrays`] reads and writes `.npy` and `.npz`; [`feeds`] and [`shapes`] find arrays and sizes for a model's inputs;
+//! * [`fingerprint`] tells files from others; [`arrays`] reads and writes `.npy` and `.npz`; [`feeds`] and [`shapes`] find arrays and sizes for a model's inputs;
 //!   [`batching`] proves which axes count samples; [`calibration`] finds the samples that weights are fitted to; [`dataset`]
 //!   runs a model over samples, [`score`] scores what comes out, and [`training`] makes batches of them for
-//!   [`pruner::finetune`]; [`mod@compare`] puts two models side by side, and [`judge`] measures candidates of a pruning.
+//!   [`pruner::finetune`], which [`finetuning`] runs; [`mod@compare`] puts two models side by side, and [`judge`] measures candidates of a pruning.
+//! * [`sweep`] compares methods at many ratios.
 //! * [`inspection`], [`conversion`], [`kernels`], [`benchmark`], [`profiling`]: what the commands of these names do.
 //!
 //! Errors say what kind they are: [`runtime::PrepareError::is_unsupported`], [`runtime::RunError::is_input`],
@@ -62,6 +63,8 @@ pub mod compare;
 pub mod conversion;
 pub mod dataset;
 pub mod feeds;
+pub mod finetuning;
+pub mod fingerprint;
 pub mod inspection;
 #[cfg(feature = "cli")]
 pub mod json_lines;
@@ -72,6 +75,7 @@ pub mod memory;
 pub mod profiling;
 pub mod pruning;
 pub mod score;
+pub mod sweep;
 pub mod timing;
 pub mod training;
 

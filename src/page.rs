@@ -1,11 +1,14 @@
 //! The report of a pruning as one HTML page that needs nothing else: tables, and charts as inline SVG.
 
+pub(crate) mod sweep;
+
 use std::fmt::Write;
 
 use poda::machine::Machine;
-use poda_pruner::report::{Layer, Search};
-use poda_pruner::termination::{self, Unit};
-use poda_pruner::{Recipe, Report};
+use poda_pruner::Report;
+use poda_pruner::report::{Fit, Histogram, Layer, Search};
+use poda_pruner::stages::Round;
+use poda_pruner::termination::{self, Unit, Verdict};
 
 use crate::table::{bytes, count, percent};
 
@@ -21,7 +24,7 @@ svg text{fill:var(--soft);font:12px system-ui,sans-serif}.axis{stroke:var(--line
 pre{overflow:auto;padding:.8rem;border:1px solid var(--line)}";
 
 /// The page.
-pub(crate) fn page(model: &str, recipe: &Recipe, report: &Report) -> String {
+pub(crate) fn page(model: &str, recipe: &str, report: &Report) -> String {
     let mut page = String::new();
     let title = format!("{} pruned", escaped(model));
     let _ = write!(
@@ -34,9 +37,16 @@ pub(crate) fn page(model: &str, recipe: &Recipe, report: &Report) -> String {
     if let Some(search) = &report.search {
         trials(&mut page, search);
     }
+    if !report.rounds.is_empty() {
+        rounds(&mut page, &report.rounds);
+    }
     layers(&mut page, &report.layers);
     if !report.groups.is_empty() {
         groups(&mut page, report);
+    }
+    histograms(&mut page, &report.histograms);
+    if !report.fits.is_empty() {
+        fits(&mut page, &report.fits);
     }
     if !report.notes.is_empty() {
         page.push_str("<h2>Notes</h2><ul>");
@@ -45,7 +55,7 @@ pub(crate) fn page(model: &str, recipe: &Recipe, report: &Report) -> String {
         }
         page.push_str("</ul>");
     }
-    let _ = write!(page, "<h2>Recipe</h2><pre>{}</pre>", escaped(&recipe.to_toml()));
+    let _ = write!(page, "<h2>Recipe</h2><pre>{}</pre>", escaped(recipe));
     page.push_str("</html>\n");
     page
 }
@@ -97,6 +107,36 @@ fn trials(page: &mut String, search: &Search) {
         curve(page, &points, measure.unit);
     }
     page.push_str("<p class=\"note\">Hollow points gave up more than was allowed.</p>");
+}
+
+/// Scores against what has gone, after each round, and a row for each.
+fn rounds(page: &mut String, rounds: &[Round]) {
+    page.push_str("<h2>Rounds</h2>");
+    let kept = |round: &Round| round.answer.as_ref().is_none_or(|answer| answer.verdict != Verdict::RollBack);
+    let points: Vec<(f64, f64, bool)> =
+        rounds.iter().filter_map(|round| Some((round.sparsity?, round.score?, kept(round)))).collect();
+    if !points.is_empty() {
+        curve(page, &points, Unit::Share);
+    }
+    page.push_str(
+        "<table><tr><th>stage</th><th>round</th><th>removed</th><th>parameters left</th><th>epochs</th><th>pruned</th>         <th>in the end</th><th></th></tr>",
+    );
+    let score = |score: Option<f64>| score.map(|score| format!("{score:.4}")).unwrap_or_default();
+    for round in rounds {
+        let _ = write!(
+            page,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            round.stage,
+            round.round,
+            round.sparsity.map(percent).unwrap_or_default(),
+            count(round.nnz),
+            round.finetuned.as_ref().map_or(0, |tuned| tuned.epochs.len()),
+            score(round.pruned),
+            score(round.score),
+            if kept(round) { "" } else { "taken back" }
+        );
+    }
+    page.push_str("</table>");
 }
 
 const WIDTH: f64 = 720.0;
@@ -171,6 +211,61 @@ fn layers(page: &mut String, layers: &[Layer]) {
             layer.shape_before,
             percent(kept),
             kept.min(1.0) * 200.0
+        );
+    }
+    page.push_str("</table>");
+}
+
+/// Bars of what stayed, over bars of what went.
+fn histograms(page: &mut String, histograms: &[Histogram]) {
+    let Some(first) = histograms.first() else { return };
+    let of = escaped(&first.of);
+    let _ = write!(
+        page,
+        "<h2>Importance</h2><p class=\"note\">How many, by {of}: what stayed in colour, what went in grey.</p><table>"
+    );
+    for Histogram { name, range, stayed, went, .. } in histograms {
+        let most = stayed.iter().zip(went).map(|(a, b)| a + b).max().unwrap_or(1).max(1) as f64;
+        let wide = 400.0 / stayed.len().max(1) as f64;
+        let _ = write!(
+            page,
+            "<tr><td>{}</td><td style=\"width:60%\"><svg viewBox=\"0 0 400 44\">",
+            escaped(name)
+        );
+        for (bar, (&stayed, &went)) in stayed.iter().zip(went).enumerate() {
+            let (x, above, below) =
+                (bar as f64 * wide, 40.0 * stayed as f64 / most, 40.0 * went as f64 / most);
+            let _ = write!(
+                page,
+                "<rect class=\"lost\" x=\"{x:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{below:.1}\"/>\
+                 <rect class=\"kept\" x=\"{x:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{above:.1}\"/>",
+                42.0 - below,
+                wide - 1.0,
+                42.0 - below - above,
+                wide - 1.0
+            );
+        }
+        let _ = write!(page, "</svg></td><td>{:.3} – {:.3}</td></tr>", range[0], range[1]);
+    }
+    page.push_str("</table>");
+}
+
+/// Errors of layers that were fitted to data.
+fn fits(page: &mut String, fits: &[Fit]) {
+    page.push_str(
+        "<h2>Fitted to data</h2><p class=\"note\">Errors of outputs, squared, as a share of the dense ones' squared, on rows that were \
+         kept aside.</p><table><tr><th>layer</th><th>rows</th><th>kept aside</th><th>error, cut</th><th>and fitted</th></tr>",
+    );
+    let error = |error: Option<f64>| error.map_or_else(|| "?".to_owned(), |error| format!("{error:.2e}"));
+    for fit in fits {
+        let _ = write!(
+            page,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            escaped(&fit.weight),
+            count(fit.rows),
+            count(fit.held_out_rows),
+            error(fit.error_before),
+            error(fit.error_after)
         );
     }
     page.push_str("</table>");

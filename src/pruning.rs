@@ -1,11 +1,37 @@
 //! What comes after [`pruner::prune()`](crate::pruner::prune()): the result is stored without its zeros, written, and its
 //! bytes are counted.
 
+use std::io;
 use std::path::Path;
 
 use poda_formats::{FileFormat, Graph, OpenError, WriteError, WriteOptions};
 use poda_pruner::report::FileBytes;
-use poda_pruner::{Recipe, Report};
+use poda_pruner::{Granularity, Report};
+
+use crate::fingerprint::Fingerprint;
+
+/// What the keys of a graph's metadata begin with that say what it was pruned from, and how.
+pub const PROVENANCE: &str = "poda.";
+
+/// Notes in a graph, and so in the file that it becomes, by what recipe and version it was pruned, and of which files:
+/// their names and [`Fingerprint`]s.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn note_provenance(graph: &mut Graph, recipe: &str, model: &Path, data: &[&Path]) -> io::Result<()> {
+    let told = |path: &Path| -> io::Result<String> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Ok(format!("{name} {}", Fingerprint::of(path)?))
+    };
+    let mut note = |key: &str, text: String| graph.metadata.insert(format!("{PROVENANCE}{key}"), text);
+    note("recipe", recipe.to_owned());
+    note("version", env!("CARGO_PKG_VERSION").to_owned());
+    note("model", told(model)?);
+    if !data.is_empty() {
+        note("data", data.iter().map(|path| told(path)).collect::<io::Result<Vec<_>>>()?.join(", "));
+    }
+    Ok(())
+}
 
 /// Why a pruned model cannot be stored.
 #[derive(Debug, thiserror::Error)]
@@ -19,10 +45,15 @@ pub enum PruningError {
 }
 
 /// `pruned` with its zeros stored as nothing, unless it goes to a format that says every zero, and its bytes in the report.
-pub fn stored(pruned: Graph, recipe: &Recipe, format: Option<FileFormat>, report: &mut Report) -> Graph {
+pub fn stored(
+    pruned: Graph,
+    granularity: Granularity,
+    format: Option<FileFormat>,
+    report: &mut Report,
+) -> Graph {
     let stored = match format {
         Some(FileFormat::Onnx) => pruned,
-        Some(FileFormat::Artifact) | None => recipe.granularity.stored(&pruned),
+        Some(FileFormat::Artifact) | None => granularity.stored(&pruned),
     };
     report.count_bytes(&stored);
     stored

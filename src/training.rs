@@ -318,13 +318,25 @@ impl<'a> Training<'a> {
     /// # Errors
     /// When a run fails.
     pub fn score(&self, graph: &Graph, batch: usize) -> Result<f64, TrainingError> {
+        self.score_of(graph, batch, &self.order[self.count..])
+    }
+
+    /// As [`Training::score`], on all samples.
+    ///
+    /// # Errors
+    /// When a run fails.
+    pub fn score_all(&self, graph: &Graph, batch: usize) -> Result<f64, TrainingError> {
+        self.score_of(graph, batch, &self.order)
+    }
+
+    fn score_of(&self, graph: &Graph, batch: usize, samples: &[usize]) -> Result<f64, TrainingError> {
         let model = poda_runtime::Model::from_graph(graph.clone()).map_err(PrepareError::from)?;
         let executable = model.prepare(Options { tune: false, ..Options::default() })?;
         let batch = self.samples.batch_size(batch)?;
         let (mut right, mut scored) = (0_u64, 0_u64);
         let mut distances: Vec<DistanceSum> = self.terms.iter().map(|_| DistanceSum::default()).collect();
         let wanted: Vec<ValueId> = self.terms.iter().map(|term| term.output).collect();
-        for samples in self.order[self.count..].chunks(batch) {
+        for samples in samples.chunks(batch) {
             // A model of a fixed batch takes no fewer; what is too much is not scored.
             let mut fed = samples.to_vec();
             fed.resize(batch, samples[samples.len() - 1]);

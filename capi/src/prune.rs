@@ -32,7 +32,7 @@ pub unsafe extern "C" fn poda_prune(
         let graph = poda::formats::open(&input)?;
         let (pruned, mut report) =
             poda::pruner::prune(&graph, &recipe, &poda::shapes::Shapes::new(), &mut |_| (), None)?;
-        let pruned = pruning::stored(pruned, &recipe, Some(format), &mut report);
+        let pruned = pruning::stored(pruned, recipe.granularity, Some(format), &mut report);
         Ok(pruning::write(&pruned, &output, None, &mut report)?)
     };
     // SAFETY: by the contract above.

@@ -1,12 +1,14 @@
-//! Trains the network of `poda demo`: a 784-768-512-10 MLP on Fashion-MNIST, dense.
+//! Trains networks on Fashion-MNIST, dense: that of `poda demo`, a 784-768-512-10 MLP; LeNet-300-100; a small ResNet.
 //!
-//! Loss: cross-entropy plus an L1 penalty on the weights of the hidden layers (Han et al. 2015 discuss L1 before
+//! Loss: cross-entropy; for the demo plus an L1 penalty on the weights of the hidden layers (Han et al. 2015 discuss L1 before
 //! pruning), so that the weights that do not matter end near zero, where magnitude pruning finds them, and units that
 //! do not matter die. Adam, learning rate falling to zero along a half cosine. Seeded.
 //!
 //! ```text
-//! cargo run --release -p poda-pruner --example train_fashion_mnist -- DATA_DIR OUT_DIR
+//! cargo run --release -p poda-pruner --example train_fashion_mnist -- DATA_DIR OUT_DIR [demo|lenet|resnet [EPOCHS]]
 //! ```
+//!
+//! For the others than the demo, `fashion_train.npz` and `fashion_test.npz` are written as well, whole.
 //!
 //! `DATA_DIR` holds the four IDX files of Fashion-MNIST, gzipped (Debian: package `dataset-fashion-mnist`).
 
@@ -24,11 +26,12 @@ use rand::rngs::StdRng;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use fashion_mnist::{accuracy, load, network};
+use fashion_mnist::{PIXELS, Samples, accuracy, load, network, resnet};
 
 mod fashion_mnist;
 
-const WIDTHS: [usize; 4] = [784, 768, 512, 10];
+const DEMO: [usize; 4] = [784, 768, 512, 10];
+const LENET: [usize; 4] = [784, 300, 100, 10];
 const EPOCHS: u64 = 20;
 const BATCH: usize = 128;
 const LEARNING_RATE: f32 = 1e-3;
@@ -43,7 +46,7 @@ fn write_samples(path: &Path, images: &[f32], labels: &[i64]) -> Result<()> {
     let mut zip = ZipWriter::new(File::create(path)?);
     let options = SimpleFileOptions::default().compression_level(Some(9));
     zip.start_file("image.npy", options)?;
-    let shape = [labels.len() as u64, WIDTHS[0] as u64];
+    let shape = [labels.len() as u64, PIXELS as u64];
     let mut npy = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut zip).begin_nd()?;
     npy.extend(images.iter().copied())?;
     npy.finish()?;
@@ -57,16 +60,23 @@ fn write_samples(path: &Path, images: &[f32], labels: &[i64]) -> Result<()> {
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [data, out] = &args[..] else {
-        return Err("usage: train_fashion_mnist DATA_DIR OUT_DIR".into());
+    let (Some(data), Some(out)) = (args.first().map(Path::new), args.get(1).map(Path::new)) else {
+        return Err("usage: train_fashion_mnist DATA_DIR OUT_DIR [demo|lenet|resnet [EPOCHS]]".into());
     };
-    let (train, test) = (load(Path::new(data), "train")?, load(Path::new(data), "t10k")?);
-    let start = network(&WIDTHS, &mut StdRng::seed_from_u64(7));
+    let (train, test) = (load(data, "train")?, load(data, "t10k")?);
+    let mut rng = StdRng::seed_from_u64(7);
+    let name = args.get(2).map_or("demo", String::as_str);
+    let (start, l1) = match name {
+        "demo" => (network(&DEMO, &mut rng), L1),
+        "lenet" => (network(&LENET, &mut rng), 0.0),
+        "resnet" => (resnet(&mut rng), 0.0),
+        _ => return Err(format!("{name}: there are demo, lenet, resnet").into()),
+    };
     let options = Options {
-        epochs: EPOCHS,
+        epochs: args.get(3).map_or(Ok(EPOCHS), |epochs| epochs.parse())?,
         batch: BATCH,
         rate: Rate { peak: LEARNING_RATE, shape: RateShape::Cosine, warm_up: 0.0 },
-        l1: L1,
+        l1,
         seed: 7,
         ..Options::default()
     };
@@ -79,9 +89,14 @@ fn main() -> Result<()> {
     };
     let (trained, _) = finetune(&start, &train, &terms, &options, None, None, &mut observe)?;
     println!("test accuracy {:.4}", accuracy(&trained, &test).map_err(|error| error.to_string())?);
-    let out = Path::new(out);
-    poda_formats::write(&trained, out.join("fashion_mnist.onnx"), &WriteOptions::default())?;
-    let images = &test.images[..TEST_SAMPLES * WIDTHS[0]];
-    write_samples(&out.join("fashion_mnist_test.npz"), images, &test.labels[..TEST_SAMPLES])?;
-    Ok(())
+    let write = |file: &str, samples: &Samples, count: usize| {
+        write_samples(&out.join(file), &samples.images[..count * PIXELS], &samples.labels[..count])
+    };
+    if name == "demo" {
+        poda_formats::write(&trained, out.join("fashion_mnist.onnx"), &WriteOptions::default())?;
+        return write("fashion_mnist_test.npz", &test, TEST_SAMPLES);
+    }
+    poda_formats::write(&trained, out.join(format!("{name}.onnx")), &WriteOptions::default())?;
+    write("fashion_train.npz", &train, train.labels.len())?;
+    write("fashion_test.npz", &test, test.labels.len())
 }

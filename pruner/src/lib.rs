@@ -27,11 +27,12 @@
 //!
 //! Where to find what:
 //! * [`dependency`]: which weights must shrink together, and what must stay, with the reason;
+//! * [`stages`]: recipes of several stages, which prune and train in turn;
 //! * [`criterion`], [`allocation`], [`schedule`], [`termination`]: what matters, how much goes where, in which steps, until
 //!   when;
 //! * [`calibration`], [`update`]: what flows through a model on data, and what weights that stay become by it;
 //! * [`canonical`], [`settings`]: the form in which a graph is pruned, and which of its sizes are open;
-//! * [`mask`], [`compact`]: the masked model and the smaller one that computes the same;
+//! * [`mask`], [`compact`]: the masked model and the smaller one that computes the same; [`masks`]: files of what stays;
 //! * [`dead`]: units that go at no cost; [`unstructured`]: single weights; [`structured`]: blocks and N:M;
 //! * [`values`], [`names`]: what is checked before: numbers that are none, patterns that fit nothing;
 //! * [`observer`]: who is told how far a run is, and may end it or judge its steps;
@@ -53,6 +54,7 @@ pub mod goal;
 pub mod gradients;
 pub mod judge;
 pub mod mask;
+pub mod masks;
 pub mod names;
 pub mod observer;
 pub mod prune;
@@ -62,6 +64,7 @@ pub mod schedule;
 pub mod settings;
 mod slice;
 mod solve;
+pub mod stages;
 pub mod structured;
 pub mod termination;
 pub mod unstructured;

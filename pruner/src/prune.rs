@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use poda_formats::{Graph, ValueId};
 
 use crate::allocation::{Shares, allocate, native_lanes};
-use crate::calibration::{Needs, Samples};
+use crate::calibration::{Needs, Samples, Statistics};
 use crate::canonical::canonical;
 use crate::check::{self, CheckError, Difference, TOLERANCE};
 use crate::compact::compact;
@@ -24,15 +24,16 @@ use crate::defaults;
 use crate::dependency::{DependencyGraph, Removal};
 use crate::judge::{Fidelity, Judge, JudgeError};
 use crate::mask::masked;
+use crate::masks::{self, Kept, Masks};
 use crate::names;
 use crate::observer::Observer;
 use crate::recipe::{Granularity, Recipe, RecipeError};
-use crate::report::{self, Dead, Fit, Report};
+use crate::report::{self, Dead, Fit, Histogram, Report, histogram};
 use crate::schedule::{self, Search};
 use crate::settings::{Settings, Shapes};
 use crate::structured::{Matrix, matrices, zero_by_pattern};
 use crate::termination::{Conditions, Verdict};
-use crate::unstructured::{prunable_weights, zero_weights};
+use crate::unstructured::{prunable_weights, zero_marked, zero_weights};
 use crate::update::{Freedom, WeightUpdate};
 use crate::values;
 use layers::Method;
@@ -70,6 +71,8 @@ pub struct Data<'a> {
     pub judge: Option<&'a dyn Judge>,
     /// Unlabelled samples, for criteria and updates that look at what flows through the model.
     pub samples: Option<&'a dyn Samples>,
+    /// What stays, where that is known: then nothing is ranked, and recipes say no share.
+    pub masks: Option<&'a Masks>,
 }
 
 /// Prunes `graph` as `recipe` says.
@@ -87,7 +90,7 @@ pub fn prune(
     observer: &mut dyn Observer,
     judge: Option<&dyn Judge>,
 ) -> Result<(Graph, Report), PruneError> {
-    prune_with(graph, recipe, shapes, observer, Data { judge, samples: None })
+    prune_with(graph, recipe, shapes, observer, Data { judge, ..Data::default() })
 }
 
 /// As [`prune`], by what flows through the model on samples, where there are some: weights that stay are then fitted to the
@@ -102,8 +105,11 @@ pub fn prune_with(
     observer: &mut dyn Observer,
     data: Data<'_>,
 ) -> Result<(Graph, Report), PruneError> {
-    recipe.validate()?;
-    let Data { judge, samples } = data;
+    let Data { judge, samples, masks } = data;
+    match recipe.validate() {
+        Err(RecipeError::NoTarget) if masks.is_some() => {}
+        valid => valid?,
+    }
     let (criterion, updates) = (recipe.criterion(samples.is_some())?, recipe.updates(samples.is_some())?);
     if samples.is_none() {
         let of_criterion = (criterion.needs() > Needs::Weights).then(|| ("criterion", criterion.name()));
@@ -114,8 +120,22 @@ pub fn prune_with(
     let (graph, defaults) = defaults::separate(graph);
     let judge = judge.map(|judge| Restored { judge, defaults: &defaults });
     let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
-    let (notes, fits, search) = (Vec::new(), Vec::new(), None);
-    let run = Run { recipe, criterion, updates, shapes, observer, judge, samples, notes, fits, search };
+    let (notes, fits, kept, histograms, search) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), None);
+    let run = Run {
+        recipe,
+        criterion,
+        updates,
+        shapes,
+        observer,
+        judge,
+        samples,
+        masks,
+        notes,
+        fits,
+        kept,
+        histograms,
+        search,
+    };
     let (mut pruned, report) = run.all(&graph)?;
     defaults::restore(&mut pruned, &defaults);
     Ok((pruned, report))
@@ -129,8 +149,11 @@ struct Run<'a, 'p> {
     observer: &'p mut dyn Observer,
     judge: Option<&'a dyn Judge>,
     samples: Option<&'a dyn Samples>,
+    masks: Option<&'a Masks>,
     notes: Vec<String>,
     fits: Vec<Fit>,
+    kept: Vec<Kept>,
+    histograms: Vec<Histogram>,
     search: Option<report::Search>,
 }
 
@@ -201,7 +224,9 @@ impl Run<'_, '_> {
     /// Whether anything is removed but what is dead.
     fn asks(&self) -> bool {
         let judges = self.observer.judges();
-        schedule::one_shot(self.recipe, judges).is_some() || Search::of(self.recipe, judges).is_some()
+        self.masks.is_some()
+            || schedule::one_shot(self.recipe, judges).is_some()
+            || Search::of(self.recipe, judges).is_some()
     }
 
     fn all(mut self, graph: &Graph) -> Result<(Graph, Report), PruneError> {
@@ -258,6 +283,9 @@ impl Run<'_, '_> {
         let take = |run: &mut Self, share: f64| {
             let Recipe { granularity, seed, .. } = *run.recipe;
             let scope = run.recipe.scope(run.criterion);
+            if let Some(masks) = run.masks {
+                return run.by_masks(graph, &matrices, masks);
+            }
             if let Some(samples) = run.samples {
                 let (own, note) = spared_shares(run.recipe, graph, &matrices, scope, share);
                 let shares = Shares { scope, share, own: &own };
@@ -324,7 +352,10 @@ impl Run<'_, '_> {
         let none = Removal::none(dependencies);
         let mut best = Removed { removal: none, fits: Vec::new(), fitted: None, graph: graph.clone() };
         let choose = |run: &mut Self, share: f64| {
-            let removal = run.choose(graph, &structure, &scores, share);
+            let removal = match run.masks {
+                Some(masks) => masks.removal(graph, dependencies)?,
+                None => run.choose(graph, &structure, &scores, share),
+            };
             let (fitted, fits) = run.fit_to_removal(graph, dependencies, &removal, &multiplied)?.unzip();
             let from = fitted.as_ref().unwrap_or(graph);
             let compacted = compact(from, dependencies, settings.facts(), &removal)?;
@@ -333,6 +364,9 @@ impl Run<'_, '_> {
         self.follow(settings, graph, &mut best, choose, |removed| &removed.graph)?;
         let Removed { removal, fits, fitted, graph: compacted } = best;
         self.fits = fits;
+        self.histograms = histogram::of_units(dependencies, &removal, &scores, self.criterion.name());
+        let before = std::mem::take(&mut self.kept);
+        self.kept = masks::then(before, masks::kept(graph, dependencies, &removal));
         let check = self.recipe.check && asked;
         let reference = check.then(|| {
             // Fitted weights are those of the canonical form.
@@ -341,6 +375,30 @@ impl Run<'_, '_> {
         });
         let groups = report::groups(graph, dependencies, &removal);
         Ok(Pruned { graph: compacted, reference, must_run: true, groups, refused })
+    }
+
+    /// `graph` with zeros where masks say so, and the other weights of products fitted to do without, where there are samples.
+    fn by_masks(&mut self, graph: &Graph, matrices: &[Matrix], masks: &Masks) -> Result<Zeroed, PruneError> {
+        let weights = masks.of(graph)?;
+        let stays = |id: ValueId| masks.stays(&graph.value(id).name).unwrap_or_default();
+        let zeroed = |weights: &[ValueId]| {
+            zero_marked(graph, weights, |at| stays(weights[at]).iter().map(|stays| !stays).collect())
+        };
+        let Some(samples) = self.samples else {
+            return Ok(Zeroed { graph: zeroed(&weights)?, fits: Vec::new(), note: None });
+        };
+        let (fitted, others): (Vec<ValueId>, Vec<ValueId>) =
+            weights.into_iter().partition(|id| matrices.iter().any(|matrix| matrix.id == *id));
+        let matrices: Vec<Matrix> =
+            matrices.iter().copied().filter(|matrix| fitted.contains(&matrix.id)).collect();
+        let start = zeroed(&others)?;
+        let updates = self.updates.clone();
+        let method = Method { freedom: Some(Freedom::None), ..self.method(&updates) };
+        let kept = |at: usize, _: &[f32], _: &Statistics| {
+            matrices[at].form.rows_of(stays(matrices[at].id)).into_owned()
+        };
+        let (graph, fits) = method.fit(&start, &matrices, samples, self.observer, &kept)?;
+        Ok(Zeroed { graph, fits, note: None })
     }
 
     /// How weights are pruned from samples.
@@ -394,6 +452,10 @@ impl Run<'_, '_> {
         mut take: impl FnMut(&mut Self, f64) -> Result<T, PruneError>,
         graph: impl Fn(&T) -> &Graph,
     ) -> Result<(), PruneError> {
+        if self.masks.is_some() {
+            *best = take(self, 0.0)?;
+            return Ok(());
+        }
         let judges = self.observer.judges();
         let Some(mut search) = Search::of(self.recipe, judges) else {
             if let Some(share) = schedule::one_shot(self.recipe, judges) {
@@ -466,12 +528,13 @@ impl Run<'_, '_> {
         }
         let runs = Settings::find(dense, self.shapes).runs();
         if self.recipe.check {
-            let (lean, dead) = remove_dead(graph, self.shapes, Proof::Bounded)?;
+            let (lean, dead, kept) = remove_dead(graph, self.shapes, Proof::Bounded)?;
             if dead.is_empty() {
                 return Ok(Some((lean, dead, None)));
             }
             match check::difference(dense, &lean, &runs, self.recipe.seed) {
                 Ok(found) if found.relative <= BOUNDED_TOLERANCE => {
+                    self.kept = kept;
                     return Ok(Some((lean, dead, Some(found))));
                 }
                 Err(error @ (CheckError::Reference(_) | CheckError::Feeds(_))) => {
@@ -480,7 +543,8 @@ impl Run<'_, '_> {
                 _ => {}
             }
         }
-        let (lean, dead) = remove_dead(graph, self.shapes, Proof::Exact)?;
+        let (lean, dead, kept) = remove_dead(graph, self.shapes, Proof::Exact)?;
+        self.kept = kept;
         if !self.recipe.check || dead.is_empty() {
             return Ok(Some((lean, dead, None)));
         }
@@ -561,6 +625,12 @@ impl Run<'_, '_> {
             file: None,
             search: self.search,
             goal: None,
+            rounds: Vec::new(),
+            histograms: match self.recipe.granularity {
+                Granularity::Channel => self.histograms,
+                _ => histogram::of_weights(canonical, &pruned.graph),
+            },
+            kept: self.kept,
             notes: self.notes,
         };
         Ok((pruned.graph, report))

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use poda_formats::{Graph, Pattern, PatternError, ValueType};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::allocation::{LayerShare, Scope};
@@ -211,8 +212,30 @@ pub enum RecipeError {
     NoTarget,
     #[error("{measure} needs validation data")]
     NoValidation { measure: &'static str },
+    #[error("stage {stage}: {problem}")]
+    Stage { stage: usize, problem: String },
     #[error("{0}")]
     Toml(String),
+}
+
+/// What a TOML file holds.
+///
+/// # Errors
+/// When it is something else; with the line.
+pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, RecipeError> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
+        let at = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        RecipeError::Toml(format!("{at}{}", error.message().replace('\n', " ")))
+    })
+}
+
+/// A table of values as a TOML file.
+///
+/// # Panics
+/// When it is no table.
+pub fn write(table: &impl Serialize) -> String {
+    toml::to_string(table).expect("a table of values")
 }
 
 impl Recipe {
@@ -231,11 +254,7 @@ impl Recipe {
     /// # Errors
     /// When it is no TOML or has unknown fields.
     pub fn parse(text: &str) -> Result<Self, RecipeError> {
-        toml::from_str(text).map_err(|error| {
-            let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
-            let at = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-            RecipeError::Toml(format!("{at}{}", error.message().replace('\n', " ")))
-        })
+        parse(text)
     }
 
     /// Checks every value.
@@ -347,7 +366,7 @@ impl Recipe {
 
     /// The recipe as a TOML file.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a recipe is a table of values")
+        write(self)
     }
 
     /// Whether how much goes is to be found, by measuring.

@@ -1,5 +1,7 @@
 //! What a pruning did: per layer shapes, elements that are not zero, MACs and bytes, before and after.
 
+pub mod histogram;
+
 use std::collections::{BTreeMap, HashMap};
 
 use poda_formats::{Graph, RoundedWeight, ValueId, Weight};
@@ -9,12 +11,15 @@ use serde::{Deserialize, Serialize};
 use crate::check::Difference;
 use crate::dependency::{DependencyGraph, Removal};
 use crate::goal::Tried;
+use crate::masks::Kept;
 use crate::recipe::Granularity;
+use crate::stages::Round;
 use crate::termination::{Answer, Measured};
 use crate::unstructured::weight_behind;
+pub use histogram::Histogram;
 
 /// Everything there is to say about a pruning. Serializes to JSON.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// What was removed at a time.
     pub granularity: Granularity,
@@ -50,6 +55,15 @@ pub struct Report {
     /// How much goes, where that was to be found: what was tried, and why it ended.
     #[serde(default)]
     pub search: Option<Search>,
+    /// How the sizes of weights, or the scores of units, were spread.
+    #[serde(default)]
+    pub histograms: Vec<Histogram>,
+    /// What stays of weights that lost units, by the indices that they had.
+    #[serde(default)]
+    pub kept: Vec<Kept>,
+    /// Rounds of the recipe's stages, where it has any.
+    #[serde(default)]
+    pub rounds: Vec<Round>,
     /// Bytes of the file before and after, once there is one.
     #[serde(default)]
     pub file: Option<FileBytes>,

@@ -1,7 +1,101 @@
-//! How a run gets to its target.
+//! How a run gets to its target: how much has gone after each of several rounds, and how a share that is not known is found.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 use crate::recipe::Recipe;
 use crate::termination::Verdict;
+
+/// How much has gone after each of several rounds. Of one round, all of it, whatever the schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Schedule {
+    /// Everything in the first round; what comes after it only trains.
+    OneShot,
+    /// The same number of weights or units in each round. Molchanov et al., ICLR 2017, <https://arxiv.org/abs/1611.06440>.
+    Linear,
+    /// Much at first, ever less: what is missing falls with the third power. Zhu and Gupta, 2017,
+    /// <https://arxiv.org/abs/1710.01878>.
+    #[default]
+    Cubic,
+    /// The same share of what is left in each round. Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019,
+    /// <https://arxiv.org/abs/1803.03635>.
+    Geometric,
+}
+
+/// A text that is no schedule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{found:?} is no schedule; there are {}", Schedule::NAMES.join(", "))]
+pub struct ScheduleError {
+    /// The text.
+    pub found: String,
+}
+
+impl Schedule {
+    /// Every schedule.
+    pub const ALL: [Self; 4] = [Self::OneShot, Self::Linear, Self::Cubic, Self::Geometric];
+    const NAMES: [&str; 4] = ["one-shot", "linear", "cubic", "geometric"];
+
+    /// As written in recipes.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// One line for help texts.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::OneShot => "all in the first round; the others train",
+            Self::Linear => "the same number in each round",
+            Self::Cubic => "much at first, ever less (Zhu and Gupta)",
+            Self::Geometric => "the same share of what is left in each round (lottery tickets)",
+        }
+    }
+
+    /// The share that has gone once `along` of the rounds are over, from 0 to 1: `from` at their start, `to` at their end.
+    pub fn share(self, from: f64, to: f64, along: f64) -> f64 {
+        if along >= 1.0 {
+            return to;
+        }
+        match self {
+            Self::OneShot if along > 0.0 => to,
+            Self::OneShot => from,
+            Self::Linear => from + (to - from) * along,
+            Self::Cubic => to + (from - to) * (1.0 - along).powi(3),
+            Self::Geometric => 1.0 - (1.0 - from) * ((1.0 - to) / (1.0 - from)).powf(along),
+        }
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Schedule {
+    type Err = ScheduleError;
+
+    fn from_str(text: &str) -> Result<Self, ScheduleError> {
+        let found = Self::ALL.into_iter().find(|schedule| schedule.name() == text);
+        found.ok_or_else(|| ScheduleError { found: text.to_owned() })
+    }
+}
+
+impl TryFrom<String> for Schedule {
+    type Error = ScheduleError;
+
+    fn try_from(text: String) -> Result<Self, ScheduleError> {
+        text.parse()
+    }
+}
+
+impl From<Schedule> for String {
+    fn from(schedule: Schedule) -> Self {
+        schedule.name().to_owned()
+    }
+}
 
 /// Greatest share that a run without a target sparsity may reach.
 const FARTHEST: f64 = 0.98;
@@ -68,6 +162,32 @@ impl Search {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn schedules_begin_and_end_where_they_should() {
+        for schedule in Schedule::ALL {
+            assert_eq!(schedule.name().parse(), Ok(schedule));
+            for (from, to) in [(0.0, 0.9), (0.7, 0.9), (0.5, 0.5)] {
+                assert!((schedule.share(from, to, 0.0) - from).abs() < 1e-12, "{schedule}");
+                assert_eq!(schedule.share(from, to, 1.0), to);
+                let shares: Vec<f64> =
+                    (0..=10).map(|i| schedule.share(from, to, f64::from(i) / 10.0)).collect();
+                assert!(shares.is_sorted(), "{schedule}: {shares:?}");
+            }
+        }
+        assert_eq!(Schedule::OneShot.share(0.0, 0.9, 0.1), 0.9);
+        assert!((Schedule::Linear.share(0.1, 0.9, 0.25) - 0.3).abs() < 1e-12);
+        // s_f + (s_i - s_f)(1 - 1/4)³
+        assert!((Schedule::Cubic.share(0.1, 0.9, 0.25) - 0.5625).abs() < 1e-12);
+        // A fifth of the rest in each round: 0.8ⁿ is kept.
+        let to = 1.0 - 0.8_f64.powi(7);
+        for round in 1..=7 {
+            let share = Schedule::Geometric.share(0.0, to, f64::from(round) / 7.0);
+            assert!((1.0 - share - 0.8_f64.powi(round)).abs() < 1e-12);
+        }
+        let error = "cubical".parse::<Schedule>().unwrap_err().to_string();
+        assert_eq!(error, "\"cubical\" is no schedule; there are one-shot, linear, cubic, geometric");
+    }
 
     #[test]
     fn one_shot_or_a_search() {

@@ -65,7 +65,7 @@ pub(crate) fn prune(
     let mut observer = Callbacks { progress, termination, raised: None };
     let scored = settings.clone();
     let (pruned, report) = py.detach(|| {
-        let measured = DataJudge::new(graph, data.as_ref(), timed, scored.options());
+        let measured = DataJudge::new(graph, data.as_slice(), timed, scored.options());
         let judge = ByMetric { metric, settings: scored, measured };
         let judge = recipe.searches().then_some(&judge as &dyn Judge);
         let pruned = poda::pruner::prune(graph, &recipe, &shapes, &mut observer, judge);
@@ -73,7 +73,7 @@ pub(crate) fn prune(
             return Err(raised);
         }
         let (pruned, mut report) = pruned.map_err(errors::prune)?;
-        let pruned = pruning::stored(pruned, &recipe, format, &mut report);
+        let pruned = pruning::stored(pruned, recipe.granularity, format, &mut report);
         if let Some(output) = &output {
             pruning::write(&pruned, output, before, &mut report).map_err(errors::stored)?;
         }

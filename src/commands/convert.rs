@@ -18,6 +18,8 @@ use crate::values;
 ///   poda convert pruned.onnx -o pruned.safetensors
 ///   poda convert pruned.safetensors -o back.onnx
 ///   poda convert model.onnx -o small.safetensors --values int8
+///   poda convert pruned.safetensors -o weights.safetensors --weights-only
+///   poda convert pruned.safetensors --weights tuned.safetensors -o tuned.onnx
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -33,6 +35,12 @@ pub(crate) struct Args {
     /// holds the rounded values as f32
     #[arg(long, value_name = "TYPE", value_parser = values::parser())]
     values: Option<ValueType>,
+    /// First set weights to these, dense ones by name, such as PyTorch's state_dict after fine-tuning
+    #[arg(long, value_name = "FILE.safetensors")]
+    weights: Option<PathBuf>,
+    /// Write the weights alone, dense, by name: a safetensors file that is no model, for PyTorch and others
+    #[arg(long, conflicts_with_all = ["dense", "values"])]
+    weights_only: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -40,7 +48,14 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let how = Conversion { dense: args.dense, values: args.values };
-    let graph = poda_formats::open(&args.model)?;
+    let mut graph = poda_formats::open(&args.model)?;
+    if let Some(path) = &args.weights {
+        conversion::set_weights(&mut graph, path)?;
+    }
+    if args.weights_only {
+        let count = conversion::write_weights(&graph, &args.output)?;
+        return print(format!("{count} weights -> {}", args.output.display()));
+    }
     let converted = conversion::convert(graph, Some(&args.model), &args.output, how)?;
     if args.json {
         return print_json(&converted);

@@ -4,15 +4,14 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use poda::dataset::Dataset;
-use poda::training::{Teacher, Training};
-use poda_formats::{FileFormat, Graph, WriteOptions};
+use poda::finetuning::{FineTuner, Named};
+use poda_formats::{FileFormat, WriteOptions};
 use poda_pruner::finetune::{
-    Checkpoint, FineTuneError, Optimizer, Options, Progress, Rate, RateShape, Report, finetune,
+    Checkpoint, Distillation, FineTuning, OptimizerName, Progress, RateShape, Report,
 };
-use poda_pruner::gradients::loss::Loss;
 use poda_runtime::Model;
 
 use crate::progress;
@@ -25,7 +24,8 @@ use crate::table::{self, count, percent, print, print_json};
 /// (squared error), or neither, with --teacher: then the model learns to do what the teacher does,
 /// and needs no labels. With both, half of the loss is each one's.
 ///
-/// A tenth of the samples is kept aside; the state that scores best on it is written: by accuracy
+/// A tenth of the samples (or --validation) is kept aside; the state that scores best on it is
+/// written: by accuracy
 /// where there are labels, else by cosine to what outputs are held against. A run that was
 /// interrupted, however, goes on when it is started again in the same way, and comes to the same
 /// weights: OUT.checkpoint holds its state until then.
@@ -45,6 +45,9 @@ pub(crate) struct Args {
     /// File to write, .onnx or .safetensors
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
+    /// Samples to score states on, in place of --hold-out
+    #[arg(long, value_name = "FILE.npz", conflicts_with = "hold_out")]
+    validation: Option<PathBuf>,
     /// Learn from this model's outputs, usually the dense model's
     #[arg(long, value_name = "DENSE")]
     teacher: Option<PathBuf>,
@@ -53,7 +56,7 @@ pub(crate) struct Args {
     distill: Distill,
     /// Of the softmax in --distill kl
     #[arg(long, value_name = "T", default_value_t = 2.0)]
-    temperature: f32,
+    temperature: f64,
     /// Also hold this inner value against the teacher's of the same name; may be repeated
     #[arg(long, value_name = "VALUE", requires = "teacher")]
     hidden: Vec<String>,
@@ -74,7 +77,7 @@ pub(crate) struct Args {
     optimizer: OptimizerArg,
     /// Greatest learning rate; by default 0.0003 with adamw, 0.01 with sgd
     #[arg(long)]
-    rate: Option<f32>,
+    rate: Option<f64>,
     /// How the rate falls after the warm-up
     #[arg(long, value_enum, default_value = "cosine")]
     schedule: ShapeArg,
@@ -83,13 +86,13 @@ pub(crate) struct Args {
     warm_up: f64,
     /// Share of the weights that goes in each step, times the rate
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
-    weight_decay: f32,
+    weight_decay: f64,
     /// Shorten gradients whose norm is greater than this
     #[arg(long, value_name = "NORM")]
-    clip: Option<f32>,
+    clip: Option<f64>,
     /// Penalty on the absolute values of weights, which makes more of them small
     #[arg(long, value_name = "FACTOR", default_value_t = 0.0)]
-    l1: f32,
+    l1: f64,
     /// Leave weights alone whose name fits, such as 'embeddings.*'; may be repeated
     #[arg(long, value_name = "PATTERN")]
     freeze: Vec<String>,
@@ -131,29 +134,38 @@ enum ShapeArg {
 }
 
 impl Args {
-    fn options(&self, batch: usize) -> Result<Options> {
-        ensure!(self.threads != Some(0), "--threads must be at least 1");
-        let (optimizer, usual) = match self.optimizer {
-            OptimizerArg::Adamw => (Optimizer::ADAMW, 3e-4),
-            OptimizerArg::Sgd => (Optimizer::SGD, 1e-2),
-        };
-        let shape = match self.schedule {
-            ShapeArg::Cosine => RateShape::Cosine,
-            ShapeArg::Step => RateShape::Step,
-            ShapeArg::Constant => RateShape::Constant,
-        };
-        Ok(Options {
+    fn how(&self) -> FineTuning {
+        FineTuning {
             epochs: self.epochs,
-            batch,
-            optimizer: optimizer.with_weight_decay(self.weight_decay),
-            rate: Rate { peak: self.rate.unwrap_or(usual), shape, warm_up: self.warm_up },
+            batch: self.batch,
+            optimizer: match self.optimizer {
+                OptimizerArg::Adamw => OptimizerName::Adamw,
+                OptimizerArg::Sgd => OptimizerName::Sgd,
+            },
+            rate: self.rate,
+            schedule: match self.schedule {
+                ShapeArg::Cosine => RateShape::Cosine,
+                ShapeArg::Step => RateShape::Step,
+                ShapeArg::Constant => RateShape::Constant,
+            },
+            warm_up: self.warm_up,
+            weight_decay: self.weight_decay,
             clip: self.clip,
             l1: self.l1,
-            seed: self.seed.into(),
             freeze: self.freeze.clone(),
-            batch_statistics: !self.keep_statistics,
-            threads: self.threads,
-        })
+            keep_statistics: self.keep_statistics,
+            seed: self.seed.into(),
+            hold_out: self.hold_out,
+            scores: self.scores.clone(),
+            teacher: self.teacher.is_some(),
+            distill: match self.distill {
+                Distill::Mse => Distillation::Mse,
+                Distill::Kl => Distillation::Kl,
+                Distill::Cosine => Distillation::Cosine,
+            },
+            temperature: self.temperature,
+            hidden: self.hidden.clone(),
+        }
     }
 
     /// Beside the file that is written.
@@ -166,6 +178,7 @@ impl Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.batch > 0, "--batch must be at least 1");
+    ensure!(args.threads != Some(0), "--threads must be at least 1");
     ensure!(
         (0.0..1.0).contains(&args.hold_out),
         "--hold-out is a share of the samples, from 0 to less than 1"
@@ -173,55 +186,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let format = FileFormat::of_name(&args.output);
     let format =
         format.with_context(|| format!("{}: name it .onnx or .safetensors", args.output.display()))?;
+    let at = |path: &Path| path.display().to_string();
     let graph = poda_formats::open(&args.model)?;
     let data = Dataset::open(&args.data)?;
-    let of = || args.data.display().to_string();
-    let samples = data.bind(&graph).with_context(of)?;
-    let batch = samples.batch_size(args.batch).with_context(of)?;
-    let labelled = samples.labels().is_some();
-    let held_out = (samples.len() as f64 * args.hold_out).round() as usize;
-    let mut training = Training::new(&graph, samples, held_out).with_context(of)?;
-    let options = args.options(batch.min(training.samples()))?;
-
-    let at = |path: &Path| path.display().to_string();
-    let teacher =
-        args.teacher.as_ref().map(|path| Model::open(path).with_context(|| at(path))).transpose()?;
-    let teacher_options =
-        poda_runtime::Options { threads: args.threads, tune: false, ..poda_runtime::Options::default() };
-    let executable = teacher.as_ref().map(|teacher| teacher.prepare(teacher_options)).transpose()?;
-    if let (Some(teacher), Some(executable)) = (&teacher, &executable) {
-        let samples = data.bind(teacher.graph()).with_context(of)?;
-        training = training.with_teacher(Teacher::new(executable, samples));
+    let validation = args.validation.as_ref().map(Dataset::open).transpose()?;
+    let (name, others) = (at(&args.data), args.validation.as_deref().map(at));
+    let named = validation.as_ref().zip(others.as_deref()).map(|(data, name)| Named { name, data });
+    let mut tuner = FineTuner::new(Named { name: &name, data: &data }, named, args.threads);
+    if let Some(path) = &args.teacher {
+        let teacher = Model::open(path).with_context(|| at(path))?;
+        tuner = tuner.with_teacher(&teacher).with_context(|| at(path))?;
     }
-    let targets = data.array("targets");
-    let taught = executable.is_some();
-    // Each of the two has its half.
-    let share = if taught && (labelled || targets.is_some()) { 0.5 } else { 1.0 };
-    let scores = args.scores.as_deref();
-    if labelled {
-        training.add_labels(scores, share).with_context(of)?;
-    } else if let Some(targets) = targets {
-        training.add_values(targets, scores, Loss::Mse, share).with_context(of)?;
-    } else if !taught {
-        bail!(
-            "{}: nothing to learn from: add an array \"labels\" of class numbers or \"targets\" of the output's \
-             shape, or say --teacher DENSE",
-            of()
-        );
-    }
-    if taught {
-        let loss = match args.distill {
-            Distill::Mse => Loss::Mse,
-            Distill::Kl => Loss::Kl { temperature: args.temperature },
-            Distill::Cosine => Loss::Cosine,
-        };
-        training.add_teacher(None, loss, share)?;
-        if !args.hidden.is_empty() {
-            training.add_teacher(Some(&args.hidden), Loss::Mse, share)?;
-        }
-    }
-    let score = |graph: &Graph| training.score(graph, args.batch).map_err(Into::into);
-    let validation = (held_out > 0).then_some(&score as poda_pruner::finetune::Validation<'_>);
+    let labelled = tuner.labelled(&graph)?;
     let checkpoint = args.checkpoint();
 
     let bar = progress::bar(1, "planning");
@@ -232,9 +208,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bar.set_message(format!("loss {:.4}{best}", progress.loss));
         ControlFlow::Continue(())
     };
-    let (mut tuned, report) =
-        finetune(&graph, &training, training.terms(), &options, validation, Some(&checkpoint), &mut observe)
-            .map_err(|error| explain(error, &args.data))?;
+    let (mut tuned, report) = tuner.finetune(&graph, &args.how(), Some(&checkpoint), &mut observe)?;
     bar.finish_and_clear();
     if format == FileFormat::Artifact {
         tuned.store_sparse();
@@ -242,14 +216,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     poda_formats::write(&tuned, &args.output, &WriteOptions::default())?;
     checkpoint.remove().with_context(|| at(checkpoint.path()))?;
     if args.json { print_json(&report) } else { show(args, &report, labelled) }
-}
-
-/// With the file that is to blame.
-fn explain(error: FineTuneError, data: &Path) -> anyhow::Error {
-    match error {
-        FineTuneError::Data(_) => anyhow::Error::new(error).context(data.display().to_string()),
-        other => other.into(),
-    }
 }
 
 fn show(args: &Args, report: &Report, labelled: bool) -> Result<()> {
@@ -268,7 +234,8 @@ fn show(args: &Args, report: &Report, labelled: bool) -> Result<()> {
         "trained  {trained} parameters in {} weights; {zeros} zeros stayed",
         report.trained.len()
     ))?;
-    let best = report.best.map(|best| format!(", {} on samples kept aside", score(best))).unwrap_or_default();
+    let on = if args.validation.is_some() { "validation samples" } else { "samples kept aside" };
+    let best = report.best.map(|best| format!(", {} on {on}", score(best))).unwrap_or_default();
     print(format!("written  {}: the state after epoch {}{best}", args.output.display(), report.best_epoch))?;
     if report.best_epoch == 0 {
         print("note: no epoch was better than the start; try another rate, more epochs or more samples")?;

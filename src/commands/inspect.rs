@@ -91,6 +91,11 @@ fn show(Shown { inspection, passes }: &Shown) -> Result<()> {
         table::percent(inspection.sparsity),
         table::bytes(inspection.weight_bytes)
     ))?;
+    let told = |key: &str| inspection.provenance.get(key).map(String::as_str);
+    if let (Some(version), Some(from)) = (told("version"), told("model")) {
+        let data = told("data").map(|data| format!(", with {data}")).unwrap_or_default();
+        print(format!("pruned: by Poda {version} from {from}{data}; --json has the recipe"))?;
+    }
     if let (Some(macs), Some(nonzero)) = (inspection.macs, inspection.nonzero_macs) {
         print(format!(
             "MACs {}, on weights that are not zero {}",

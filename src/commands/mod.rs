@@ -16,6 +16,7 @@ mod prune;
 mod run;
 #[cfg(feature = "serve")]
 mod serve;
+mod sweep;
 mod tune;
 
 /// What to do.
@@ -25,6 +26,7 @@ pub(crate) enum Command {
     Convert(convert::Args),
     Prune(Box<prune::Args>),
     Finetune(Box<finetune::Args>),
+    Sweep(Box<sweep::Args>),
     Run(run::Args),
     Eval(eval::Args),
     Compare(compare::Args),
@@ -45,6 +47,7 @@ impl Command {
             Self::Convert(args) => convert::run(&args),
             Self::Prune(args) => prune::run(&args),
             Self::Finetune(args) => finetune::run(&args),
+            Self::Sweep(args) => sweep::run(&args),
             Self::Run(args) => run::run(&args),
             Self::Eval(args) => eval::run(&args),
             Self::Compare(args) => compare::run(&args),

@@ -1,8 +1,10 @@
 //! `poda prune`.
 
+pub(crate) mod stages;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -19,8 +21,10 @@ use poda_pruner::calibration::Samples;
 use poda_pruner::criterion::CRITERIA;
 use poda_pruner::goal::{self, Goal, Outcome, Tried};
 use poda_pruner::judge::Judge;
+use poda_pruner::masks::Masks;
 use poda_pruner::recipe::Inputs;
 use poda_pruner::report::{Fit, Layer, Likeness, Search, Totals};
+use poda_pruner::stages::Stages;
 use poda_pruner::termination::{self, Bound, BoundError, MEASURES, Verdict};
 use poda_pruner::update::UPDATES;
 use poda_pruner::{Data, Granularity, Progress, Recipe, Report};
@@ -45,6 +49,7 @@ use crate::{page, progress};
 ///   poda prune model.onnx -o small.onnx --granularity channel --max-drop 0.01 --data test.npz
 ///   poda prune model.onnx -o fast.safetensors --latency 2ms --keep cosine=0.99 --data samples.npz
 ///   poda prune model.onnx -o sparse.safetensors --sparsity 0.6 --data samples.npz
+///   poda prune model.onnx -o trained.safetensors --sparsity 0.9 --rounds 5 --finetune-epochs 1 --train train.npz
 ///   poda prune model.onnx -o fast.safetensors --goal faster --max-drop 0.01 --data test.npz
 ///   poda prune model.onnx --granularity channel --sparsity 0.5 --dry-run
 #[derive(clap::Args)]
@@ -62,8 +67,8 @@ pub(crate) struct Args {
     /// Remove until the multiply-accumulates are at most this share of the dense model's
     #[arg(long, value_name = "SHARE")]
     target_macs: Option<f64>,
-    /// Remove as much as possible while top-1 accuracy on --data drops by at most this, such as 0.01
-    #[arg(long, value_name = "DROP", requires = "data")]
+    /// Remove as much as possible while top-1 accuracy on --validation, or --data, drops by at most this, such as 0.01
+    #[arg(long, value_name = "DROP")]
     max_drop: Option<f64>,
     /// Remove until a run takes at most this on this machine, such as 2ms: at --batch, --shape and --threads
     #[arg(long, value_name = "TIME", value_parser = latency)]
@@ -81,11 +86,11 @@ pub(crate) struct Args {
     keep: Vec<Bound>,
     /// Samples, which need no labels: weights go by what flows through the model, and those that stay are fitted to its
     /// outputs. A few hundred do. FILE.npz as for `poda eval`, a folder of .npz or .npy files, or lines of JSON, such as
-    /// {"input_ids": [101, 2023, 102]}. FILE.npz is also what --keep and --max-drop (with labels) measure by
+    /// {"input_ids": [101, 2023, 102]}. They are also what --keep and --max-drop (with labels) measure by
     #[arg(long, value_name = "DATA")]
     data: Option<PathBuf>,
     /// Samples to judge by, where they are not to be those of --data that weights are fitted to
-    #[arg(long, value_name = "FILE.npz")]
+    #[arg(long, value_name = "DATA")]
     validation: Option<PathBuf>,
     /// Try ways of pruning, and keep the one that is fastest on this machine, or smallest on disk, and gives up no more than
     /// --max-drop or --keep (by default 1 % of accuracy where there are labels, else a cosine of 0.99)
@@ -154,6 +159,15 @@ pub(crate) struct Args {
     /// Threads that the pruned model is to run with; by default as many as this container may use
     #[arg(long)]
     threads: Option<usize>,
+    #[command(flatten)]
+    stages: stages::StageArgs,
+    /// Prune by the masks in this file, as --save-masks writes them, or PyTorch's: 0 where a weight of that name goes
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["sparsity", "target_macs", "max_drop", "latency", "until",
+        "keep", "goal", "recipe", "granularity", "criterion", "scope", "layer", "remove_dead", "rounds", "finetune_epochs"])]
+    masks: Option<PathBuf>,
+    /// Write a mask of each weight, and the indices of what stays where units went, to this file
+    #[arg(long, value_name = "FILE.safetensors")]
+    save_masks: Option<PathBuf>,
     /// Also write the report to this file: a page to look at (.html), or JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -166,24 +180,38 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut recipe = recipe(args)?;
-    if args.goal.is_none() {
-        recipe.validate()?;
+    let mut plan = plan(args)?;
+    if args.goal.is_none() && args.masks.is_none() {
+        plan.validate()?;
     }
+    let staged = plan.plain().is_none();
+    ensure!(staged || args.stages.train().is_none(), stages::NOTHING_TRAINS);
+    ensure!(
+        !staged || args.goal.is_none(),
+        "--goal tries ways of its own: do without rounds, training and stages"
+    );
     let graph = poda_formats::open(&args.model)?;
+    let masks = args.masks.as_ref().map(|path| Masks::read(path, &graph)).transpose()?;
+    if masks.as_ref().is_some_and(Masks::removes_units) {
+        plan =
+            Recipe { granularity: Granularity::Channel, ..plan.plain().cloned().unwrap_or_default() }.into();
+    }
     let shapes = Sizes { given: args.shape.clone(), ..Sizes::default() }.resolve_given(&graph)?;
     let calibration = args.data.as_ref().map(|path| Calibration::open(path, &graph)).transpose()?;
     // What does not fit is known before anything is pruned.
     let samples = calibration.as_ref().map(|calibration| calibration.bind(&graph)).transpose()?;
-    let searches = recipe.searches() || args.goal.is_some();
+    let searches = plan.searches() || args.goal.is_some() || staged;
     let judged_by = args.validation.as_ref().or(args.data.as_ref()).filter(|_| searches);
-    let data = judged_by.map(Dataset::open).transpose()?;
-    let mut labelled = false;
-    if let (Some(data), Some(path)) = (&data, judged_by) {
-        labelled = data.bind(&graph).with_context(|| path.display().to_string())?.labels().is_some();
+    let validation = args.validation.as_ref().filter(|_| searches);
+    let validation = validation.map(|path| Calibration::open(path, &graph)).transpose()?;
+    let judged = validation.as_ref().or(calibration.as_ref()).filter(|_| searches);
+    let sets = judged.map_or(&[][..], Calibration::sets);
+    let mut labelled = !sets.is_empty();
+    for (set, path) in sets.iter().zip(judged_by.iter().cycle()) {
+        labelled &= set.bind(&graph).with_context(|| path.display().to_string())?.labels().is_some();
     }
     ensure!(args.threads != Some(0), "--threads must be at least 1");
-    let judge = judge(args, &graph, data.as_ref(), &shapes);
+    let judge = judge(args, &graph, sets, &shapes);
     let judge = searches.then_some(&judge as &dyn Judge);
 
     let bar = progress::spinner("analyzing");
@@ -197,11 +225,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             bar.set_message(format!("step {step} of {of}: {} removed{drop}", percent(sparsity)));
         }
     };
-    let given = Data { judge, samples: samples.as_ref().map(|samples| samples as &dyn Samples) };
+    let samples_given = samples.as_ref().map(|samples| samples as &dyn Samples);
+    let given = Data { judge, samples: samples_given, masks: masks.as_ref() };
+    let mut state = None;
     let (pruned, mut report) = match args.goal.as_deref() {
-        None => poda_pruner::prune_with(&graph, &recipe, &shapes, &mut show_progress, given)?,
+        None if staged => {
+            let command = stages::Command {
+                args: &args.stages,
+                model: &args.model,
+                output: args.output.as_deref().filter(|_| !args.dry_run),
+                data: [args.data.as_deref(), args.validation.as_deref()],
+                threads: args.threads,
+            };
+            let mut tell = |what| bar.set_message(what);
+            let (pruned, report, folder) = command.follow(&graph, &plan, &shapes, given, &mut tell)?;
+            state = folder;
+            (pruned, report)
+        }
+        None => {
+            let recipe = plan.plain().context("no recipe")?;
+            poda_pruner::prune_with(&graph, recipe, &shapes, &mut show_progress, given)?
+        }
         Some(goal) => {
-            ensure!(data.is_some(), "--goal needs samples to judge by: --data or --validation");
+            ensure!(!sets.is_empty(), "--goal needs samples to judge by: --data or --validation");
+            let mut recipe = plan.plain().context("no recipe")?.clone();
             if recipe.keep.is_empty() && recipe.max_drop.is_none() {
                 recipe.keep.push(if labelled { "drop=0.01" } else { "cosine=0.99" }.parse()?);
             }
@@ -215,7 +262,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                     "no way of pruning is better than the dense model and keeps that much; nothing is written"
                 );
             };
-            recipe = by;
+            plan = by.into();
             report.goal = Some(tried);
             (pruned, report)
         }
@@ -232,19 +279,33 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     bar.finish_and_clear();
 
+    let left = if args.save_masks.is_some() {
+        Masks::between(&graph, &pruned, &report.kept)?
+    } else {
+        Masks::default()
+    };
     let format = args.output.as_deref().and_then(FileFormat::of_name);
-    let pruned = pruning::stored(pruned, &recipe, format, &mut report);
+    let mut pruned = pruning::stored(pruned, report.granularity, format, &mut report);
     if !args.dry_run {
         let output = args.output.as_deref().context("no output file")?;
+        let files = [args.data.as_ref(), args.stages.train(), args.masks.as_ref()];
+        let files: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
+        pruning::note_provenance(&mut pruned, &plan.to_toml(), &args.model, &files)?;
         pruning::write(&pruned, output, Some(&args.model), &mut report)?;
     }
+    if let Some(state) = state {
+        state.remove().with_context(|| state.path().display().to_string())?;
+    }
+    if let Some(path) = &args.save_masks {
+        left.write(path)?;
+    }
     if let Some(path) = &args.save_recipe {
-        fs::write(path, recipe.to_toml()).with_context(|| path.display().to_string())?;
+        fs::write(path, plan.to_toml()).with_context(|| path.display().to_string())?;
     }
     if let Some(path) = &args.report {
         let name = args.model.file_name().unwrap_or_default().to_string_lossy();
         let text = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("html" | "htm") => page::page(&name, &recipe, &report).into_bytes(),
+            Some("html" | "htm") => page::page(&name, &plan.to_toml(), &report).into_bytes(),
             _ => serde_json::to_vec_pretty(&report)?,
         };
         fs::write(path, text).with_context(|| path.display().to_string())?;
@@ -253,17 +314,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The recipe file, if there is one, with the flags on top.
-fn recipe(args: &Args) -> Result<Recipe> {
-    let mut recipe = match &args.recipe {
+fn plan(args: &Args) -> Result<Stages> {
+    let mut stages = match &args.recipe {
         Some(path) => {
             let at = || path.display().to_string();
             // Of a pipe or a device, reading may not end.
             let regular = fs::metadata(path).and_then(|metadata| check_regular(&metadata));
             let text = regular.and_then(|()| fs::read_to_string(path)).with_context(at)?;
-            Recipe::parse(&text).with_context(at)?
+            Stages::parse(&text).with_context(at)?
         }
-        None => Recipe::default(),
+        None => Recipe::default().into(),
     };
+    for recipe in stages.stages.iter_mut().filter_map(|stage| stage.prune.as_mut()) {
+        put_on_top(args, recipe);
+    }
+    args.stages.on_top(stages, args.seed)
+}
+
+fn put_on_top(args: &Args, recipe: &mut Recipe) {
     recipe.sparsity = args.sparsity.or(recipe.sparsity);
     recipe.target_macs = args.target_macs.or(recipe.target_macs);
     recipe.max_drop = args.max_drop.or(recipe.max_drop);
@@ -281,7 +349,7 @@ fn recipe(args: &Args) -> Result<Recipe> {
         recipe.criterion.clone_from(criterion);
     }
     recipe.granularity = args.granularity.unwrap_or(recipe.granularity);
-    recipe.update = args.update.clone().or(recipe.update);
+    recipe.update = args.update.clone().or(recipe.update.take());
     recipe.damping = args.damping.unwrap_or(recipe.damping);
     recipe.inputs = match args.inputs.as_deref() {
         Some("dense") => Inputs::Dense,
@@ -297,11 +365,10 @@ fn recipe(args: &Args) -> Result<Recipe> {
         Some(_) => Scope::Auto,
         None => recipe.scope,
     };
-    Ok(recipe)
 }
 
 /// What measures candidates.
-fn judge<'a>(args: &Args, graph: &'a Graph, data: Option<&'a Dataset>, given: &Shapes) -> DataJudge<'a> {
+fn judge<'a>(args: &Args, graph: &'a Graph, data: &'a [Dataset], given: &Shapes) -> DataJudge<'a> {
     let sizes = Sizes { batch: args.batch, given: args.shape.clone() };
     // Where sizes are not known, timing says which are missing, and nothing else needs them.
     let shapes = sizes.resolve(graph).map_or_else(|_| given.clone(), |resolved| resolved.shapes);
@@ -353,6 +420,7 @@ fn show(args: &Args, report: &Report) -> Result<()> {
     let Totals { parameters, nnz, nonzero_macs, bytes, .. } = report.before;
     let after = &report.after;
     show_fits(report)?;
+    stages::show_rounds(&report.rounds)?;
     print(format!("granularity                   {}", report.granularity))?;
     print(format!("parameters                    {} -> {}", count(parameters), count(after.parameters)))?;
     print(format!("parameters that are not zero  {} -> {}", count(nnz), count(after.nnz)))?;

@@ -8,13 +8,18 @@ use poda::{Tensor, arrays};
 
 use crate::program::Dir;
 
-const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/commands/demo");
+pub(crate) const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/commands/demo");
 
-/// The demo's network without most of its weights, and its samples: some to train on, the others to test.
+/// The demo's network without most of its weights, and its samples.
 fn pruned(dir: &Dir) {
     let model = format!("{DEMO}/fashion_mnist.onnx");
     let prune = ["prune", &model, "-o", "sparse.safetensors", "--sparsity", "0.99", "--no-check"];
     dir.poda(&prune).ok();
+    samples(dir);
+}
+
+/// The demo's samples: some to train on, `train.npz`, others to test, `test.npz`.
+pub(crate) fn samples(dir: &Dir) {
     let all = arrays::read(format!("{DEMO}/fashion_mnist_test.npz")).unwrap();
     let (image, labels) = (all["image"].as_slice::<f32>().unwrap(), all["labels"].as_slice::<i64>().unwrap());
     for (name, range) in [("train.npz", 0..1000), ("test.npz", 1500..2000)] {
@@ -48,6 +53,11 @@ fn what_was_pruned_learns_again() {
     };
     assert_eq!(nnz("tuned.safetensors"), nnz("sparse.safetensors"));
     assert!(!dir.path("tuned.safetensors.checkpoint").exists());
+    // Scored on samples that are for that.
+    let on = ["finetune", "sparse.safetensors", "--data", "train.npz", "--validation", "test.npz"];
+    let told = dir.poda(&[&on[..], &["-o", "other.onnx", "--epochs", "1", "--rate", "0.002"]].concat()).ok();
+    let right = format!("{:.1} % on validation samples", 100.0 * top1(&dir, "other.onnx"));
+    assert!(told.contains(&right), "{right}: {told}");
     // Without labels, from the dense model.
     let images = arrays::read(dir.path("train.npz")).unwrap()["image"].clone();
     arrays::write_npz(dir.path("images.npz"), &[("image".into(), images)]).unwrap();

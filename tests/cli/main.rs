@@ -7,5 +7,7 @@ mod program;
 #[cfg(feature = "serve")]
 mod serve;
 mod shown;
+mod stages;
+mod sweep;
 mod targets;
 mod workflow;

@@ -11,7 +11,7 @@ mod read;
 mod write;
 
 pub use read::{SafeTensors, SafeTensorsError, read};
-pub use write::write;
+pub use write::{write, write_packed};
 
 use safetensors::Dtype;
 
@@ -109,6 +109,20 @@ mod tests {
             assert!((back.bytes().as_ptr() as usize).is_multiple_of(ALIGNMENT) || back.is_empty(), "{name}");
         }
         assert!(matches!(file.tensor("c"), Err(SafeTensorsError::Missing { .. })));
+    }
+
+    #[test]
+    fn what_is_packed_holds_nothing_else() {
+        let (tensors, _) = sample();
+        let mut bytes = Vec::new();
+        super::write_packed(&mut bytes, &tensors).unwrap();
+        let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(theirs.len(), tensors.len());
+        let ours = parse(&bytes).unwrap();
+        for (name, tensor) in &tensors {
+            assert_eq!(&ours.tensor(name).unwrap(), tensor);
+            assert_eq!(theirs.tensor(name).unwrap().data(), tensor.bytes());
+        }
     }
 
     #[test]

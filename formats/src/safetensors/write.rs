@@ -23,6 +23,29 @@ pub fn write(
     metadata: &BTreeMap<String, String>,
     tensors: &[(String, Tensor)],
 ) -> io::Result<()> {
+    write_aligned(out, metadata, tensors, ALIGNMENT)
+}
+
+/// As [`write`], for other programs: nothing is in the file but the tensors, the widest types first, so that each lies at a
+/// multiple of its elements' size.
+///
+/// # Errors
+/// When `out` cannot be written to.
+///
+/// # Panics
+/// When two tensors have the same name.
+pub fn write_packed(out: &mut impl Write, tensors: &[(String, Tensor)]) -> io::Result<()> {
+    let mut sorted = tensors.to_vec();
+    sorted.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.dtype().size()));
+    write_aligned(out, &BTreeMap::new(), &sorted, 1)
+}
+
+fn write_aligned(
+    out: &mut impl Write,
+    metadata: &BTreeMap<String, String>,
+    tensors: &[(String, Tensor)],
+    alignment: usize,
+) -> io::Result<()> {
     let names: HashSet<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
     assert!(names.len() == tensors.len() && !names.contains(METADATA), "tensors need names of their own");
     let mut paddings =
@@ -31,7 +54,7 @@ pub fn write(
     let mut header = Header { metadata, tensors: Vec::with_capacity(tensors.len()) };
     let mut at = 0_usize;
     for (name, tensor) in tensors {
-        let gap = at.next_multiple_of(ALIGNMENT) - at;
+        let gap = at.next_multiple_of(alignment) - at;
         if gap > 0 {
             header.push(paddings.next().expect("numbers do not run out"), DataType::U8, &[gap], at, gap);
         }
@@ -47,7 +70,7 @@ pub fn write(
     out.write_all(&text)?;
     let mut at = 0_usize;
     for (_, tensor) in tensors {
-        let gap = at.next_multiple_of(ALIGNMENT) - at;
+        let gap = at.next_multiple_of(alignment) - at;
         out.write_all(&[0; ALIGNMENT][..gap])?;
         out.write_all(tensor.bytes())?;
         at += gap + tensor.bytes().len();

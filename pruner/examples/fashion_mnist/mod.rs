@@ -1,4 +1,6 @@
-//! Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017, <https://arxiv.org/abs/1708.07747>) and multilayer perceptrons for it.
+//! Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017, <https://arxiv.org/abs/1708.07747>) and networks for it.
+
+mod resnet;
 
 use std::error::Error;
 use std::fs::File;
@@ -11,6 +13,8 @@ use poda_pruner::finetune::{Batch, Data, DataError};
 use poda_runtime::Model;
 use rand::RngExt;
 use rand::rngs::StdRng;
+
+pub(crate) use resnet::resnet;
 
 pub(crate) const PIXELS: usize = 784;
 pub(crate) const CLASSES: usize = 10;

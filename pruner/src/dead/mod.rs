@@ -17,6 +17,7 @@ use crate::allocation::keep_enough_of_each;
 use crate::compact::{CompactError, compact_in_place};
 use crate::criterion::float_values;
 use crate::dependency::{Contraction, DependencyGraph, Facts, Removal};
+use crate::masks::{self, Kept};
 use crate::report::Dead;
 use crate::settings::{Settings, Shapes};
 use bounds::{constant, times};
@@ -36,12 +37,16 @@ pub enum Proof {
     Bounded,
 }
 
-/// `graph` without its dead units, and how many there were by layer.
+/// `graph` without its dead units, how many there were by layer, and what stays of weights.
 ///
 /// # Errors
 /// When a weight cannot be sliced.
-pub fn remove_dead(graph: &Graph, shapes: &Shapes, proof: Proof) -> Result<(Graph, Vec<Dead>), CompactError> {
-    let mut graph = graph.clone();
+pub fn remove_dead(
+    graph: &Graph,
+    shapes: &Shapes,
+    proof: Proof,
+) -> Result<(Graph, Vec<Dead>, Vec<Kept>), CompactError> {
+    let (mut graph, mut kept) = (graph.clone(), Vec::new());
     let mut found: Vec<Dead> = Vec::new();
     for _ in 0..ROUNDS {
         let settings = Settings::find(&graph, shapes);
@@ -65,6 +70,7 @@ pub fn remove_dead(graph: &Graph, shapes: &Shapes, proof: Proof) -> Result<(Grap
                 None => {}
             }
         }
+        kept = masks::then(kept, masks::kept(&graph, &dependencies, &removal));
         let mut next = compact_in_place(&graph, &dependencies, facts, &removal)?;
         for fold in &folds {
             fold.apply(&mut next, &dependencies, &removal);
@@ -73,7 +79,7 @@ pub fn remove_dead(graph: &Graph, shapes: &Shapes, proof: Proof) -> Result<(Grap
         next.normalize()?;
         graph = next;
     }
-    Ok((graph, found))
+    Ok((graph, found, kept))
 }
 
 /// What a sum sees of a unit.

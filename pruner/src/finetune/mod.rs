@@ -11,11 +11,12 @@
 mod checkpoint;
 mod optimizer;
 mod rate;
+mod recipe;
 mod state;
 mod statistics;
 pub(crate) mod step;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -32,7 +33,9 @@ use crate::names::{self, NamesError};
 pub use checkpoint::Checkpoint;
 pub use optimizer::Optimizer;
 pub use rate::{Rate, RateShape};
+pub use recipe::{Distillation, FineTuning, OptimizerName};
 use state::State;
+pub(crate) use state::candidates;
 pub use state::shuffled;
 use step::Step;
 
@@ -150,7 +153,7 @@ pub struct Epoch {
 }
 
 /// What a run did.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Names of the weights that were trained.
     pub trained: Vec<String>,
@@ -268,14 +271,33 @@ pub fn finetune(
     Ok((state.best_graph(graph), report))
 }
 
+/// `graph` with mean and variance of each batch normalisation estimated again, from up to 1024 samples in batches of `batch`.
+///
+/// # Errors
+/// When samples do not fit, or a run fails.
+pub fn reestimated(
+    graph: &Graph,
+    data: &dyn Data,
+    batch: usize,
+    threads: Option<usize>,
+) -> Result<Graph, FineTuneError> {
+    let mut graph = graph.clone();
+    statistics::reestimate(&mut graph, data, batch.clamp(1, data.len().max(1)), threads)?;
+    Ok(graph)
+}
+
 fn check(data: &dyn Data, terms: &[Term], options: &Options) -> Result<(), FineTuneError> {
-    let Options { batch, rate, clip, l1, .. } = options;
     if data.is_empty() {
         return Err(FineTuneError::NoSamples);
     }
     if terms.is_empty() {
         return Err(FineTuneError::NoLoss);
     }
+    check_options(options)
+}
+
+fn check_options(options: &Options) -> Result<(), FineTuneError> {
+    let Options { batch, rate, clip, l1, .. } = options;
     let positive = |v: f32| v.is_finite() && v > 0.0;
     match () {
         () if *batch == 0 => Err(FineTuneError::Options("a batch has at least one sample")),

@@ -38,7 +38,7 @@ pub(super) struct State {
 
 /// Weights that training may change: f32, of more than one element, where gradients make sense; no statistics of batch
 /// normalisation, no bounds, exponents or scales of images.
-pub(super) fn candidates(graph: &Graph, freeze: &[String]) -> Vec<ValueId> {
+pub(crate) fn candidates(graph: &Graph, freeze: &[String]) -> Vec<ValueId> {
     let mut fixed = vec![false; graph.values.len()];
     let mut used = vec![false; graph.values.len()];
     for node in &graph.nodes {

@@ -17,7 +17,7 @@ fn noise(len: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Images `[1, 6, 6]` of a bright stripe, upright or lying: two classes.
-struct Stripes(usize);
+pub(crate) struct Stripes(pub(crate) usize);
 
 impl Data for Stripes {
     fn len(&self) -> usize {
@@ -40,7 +40,7 @@ impl Data for Stripes {
 }
 
 /// Convolution, batch normalisation, ReLU, average over pixels, product; the tenth weights of the product are zero.
-fn network() -> Graph {
+pub(crate) fn network() -> Graph {
     let mut graph = Graph::default();
     let dims = vec![Dim::Symbol("batch".into()), Dim::Fixed(1), Dim::Fixed(6), Dim::Fixed(6)];
     let x = graph.add_input("image", DataType::F32, dims);
@@ -72,7 +72,7 @@ fn network() -> Graph {
     graph
 }
 
-fn accuracy(graph: &Graph) -> Result<f64, DataError> {
+pub(crate) fn accuracy(graph: &Graph) -> Result<f64, DataError> {
     let options = poda_runtime::Options { threads: Some(1), tune: false, ..Default::default() };
     let executable = Model::from_graph(graph.clone())?.prepare(options)?;
     // Samples that no training has seen.
@@ -85,7 +85,7 @@ fn accuracy(graph: &Graph) -> Result<f64, DataError> {
     Ok(right.filter(|(s, label)| (s[1] > s[0]) == (**label == 1)).count() as f64 / samples.len() as f64)
 }
 
-fn terms(graph: &Graph) -> [Term; 1] {
+pub(crate) fn terms(graph: &Graph) -> [Term; 1] {
     [Term { loss: Loss::CrossEntropy, output: graph.outputs[0], factor: 1.0 }]
 }
 
@@ -106,7 +106,7 @@ fn run(
     finetune(&graph, &Stripes(200), &terms(&graph), options, Some(&accuracy), checkpoint, &mut observe)
 }
 
-fn values(graph: &Graph, name: &str) -> Vec<f32> {
+pub(crate) fn values(graph: &Graph, name: &str) -> Vec<f32> {
     let weight = graph.weight(graph.find(name).unwrap()).unwrap().to_dense().unwrap();
     weight.as_slice::<f32>().unwrap().to_vec()
 }

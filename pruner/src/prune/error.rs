@@ -8,6 +8,7 @@ use crate::calibration::CalibrationError;
 use crate::check::{CheckError, TOLERANCE};
 use crate::compact::CompactError;
 use crate::judge::JudgeError;
+use crate::masks::MasksError;
 use crate::names::NamesError;
 use crate::recipe::RecipeError;
 use crate::update::UpdateError;
@@ -34,6 +35,8 @@ pub enum PruneError {
     NotKept(String),
     #[error(transparent)]
     Names(#[from] NamesError),
+    #[error(transparent)]
+    Masks(#[from] MasksError),
     #[error(transparent)]
     Values(#[from] ValuesError),
     #[error(

@@ -1,6 +1,7 @@
 //! The pruner through its public interface.
 
 mod calibrated;
+mod chechik;
 mod gradients;
 mod networks;
 mod prune;

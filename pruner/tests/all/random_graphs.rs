@@ -101,7 +101,7 @@ fn head() -> impl Strategy<Value = Head> {
 fn remove_planted(mut graph: Graph, given: &Shapes, share: f64, seed: u64) -> (usize, f64) {
     plant_zeros(&mut graph, share, seed);
     let (start, settings) = canonical(&graph, given, &|_| false);
-    let (lean, dead) = remove_dead(&start, given, Proof::Exact).expect("it compacts");
+    let (lean, dead, _) = remove_dead(&start, given, Proof::Exact).expect("it compacts");
     let found = difference(&graph, &lean, &settings.runs(), seed).expect("both run");
     (dead.iter().map(|d| d.dead).sum(), found.relative)
 }
