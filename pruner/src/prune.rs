@@ -440,7 +440,7 @@ impl Run<'_, '_> {
         let kept = |at: usize, _: &[f32], _: &Statistics| {
             matrices[at].form.rows_of(stays(matrices[at].id)).into_owned()
         };
-        let (graph, fits) = method.fit(&start, &matrices, samples, self.observer, &kept)?;
+        let (graph, fits) = method.fit(&start, &matrices, samples, Needs::Weights, self.observer, &kept)?;
         Ok(Zeroed { graph, fits, note: None })
     }
 

@@ -2,7 +2,7 @@
 
 mod granularity;
 
-use poda_formats::{Graph, Pattern, PatternError, ValueType};
+use poda_formats::{Pattern, PatternError, ValueType};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
