@@ -154,6 +154,7 @@ def test_other_threads_go_on(product):
 def test_control_c_ends_a_pruning(path):
     code = f"""
 import poda, os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 def progress(event):
     if event["stage"] == "step":
         os.kill(os.getpid(), signal.SIGINT)

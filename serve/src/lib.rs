@@ -73,6 +73,8 @@ pub fn log(config: &Config) -> Result<(), ConfigError> {
         expected: "error, warn, info, debug or trace",
     })?;
     let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
+    // Whoever read the log may be gone: that is no reason to end.
+    let builder = builder.log_internal_errors(false);
     // A log that is set already stays.
     let _ = match config.log {
         LogFormat::Text => builder.with_ansi(false).try_init(),
