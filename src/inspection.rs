@@ -8,8 +8,10 @@ use poda_runtime::analysis;
 use serde::Serialize;
 
 use crate::kernels::Choices;
-use crate::pruning::PROVENANCE;
 use crate::shapes::{ShapesError, Sizes};
+
+/// What the keys of a graph's metadata begin with that say what it was pruned from, and how.
+pub const PROVENANCE: &str = "poda.";
 
 /// Why a model cannot be inspected.
 #[derive(Debug, thiserror::Error)]

@@ -9,9 +9,7 @@ use poda_pruner::report::FileBytes;
 use poda_pruner::{Granularity, Report};
 
 use crate::fingerprint::Fingerprint;
-
-/// What the keys of a graph's metadata begin with that say what it was pruned from, and how.
-pub const PROVENANCE: &str = "poda.";
+use crate::inspection::PROVENANCE;
 
 /// Notes in a graph, and so in the file that it becomes, by what recipe and version it was pruned, and of which files:
 /// their names and [`Fingerprint`]s.

@@ -26,7 +26,7 @@ pub fn write(
     write_aligned(out, metadata, tensors, ALIGNMENT)
 }
 
-/// As [`write`], for other programs: nothing is in the file but the tensors, the widest types first, so that each lies at a
+/// As [`write()`], for other programs: nothing is in the file but the tensors, the widest types first, so that each lies at a
 /// multiple of its elements' size.
 ///
 /// # Errors
