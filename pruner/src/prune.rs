@@ -42,7 +42,7 @@ use crate::values;
 use layers::{Method, WeightsGradients};
 use trials::Trials;
 
-use structure::{Structure, most_shares, own_shares, removed_share, spared_shares};
+use structure::{Structure, floors_too_high, most_shares, own_shares, removed_share, spared_shares};
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
@@ -309,6 +309,8 @@ impl Run<'_, '_> {
             let scope = run.recipe.scope(run.criterion);
             let layers = if matrices.is_empty() { &weights } else { &scored };
             let most = most_shares(run.recipe, graph, layers);
+            let competing = scope == Scope::Global;
+            let floors = if competing { floors_too_high(graph, layers, &most, share) } else { None };
             if let Some(masks) = run.masks {
                 return run.by_masks(graph, &matrices, masks);
             }
@@ -327,7 +329,7 @@ impl Run<'_, '_> {
                 let updates = run.updates.clone();
                 let method = run.method(&updates, &gradients);
                 let (pruned, fits) = method.prune(graph, &matrices, samples, shares, run.observer)?;
-                return Ok(Zeroed { graph: pruned, fits, note });
+                return Ok(Zeroed { graph: pruned, fits, note: note.or(floors) });
             }
             let own = own_shares(run.recipe, graph, layers, scope, share);
             let shares = Shares { scope, share, own: &own, most: &most };
@@ -337,7 +339,7 @@ impl Run<'_, '_> {
                 }
                 _ => zero_weights(graph, &weights, scorer, seed, shares)?,
             };
-            Ok(Zeroed { graph, fits: Vec::new(), note: None })
+            Ok(Zeroed { graph, fits: Vec::new(), note: floors })
         };
         self.follow(settings, graph, &mut best, take, |zeroed| &zeroed.graph)?;
         let Zeroed { graph: best, fits, note } = best;

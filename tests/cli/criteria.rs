@@ -89,6 +89,21 @@ fn layers_keep_what_they_must() {
     let (free, bound) = (kept(&[]), kept(&["--floor", "w1=0.35"]));
     assert_eq!(free.iter().sum::<u64>(), bound.iter().sum::<u64>());
     assert!(bound[0] >= 512 * 35 / 100 && bound[0] >= free[0], "{free:?} {bound:?}");
+    let high = [
+        "prune",
+        "mlp.onnx",
+        "-o",
+        "p.onnx",
+        "--sparsity",
+        "0.7",
+        "--scope",
+        "global",
+        "--json",
+        "--floor",
+        "w1=0.4",
+    ];
+    let notes = dir.poda(&high).json()["notes"].to_string();
+    assert!(notes.contains("floors let 68.0 % of the weights go where 70.0 % were asked for"), "{notes}");
     let error =
         dir.poda(&["prune", "mlp.onnx", "-o", "p.onnx", "--sparsity", "0.7", "--floor", "none=0.4"]).error();
     assert!(error.contains("none"), "{error}");

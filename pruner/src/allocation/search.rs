@@ -129,6 +129,9 @@ impl Levels {
     ) -> Result<Option<Choice>, E> {
         let mut random = SmallRng::seed_from_u64(seed);
         let layers = self.costs.len();
+        if layers == 0 {
+            return Ok(None);
+        }
         let Some(first) = self.least_error(&vec![1.0; layers], budget) else { return Ok(None) };
         let mut best = (loss(&first, true)?, vec![1.0; layers], first);
         let mut tried = vec![best.2.clone()];
@@ -168,6 +171,9 @@ impl Levels {
         loss: Loss<'_, E>,
     ) -> Result<Option<Choice>, E> {
         const OFFSPRING: usize = 8;
+        if self.costs.is_empty() {
+            return Ok(None);
+        }
         let mut random = SmallRng::seed_from_u64(seed);
         let most = self.costs.iter().map(Vec::len).max().unwrap_or(0);
         let uniform =
@@ -330,6 +336,9 @@ mod tests {
             );
         }
         assert_eq!(levels.spdy(1.0, 4, 1, &mut measure), Ok(None));
+        let none = Levels { costs: Vec::new(), errors: Vec::new() };
+        assert_eq!(none.spdy(1.0, 4, 1, &mut |_, _| Ok::<_, Infallible>(0.0)), Ok(None));
+        assert_eq!(none.evopress(1.0, 4, 1, &mut |_, _| Ok::<_, Infallible>(0.0)), Ok(None));
         assert_eq!(levels.evopress(1.0, 4, 1, &mut measure), Ok(None));
     }
 

@@ -150,6 +150,28 @@ pub(super) fn most_shares(recipe: &Recipe, graph: &Graph, weights: &[ValueId]) -
     weights.iter().map(of).collect()
 }
 
+/// What is to be told of floors that leave less to go than `share` of all weights together: every other layer then loses all.
+pub(super) fn floors_too_high(
+    graph: &Graph,
+    weights: &[ValueId],
+    most: &[f64],
+    share: f64,
+) -> Option<String> {
+    let len =
+        |id: &ValueId| graph.weight(*id).map_or(0, |weight| weight.shape().iter().product::<usize>()) as f64;
+    let all: f64 = weights.iter().map(len).sum();
+    let may_go: f64 = weights.iter().zip(most).map(|(id, most)| len(id) * most).sum();
+    let too_high = !most.is_empty() && may_go <= share * all;
+    too_high.then(|| {
+        format!(
+            "floors let {:.1} % of the weights go where {:.1} % were asked for: the layers without a floor lose all of theirs; \
+             lower a floor or --sparsity",
+            may_go / all * 100.0,
+            share * 100.0
+        )
+    })
+}
+
 /// What a layer may be called: its weight, and the nodes that use it.
 fn names_of<'g>(graph: &'g Graph, users: &[Vec<usize>], weight: ValueId) -> Vec<&'g str> {
     let nodes = users[weight.index()].iter().map(|&node| graph.nodes[node].name.as_str());
