@@ -118,6 +118,8 @@ fn shares_are_found_by_trying() {
         let flags = ["prune", "mlp.onnx", "-o", "p.onnx", "--data", "x.npz", "--sparsity", "0.6", "--json"];
         let report = dir.poda(&[&flags[..], &["--allocate", allocate]].concat()).json();
         let notes = report["notes"].to_string();
-        assert!(notes.contains(&format!("{allocate}: layers alone take ")), "{notes}");
+        // Which of the two is a matter of time: layers as small as these take hardly any.
+        let told = ["layers alone take ", "no other shares keep to the time of equal ones of 60 %"];
+        assert!(told.iter().any(|told| notes.contains(&format!("{allocate}: {told}"))), "{notes}");
     }
 }

@@ -108,7 +108,17 @@ impl Run<'_, '_> {
             Allocate::Evopress => levels.evopress(budget, TRIES, seed, &mut loss)?,
         };
         // (A share next to none is less than any level saves; or layers may not lose as much.)
-        let Some(choice) = choice else { return Ok((vec![None; levels.costs.len()], None)) };
+        let Some(choice) = choice else {
+            let name = self.recipe.allocate.name();
+            let scoped = self.recipe.allocate == Allocate::Scope;
+            let note = (!scoped).then(|| {
+                format!(
+                    "{name}: no other shares keep to the time of equal ones of {:.0} %, which were taken",
+                    share * 100.0
+                )
+            });
+            return Ok((vec![None; levels.costs.len()], note));
+        };
         let uniform = LEVELS.iter().rposition(|&level| level <= share + 1e-9).unwrap_or(0);
         let beside: Vec<usize> = levels.costs.iter().map(|costs| uniform.min(costs.len() - 1)).collect();
         let (found, equal) = (database.loss(&choice, false)?, database.loss(&beside, false)?);
