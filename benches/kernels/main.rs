@@ -7,6 +7,7 @@
 //!     cargo bench -p poda-runtime --bench kernels -- choice 768x768x1,768x768x17 0,10,50,99 uneven
 //!     THREADS=2 cargo bench -p poda-runtime --bench kernels -- scaling 3072x768x128 0,50,90   # over one thread
 //!     cargo bench -p poda-runtime --bench kernels -- pointwise avx512          # EfficientNet-Lite0's 1×1 layers
+//!     cargo bench -p poda-runtime --bench kernels -- conv                      # dense layers of ResNet-50, one after another
 //!     cargo bench -p poda-runtime --bench kernels -- depthwise                 # and its depthwise ones
 //!     cargo bench -p poda-runtime --bench kernels -- attention                 # of encoders, decoders, and over a long cache
 //!
@@ -18,6 +19,7 @@
 
 mod attention;
 mod choice;
+mod conv;
 mod depthwise;
 mod product;
 mod scaling;
@@ -26,6 +28,7 @@ mod weights;
 
 use attention::attention;
 use choice::{Tally, choice};
+use conv::conv;
 use criterion::{Criterion, Throughput};
 use depthwise::depthwise;
 use poda_formats::{CsrMatrix, Pattern};
@@ -113,6 +116,7 @@ fn main() {
     println!("FMA roof, one thread: {roof:.1} GFLOP/s; threads: {}", threads.count());
     let argument = |i: usize, default| arguments.get(i).map_or(default, String::as_str);
     match argument(0, "") {
+        "conv" => conv(&threads),
         "depthwise" => depthwise(&threads, roof),
         "attention" => attention(&threads, roof),
         "pointwise" => {

@@ -14,7 +14,7 @@ use crate::packing::ConvGeometry;
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::fill;
 use crate::packing::transpose::transpose;
-use crate::simd::{Simd, Supported, Vectorized, clamp, splat};
+use crate::simd::{Simd, Supported, Vectorized, splat};
 use crate::threads::{Split, SyncPtr, Threads};
 
 /// Multiply-adds below which another thread does not pay.
@@ -268,7 +268,7 @@ impl Part<'_> {
                 }
             }
             for i in 0..N {
-                ops.store_ptr(clamp(simd, sums[i], output.limits), y.add(i * S::LANES));
+                ops.store_ptr(simd.clamp(sums[i], output.limits), y.add(i * S::LANES));
             }
         }
     }
@@ -295,9 +295,11 @@ impl Part<'_> {
                     if let Some(residual) = residual {
                         sum = simd.f32().add(sum, simd.load_first(residual.as_ptr().add(at + i), count));
                     }
-                    simd.store_first(clamp(simd, sum, limits), y.add(i), count);
+                    simd.store_first(simd.clamp(sum, limits), y.add(i), count);
                 }
-                if activation.bounds().is_none() {
+                if activation.rounds() {
+                    activation.round(simd, y, 0, [1, pixels]);
+                } else if activation.bounds().is_none() {
                     activation.apply(std::slice::from_raw_parts_mut(y, pixels));
                 }
             }

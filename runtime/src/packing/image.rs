@@ -133,20 +133,28 @@ impl<'a> PaddedImage<'a> {
     /// # Panics
     /// When `out` has not as many elements.
     pub(crate) fn unroll(&self, out: &mut [f32]) {
-        struct Unroll<'a>(&'a PaddedImage<'a>, &'a mut [f32]);
+        struct Unroll<'a>(&'a PaddedImage<'a>, Range<usize>, &'a mut [f32]);
         impl Vectorized for Unroll<'_> {
             type Output = ();
 
             #[inline(always)]
             fn eval<S: Simd>(self, simd: S) {
-                let Self(image, out) = self;
-                let (k, n) = (image.geometry.k(), image.geometry.n());
-                // SAFETY: `out` is `[k, n]`, checked below.
-                unsafe { image.pack(simd, Rows::Range { start: 0, end: k }, 0..n, n, out.as_mut_ptr()) };
+                let Self(image, Range { start, end }, out) = self;
+                let n = image.geometry.n();
+                // SAFETY: `out` holds those rows of the `[k, n]` of the whole, of which they are a chunk.
+                unsafe { image.pack(simd, Rows::Range { start, end }, 0..n, n, out.as_mut_ptr()) };
             }
         }
-        assert_eq!(out.len(), self.geometry.k() * self.geometry.n(), "{:?}", self.geometry);
-        Supported::best().run(Unroll(self, out));
+        let n = self.geometry.n();
+        assert_eq!(out.len(), self.geometry.k() * n, "{:?}", self.geometry);
+        if n == 0 {
+            return;
+        }
+        let rows = GRAIN.div_ceil(n);
+        threads::for_each_chunk(out, rows * n, 1, |i, out| {
+            let rows = i * rows..i * rows + out.len() / n;
+            Supported::best().run(Unroll(self, rows, out));
+        });
     }
 
     /// Writes `rows` × `cols` of the im2col matrix to `dst` `[rows][width]`, zeros beyond the columns.
@@ -258,22 +266,13 @@ impl Vectorized for Pad<'_> {
                     }
                     let from = &from[y * width..][..width];
                     let at = inside.start * step + shift - left;
-                    if step == 1 {
-                        pad_line(simd, &from[at..], inside.clone(), to);
-                        continue;
-                    }
                     to[..inside.start].fill(0.0);
                     to[inside.end..].fill(0.0);
                     let to = &mut to[inside.clone()];
-                    if step == 2 {
-                        // (The compiler makes vectors of this loop; the last pair may lack its second element.)
-                        let pairs = from[at..].chunks_exact(2);
-                        let last = pairs.remainder().first();
-                        to.iter_mut()
-                            .zip(pairs.map(|pair| &pair[0]).chain(last))
-                            .for_each(|(to, &v)| *to = v);
-                    } else {
-                        to.iter_mut().zip(from[at..].iter().step_by(step)).for_each(|(to, &v)| *to = v);
+                    match step {
+                        1 => to.copy_from_slice(&from[at..][..to.len()]),
+                        2 => every_second(simd, &from[at..], to),
+                        _ => to.iter_mut().zip(from[at..].iter().step_by(step)).for_each(|(to, &v)| *to = v),
                     }
                 }
             }
@@ -281,20 +280,22 @@ impl Vectorized for Pad<'_> {
     }
 }
 
-/// Writes `from` to elements `inside` of `to`, and zeros to the others.
+/// Writes elements 0, 2, 4 … of `from` to `to`.
 ///
 /// # Panics
-/// When `from` has not as many elements.
+/// When `from` has not as many.
 #[inline(always)]
-fn pad_line<S: Simd>(simd: S, from: &[f32], inside: Range<usize>, to: &mut [f32]) {
-    let from = from[..inside.len()].as_ptr().wrapping_sub(inside.start);
+fn every_second<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
+    assert!(from.len() + 1 >= 2 * to.len(), "{} of {}", to.len(), from.len());
     for start in (0..to.len()).step_by(S::LANES) {
-        let lane = |i: usize| i.saturating_sub(start).min(S::LANES);
-        // SAFETY: the elements `inside` are `from`'s, which has as many; those stored are what `to` has left.
+        let left = from.len() - 2 * start;
+        // SAFETY: as many elements are read as `from` has left, and as many written as `to` has.
         unsafe {
-            let zero = splat(simd, 0.0);
-            let v = simd.load_between(zero, from.wrapping_add(start), lane(inside.start), lane(inside.end));
-            simd.store_first(v, to.as_mut_ptr().add(start), S::LANES.min(to.len() - start));
+            let at = from.as_ptr().add(2 * start);
+            let a = simd.load_first(at, left.min(S::LANES));
+            let b = simd.load_first(at.wrapping_add(S::LANES), left.saturating_sub(S::LANES).min(S::LANES));
+            let [even, _] = simd.unzip(a, b);
+            simd.store_first(even, to.as_mut_ptr().add(start), S::LANES.min(to.len() - start));
         }
     }
 }

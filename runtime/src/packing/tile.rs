@@ -98,6 +98,48 @@ pub(crate) unsafe fn pack_tile<S: Simd>(
     }
 }
 
+/// Packs `rows` × `cols` of `X` as tiles of `width` columns, `[rows][width]` each, one after another.
+///
+/// # Safety
+/// As [`pack_tile`]; `dst` must hold all tiles.
+#[inline(always)]
+pub(crate) unsafe fn pack_tiles<S: Simd>(
+    simd: S,
+    x: &Right<'_>,
+    [k, n]: [usize; 2],
+    rows: Rows<'_>,
+    cols: Range<usize>,
+    width: usize,
+    dst: *mut f32,
+) {
+    use rten_simd::ops::BitOps;
+    let tile = rows.len() * width;
+    let mut dst = dst;
+    let mut start = cols.start;
+    // SAFETY: by the caller.
+    unsafe {
+        if let Right::Matrix { data, layout: Layout::FeatureMajor } = *x {
+            // Whole tiles row by row, so that each row is read in one go.
+            let whole = cols.len() / width;
+            for i in 0..rows.len() {
+                let mut src = data.as_ptr().add(rows.get(i) * n + start);
+                let mut dst = dst.add(i * width);
+                for _ in 0..whole {
+                    for lane in (0..width).step_by(S::LANES) {
+                        simd.f32().store_ptr(simd.f32().load_ptr(src.add(lane)), dst.add(lane));
+                    }
+                    (src, dst) = (src.add(width), dst.wrapping_add(tile));
+                }
+            }
+            (start, dst) = (start + whole * width, dst.wrapping_add(whole * tile));
+        }
+        while start < cols.end {
+            pack_tile(simd, x, [k, n], rows, start..cols.end.min(start + width), width, dst);
+            (start, dst) = (start + width, dst.wrapping_add(tile));
+        }
+    }
+}
+
 /// `len` elements, then zeros up to `width`.
 ///
 /// # Safety

@@ -6,9 +6,9 @@ use core::arch::x86_64::{
     _mm_max_ss, _mm_movehdup_ps, _mm_movehl_ps, _mm_store_ss, _mm_storel_pd, _mm_storeu_ps,
     _mm256_andnot_si256, _mm256_blend_ps, _mm256_blendv_ps, _mm256_castpd_ps, _mm256_castps_pd,
     _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_extractf128_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_maskload_ps, _mm256_movehdup_ps, _mm256_moveldup_ps, _mm256_permute2f128_ps,
-    _mm256_permute4x64_pd, _mm256_set_m128, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps,
-    _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    _mm256_maskload_ps, _mm256_max_ps, _mm256_min_ps, _mm256_movehdup_ps, _mm256_moveldup_ps,
+    _mm256_permute2f128_ps, _mm256_permute4x64_pd, _mm256_set_m128, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
 
 use rten_simd::isa::Avx2Isa;
@@ -54,6 +54,13 @@ unsafe impl Simd for Avx2Isa {
             let ordered = |v| _mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(_mm256_castps_pd(v))).into();
             [ordered(_mm256_shuffle_ps::<0x88>(a.0, b.0)), ordered(_mm256_shuffle_ps::<0xdd>(a.0, b.0))]
         }
+    }
+
+    /// Of two NaN, or a NaN and a number, the instructions give the second.
+    #[inline(always)]
+    fn clamp(self, x: Self::F32, [min, max]: [Self::F32; 2]) -> Self::F32 {
+        // SAFETY: the CPU has AVX2, because `self` exists.
+        unsafe { _mm256_min_ps(max.0, _mm256_max_ps(min.0, x.0)) }.into()
     }
 
     #[inline(always)]

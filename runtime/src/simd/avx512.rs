@@ -4,10 +4,10 @@ use core::arch::asm;
 use core::arch::x86_64::{
     __m512, __mmask16, _mm_load_ss, _mm_loadu_ps, _mm512_add_epi32, _mm512_broadcast_f32x4, _mm512_castpd_ps,
     _mm512_castps_pd, _mm512_castsi512_ps, _mm512_mask_broadcast_f32x4, _mm512_mask_broadcastss_ps,
-    _mm512_mask_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_permutex2var_ps,
-    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32,
-    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
-    _mm512_unpacklo_ps,
+    _mm512_mask_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_min_ps,
+    _mm512_permutex2var_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setr_epi32, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
+    _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use rten_simd::isa::Avx512Isa;
@@ -46,6 +46,13 @@ unsafe impl Simd for Avx512Isa {
             let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
             [even, odd].map(|index| _mm512_permutex2var_ps(a.0, index, b.0).into())
         }
+    }
+
+    /// Of two NaN, or a NaN and a number, the instructions give the second.
+    #[inline(always)]
+    fn clamp(self, x: Self::F32, [min, max]: [Self::F32; 2]) -> Self::F32 {
+        // SAFETY: the CPU has AVX-512, because `self` exists.
+        unsafe { _mm512_min_ps(max.0, _mm512_max_ps(min.0, x.0)) }.into()
     }
 
     #[inline(always)]

@@ -84,6 +84,16 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
         v.to_array().into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
     }
 
+    /// Clamps to `min..=max` and lets a NaN through.
+    #[inline(always)]
+    fn clamp(self, x: Self::F32, [min, max]: [Self::F32; 2]) -> Self::F32 {
+        use rten_simd::ops::{BitOps, NumOps};
+        let ops = self.f32();
+        // Comparisons with NaN are false. (`max` and `min` differ in what they do with NaN from one CPU to another.)
+        let x = ops.select(min, x, ops.lt(x, min));
+        ops.select(max, x, ops.gt(x, max))
+    }
+
     /// As many equal parts of a vector, each full of the element at its pointer.
     ///
     /// # Safety
@@ -128,16 +138,6 @@ pub(crate) fn splat<S: Simd>(simd: S, x: f32) -> S::F32 {
 #[inline(always)]
 pub(crate) fn zero<S: Simd>(simd: S) -> S::F32 {
     splat(simd, 0.0)
-}
-
-/// Clamps to `min..=max` and lets a NaN through.
-#[inline(always)]
-pub(crate) fn clamp<S: Simd>(simd: S, x: S::F32, [min, max]: [S::F32; 2]) -> S::F32 {
-    use rten_simd::ops::{BitOps, NumOps};
-    let ops = simd.f32();
-    // Comparisons with NaN are false. (`max` and `min` differ in what they do with NaN from one CPU to another.)
-    let x = ops.select(min, x, ops.lt(x, min));
-    ops.select(max, x, ops.gt(x, max))
 }
 
 /// Code to run with vectors.

@@ -18,7 +18,7 @@ use poda_formats::storage::AlignedBytes;
 
 use super::{Call, Epilogue, Layout, Packed, Params, Problem, Right, WeightMatrix};
 use crate::packing::scratch::Scratch;
-use crate::packing::transpose::{transpose, transpose_matrix};
+use crate::packing::transpose::transpose;
 use crate::simd::{Simd, Supported, Vectorized};
 use crate::threads::{self, Split, SyncPtr, shares};
 pub(crate) use matmul::{Mat, matmul};
@@ -30,6 +30,9 @@ const PARALLEL: usize = 1 << 16;
 const READING: usize = 3;
 /// Rows of a weight, or columns of `X`, that are worth packing the other matrix' part for once more.
 const REPACK: [usize; 2] = [1024, 128];
+
+/// Elements that another thread may transpose: as many as pay for dealing them out.
+const TURNED: usize = 1 << 13;
 
 /// What runs along the vector lanes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -184,11 +187,43 @@ impl Gemm {
             epilogue: &Epilogue { residual: None, ..fused },
             threads,
         });
-        transpose_matrix(&y, shape, out);
+        let epilogue = if residual.is_some() {
+            Epilogue { residual, activation, bias: None }
+        } else {
+            Epilogue::default()
+        };
+        let [rows, cols] = shape;
+        let lines = self.level.lanes();
+        threads::for_each_chunk(out, lines * rows, TURNED.div_ceil(lines * rows), |i, out| {
+            let turn =
+                Turn { from: &y[i * lines..], stride: cols, rows, out, first: i * lines * rows, epilogue };
+            self.level.run(turn);
+        });
+    }
+}
+
+/// Rows of the transpose of `from`, and what remains to be done with them.
+struct Turn<'a> {
+    from: &'a [f32],
+    stride: usize,
+    rows: usize,
+    out: &'a mut [f32],
+    /// The first element of the whole that is here.
+    first: usize,
+    epilogue: Epilogue<'a>,
+}
+
+impl Vectorized for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Simd>(self, simd: S) {
+        let Self { from, stride, rows, out, first, epilogue: Epilogue { residual, activation, .. } } = self;
+        let shape = [rows, out.len() / rows];
+        // SAFETY: `from` is the rest of a `[rows, stride]` from one column on, of which as many follow as `out` has rows.
+        unsafe { transpose(simd, from.as_ptr(), stride, shape, out.as_mut_ptr(), rows) };
         if let Some(residual) = residual {
-            for (y, r) in out.iter_mut().zip(residual) {
-                *y += r;
-            }
+            out.iter_mut().zip(&residual[first..]).for_each(|(y, r)| *y += r);
             activation.apply(out);
         }
     }
@@ -198,6 +233,11 @@ impl Left<'_> {
     /// Elements of panel `i`, from step `depth` on.
     fn panel(&self, i: usize, depth: usize, stride: usize) -> *const f32 {
         self.panels[self.starts[i] * self.k + depth * stride..].as_ptr()
+    }
+
+    /// Where the panel after `i` will be read, to be asked for: perhaps beyond the end.
+    fn next_panel(&self, i: usize, depth: usize, stride: usize) -> *const f32 {
+        self.panels.as_ptr().wrapping_add(self.starts[i + 1] * self.k + depth * stride)
     }
 
     /// Threads that pay for `n` columns, of `threads`.

@@ -6,7 +6,7 @@ use super::tile::{Finish, Operands, Output, block, few_rows};
 use super::{Lanes, Left, cuts};
 use crate::kernels::{Epilogue, Layout, Right};
 use crate::packing::scratch::Scratch;
-use crate::packing::tile::{Rows, pack_tile};
+use crate::packing::tile::{Rows, pack_tiles};
 use crate::packing::transpose::transpose;
 use crate::simd::{Simd, Vectorized};
 use crate::threads::SyncPtr;
@@ -100,7 +100,9 @@ impl Part<'_> {
                 };
                 let together = if panel + together <= panels.end { together } else { 1 };
                 let cols = starts[panel + together] - starts[panel];
-                for group in groups.clone() {
+                // The next panel comes from further away than this one, which stays near: its lines are asked for meanwhile.
+                let next = job.left.next_panel(panel + together - 1, depth.start, width);
+                for (i, group) in groups.clone().enumerate() {
                     let rows = group.len();
                     let at = (columns.start + group.start) * m + starts[panel];
                     // SAFETY: the panels hold `steps` steps from `depth.start`, X the group's tokens, and `y` their features.
@@ -118,6 +120,8 @@ impl Part<'_> {
                             b: job.left.panel(panel, depth.start, width),
                             b_panel: width * k,
                             b_k: width,
+                            next: next.wrapping_add(i.min(1) * steps * S::LANES),
+                            next_k: S::LANES,
                         };
                         let bias =
                             job.epilogue.bias.map_or(std::ptr::null(), |bias| bias[starts[panel]..].as_ptr());
@@ -165,15 +169,12 @@ impl Part<'_> {
             for depth in depths.clone() {
                 let steps = depth.len();
                 let lies = |at: usize| direct.filter(|_| at + width <= end);
-                for at in (start..end).step_by(width) {
-                    if lies(at).is_none() {
-                        let rows = Rows::Range { start: depth.start, end: depth.end };
-                        // SAFETY: the tile's part of the scratch is `steps · width` long.
-                        unsafe {
-                            let dst = packed.as_mut_ptr().add((at - start) * steps);
-                            pack_tile(simd, &job.x, [k, n], rows, at..end.min(at + width), width, dst);
-                        }
-                    }
+                let from = if direct.is_some() { end - (end - start) % width } else { start };
+                let range = Rows::Range { start: depth.start, end: depth.end };
+                // SAFETY: each tile's part of the scratch is `steps · width` long.
+                unsafe {
+                    let dst = packed.as_mut_ptr().add((from - start) * steps);
+                    pack_tiles(simd, &job.x, [k, n], range, from..end, width, dst);
                 }
                 for panel in panels.clone() {
                     let row = starts[panel];
@@ -187,7 +188,18 @@ impl Part<'_> {
                                 None => (packed.as_ptr().add((at - start) * steps), width),
                             };
                             let a = job.left.panel(panel, depth.start, rows);
-                            let operands = Operands { k: steps, a, a_row: 1, a_k: rows, b, b_panel: 0, b_k };
+                            let next = job.left.next_panel(panel, depth.start, rows);
+                            let operands = Operands {
+                                k: steps,
+                                a,
+                                a_row: 1,
+                                a_k: rows,
+                                b,
+                                b_panel: 0,
+                                b_k,
+                                next,
+                                next_k: rows,
+                            };
                             let bias =
                                 job.epilogue.bias.map_or(std::ptr::null(), |bias| bias[row..].as_ptr());
                             let finish =
@@ -208,23 +220,24 @@ impl Part<'_> {
 
 impl Job<'_> {
     /// The epilogue of the block at element `at` of `y`.
-    fn finish(&self, at: usize, row_bias: *const f32, lane_bias: *const f32) -> Finish {
+    fn finish(&self, at: usize, row_bias: *const f32, lane_bias: *const f32) -> Finish<'_> {
         let Epilogue { residual, activation, .. } = *self.epilogue;
         Finish {
             row_bias,
             lane_bias,
             residual: residual.map_or(std::ptr::null(), |r| r[at..].as_ptr()),
             bounds: activation.bounds().unwrap_or((f32::NEG_INFINITY, f32::INFINITY)),
+            activation: &self.epilogue.activation,
         }
     }
 
-    /// Applies an activation that is more than a clamp to a part of `y`.
+    /// Applies an activation that is more than a clamp or a rounding to a part of `y`.
     ///
     /// # Safety
     /// No other thread may touch the part.
     unsafe fn activate(&self, rows: Range<usize>, cols: Range<usize>, stride: usize) {
         let activation = self.epilogue.activation;
-        if activation.bounds().is_none() {
+        if activation.bounds().is_none() && !activation.rounds() {
             for row in rows {
                 // SAFETY: a part of row `row` of `y`, which is this thread's.
                 let y = unsafe {

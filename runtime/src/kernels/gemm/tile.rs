@@ -7,7 +7,8 @@
 
 use rten_simd::ops::{BitOps, NumOps};
 
-use crate::simd::{Simd, clamp, splat, zero};
+use crate::kernels::Activation;
+use crate::simd::{Simd, splat, zero};
 
 /// The operands of one block.
 #[derive(Clone, Copy)]
@@ -22,11 +23,14 @@ pub(super) struct Operands {
     pub(super) b: *const f32,
     pub(super) b_panel: usize,
     pub(super) b_k: usize,
+    /// What later blocks read, asked for as the steps pass by: a line at `next[j · next_k]` in step `j`.
+    pub(super) next: *const f32,
+    pub(super) next_k: usize,
 }
 
 /// Where a block goes.
 #[derive(Clone, Copy)]
-pub(super) struct Output {
+pub(super) struct Output<'a> {
     /// Row `i` at `c[i · stride]`.
     pub(super) c: *mut f32,
     pub(super) stride: usize,
@@ -35,12 +39,12 @@ pub(super) struct Output {
     /// Start from zero, rather than from what `c` holds.
     pub(super) first: bool,
     /// What to do with complete sums; `None` while steps are missing.
-    pub(super) finish: Option<Finish>,
+    pub(super) finish: Option<Finish<'a>>,
 }
 
 /// The epilogue, positioned at the block. Null pointers stand for what is not there.
 #[derive(Clone, Copy)]
-pub(super) struct Finish {
+pub(super) struct Finish<'a> {
     /// One for each row.
     pub(super) row_bias: *const f32,
     /// One for each lane.
@@ -49,6 +53,8 @@ pub(super) struct Finish {
     pub(super) residual: *const f32,
     /// Least and greatest value.
     pub(super) bounds: (f32, f32),
+    /// A rounding is applied here; other functions that do more than clamp are the caller's.
+    pub(super) activation: &'a Activation,
 }
 
 macro_rules! sizes {
@@ -68,11 +74,13 @@ macro_rules! sizes {
 /// # Safety
 /// Everything that [`Operands`] and [`Output`] describe must be accessible.
 #[inline(always)]
-pub(super) unsafe fn block<S: Simd>(simd: S, size: [usize; 2], operands: Operands, output: Output) {
+pub(super) unsafe fn block<S: Simd>(simd: S, size: [usize; 2], operands: Operands, output: Output<'_>) {
     sizes! {
         simd, operands, output, size, true,
         1: 1 2; 2: 1 2; 3: 1 2; 4: 1 2; 5: 1 2; 6: 1 2; 7: 1 2; 8: 1 2; 9: 1 2; 10: 1 2; 11: 1 2; 12: 1 2;
     }
+    // SAFETY: as above.
+    unsafe { round(simd, size[0], output) };
 }
 
 /// Computes a block of few rows, with `a` as it lies. Several panels at once keep enough sums in flight.
@@ -80,8 +88,22 @@ pub(super) unsafe fn block<S: Simd>(simd: S, size: [usize; 2], operands: Operand
 /// # Safety
 /// As [`block`].
 #[inline(always)]
-pub(super) unsafe fn few_rows<S: Simd>(simd: S, size: [usize; 2], operands: Operands, output: Output) {
+pub(super) unsafe fn few_rows<S: Simd>(simd: S, size: [usize; 2], operands: Operands, output: Output<'_>) {
     sizes! { simd, operands, output, size, false, 1: 2 8; 2: 2 4; 3: 2 4; }
+    // SAFETY: as above.
+    unsafe { round(simd, size[0], output) };
+}
+
+/// Rounds what was just written, if that is what comes last.
+///
+/// # Safety
+/// As [`block`].
+#[inline(always)]
+unsafe fn round<S: Simd>(simd: S, rows: usize, Output { c, stride, cols, finish, .. }: Output<'_>) {
+    if let Some(Finish { activation, .. }) = finish {
+        // SAFETY: by the caller.
+        unsafe { activation.round(simd, c, stride, [rows, cols]) };
+    }
 }
 
 /// [`block`] with the size known, so that the sums stay in registers. `PACKED`: `a` is `[k][ROWS]`.
@@ -89,18 +111,31 @@ pub(super) unsafe fn few_rows<S: Simd>(simd: S, size: [usize; 2], operands: Oper
 unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: bool>(
     simd: S,
     operands: Operands,
-    output: Output,
+    output: Output<'_>,
 ) {
     if ROWS > S::TILE_ROWS {
         unreachable!("{ROWS} rows");
     }
     let ops = simd.f32();
-    let Operands { k, mut a, a_row, a_k, b, b_panel, b_k } = operands;
+    let Operands { k, mut a, a_row, a_k, b, b_panel, b_k, next, next_k } = operands;
     let (a_row, a_k) = if PACKED { (1, ROWS) } else { (a_row, a_k) };
     let mut sums = [[zero(simd); VECTORS]; ROWS];
     // SAFETY: by the caller of `block`.
     unsafe {
-        let mut b = b;
+        let (mut b, mut next) = (b, next);
+        let Output { c, stride, cols, finish, .. } = output;
+        if S::PREFETCH && PACKED {
+            for row in 0..ROWS {
+                for v in 0..VECTORS {
+                    let at = row * stride + v * S::LANES;
+                    ops.prefetch_write(c.wrapping_add(at));
+                    if let Some(Finish { residual, .. }) = finish.filter(|finish| !finish.residual.is_null())
+                    {
+                        ops.prefetch(residual.wrapping_add(at));
+                    }
+                }
+            }
+        }
         // Several steps in a row: a short loop takes a tenth longer where it lies badly among the lines of the code's cache.
         let steps = const { if S::LANES <= 8 { 4 } else { 1 } };
         for _ in 0..k / steps {
@@ -108,6 +143,10 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
                 step(simd, a, a_row, b, b_panel, &mut sums);
                 a = a.add(a_k);
                 b = b.wrapping_add(b_k);
+                if S::PREFETCH && PACKED {
+                    ops.prefetch(next);
+                    next = next.wrapping_add(next_k);
+                }
             }
         }
         for _ in 0..k % steps {
@@ -123,32 +162,57 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
                 done[row][v] = sums[row][v];
             }
         }
-        let Output { c, stride, cols, first, finish } = output;
-        for row in 0..ROWS {
-            for v in 0..VECTORS {
-                let at = row * stride + v * S::LANES;
-                let lanes = cols.saturating_sub(v * S::LANES).min(S::LANES);
-                if lanes == 0 {
-                    continue;
-                }
-                let mut sum = done[row][v];
+        if cols == VECTORS * S::LANES {
+            store::<S, ROWS, VECTORS, true>(simd, &done, output);
+        } else {
+            store::<S, ROWS, VECTORS, false>(simd, &done, output);
+        }
+    }
+}
+
+/// Finishes sums and writes them. `WHOLE`: every lane of every vector is valid.
+///
+/// # Safety
+/// As [`block`].
+#[inline(always)]
+unsafe fn store<S: Simd, const ROWS: usize, const VECTORS: usize, const WHOLE: bool>(
+    simd: S,
+    sums: &[[S::F32; VECTORS]; ROWS],
+    Output { c, stride, cols, first, finish }: Output<'_>,
+) {
+    let ops = simd.f32();
+    for row in 0..ROWS {
+        for v in 0..VECTORS {
+            let at = row * stride + v * S::LANES;
+            let lanes = if WHOLE { S::LANES } else { cols.saturating_sub(v * S::LANES).min(S::LANES) };
+            if lanes == 0 {
+                continue;
+            }
+            let mut sum = sums[row][v];
+            // SAFETY: by the caller.
+            unsafe {
+                let load = |at: *const f32| if WHOLE { ops.load_ptr(at) } else { simd.load_first(at, lanes) };
                 if !first {
-                    sum = ops.add(sum, simd.load_first(c.add(at), lanes));
+                    sum = ops.add(sum, load(c.add(at)));
                 }
                 if let Some(finish) = finish {
                     if !finish.row_bias.is_null() {
                         sum = ops.add(sum, splat(simd, *finish.row_bias.add(row)));
                     }
                     if !finish.lane_bias.is_null() {
-                        sum = ops.add(sum, simd.load_first(finish.lane_bias.add(v * S::LANES), lanes));
+                        sum = ops.add(sum, load(finish.lane_bias.add(v * S::LANES)));
                     }
                     if !finish.residual.is_null() {
-                        sum = ops.add(sum, simd.load_first(finish.residual.add(at), lanes));
+                        sum = ops.add(sum, load(finish.residual.add(at)));
                     }
                     let (min, max) = finish.bounds;
-                    sum = clamp(simd, sum, [splat(simd, min), splat(simd, max)]);
+                    sum = simd.clamp(sum, [splat(simd, min), splat(simd, max)]);
                 }
-                simd.store_first(sum, c.add(at), lanes);
+                if WHOLE {
+                    ops.store_ptr(sum, c.add(at));
+                } else {
+                    simd.store_first(sum, c.add(at), lanes);
+                }
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::packing::panels::{PanelShape, Panels};
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::{Rows, fill, pack_tile};
 use crate::packing::transpose::transpose;
-use crate::simd::{Level, Simd, Supported, Vectorized, clamp, splat};
+use crate::simd::{Level, Simd, Supported, Vectorized, splat};
 use crate::threads::{Split, SyncPtr, shares};
 use segment::segment;
 
@@ -358,7 +358,7 @@ impl Job<'_> {
                     sum = ops.add(sum, ops.load_ptr(residual.add(at)));
                 }
                 if clamps {
-                    sum = clamp(simd, sum, limits);
+                    sum = simd.clamp(sum, limits);
                 }
                 ops.store_ptr(sum, y.add(at));
             }
@@ -368,9 +368,11 @@ impl Job<'_> {
                 if let Some(residual) = residual {
                     sum = ops.add(sum, simd.load_first(residual.add(whole), rest));
                 }
-                simd.store_first(clamp(simd, sum, limits), y.add(whole), rest);
+                simd.store_first(simd.clamp(sum, limits), y.add(whole), rest);
             }
-            if bounds.is_none() {
+            if activation.rounds() {
+                activation.round(simd, y, 0, [1, len]);
+            } else if bounds.is_none() {
                 activation.apply(std::slice::from_raw_parts_mut(y, len));
             }
         }

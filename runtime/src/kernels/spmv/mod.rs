@@ -28,7 +28,7 @@ use rten_simd::ops::{BitOps, NumOps};
 use super::{Call, Epilogue, Layout, Packed, Right};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose::transpose;
-use crate::simd::{Simd, Supported, Vectorized, clamp, splat};
+use crate::simd::{Simd, Supported, Vectorized, splat};
 use crate::threads::{SyncPtr, shares};
 
 /// Rows that a kernel multiplies at a time.
@@ -296,7 +296,7 @@ impl<M: Multiply> Job<'_, M> {
                     sum = ops.add(sum, simd.load_first(residual.as_ptr().add(i), count));
                 }
                 if bounds.is_some() {
-                    sum = clamp(simd, sum, range);
+                    sum = simd.clamp(sum, range);
                 }
                 simd.store_first(sum, self.y.0.add(at + i), count);
             }

@@ -27,10 +27,18 @@ enum Effect {
 pub(super) fn absorb(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
     let node = rewriter.node(at);
     if let Some([Link::Activation(activation)]) = node.lowered::<Chain>().map(|chain| &chain.links[..]) {
-        let id = node.input(0)?;
+        let (mut id, mut activation) = (node.input(0)?, *activation);
+        // A clamp between two roundings goes to the second.
+        if let Some((Op::Clip, clip)) = rewriter.op(id)
+            && rewriter.once(id)
+            && let Some(joined) =
+                clamp(rewriter.draft, &clip.inputs).and_then(|clamp| joined(clamp, activation))
+        {
+            (id, activation) = (clip.input(0)?, joined);
+        }
         let producer = rewriter.producer(id)?;
         let mut product = producer.lowered::<Product>()?.clone();
-        product.activation = joined(product.activation, *activation)?;
+        product.activation = joined(product.activation, activation)?;
         return rewriter.once(id).then(|| with_epilogue(producer, product, producer.inputs.clone()));
     }
     let op = node.op()?;
@@ -107,12 +115,7 @@ fn effect(
         return activation(*function).map(Effect::Activation);
     }
     if matches!(op, Op::Clip) {
-        let bound = |i: usize, missing| match inputs.get(i).copied().flatten() {
-            Some(id) => draft.scalar(id),
-            None => Some(missing),
-        };
-        let (min, max) = (bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?);
-        return (min <= max).then_some(Effect::Activation(Activation::Clip { min, max }));
+        return clamp(draft, inputs).map(Effect::Activation);
     }
     if let Op::Binary(function) = op {
         let other = other?;
@@ -148,6 +151,16 @@ fn effect(
     None
 }
 
+/// What a Clip of these inputs does, if its bounds are known.
+fn clamp(draft: &Draft<'_>, inputs: &[Option<ValueId>]) -> Option<Activation> {
+    let bound = |i: usize, missing| match inputs.get(i).copied().flatten() {
+        Some(id) => draft.scalar(id),
+        None => Some(missing),
+    };
+    let (min, max) = (bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?);
+    (min <= max).then_some(Activation::Clip { min, max })
+}
+
 /// Two activations, one after the other, as one.
 fn joined(first: Activation, then: Activation) -> Option<Activation> {
     match (first.bounds(), then) {
@@ -155,6 +168,10 @@ fn joined(first: Activation, then: Activation) -> Option<Activation> {
         (Some((low, high)), Activation::Rounded(rounding)) => {
             Some(Activation::Rounded(Rounding { clamp: [low, high], ..rounding }))
         }
+        (None, Activation::Rounded(rounding)) => match first {
+            Activation::Rounded(first) => Some(Activation::RoundedTwice(first, rounding)),
+            _ => None,
+        },
         _ => None,
     }
 }
