@@ -132,7 +132,8 @@ impl Executable {
         // Constants that hold for any shapes of the inputs: their packed form serves every plan.
         let weights = Weights::new(Tuner::new(tuner), optimized.constant.clone());
         let (plans, overridden) = (Plans::new(options.plans), Mutex::default());
-        let executable = Self { graph, optimized, options, threads, weights, arenas: Arc::default(), plans, overridden };
+        let executable =
+            Self { graph, optimized, options, threads, weights, arenas: Arc::default(), plans, overridden };
         executable.plan_ahead()?;
         Ok(executable)
     }

@@ -22,6 +22,7 @@ use crate::in_flight::InFlight;
 use crate::metrics::Metrics;
 use crate::model::load::LoadError;
 use crate::registry::Registry;
+use crate::speakers::Speakers;
 use crate::tls::{Tls, TlsError};
 
 /// Why a server does not start.
@@ -100,6 +101,8 @@ pub(crate) async fn serve(
         app: Arc::clone(&app),
         tls: tls.clone(),
         places: Arc::new(Semaphore::new(config.connections.min(Semaphore::MAX_PERMITS))),
+        streams: Arc::default(),
+        speakers: Arc::new(Speakers::start(poda_runtime::Threads::available().clamp(1, 4))?),
         phase: phases,
     };
     let mut doors = JoinSet::new();
