@@ -36,7 +36,8 @@ pub(crate) struct Connections {
     pub(crate) app: Arc<App>,
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) places: Arc<Semaphore>,
-    pub(crate) streams: Arc<Streams>,
+    /// Where requests come one after another over each: those of gRPC come side by side.
+    pub(crate) streams: Option<Arc<Streams>>,
     pub(crate) speakers: Arc<Speakers>,
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -101,14 +102,14 @@ impl Connections {
         // Answers are written whole, so that waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
         let (tls, limit) = (self.tls.clone(), self.app.config.read_timeout());
-        let (builder, router, streams) = (Arc::clone(builder), router.clone(), Arc::clone(&self.streams));
+        let (builder, router, streams) = (Arc::clone(builder), router.clone(), self.streams.clone());
         let open = Open::new(Arc::clone(&self.app));
         // It changes the thread, and what wakes it.
         let stream = stream.into_std();
         self.speakers.spawn(async move {
             let (_place, _open) = (place, open);
             let outcome = async {
-                let stream = Eager::new(TcpStream::from_std(stream?)?, &streams);
+                let stream = Eager::new(TcpStream::from_std(stream?)?, streams);
                 let Some(tls) = tls else { return serve(stream, &builder, router, watcher).await };
                 match tokio::time::timeout(limit, tls.acceptor().accept(stream)).await {
                     Ok(stream) => serve(stream?, &builder, router, watcher).await,

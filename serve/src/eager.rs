@@ -32,7 +32,8 @@ pub(crate) struct Streams {
 #[derive(Debug)]
 pub(crate) struct Eager {
     stream: TcpStream,
-    of: Arc<Streams>,
+    /// None where it is not watched.
+    of: Option<Arc<Streams>>,
     number: u64,
     /// When the request came that is not answered yet.
     asked: Option<Instant>,
@@ -41,15 +42,15 @@ pub(crate) struct Eager {
 }
 
 impl Eager {
-    pub(crate) fn new(stream: TcpStream, of: &Arc<Streams>) -> Self {
-        let number = of.count.fetch_add(1, Ordering::Relaxed) + 1;
-        Self { stream, of: Arc::clone(of), number, asked: None, watch: false }
+    pub(crate) fn new(stream: TcpStream, of: Option<Arc<Streams>>) -> Self {
+        let number = of.as_ref().map_or(0, |of| of.count.fetch_add(1, Ordering::Relaxed) + 1);
+        Self { stream, of, number, asked: None, watch: false }
     }
 
     /// Something is written: the beginning of an answer, where a request came before.
     fn answers(&mut self) {
-        if let Some(asked) = self.asked.take() {
-            let before = self.of.answered.swap(self.number, Ordering::Relaxed);
+        if let (Some(of), Some(asked)) = (&self.of, self.asked.take()) {
+            let before = of.answered.swap(self.number, Ordering::Relaxed);
             self.watch = before == self.number && asked.elapsed() < SMALL;
         }
     }
