@@ -66,7 +66,7 @@ impl Plans {
     /// A run took so long.
     pub(crate) fn took(&self, form: &[Vec<usize>], time: Duration) {
         if let Some(planned) = self.lock().find(form) {
-            planned.time = Some(planned.time.map_or(time, |mean| mean - mean / 8 + time / 8));
+            planned.time = Some(planned.time.map_or(time, |mean| (mean * 7 + time) / 8));
         }
     }
 
