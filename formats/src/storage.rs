@@ -269,6 +269,18 @@ pub fn give_back() {
     }
 }
 
+/// Has the memory of large buffers go back to the system as soon as they are freed, for a process that runs for long: by itself the
+/// allocator keeps what threads have freed, each in a heap of its own and up to 64 MiB at its end. A server of MiniLM at 90 % zeros
+/// had 69 to 84 MiB beside its file (one heap, or many) instead of 137, after 64 clients at once. New buffers cost their page faults.
+pub fn give_back_early() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `mallopt` may be called at any time from any thread; it takes no pointer.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
 /// Refuses what is not a regular file: a folder, a pipe, a device.
 ///
 /// # Errors

@@ -22,7 +22,7 @@ use crate::memory;
 use crate::ops::OpError;
 use crate::optimize::{Log, Optimized, Passes};
 use crate::options::{Options, RunOptions};
-use crate::plan::{self, Between, Halt, Plan, PlanError, Request, Run, Wants, Weights};
+use crate::plan::{self, Arenas, Between, Halt, Plan, PlanError, Request, Run, Wants, Weights};
 use crate::profile::Profile;
 use crate::threads::{Threads, ThreadsError};
 use crate::trace::span;
@@ -38,6 +38,7 @@ pub struct Executable {
     options: Options,
     threads: Threads,
     weights: Weights,
+    arenas: Arc<Arenas>,
     plans: Plans,
     /// The same model with these weights as inputs, for runs that are fed something else in their place.
     overridden: Mutex<HashMap<Vec<ValueId>, Arc<Self>>>,
@@ -131,7 +132,8 @@ impl Executable {
         // Constants that hold for any shapes of the inputs: their packed form serves every plan.
         let weights = Weights::new(Tuner::new(tuner), optimized.constant.clone());
         let (plans, overridden) = (Plans::new(options.plans), Mutex::default());
-        let executable = Self { graph, optimized, options, threads, weights, plans, overridden };
+        let executable =
+            Self { graph, optimized, options, threads, weights, arenas: Arc::default(), plans, overridden };
         executable.plan_ahead()?;
         Ok(executable)
     }
@@ -356,6 +358,7 @@ impl Executable {
             let context = plan::Context {
                 graph: &self.optimized.graph,
                 weights: &self.weights,
+                arenas: &self.arenas,
                 threads: &self.threads,
                 limit: self.options.memory_limit.unwrap_or_else(memory::limit),
                 passes: self.options.passes,

@@ -18,6 +18,8 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use crate::app::{App, Phase};
+use crate::eager::{Eager, Streams};
+use crate::speakers::Speakers;
 use crate::tls::Tls;
 
 /// What a connection beyond the limit is told.
@@ -34,6 +36,9 @@ pub(crate) struct Connections {
     pub(crate) app: Arc<App>,
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) places: Arc<Semaphore>,
+    /// Where requests come one after another over each: those of gRPC come side by side.
+    pub(crate) streams: Option<Arc<Streams>>,
+    pub(crate) speakers: Arc<Speakers>,
     pub(crate) phase: watch::Receiver<Phase>,
 }
 
@@ -97,19 +102,21 @@ impl Connections {
         // Answers are written whole, so that waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
         let (tls, limit) = (self.tls.clone(), self.app.config.read_timeout());
-        let (builder, router) = (Arc::clone(builder), router.clone());
+        let (builder, router, streams) = (Arc::clone(builder), router.clone(), self.streams.clone());
         let open = Open::new(Arc::clone(&self.app));
-        tokio::spawn(async move {
+        // It changes the thread, and what wakes it.
+        let stream = stream.into_std();
+        self.speakers.spawn(async move {
             let (_place, _open) = (place, open);
-            let outcome = match tls {
-                None => serve(stream, &builder, router, watcher).await,
-                Some(tls) => match tokio::time::timeout(limit, tls.acceptor().accept(stream)).await {
-                    Ok(Ok(stream)) => serve(stream, &builder, router, watcher).await,
-                    Ok(Err(error)) => Err(error.into()),
+            let outcome = async {
+                let stream = Eager::new(TcpStream::from_std(stream?)?, streams);
+                let Some(tls) = tls else { return serve(stream, &builder, router, watcher).await };
+                match tokio::time::timeout(limit, tls.acceptor().accept(stream)).await {
+                    Ok(stream) => serve(stream?, &builder, router, watcher).await,
                     Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-                },
+                }
             };
-            if let Err(error) = outcome {
+            if let Err(error) = outcome.await {
                 debug!(%peer, error = &*error, "connection ended");
             }
         });

@@ -20,6 +20,7 @@ mod config;
 mod connections;
 mod datatype;
 mod decode;
+mod eager;
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc;
@@ -32,6 +33,7 @@ mod refusal;
 mod registry;
 mod repository;
 mod server;
+mod speakers;
 mod statistics;
 mod text;
 mod tls;
@@ -56,10 +58,9 @@ pub use tls::TlsError;
 
 use server::{Command, serve};
 
-/// Threads that speak with clients; those that compute are others.
+/// For what is not a connection's: one thread takes those, and directs the rest.
 fn runtime() -> io::Result<Runtime> {
-    let threads = poda_runtime::Threads::available().clamp(1, 4);
-    Builder::new_multi_thread().worker_threads(threads).thread_name("poda-io").enable_all().build()
+    Builder::new_current_thread().enable_all().build()
 }
 
 /// Sends log lines to standard error, as the configuration says.

@@ -22,6 +22,7 @@ use crate::in_flight::InFlight;
 use crate::metrics::Metrics;
 use crate::model::load::LoadError;
 use crate::registry::Registry;
+use crate::speakers::Speakers;
 use crate::tls::{Tls, TlsError};
 
 /// Why a server does not start.
@@ -82,6 +83,7 @@ pub(crate) async fn serve(
 ) -> Result<(), ServeError> {
     let started = Instant::now();
     config.check()?;
+    poda_formats::storage::give_back_early();
     let tokens = Tokens::of(&config)?;
     let tls = Tls::of(&config)?.map(Arc::new);
     let (phase, phases) = watch::channel(Phase::Starting);
@@ -96,10 +98,14 @@ pub(crate) async fn serve(
         phase: phases.clone(),
         started,
     });
+    let cpus = poda_runtime::Threads::available();
     let connections = Connections {
         app: Arc::clone(&app),
         tls: tls.clone(),
         places: Arc::new(Semaphore::new(config.connections.min(Semaphore::MAX_PERMITS))),
+        // A client on the only CPU would wait for the thread that looks for what it sends.
+        streams: (cpus > 1).then(Arc::default),
+        speakers: Arc::new(Speakers::start(cpus.clamp(1, 4))?),
         phase: phases,
     };
     let mut doors = JoinSet::new();
@@ -112,7 +118,7 @@ pub(crate) async fn serve(
         let (listener, address) = bind("grpc", &config.grpc).await?;
         let (router, reporter) = grpc::router(&app)?;
         grpc::report(&reporter, false).await;
-        doors.spawn(connections.clone().serve(listener, router));
+        doors.spawn(Connections { streams: None, ..connections.clone() }.serve(listener, router));
         on(Event::Grpc(address));
         health = Some(reporter);
     }

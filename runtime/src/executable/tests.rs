@@ -288,6 +288,7 @@ fn a_shape_is_planned_once_and_holds_up_no_other() {
         let context = plan::Context {
             graph: &executable.optimized.graph,
             weights: &executable.weights,
+            arenas: &executable.arenas,
             threads: &executable.threads,
             limit: 1 << 20,
             passes: Passes::all(),

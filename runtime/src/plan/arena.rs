@@ -1,9 +1,11 @@
-//! The arena: one buffer in which values live only from the step that makes them to the last that reads them.
+//! The arena: one buffer in which values live only from the step that makes them to the last that reads them. Runs of all plans of
+//! an executable take turns with the same ones.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use poda_formats::storage::ALIGNMENT;
+use poda_formats::storage::{ALIGNMENT, AlignedBytes};
 use smallvec::SmallVec;
 
 /// Hands out ranges of a buffer that grows as needed: the smallest free range that fits, all multiples of 64 bytes.
@@ -52,6 +54,78 @@ impl Allocator {
     /// Bytes of the buffer that holds every range handed out so far.
     pub(super) fn size(&self) -> usize {
         self.end
+    }
+}
+
+/// The arenas that no run has: as many as there were runs at once, none larger than the largest that a plan needs.
+#[derive(Debug, Default)]
+pub(crate) struct Arenas(Mutex<Free>);
+
+#[derive(Debug, Default)]
+struct Free {
+    arenas: Vec<AlignedBytes>,
+    /// Number of plans by the bytes that they need.
+    needs: BTreeMap<usize, usize>,
+}
+
+impl Arenas {
+    fn lock(&self) -> MutexGuard<'_, Free> {
+        // The lists are whole between any two operations on them.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a plan needs whose runs take so many bytes.
+    pub(super) fn need(self: &Arc<Self>, bytes: usize) -> Need {
+        *self.lock().needs.entry(bytes).or_default() += 1;
+        Need { of: Arc::clone(self), bytes }
+    }
+}
+
+impl Free {
+    /// The smallest arena of at least so many bytes. Where there is none the largest goes, as a larger one will take its place.
+    fn take(&mut self, bytes: usize) -> Option<AlignedBytes> {
+        let by_size = |&at: &usize| self.arenas[at].len();
+        let fits = (0..self.arenas.len()).filter(|at| by_size(at) >= bytes).min_by_key(by_size);
+        let at = fits.or_else(|| (0..self.arenas.len()).max_by_key(by_size))?;
+        Some(self.arenas.swap_remove(at)).filter(|arena| arena.len() >= bytes)
+    }
+
+    fn most(&self) -> usize {
+        self.needs.last_key_value().map_or(0, |(&bytes, _)| bytes)
+    }
+}
+
+/// A plan's share of [`Arenas`].
+#[derive(Debug)]
+pub(super) struct Need {
+    of: Arc<Arenas>,
+    bytes: usize,
+}
+
+impl Need {
+    /// At least as many bytes as the plan needs, whatever they hold; `None` where memory has not as many.
+    pub(super) fn take(&self) -> Option<AlignedBytes> {
+        let kept = self.of.lock().take(self.bytes);
+        kept.map_or_else(|| AlignedBytes::try_zeroed(self.bytes), Some)
+    }
+
+    pub(super) fn give(&self, arena: AlignedBytes) {
+        let mut free = self.of.lock();
+        if arena.len() <= free.most() {
+            free.arenas.push(arena);
+        }
+    }
+}
+
+impl Drop for Need {
+    fn drop(&mut self) {
+        let mut free = self.of.lock();
+        if let Some(plans) = free.needs.get_mut(&self.bytes) {
+            *plans -= 1;
+        }
+        free.needs.retain(|_, plans| *plans > 0);
+        let most = free.most();
+        free.arenas.retain(|arena| arena.len() <= most);
     }
 }
 
@@ -150,6 +224,29 @@ mod tests {
         assert_eq!(a.take(384), Some(0));
         assert_eq!(a.size(), 384);
         assert_eq!(a.take(usize::MAX), None);
+    }
+
+    #[test]
+    fn plans_share_arenas_as_large_as_one_needs() {
+        let arenas = Arc::new(Arenas::default());
+        let sizes = || arenas.lock().arenas.iter().map(|arena| arena.len()).collect::<Vec<_>>();
+        let (small, large) = (arenas.need(100), arenas.need(1000));
+        let first = small.take().unwrap();
+        assert_eq!(first.len(), 100);
+        small.give(first);
+        // A larger one takes its place, which serves both.
+        large.give(large.take().unwrap());
+        assert_eq!(sizes(), [1000]);
+        let both = [small.take().unwrap(), small.take().unwrap()];
+        assert_eq!(both.each_ref().map(|arena| arena.len()), [1000, 100]);
+        both.into_iter().for_each(|arena| small.give(arena));
+        assert_eq!(small.take().unwrap().len(), 100);
+        // With the plan that needs them the large ones go, at the latest when their runs end.
+        let other = arenas.need(1000);
+        let used = other.take().unwrap();
+        drop((large, other));
+        small.give(used);
+        assert_eq!(sizes(), [0; 0]);
     }
 
     proptest! {

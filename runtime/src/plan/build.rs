@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 
 use poda_formats::tensor::checked_bytes;
 use poda_formats::{DataType, Graph, Op, Tensor, ValueId, Weight};
 
-use super::arena::{self, Allocator};
+use super::arena::{self, Allocator, Arenas};
 use super::draft::{Draft, DraftNode, Kind};
 use super::lower::{Call, General, Preparation, lower};
 use super::weights::Weights;
@@ -41,6 +41,7 @@ pub(crate) enum Wants {
 pub(crate) struct Context<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) weights: &'a Weights,
+    pub(crate) arenas: &'a Arc<Arenas>,
     pub(crate) threads: &'a Threads,
     /// Most bytes that one run may take.
     pub(crate) limit: usize,
@@ -232,8 +233,8 @@ impl<'a> Builder<'a> {
             buffers,
             heap,
             arena_bytes,
+            arena: Some(self.context.arenas.need(arena_bytes)),
             pace: Pace::new(estimate),
-            arenas: Mutex::default(),
             split: None,
         })
     }

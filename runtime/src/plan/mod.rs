@@ -17,20 +17,18 @@ mod run;
 pub(crate) mod tests;
 mod weights;
 
-use std::sync::Mutex;
-
 use poda_formats::dtype::DataType;
-use poda_formats::storage::AlignedBytes;
 use poda_formats::{Tensor, ValueId};
 
 use crate::ops::OpError;
 use crate::threads::Pace;
+use arena::Need;
 use batch::Split;
 use lower::Call;
 
 pub use effects::{Effects, effects};
 
-pub(crate) use arena::Segment;
+pub(crate) use arena::{Arenas, Segment};
 pub(crate) use batch::{is_apart, plan};
 pub(crate) use build::{Context, Request, Wants, check};
 pub(crate) use run::{Between, Buffers, Halt, Run};
@@ -127,10 +125,12 @@ pub(crate) struct Plan {
     pub(crate) buffers: Vec<usize>,
     /// Number of values on the heap.
     pub(crate) heap: usize,
+    /// Of all parts that run at once.
     pub(crate) arena_bytes: usize,
+    /// None where the batch is run in parts, which have their own.
+    arena: Option<Need>,
     /// How runs go: on the caller alone, or shared.
     pub(crate) pace: Pace,
-    arenas: Mutex<Vec<AlignedBytes>>,
     /// Parts that the batch is run in.
     split: Option<Split>,
 }

@@ -1,14 +1,13 @@
 //! Runs the steps of a plan.
 
 use std::ops::ControlFlow;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use poda_formats::storage::AlignedBytes;
 use poda_formats::{Tensor, TensorView};
 use smallvec::SmallVec;
 
-use super::arena::Parts;
+use super::arena::{Need, Parts};
 use super::{Operand, Place, Plan, Step};
 use crate::ops::{OpError, guard};
 use crate::options::Stop;
@@ -60,8 +59,7 @@ impl<'a> Run<'a> {
     /// When the buffers have not the lengths that the plan gives them.
     pub(crate) fn new(plan: &'a Plan, feeds: &'a [TensorView<'a>], buffers: Buffers<'a>) -> Option<Self> {
         assert!(buffers.iter().map(|buffer| buffer.len()).eq(plan.buffers.iter().copied()), "buffers");
-        let kept = plan.arenas.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let arena = kept.map_or_else(|| AlignedBytes::try_zeroed(plan.arena_bytes), Some)?;
+        let arena = plan.arena.as_ref().map_or_else(|| Some(AlignedBytes::zeroed(0)), Need::take)?;
         Some(Self { plan, feeds, arena, buffers, heap: vec![None; plan.heap] })
     }
 
@@ -185,8 +183,9 @@ impl<'a> Run<'a> {
 impl Drop for Run<'_> {
     fn drop(&mut self) {
         // What it holds does not matter: steps write before they read.
-        let arena = std::mem::replace(&mut self.arena, AlignedBytes::zeroed(0));
-        self.plan.arenas.lock().unwrap_or_else(PoisonError::into_inner).push(arena);
+        if let Some(need) = &self.plan.arena {
+            need.give(std::mem::replace(&mut self.arena, AlignedBytes::zeroed(0)));
+        }
     }
 }
 

@@ -11,9 +11,12 @@ mod requests;
 mod search;
 mod times;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
 
 pub use client::TargetError;
 pub use report::{Latency, Report};
@@ -71,9 +74,19 @@ pub enum LoadTestError {
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error("cannot start: {0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
     #[error("at {rate} requests/s p99 is {p99_ms:.3} ms already, over {limit_ms} ms")]
     NoRate { rate: f64, p99_ms: f64, limit_ms: f64 },
+}
+
+/// A client that is alone needs no second thread, which would have to be woken.
+fn runtime(load: &Load) -> io::Result<Runtime> {
+    let mut builder = match load.arrivals {
+        Arrivals::Closed(1) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    let threads = poda_runtime::Threads::available().clamp(1, 4);
+    builder.worker_threads(threads).enable_all().build()
 }
 
 /// Sends the load and reports.
@@ -81,7 +94,7 @@ pub enum LoadTestError {
 /// # Errors
 /// When the target does not tell of itself, or nothing can be sent. Requests that fail are in the report.
 pub fn run(load: &Load) -> Result<Report, LoadTestError> {
-    crate::runtime()?.block_on(async {
+    runtime(load)?.block_on(async {
         let target = Arc::new(client::Target::find(load).await?);
         Ok(target.send(load).await)
     })
@@ -92,7 +105,7 @@ pub fn run(load: &Load) -> Result<Report, LoadTestError> {
 /// # Errors
 /// As [`run`], and when not even the least rate does.
 pub fn greatest_rate(load: &Load, limit: Duration) -> Result<Found, LoadTestError> {
-    crate::runtime()?.block_on(async {
+    runtime(load)?.block_on(async {
         let target = Arc::new(client::Target::find(load).await?);
         search::search(&target, load, limit).await
     })

@@ -109,7 +109,7 @@ fn try_load(
         name: name.to_owned(),
         executable,
         inputs: inputs.iter().map(|port| port.name.clone()).collect(),
-        queue: Queue::new(batching),
+        queue: Queue::new(batching, instances),
         admission: Admission::new(
             config.queue,
             instances,

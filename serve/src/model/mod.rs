@@ -212,6 +212,8 @@ impl Served {
             let (found, limit) = (first as u64, self.limits.max_client_batch as u64);
             return Err(Refusal::TooLarge { what: "a batch", found, limit, flag: "max-client-batch" });
         }
+        // (Of several runs for one request none holds up the others.)
+        let whole = place.is_none();
         let place = match place {
             Some(place) => place,
             None => self.admit()?,
@@ -222,7 +224,9 @@ impl Served {
         let cancelled = Arc::clone(&waiting.cancelled);
         let planned = self.engine.plans.has(&form);
         let job = Job { id, inputs, form, samples, arrived, deadline, cancelled, place: Some(place), reply };
-        if planned {
+        if planned && whole {
+            self.engine.run_or_queue(job);
+        } else if planned {
             self.engine.queue.push(job);
         } else {
             self.metrics.plan_misses.inc();

@@ -17,10 +17,13 @@ pub(crate) struct Batching {
     pub(crate) delay: Duration,
 }
 
-/// The queue of a model. Producers are requests whose plan is there; consumers the threads that run.
+/// The queue of a model. Producers are requests whose plan is there; consumers the threads that run. A short request for which nobody
+/// has to wait passes it by ([`Queue::turn`]).
 #[derive(Debug)]
 pub(crate) struct Queue {
     batching: Batching,
+    /// Runs at a time.
+    instances: usize,
     state: Mutex<State>,
     more: Condvar,
 }
@@ -28,20 +31,38 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     jobs: VecDeque<Job>,
+    /// Turns that are taken.
+    runs: usize,
     closed: bool,
+}
+
+/// The right to one run, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Turn<'a>(&'a Queue);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.runs -= 1;
+        // Those that came meanwhile have woken nobody.
+        if !state.jobs.is_empty() {
+            self.0.more.notify_one();
+        }
+    }
 }
 
 /// What a thread is to run next.
 #[derive(Debug)]
-pub(crate) struct Batch {
+pub(crate) struct Batch<'a> {
+    pub(crate) turn: Turn<'a>,
     pub(crate) jobs: Vec<Job>,
     /// A larger batch that waits, for which there is no plan.
     pub(crate) wanted: Option<Form>,
 }
 
 impl Queue {
-    pub(crate) fn new(batching: Batching) -> Self {
-        Self { batching, state: Mutex::default(), more: Condvar::new() }
+    pub(crate) fn new(batching: Batching, instances: usize) -> Self {
+        Self { batching, instances, state: Mutex::default(), more: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -50,8 +71,23 @@ impl Queue {
     }
 
     pub(crate) fn push(&self, job: Job) {
-        self.lock().jobs.push_back(job);
-        self.more.notify_one();
+        let mut state = self.lock();
+        state.jobs.push_back(job);
+        if state.runs < self.instances {
+            self.more.notify_one();
+        }
+    }
+
+    /// A run for whoever asks, where none waits, one is free, and requests are not to wait for one another.
+    pub(crate) fn turn(&self) -> Option<Turn<'_>> {
+        let mut state = self.lock();
+        let free = state.jobs.is_empty() && state.runs < self.instances && self.batching.delay.is_zero();
+        free.then(|| self.take_turn(&mut state))
+    }
+
+    fn take_turn(&self, state: &mut State) -> Turn<'_> {
+        state.runs += 1;
+        Turn(self)
     }
 
     /// Takes a job out whose client has left.
@@ -76,20 +112,21 @@ impl Queue {
     }
 
     /// The next run: the oldest request, and those that may share its run, as many as there is a plan for. Waits while there is
-    /// none; `None` when the queue is closed and empty.
-    pub(crate) fn take(&self, plans: &Plans) -> Option<Batch> {
+    /// none, or as many runs are under way as may be; `None` when the queue is closed and empty.
+    pub(crate) fn take(&self, plans: &Plans) -> Option<Batch<'_>> {
         let mut state = self.lock();
         loop {
             let over: Vec<usize> = (0..state.jobs.len()).filter(|&at| state.jobs[at].is_over()).collect();
             for at in over.into_iter().rev() {
                 state.jobs.remove(at).expect("just found").answer(Err(Refusal::Deadline));
             }
-            let Some(first) = state.jobs.front() else {
-                if state.closed {
-                    return None;
+            let first = match state.jobs.front() {
+                Some(first) if state.runs < self.instances => first,
+                None if state.closed => return None,
+                _ => {
+                    state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    continue;
                 }
-                state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
             };
             let until = first.arrived + self.batching.delay;
             let wait = until.saturating_duration_since(Instant::now());
@@ -99,7 +136,8 @@ impl Queue {
                 state = self.more.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
-            return Some(self.cut(&mut state.jobs, &together, plans));
+            let (jobs, wanted) = self.cut(&mut state.jobs, &together, plans);
+            return Some(Batch { turn: self.take_turn(&mut state), jobs, wanted });
         }
     }
 
@@ -123,8 +161,13 @@ impl Queue {
         together
     }
 
-    /// Takes as many of the first of `together` as there is a plan for.
-    fn cut(&self, jobs: &mut VecDeque<Job>, together: &[(usize, usize)], plans: &Plans) -> Batch {
+    /// Takes as many of the first of `together` as there is a plan for; gives the form of a larger batch, too, that waits for a plan.
+    fn cut(
+        &self,
+        jobs: &mut VecDeque<Job>,
+        together: &[(usize, usize)],
+        plans: &Plans,
+    ) -> (Vec<Job>, Option<Form>) {
         let form = |samples: usize| with_samples(&jobs[0].form, samples);
         let sums: Vec<usize> = together
             .iter()
@@ -141,7 +184,7 @@ impl Queue {
         let mut batch: Vec<Job> =
             taken.into_iter().rev().map(|at| jobs.remove(at).expect("it is there")).collect();
         batch.reverse();
-        Batch { jobs: batch, wanted }
+        (batch, wanted)
     }
 }
 
@@ -186,10 +229,10 @@ mod tests {
         for n in [1, 2, 4] {
             plans.add(vec![vec![n, 3]]);
         }
-        (Queue::new(Batching { most, delay: Duration::ZERO }), plans)
+        (Queue::new(Batching { most, delay: Duration::ZERO }, 2), plans)
     }
 
-    fn ids(batch: &Batch) -> Vec<u64> {
+    fn ids(batch: &Batch<'_>) -> Vec<u64> {
         batch.jobs.iter().map(|job| job.id).collect()
     }
 
@@ -255,12 +298,32 @@ mod tests {
     fn a_delay_gathers_what_comes_meanwhile() {
         let plans = Plans::new(8);
         plans.add(vec![vec![2, 3]]);
-        let queue = Arc::new(Queue::new(Batching { most: 2, delay: Duration::from_mins(1) }));
+        let queue = Arc::new(Queue::new(Batching { most: 2, delay: Duration::from_mins(1) }, 1));
+        assert!(queue.turn().is_none(), "it would wait for no other");
         queue.push(job(1, &[1, 3], true).0);
         let other = Arc::clone(&queue);
         let pushing = std::thread::spawn(move || other.push(job(2, &[1, 3], true).0));
         // It would wait a minute for a third.
         assert_eq!(ids(&queue.take(&plans).unwrap()), [1, 2]);
         pushing.join().unwrap();
+    }
+
+    #[test]
+    fn no_more_runs_than_may_be_whoever_has_the_turns() {
+        let (queue, plans) = queue(1);
+        let turns = [queue.turn().unwrap(), queue.turn().unwrap()];
+        assert!(queue.turn().is_none());
+        (0..2).for_each(|id| queue.push(job(id, &[1, 3], true).0));
+        std::thread::scope(|scope| {
+            let taking = scope.spawn(|| ids(&queue.take(&plans).unwrap()));
+            assert!(!taking.is_finished());
+            let [first, second] = turns;
+            drop(first);
+            assert_eq!(taking.join().unwrap(), [0]);
+            assert!(queue.turn().is_none(), "another waits, and came first");
+            assert_eq!(ids(&queue.take(&plans).unwrap()), [1]);
+            drop(second);
+        });
+        assert!(queue.turn().is_some());
     }
 }

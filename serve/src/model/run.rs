@@ -40,6 +40,9 @@ pub(crate) enum Planning {
     Ahead(Form),
 }
 
+/// A run that a thread that speaks with clients may do itself: others that it speaks with wait no longer for that.
+const SHORT: Duration = Duration::from_millis(1);
+
 impl Engine {
     /// Runs batches until the queue is closed.
     pub(crate) fn serve(&self, planner: &Sender<Planning>) {
@@ -49,6 +52,17 @@ impl Engine {
                 let _ = planner.send(Planning::Ahead(form));
             }
             self.run(batch.jobs);
+            drop(batch.turn);
+        }
+    }
+
+    /// Runs a request on the thread that asks, where it is known to be short and nobody waits: to wake another thread, and
+    /// that this one, would take about as long. Otherwise it waits in the queue.
+    pub(crate) fn run_or_queue(&self, job: Job) {
+        let turn = self.plans.is_shorter(&job.form, SHORT).then(|| self.queue.turn()).flatten();
+        match turn {
+            Some(_turn) => self.run(vec![job]),
+            None => self.queue.push(job),
         }
     }
 
@@ -171,6 +185,9 @@ impl Engine {
         let total: usize = samples.iter().sum();
         self.metrics.ran(total, infer);
         self.admission.took(total, infer);
+        if let [job] = jobs {
+            self.plans.took(&job.form, infer);
+        }
         let done = jobs.iter().zip(shares).map(|(job, outputs)| {
             let queue = start.saturating_duration_since(job.arrived);
             Done { outputs, times: Times { queue, input: started - start, infer, output } }

@@ -12,7 +12,6 @@ mod run;
 mod tests;
 
 use std::borrow::Cow;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use poda_formats::storage::AlignedBytes;
@@ -206,8 +205,8 @@ impl<'a> Batch<'a> {
             buffers,
             heap: 0,
             arena_bytes: arenas,
+            arena: None,
             pace: Pace::new(main.pace.estimate().saturating_mul(parts.len() as u32)),
-            arenas: Mutex::default(),
             split: Some(Split { plans, parts, samples: *samples, inputs, way, timings: Vec::new() }),
         })
     }
@@ -269,10 +268,8 @@ impl<'a> Timer<'a> {
     /// The fastest of what was timed.
     fn fastest(self) -> Option<Plan> {
         let (mut plan, _) = self.best?;
-        match &mut plan.split {
-            Some(split) => split.timings = self.timings,
-            // What ran was larger than any other; its arena may stay, once.
-            None => plan.arenas.get_mut().unwrap_or_else(PoisonError::into_inner).truncate(1),
+        if let Some(split) = &mut plan.split {
+            split.timings = self.timings;
         }
         Some(plan)
     }

@@ -1,5 +1,7 @@
 //! Parts against the whole: by the operators one by one, and through plans.
 
+use std::sync::Arc;
+
 use poda_formats::op::{Binary, ConvAttributes, Padding, PoolKind, SoftmaxKind, Unary};
 use poda_formats::storage::{AlignedBytes, Storage};
 use poda_formats::{DataType, Graph, Op, Tensor, TensorView, ValueId};
@@ -32,6 +34,7 @@ fn parts(graph: &Graph, feeds: &[Tensor], size: usize, way: Way, threads: &Threa
     let context = Context {
         graph,
         weights: &weights,
+        arenas: &Arc::default(),
         threads,
         limit: memory::limit(),
         passes: Passes::all(),
@@ -220,6 +223,7 @@ fn images_that_share_a_product_keep_their_bits() {
         let context = Context {
             graph: &graph,
             weights: &weights,
+            arenas: &Arc::default(),
             threads: &threads,
             limit: memory::limit(),
             passes: Passes::all(),
@@ -244,11 +248,12 @@ fn images_that_share_a_product_keep_their_bits() {
 #[test]
 fn parts_that_memory_does_not_hold_are_refused() {
     let (graph, feed) = (images(None), numbers(&[64, 3, 9, 8], 9, 0.0));
-    let (weights, threads) = (weights(), Threads::new(2).unwrap());
+    let (weights, arenas, threads) = (weights(), Arc::default(), Threads::new(2).unwrap());
     let request = request(std::slice::from_ref(&feed));
     let context = |limit| Context {
         graph: &graph,
         weights: &weights,
+        arenas: &arenas,
         threads: &threads,
         limit,
         passes: Passes::all(),
