@@ -5,7 +5,8 @@
 
 PODA, MODELS and DATA as for table.py. Pruning and quantization see the same unlabelled samples: `poda prune --data`, and ONNX
 Runtime's static quantization (per channel, QuantizeLinear/DequantizeLinear) on the first hundred; `dynamic` needs none. Scores are
-ONNX Runtime's; times those of both engines in turns, as benches/peers does it.
+ONNX Runtime's; times those of engines in turns, as benches/peers does it. With --folder the forms are made once, so that a second
+run, on a machine that does nothing else, only takes times.
 """
 
 import argparse
@@ -40,16 +41,19 @@ class Calibration(quantization.CalibrationDataReader):
 
 def quantize(source, folder, samples):
     """Paths of the quantized forms."""
+    static, dynamic = folder / "static.onnx", folder / "dynamic.onnx"
+    forms = {"int8 static": static, "int8 dynamic": dynamic}
+    if all(path.exists() for path in forms.values()):
+        return forms
     ready = folder / "ready.onnx"
     quantization.shape_inference.quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
-    static, dynamic = folder / "static.onnx", folder / "dynamic.onnx"
     quantization.quantize_static(
         str(ready), str(static), Calibration(samples), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
         activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
         op_types_to_quantize=["Conv", "MatMul", "Gemm"], extra_options={"MatMulConstBOnly": True},
     )  # fmt: skip
     quantization.quantize_dynamic(str(ready), str(dynamic), per_channel=True, op_types_to_quantize=["MatMul", "Gemm"])
-    return {"int8 static": static, "int8 dynamic": dynamic}
+    return forms
 
 
 def main():
@@ -59,32 +63,32 @@ def main():
     parser.add_argument("--models", nargs="+", default=list(SHAPES))
     parser.add_argument("--sparsities", nargs="+", type=int, default=[50, 70, 80, 85, 90])
     parser.add_argument("--seconds-a-turn", type=float, default=0.05)
+    parser.add_argument("--folder", type=pathlib.Path, help="keep the forms here, and do not make again what it has")
     race.add_arguments(parser, "equal.json")
     args = parser.parse_args()
     args.seconds = args.seconds_a_turn
-    with race.Race(args) as runner, tempfile.TemporaryDirectory(dir=environment.TARGET) as folder:
-        folder = pathlib.Path(folder)
+    with race.Race(args) as runner, tempfile.TemporaryDirectory(dir=environment.TARGET) as temporary:
         for model in args.models:
+            folder = (args.folder or pathlib.Path(temporary)) / model
+            folder.mkdir(parents=True, exist_ok=True)
             dense = args.models_folder / f"{model}.onnx"
             samples = args.data / f"{model}.calib.npz"
             forms = {"dense": dense, **quantize(dense, folder, dict(np.load(samples)))}
             for sparsity in args.sparsities:
-                forms[f"pruned {sparsity} %"] = folder / f"{sparsity}.onnx"
-                subprocess.run(
-                    [args.poda, "prune", dense, "-o", forms[f"pruned {sparsity} %"], "--sparsity", str(sparsity / 100),
-                     "--data", samples, "--no-check"],
-                    check=True, capture_output=True,
-                )  # fmt: skip
+                pruned = forms[f"pruned {sparsity} %"] = folder / f"{sparsity}.onnx"
+                if not pruned.exists():
+                    command = [args.poda, "prune", dense, "-o", pruned, "--sparsity", str(sparsity / 100)]
+                    subprocess.run([*command, "--data", samples, "--no-check"], check=True, capture_output=True)
             session = ort.InferenceSession(str(dense), providers=["CPUExecutionProvider"])
             shapes = peers.MODELS[SHAPES[model]][1]
             feeds = {given.name: peers.made_up(given.name, shapes[given.name], given.type) for given in session.get_inputs()}
             inputs = {name: folder / f"{name}.npy" for name in feeds}
             for name, array in feeds.items():
                 np.save(inputs[name], array)
-            # In both engines, but pruned ones only where zeros are skipped.
+            # In all engines, but pruned ones only where zeros are skipped.
             entries = {}
             for form, path in forms.items():
-                for engine in ["poda"] if form.startswith("pruned") else ["onnxruntime", "poda"]:
+                for engine in ["poda"] if form.startswith("pruned") else ["onnxruntime", "openvino", "poda"]:
                     shaped = folder / f"{form.replace(' ', '_')}.shaped.onnx"
                     peers.with_fixed_shapes(path, shaped, shapes)
                     entries[f"{form}, {engine}"] = race.Entry(

@@ -16,9 +16,10 @@ use poda_pruner::{Recipe, prune};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-const NEURONS: usize = 1200;
-const PATTERNS: usize = 400;
-const ACTIVE: f64 = 0.5;
+const NEURONS: usize = 2000;
+const PATTERNS: usize = 800;
+/// (Of one half, synapses would be multiples of ½, and many zero already.)
+const ACTIVE: f64 = 0.37;
 
 /// Patterns `[PATTERNS, NEURONS]` of 0 and 1.
 fn patterns(random: &mut SmallRng) -> Vec<f32> {

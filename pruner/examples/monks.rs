@@ -12,9 +12,9 @@
 //! * damage: `½ h w²`, h on the diagonal of the Hessian of the squared error, as the Gauss-Newton approximation has it;
 //! * surgeon: `w² / 2[H⁻¹]`, and the others change by `−w / [H⁻¹]_qq · H⁻¹_q`.
 //!
-//! After each removal what is left is trained on; the first after which it no longer does as well on the training set is taken
-//! back, and ends it. Training sets are drawn at random, as many as published (124, 169, 122, of the last 5 % with the wrong label);
-//! scores are of all 432 cases.
+//! After each removal what is left is trained on; the first after which it no longer does as well on the training set as the network
+//! that the paper starts from is taken back, and ends it: all right, but of MONK 3, with its wrong labels, 93.4 %. Training sets are
+//! drawn at random, as many as published (124, 169, 122, of the last 5 % with the wrong label); scores are of all 432 cases.
 
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -171,8 +171,9 @@ impl Method {
         network.weights[gone] = 0.0;
     }
 
-    fn prune(self, trained: &Network, samples: &[Sample]) -> Network {
-        let (mut network, wanted) = (trained.clone(), trained.right(samples));
+    /// Removes weights as long as so many samples are right.
+    fn prune(self, trained: &Network, samples: &[Sample], wanted: usize) -> Network {
+        let mut network = trained.clone();
         while network.kept.len() > 1 {
             let mut next = network.clone();
             self.remove(&mut next, samples);
@@ -221,16 +222,16 @@ fn xor() -> Vec<Sample> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seeds: u64 = std::env::args().nth(1).map_or(Ok(10), |seeds| seeds.parse())?;
-    // Name, hidden units, training samples, share of wrong labels, what the paper's surgeon leaves.
+    // Name, hidden units, training samples, share of wrong labels, share that must stay right, what the paper's surgeon leaves.
     let problems = [
-        ("XOR", 2, 4, 0.0, 8),
-        ("MONK 1", 3, 124, 0.0, 14),
-        ("MONK 2", 2, 169, 0.0, 15),
-        ("MONK 3", 2, 122, 0.05, 4),
+        ("XOR", 2, 4, 0.0, 1.0, 8),
+        ("MONK 1", 3, 124, 0.0, 1.0, 14),
+        ("MONK 2", 2, 169, 0.0, 1.0, 15),
+        ("MONK 3", 2, 122, 0.05, 0.934, 4),
     ];
     println!("Weights left, mean over {seeds} networks (fewest); right of all cases, before and after.\n");
     println!("| | weights | surgeon, 1992 | magnitude | damage | surgeon |\n|---|---|---|---|---|---|");
-    for (number, (name, hidden, count, wrong, published)) in problems.into_iter().enumerate() {
+    for (number, (name, hidden, count, wrong, right, published)) in problems.into_iter().enumerate() {
         let all = if number == 0 { xor() } else { monks(number) };
         let mut left: [Vec<usize>; 3] = Default::default();
         let (mut before, mut after) = (0.0, [0.0; 3]);
@@ -244,6 +245,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             samples[..flipped].iter_mut().for_each(|sample| sample.target = 1.0 - sample.target);
             // The first network that learns what can be learned, of a few starts.
             let learned = samples.len() - flipped;
+            let wanted = (right * count as f64).round() as usize;
             let start = (0..50).map(|_| {
                 let mut network = Network::new(all[0].inputs.len(), hidden, &mut random);
                 network.train(&samples, STEPS[0]);
@@ -257,7 +259,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let share = |network: &Network| network.right(&all) as f64 / all.len() as f64;
             before += share(&trained);
             for (m, method) in [Method::Magnitude, Method::Damage, Method::Surgeon].into_iter().enumerate() {
-                let pruned = method.prune(&trained, &samples);
+                let pruned = method.prune(&trained, &samples, wanted);
                 left[m].push(pruned.kept.len());
                 after[m] += share(&pruned);
             }

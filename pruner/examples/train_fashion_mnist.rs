@@ -1,11 +1,12 @@
-//! Trains networks on Fashion-MNIST, dense: that of `poda demo`, a 784-768-512-10 MLP; LeNet-300-100; a small ResNet.
+//! Trains networks on Fashion-MNIST, dense: that of `poda demo`, a 784-768-512-10 MLP; LeNet-300-100; a small ResNet;
+//! and a small VGG.
 //!
 //! Loss: cross-entropy; for the demo plus an L1 penalty on the weights of the hidden layers (Han et al. 2015 discuss L1 before
 //! pruning), so that the weights that do not matter end near zero, where magnitude pruning finds them, and units that
 //! do not matter die. Adam, learning rate falling to zero along a half cosine. Seeded.
 //!
 //! ```text
-//! cargo run --release -p poda-pruner --example train_fashion_mnist -- DATA_DIR OUT_DIR [demo|lenet|resnet [EPOCHS]]
+//! cargo run --release -p poda-pruner --example train_fashion_mnist -- DATA_DIR OUT_DIR [demo|lenet|resnet|vgg [EPOCHS]]
 //! ```
 //!
 //! For the others than the demo, `fashion_train.npz` and `fashion_test.npz` are written as well, whole.
@@ -26,7 +27,7 @@ use rand::rngs::StdRng;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use fashion_mnist::{PIXELS, Samples, accuracy, load, network, resnet};
+use fashion_mnist::{PIXELS, Samples, accuracy, load, network, resnet, vgg};
 
 mod fashion_mnist;
 
@@ -61,7 +62,7 @@ fn write_samples(path: &Path, images: &[f32], labels: &[i64]) -> Result<()> {
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let (Some(data), Some(out)) = (args.first().map(Path::new), args.get(1).map(Path::new)) else {
-        return Err("usage: train_fashion_mnist DATA_DIR OUT_DIR [demo|lenet|resnet [EPOCHS]]".into());
+        return Err("usage: train_fashion_mnist DATA_DIR OUT_DIR [demo|lenet|resnet|vgg [EPOCHS]]".into());
     };
     let (train, test) = (load(data, "train")?, load(data, "t10k")?);
     let mut rng = StdRng::seed_from_u64(7);
@@ -70,7 +71,8 @@ fn main() -> Result<()> {
         "demo" => (network(&DEMO, &mut rng), L1),
         "lenet" => (network(&LENET, &mut rng), 0.0),
         "resnet" => (resnet(&mut rng), 0.0),
-        _ => return Err(format!("{name}: there are demo, lenet, resnet").into()),
+        "vgg" => (vgg(&mut rng), 0.0),
+        _ => return Err(format!("{name}: there are demo, lenet, resnet, vgg").into()),
     };
     let options = Options {
         epochs: args.get(3).map_or(Ok(EPOCHS), |epochs| epochs.parse())?,

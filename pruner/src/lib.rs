@@ -79,6 +79,6 @@ pub mod values;
 
 pub use dependency::DependencyGraph;
 pub use observer::Observer;
-pub use prune::{Data, Progress, PruneError, prune, prune_with};
+pub use prune::{Data, Progress, PruneError, prune, prune_with, scores};
 pub use recipe::{Granularity, Recipe, RecipeError};
 pub use report::Report;

@@ -110,44 +110,37 @@ pub fn prune_with(
     observer: &mut dyn Observer,
     data: Data<'_>,
 ) -> Result<(Graph, Report), PruneError> {
-    let Data { judge, samples, masks } = data;
-    match recipe.validate() {
-        Err(RecipeError::NoTarget) if masks.is_some() => {}
-        valid => valid?,
-    }
-    let (criterion, updates) = (recipe.criterion(samples.is_some())?, recipe.updates(samples.is_some())?);
-    if samples.is_none() {
-        let needs = criterion.needs_samples(recipe.granularity);
-        let of_criterion = needs.then(|| ("criterion", criterion.name()));
-        if let Some((kind, name)) = of_criterion.or(updates.first().map(|update| ("update", update.name()))) {
-            return Err(RecipeError::NoData { kind, name }.into());
-        }
-        if recipe.allocate != Allocate::Scope {
-            return Err(RecipeError::NoData { kind: "allocation", name: recipe.allocate.name() }.into());
-        }
-    }
     let (graph, defaults) = defaults::separate(graph);
-    let judge = judge.map(|judge| Restored { judge, defaults: &defaults });
+    let judge = data.judge.map(|judge| Restored { judge, defaults: &defaults });
     let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
-    let (notes, fits, kept, histograms, search) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), None);
-    let run = Run {
-        recipe,
-        criterion,
-        updates,
-        shapes,
-        observer,
-        judge,
-        samples,
-        masks,
-        notes,
-        fits,
-        kept,
-        histograms,
-        search,
-    };
+    let run = Run::new(recipe, shapes, observer, Data { judge, ..data })?;
     let (mut pruned, report) = run.all(&graph)?;
     defaults::restore(&mut pruned, &defaults);
     Ok((pruned, report))
+}
+
+/// Scores of units that may go, before any is removed: of each group its name, and a score for each of its units. NaN of what the
+/// criterion does not see.
+///
+/// # Errors
+/// As [`prune_with`], and when the recipe is not one for channels.
+pub fn scores(
+    graph: &Graph,
+    recipe: &Recipe,
+    shapes: &Shapes,
+    observer: &mut dyn Observer,
+    data: Data<'_>,
+) -> Result<Vec<(String, Vec<f64>)>, PruneError> {
+    let (graph, _) = defaults::separate(graph);
+    let mut run = Run::new(recipe, shapes, observer, data)?;
+    let (graph, settings) = canonical(&graph, shapes, &|name| recipe.excludes(name));
+    let Structure { dependencies, excluded } = Structure::of(&graph, &settings, recipe);
+    let (multiplied, _) = matrices(&graph, &prunable_weights(&graph, &Recipe::default()));
+    let scores = run.unit_scores(&graph, &dependencies, &settings, &multiplied)?;
+    let groups = dependencies.groups().iter().zip(excluded).filter(|(_, excluded)| !excluded);
+    Ok(groups
+        .map(|(group, _)| (group.name.clone(), group.units.iter().map(|&unit| scores[unit]).collect()))
+        .collect())
 }
 
 struct Run<'a, 'p> {
@@ -222,7 +215,50 @@ struct Removed {
     graph: Graph,
 }
 
-impl Run<'_, '_> {
+impl<'a, 'p> Run<'a, 'p> {
+    /// Checks that the recipe can be followed with what there is of data.
+    fn new(
+        recipe: &'a Recipe,
+        shapes: &'a Shapes,
+        observer: &'p mut dyn Observer,
+        data: Data<'a>,
+    ) -> Result<Self, PruneError> {
+        let Data { judge, samples, masks } = data;
+        match recipe.validate() {
+            Err(RecipeError::NoTarget) if masks.is_some() => {}
+            valid => valid?,
+        }
+        let (criterion, updates) = (recipe.criterion(samples.is_some())?, recipe.updates(samples.is_some())?);
+        if samples.is_none() {
+            let needs = criterion.needs_samples(recipe.granularity);
+            let of_criterion = needs.then(|| ("criterion", criterion.name()));
+            if let Some((kind, name)) =
+                of_criterion.or(updates.first().map(|update| ("update", update.name())))
+            {
+                return Err(RecipeError::NoData { kind, name }.into());
+            }
+            if recipe.allocate != Allocate::Scope {
+                return Err(RecipeError::NoData { kind: "allocation", name: recipe.allocate.name() }.into());
+            }
+        }
+        let (notes, fits, kept, histograms, search) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), None);
+        Ok(Self {
+            recipe,
+            criterion,
+            updates,
+            shapes,
+            observer,
+            judge,
+            samples,
+            masks,
+            notes,
+            fits,
+            kept,
+            histograms,
+            search,
+        })
+    }
+
     fn tell(&mut self, progress: Progress) -> Result<(), PruneError> {
         match self.observer.progress(progress) {
             ControlFlow::Continue(()) => Ok(()),

@@ -14,7 +14,6 @@ use poda::shapes::{NamedShape, Sizes};
 use poda::sweep::{Bench, Figure, Header, Journal, Shard, Sweep, Under, figures, method};
 use poda_pruner::Granularity;
 use poda_pruner::calibration::Samples;
-use poda_pruner::criterion;
 use poda_pruner::stages::{Stage, Stages, Trainer};
 use poda_runtime::{Model, Options};
 use serde::Serialize;
@@ -31,8 +30,9 @@ use crate::{page, progress};
 /// quarter of the runs, on as many machines as share the folder.
 ///
 /// A METHOD is CRITERION:SCOPE:UPDATE+UPDATE, such as magnitude-l1:global or wanda:row:bias+least-squares;
-/// `poda prune --help` lists them. By default: random and magnitude (and gradients, with --train),
-/// global and layer by layer, and with --data what poda prune would do by itself. A plan says more:
+/// `poda prune --help` lists them. By default the baselines, which change no weight that stays: random
+/// and magnitude (with --data gradients too), global and layer by layer; and with --data what poda
+/// prune would do by itself. A plan says more:
 ///
 ///   ratios = [2, 8, 32]
 ///   seeds = [0, 1, 2]
@@ -195,12 +195,7 @@ fn plan(args: &Args) -> Result<Sweep> {
     };
     let mut methods = args.method.clone();
     if methods.is_empty() && sweep.methods.is_empty() {
-        let mut names = vec!["random:global", "random:layer", "magnitude-l1:global", "magnitude-l1:layer"];
-        let gradient = ["gradient:global", "gradient:layer"];
-        names.extend(gradient.iter().filter(|_| criterion::find("gradient").is_some()));
-        names.extend(args.data.is_some().then_some("auto"));
-        methods =
-            names.into_iter().map(|name| method(name).map_err(anyhow::Error::msg)).collect::<Result<_>>()?;
+        methods = defaults(args.data.is_some()).map_err(anyhow::Error::msg)?;
     }
     for mut stage in methods {
         if let Some(recipe) = &mut stage.prune {
@@ -217,6 +212,19 @@ fn plan(args: &Args) -> Result<Sweep> {
         sweep.seeds = (0..seeds).collect();
     }
     Ok(sweep)
+}
+
+/// The baselines of Blalock et al., and where there are samples what `poda prune` would do by itself.
+fn defaults(data: bool) -> Result<Vec<Stage>, String> {
+    let without = ["random:global", "random:layer", "magnitude-l1:global", "magnitude-l1:layer"];
+    let with = ["gradient:global", "gradient:layer"].into_iter().filter(|_| data);
+    // With samples weights that stay would be fitted to them, which is no part of a baseline.
+    let baseline = |name: &str| {
+        let mut stage = method(name)?;
+        stage.prune.iter_mut().for_each(|recipe| recipe.update = Some(Vec::new()));
+        Ok(stage)
+    };
+    without.into_iter().chain(with).map(baseline).chain(data.then(|| method("auto"))).collect()
 }
 
 fn header(args: &Args, sweep: &Sweep, bench: &Bench<'_>) -> Result<Header> {
@@ -276,4 +284,23 @@ fn show(header: &Header, figures: &[Figure], of: usize) -> Result<()> {
     failed.into_iter().try_for_each(|(figure, why)| {
         print(format!("note: {} at {}× failed: {why}", figure.method, figure.ratio))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn baselines_change_no_weight_that_stays() {
+        let updates = |data| -> Vec<Option<usize>> {
+            let recipes = defaults(data).unwrap().into_iter().map(|stage| stage.prune.unwrap());
+            recipes.map(|recipe| recipe.update.map(|updates| updates.len())).collect()
+        };
+        assert_eq!(updates(false), [Some(0); 4]);
+        assert_eq!(
+            updates(true),
+            [&[Some(0); 6][..], &[None]].concat(),
+            "the last is what poda prune would do"
+        );
+    }
 }

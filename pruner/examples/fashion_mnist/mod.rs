@@ -1,6 +1,6 @@
 //! Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017, <https://arxiv.org/abs/1708.07747>) and networks for it.
 
-mod resnet;
+mod convolutional;
 
 use std::error::Error;
 use std::fs::File;
@@ -14,7 +14,7 @@ use poda_runtime::Model;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-pub(crate) use resnet::resnet;
+pub(crate) use convolutional::{resnet, vgg};
 
 pub(crate) const PIXELS: usize = 784;
 pub(crate) const CLASSES: usize = 10;

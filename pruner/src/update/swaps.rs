@@ -66,20 +66,30 @@ fn improve(gram: &[f64], dense: &[f32], kept: &mut [bool], size: usize) {
     let mut c = rows_times(&lost, gram, cols);
     let diagonal = |i: usize| w[i] * w[i] * gram[i * cols + i];
     for _ in 0..MOST {
-        // What each would change alone.
-        let goes = |p: usize| 2.0 * w[p] * c[p] + diagonal(p);
+        // What each would change alone; what is gone cannot go.
+        let goes: Vec<f64> = (0..cols)
+            .map(|p| if kept[p] { 2.0 * w[p] * c[p] + diagonal(p) } else { f64::INFINITY })
+            .collect();
         let comes = |q: usize| diagonal(q) - 2.0 * w[q] * c[q];
         let mut back: Vec<(f64, usize)> =
             (0..cols).filter(|&q| !kept[q] && w[q] != 0.0).map(|q| (comes(q), q)).collect();
-        back.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let order = |a: &(f64, usize), b: &(f64, usize)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        if back.len() > CANDIDATES {
+            back.select_nth_unstable_by(CANDIDATES, order);
+            back.truncate(CANDIDATES);
+        }
+        back.sort_by(order);
         let mut best = (0.0, 0, 0);
-        for &(alone, q) in back.iter().take(CANDIDATES.max(size.min(CANDIDATES))) {
-            let group = q / size * size..cols.min(q / size * size + size);
-            for p in group.filter(|&p| kept[p]) {
-                let change = alone + goes(p) - 2.0 * w[p] * w[q] * gram[p * cols + q];
-                if change < best.0 {
-                    best = (change, p, q);
-                }
+        for &(alone, q) in &back {
+            // (The matrix is symmetric: row q lies together.)
+            let start = q / size * size;
+            let group = start..cols.min(start + size);
+            let (goes, w_p, g_q) = (&goes[group.clone()], &w[group.clone()], &gram[q * cols..][group]);
+            let with = |p: usize| goes[p] - 2.0 * w[q] * w_p[p] * g_q[p];
+            let least = least(goes.len(), with);
+            if alone + least < best.0 {
+                let p = (0..goes.len()).find(|&p| with(p) == least).expect("where the least is");
+                best = (alone + least, start + p, q);
             }
         }
         let (change, p, q) = best;
@@ -92,4 +102,16 @@ fn improve(gram: &[f64], dense: &[f32], kept: &mut [bool], size: usize) {
             *c += w[p] * gram[p * cols + i] - w[q] * gram[q * cols + i];
         }
     }
+}
+
+/// The least of so many values, in several lanes at once.
+#[inline(always)]
+fn least(count: usize, value: impl Fn(usize) -> f64) -> f64 {
+    const LANES: usize = 8;
+    let less = |a: f64, b: f64| if b < a { b } else { a };
+    let mut lanes = [f64::INFINITY; LANES];
+    for start in (0..count / LANES).map(|block| block * LANES) {
+        (0..LANES).for_each(|lane| lanes[lane] = less(lanes[lane], value(start + lane)));
+    }
+    (count / LANES * LANES..count).map(value).chain(lanes).fold(f64::INFINITY, less)
 }

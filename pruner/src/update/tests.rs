@@ -151,7 +151,7 @@ fn the_factor_of_the_inverse_knows_the_inverses_of_what_is_left() {
 
 #[test]
 fn exchanges_end_where_no_exchange_helps() {
-    let size @ [rows, cols] = [3, 10];
+    let size @ [rows, cols] = [3, 21];
     let (dense, statistics) = (noise(rows * cols, 12), statistics(200, cols, 13));
     let mut job = Job::new(size, &dense, half(size), Freedom::Row, Some(&statistics), 0.01);
     let before = objective(&job);
