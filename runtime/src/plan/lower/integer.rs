@@ -5,6 +5,8 @@
 //! a packed weight, and the way back: the same numbers, by the kernels that there are. From layer to layer values stay floats.
 //! Where a sum might be larger the operator keeps its general form. This is the place of integer kernels to come.
 
+use std::collections::HashMap;
+
 use poda_formats::{DataType, Op, Tensor, TensorView, ValueId};
 
 use super::call::{Call, Lowered, Preparation, floats, planned};
@@ -22,14 +24,20 @@ const EXACT: f32 = 16_777_216.0;
 /// Lowers every such node; gives how many there are.
 pub(super) fn lower(draft: &mut Draft<'_>) -> usize {
     let mut lowered = 0;
-    for node in std::mem::take(&mut draft.nodes) {
-        match IntegerProduct::of(draft, &node) {
-            Some(product) => {
-                product.push(draft, &node);
-                lowered += 1;
-            }
-            None => draft.nodes.push(node),
+    // By sums of integers: the floats that they are made of.
+    let mut exact = HashMap::new();
+    for mut node in std::mem::take(&mut draft.nodes) {
+        if let Some(product) = IntegerProduct::of(draft, &node) {
+            exact.extend(product.push(draft, &node));
+            lowered += 1;
+            continue;
         }
+        if let Some(Op::Cast { to: DataType::F32 }) = node.op()
+            && let Some(&sums) = node.input(0).and_then(|id| exact.get(&id))
+        {
+            (node.kind, node.inputs) = (Kind::Op(Op::Identity), vec![Some(sums)]);
+        }
+        draft.nodes.push(node);
     }
     lowered
 }
@@ -147,8 +155,8 @@ impl IntegerProduct {
         Some(Self { op, x, x_zero, weight: Factor::Value(w, w_zero), bias: None, requantize })
     }
 
-    /// Appends the nodes that compute it.
-    fn push(self, draft: &mut Draft<'_>, node: &DraftNode) {
+    /// Appends the nodes that compute it. Of sums that stay integers: which they are, and the same as floats.
+    fn push(self, draft: &mut Draft<'_>, node: &DraftNode) -> Option<(ValueId, ValueId)> {
         let output = node.output(0);
         let shape = output.and_then(|id| draft.shape(id)).map(<[usize]>::to_vec);
         let value =
@@ -165,7 +173,8 @@ impl IntegerProduct {
         };
         push(Kind::Op(self.op), vec![Some(x), Some(weight), bias], Some(sums));
         let Some((requantize, zero)) = self.requantize else {
-            return push(Kind::Op(Op::Cast { to: DataType::I32 }), vec![Some(sums)], output);
+            push(Kind::Op(Op::Cast { to: DataType::I32 }), vec![Some(sums)], output);
+            return Some((output?, sums));
         };
         let rounded = value(draft, shape);
         let zero_shape = draft.shape(zero).unwrap_or_default().to_vec();
@@ -176,6 +185,7 @@ impl IntegerProduct {
         };
         push(Kind::lowered(requantize), vec![Some(sums)], Some(rounded));
         push(Kind::Op(narrow), vec![Some(rounded), Some(one), Some(zero)], output);
+        None
     }
 }
 
