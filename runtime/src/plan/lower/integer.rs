@@ -3,10 +3,11 @@
 //!
 //! MatMulInteger, ConvInteger, QLinearMatMul and QLinearConv become DequantizeLinear by a scale of 1, a product of floats with
 //! a packed weight, and the way back: the same numbers, by the kernels that there are. From layer to layer values stay floats.
-//! Where a sum might be larger the operator keeps its general form. This is the place of integer kernels to come.
+//! Where a sum might be larger a matrix is cut into ranges of rows whose sums are not, or the operator keeps its general form. This is the place of integer kernels to come.
 
 use std::collections::HashMap;
 
+use poda_formats::op::Binary;
 use poda_formats::{DataType, Op, Tensor, TensorView, ValueId};
 
 use super::call::{Call, Lowered, Preparation, floats, planned};
@@ -20,6 +21,9 @@ use crate::threads::{self, Threads};
 
 /// Integers up to here are floats.
 const EXACT: f32 = 16_777_216.0;
+
+/// Most parts of a product whose sums are not exact in one.
+const PARTS: usize = 8;
 
 /// Lowers every such node; gives how many there are.
 pub(super) fn lower(draft: &mut Draft<'_>) -> usize {
@@ -56,8 +60,8 @@ struct IntegerProduct {
 
 /// What `x` is multiplied by.
 enum Factor {
-    /// A constant, less its zero points.
-    Constant(Tensor),
+    /// A constant, less its zero points; of a matrix perhaps in several ranges of rows, the sums of each of which are exact.
+    Constant(Vec<Tensor>),
     /// Something computed, with its zero point.
     Value(ValueId, Option<ValueId>),
 }
@@ -105,13 +109,24 @@ impl IntegerProduct {
             None => None,
             Some(id) => Some(draft.constant(id)?.as_slice::<i32>().ok()?.to_vec()),
         };
-        let mut most = vec![0.0_f64; channels];
         let reach = f64::from(reach(draft, x, x_zero)?);
-        weight.iter().enumerate().for_each(|(i, w)| most[channel(i)] += f64::from(w.abs()) * reach);
-        if let Some(bias) = &bias {
-            most.iter_mut().zip(bias).for_each(|(sum, &b)| *sum += f64::from(b).abs());
-        }
-        if !most.iter().all(|&sum| sum <= f64::from(EXACT)) {
+        // The greatest sum that there can be of weights from `start` on.
+        let most = |start: usize, weight: &[f32]| {
+            let mut most = vec![0.0_f64; channels];
+            (start..).zip(weight).for_each(|(i, w)| most[channel(i)] += f64::from(w.abs()) * reach);
+            if let Some(bias) = &bias {
+                most.iter_mut().zip(bias).for_each(|(sum, &b)| *sum += f64::from(b).abs());
+            }
+            most.into_iter().fold(0.0, f64::max)
+        };
+        // Sums of integers may be made of a few; what is rounded at once, and convolutions, in one.
+        let parts = if matmul && scales.is_none() { PARTS } else { 1 };
+        let rows = weight.len() / channels.max(1);
+        let part_len =
+            (1..=parts).map(|parts| rows.div_ceil(parts).max(1) * channels.max(1)).find(|&part| {
+                weight.chunks(part).zip((0..).step_by(part)).all(|(w, i)| most(i, w) <= f64::from(EXACT))
+            })?;
+        if most(0, &weight) > f64::from(i32::MAX) {
             return None;
         }
         let requantize = match scales {
@@ -124,8 +139,13 @@ impl IntegerProduct {
         };
         let bias =
             bias.map(|b| Tensor::from_slice(&[b.len()], &b.iter().map(|&b| b as f32).collect::<Vec<_>>()));
-        let weight = Factor::Constant(Tensor::from_slice(w.shape(), &weight));
-        Some(Self { op, x, x_zero, weight, bias, requantize })
+        let weight = if weight.len() <= part_len {
+            vec![Tensor::from_slice(w.shape(), &weight)]
+        } else {
+            let part = |w: &[f32]| Tensor::from_slice(&[w.len() / channels, channels], w);
+            weight.chunks(part_len).map(part).collect()
+        };
+        Some(Self { op, x, x_zero, weight: Factor::Constant(weight), bias, requantize })
     }
 
     /// A matrix product of which neither side is constant.
@@ -163,7 +183,11 @@ impl IntegerProduct {
             |draft: &mut Draft<'_>, shape| draft.add_value(Info { dtype: DataType::F32, shape, value: None });
         let x = as_floats(draft, node, self.x, self.x_zero);
         let weight = match self.weight {
-            Factor::Constant(weight) => draft.add_constant(weight),
+            Factor::Constant(weights) if weights.len() > 1 => {
+                push_parts(draft, node, (&self.op, x, &weights), shape.as_deref());
+                return None;
+            }
+            Factor::Constant(mut weights) => draft.add_constant(weights.remove(0)),
             Factor::Value(w, zero) => as_floats(draft, node, w, zero),
         };
         let sums = value(draft, shape.clone());
@@ -186,6 +210,50 @@ impl IntegerProduct {
         push(Kind::lowered(requantize), vec![Some(sums)], Some(rounded));
         push(Kind::Op(narrow), vec![Some(rounded), Some(one), Some(zero)], output);
         None
+    }
+}
+
+/// Appends the product of floats `x` with a matrix in ranges of rows, each with as many columns of `x`: its sums, as integers.
+fn push_parts(
+    draft: &mut Draft<'_>,
+    node: &DraftNode,
+    (op, x, weights): (&Op, ValueId, &[Tensor]),
+    shape: Option<&[usize]>,
+) {
+    let x_shape = draft.shape(x).map(<[usize]>::to_vec);
+    let add = |draft: &mut Draft<'_>, op: &Op, inputs: &[ValueId], output| {
+        let (kind, inputs) = (Kind::Op(op.clone()), inputs.iter().copied().map(Some).collect());
+        draft.nodes.push(DraftNode { kind, node: node.node, inputs, outputs: vec![output] });
+    };
+    let value = |draft: &mut Draft<'_>, dtype, shape: Option<&[usize]>| {
+        draft.add_value(Info { dtype, shape: shape.map(<[usize]>::to_vec), value: None })
+    };
+    let (mut start, mut sum) = (0, None);
+    for (i, weight) in weights.iter().enumerate() {
+        let rows = weight.shape()[0];
+        let columns = x_shape.clone().map(|mut shape| {
+            shape.last_mut().into_iter().for_each(|k| *k = rows);
+            shape
+        });
+        let bounds = [start as i64, (start + rows) as i64, -1]
+            .map(|at| draft.add_constant(Tensor::from_slice(&[1], &[at])));
+        let taken = value(draft, DataType::F32, columns.as_deref());
+        add(draft, &Op::Slice, &[x, bounds[0], bounds[1], bounds[2]], Some(taken));
+        let weight = draft.add_constant(weight.clone());
+        let floats = value(draft, DataType::F32, shape);
+        add(draft, op, &[taken, weight], Some(floats));
+        let integers = value(draft, DataType::I32, shape);
+        add(draft, &Op::Cast { to: DataType::I32 }, &[floats], Some(integers));
+        sum = Some(match sum {
+            None => integers,
+            Some(before) => {
+                let last = i + 1 == weights.len();
+                let together = if last { node.output(0) } else { Some(value(draft, DataType::I32, shape)) };
+                add(draft, &Op::Binary(Binary::Add), &[before, integers], together);
+                together.unwrap_or(integers)
+            }
+        });
+        start += rows;
     }
 }
 

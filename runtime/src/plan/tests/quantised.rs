@@ -244,12 +244,17 @@ fn layers_of_integers_stay_floats_in_between() {
 }
 
 #[test]
-fn sums_beyond_what_floats_hold_stay_integers() {
-    let mut graph = Graph::default();
-    let a = graph.add_input("a", DataType::U8, [2, 600].map(Dim::Fixed).to_vec());
-    let w = graph.add_weight("w", Tensor::from_slice(&[600, 3], &[127_i8; 1800]));
-    let y = graph.add_node(Op::MatMulInteger, &[a, w], "y");
-    graph.outputs.push(y);
-    let found = kernels(&graph, &[("a", Tensor::from_slice(&[2, 600], &[255_u8; 1200]))]);
-    assert_eq!(found, ["MatMulInteger"]);
+fn sums_beyond_what_floats_hold_are_made_in_parts() {
+    for (k, lowered) in [(600, true), (3136, true), (5200, false)] {
+        let mut graph = Graph::default();
+        let a = graph.add_input("a", DataType::U8, [2, k].map(Dim::Fixed).to_vec());
+        let w = graph.add_weight("w", Tensor::from_slice(&[k, 3], &vec![127_i8; 3 * k]));
+        let zero = graph.add_weight("zero", Tensor::scalar(3_u8));
+        let y = graph.add_node(Op::MatMulInteger, &[a, w, zero], "y");
+        let f = graph.add_node(Op::Cast { to: DataType::F32 }, &[y], "f");
+        graph.outputs.extend([y, f]);
+        let values: Vec<u8> = (0..2 * k).map(|i| if i % 5 == 0 { 254 } else { 255 }).collect();
+        let found = kernels(&graph, &[("a", Tensor::from_slice(&[2, k], &values))]);
+        assert_eq!(!found.iter().any(|kernel| kernel == "MatMulInteger"), lowered, "{k}: {found:?}");
+    }
 }
