@@ -10,6 +10,9 @@ use rten_simd::ops::{BitOps, NumOps};
 use crate::kernels::Activation;
 use crate::simd::{Simd, splat, zero};
 
+/// Steps in which a line arrives from the third cache: with fewer there is nothing to hide its way behind.
+const ARRIVES: usize = 24;
+
 /// The operands of one block.
 #[derive(Clone, Copy)]
 pub(super) struct Operands {
@@ -124,7 +127,7 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
     unsafe {
         let (mut b, mut next) = (b, next);
         let Output { c, stride, cols, finish, .. } = output;
-        if S::PREFETCH && PACKED {
+        if S::PREFETCH && PACKED && k >= ARRIVES {
             for row in 0..ROWS {
                 for v in 0..VECTORS {
                     let at = row * stride + v * S::LANES;
