@@ -61,16 +61,18 @@ impl SimdUnaryOp<f32> for Rounding {
     #[inline(always)]
     fn eval<I: Isa>(&self, isa: I, x: I::F32) -> I::F32 {
         let ops = isa.f32();
-        // What lies beyond the range by more than a multiple may as well be finite.
+        // What is no further than the range is rounded to within it.
         let ([least, most], [low, high]) = (self.range, self.clamp);
-        let low = ops.splat(low.max((least - 1.0) * self.scale));
-        let high = ops.splat(high.min((most + 1.0) * self.scale));
-        let clamped = ops.min(ops.max(x, low), high);
-        let x = ops.select(clamped, ops.splat(self.nan * self.scale), ops.eq(x, x));
-        let multiple = ops.round_ties_even(divide(isa, x, self.scale));
-        let multiple = ops.min(ops.max(multiple, ops.splat(least)), ops.splat(most));
+        let low = ops.splat(low.max(least * self.scale).min(most * self.scale));
+        let high = ops.splat(high.min(most * self.scale).max(least * self.scale));
+        let mut clamped = ops.min(ops.max(x, low), high);
+        // (Of a NaN and a number wide vectors have the second as the greater one.)
+        if ops.len() < 8 || self.nan != least || self.clamp[0] > least * self.scale {
+            clamped = ops.select(clamped, ops.splat(self.nan * self.scale), ops.eq(x, x));
+        }
+        let multiple = ops.round_ties_even(divide(isa, clamped, self.scale));
         // (An integer has no negative zero.)
-        ops.mul(ops.add(multiple, ops.splat(0.0)), ops.splat(self.to))
+        ops.mul_add(multiple, ops.splat(self.to), ops.splat(0.0))
     }
 }
 

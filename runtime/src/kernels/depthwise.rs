@@ -289,13 +289,13 @@ impl Part<'_> {
             // SAFETY: by the caller; a residual is as long as `y`.
             unsafe {
                 let y = self.y.get().add(at);
-                for i in (0..pixels).step_by(S::LANES) {
-                    let count = S::LANES.min(pixels - i);
-                    let mut sum = simd.load_first(y.add(i), count);
-                    if let Some(residual) = residual {
-                        sum = simd.f32().add(sum, simd.load_first(residual.as_ptr().add(at + i), count));
+                if let Some(residual) = residual {
+                    for i in (0..pixels).step_by(S::LANES) {
+                        let count = S::LANES.min(pixels - i);
+                        let sum = simd.load_first(y.add(i), count);
+                        let sum = simd.f32().add(sum, simd.load_first(residual.as_ptr().add(at + i), count));
+                        simd.store_first(simd.clamp(sum, limits), y.add(i), count);
                     }
-                    simd.store_first(simd.clamp(sum, limits), y.add(i), count);
                 }
                 if activation.rounds() {
                     activation.round(simd, y, 0, [1, pixels]);

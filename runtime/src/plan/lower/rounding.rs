@@ -27,8 +27,8 @@ pub(super) fn rewrite(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewr
     };
     let zero_point = zero(node.input(2))?;
     let typed = draft.dtype(x)? == DataType::F32 && draft.dtype(node.output(0)?)? == DataType::F32;
-    // Scales must keep their meaning as a divisor and a factor.
-    let proper = |scale: f32| scale.is_normal() && scale > 0.0;
+    // Scales must keep their meaning as a divisor and a factor, and so must all multiples of them.
+    let proper = |scale: f32| (1e-30..1e30).contains(&scale);
     if !typed || zero(quantize.input(2))? != zero_point || !proper(scale) || !proper(to) {
         return None;
     }
