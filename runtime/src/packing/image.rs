@@ -266,6 +266,10 @@ impl Vectorized for Pad<'_> {
                     }
                     let from = &from[y * width..][..width];
                     let at = inside.start * step + shift - left;
+                    if step == 1 && length <= 2 * S::LANES {
+                        pad_line(simd, &from[at..], inside.clone(), to);
+                        continue;
+                    }
                     to[..inside.start].fill(0.0);
                     to[inside.end..].fill(0.0);
                     let to = &mut to[inside.clone()];
@@ -276,6 +280,24 @@ impl Vectorized for Pad<'_> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Writes `from` to elements `inside` of `to`, and zeros to the others: for short lines less than calls to copy and fill take.
+///
+/// # Panics
+/// When `from` has not as many elements.
+#[inline(always)]
+fn pad_line<S: Simd>(simd: S, from: &[f32], inside: Range<usize>, to: &mut [f32]) {
+    let from = from[..inside.len()].as_ptr().wrapping_sub(inside.start);
+    for start in (0..to.len()).step_by(S::LANES) {
+        let lane = |i: usize| i.saturating_sub(start).min(S::LANES);
+        // SAFETY: the elements `inside` are `from`'s, which has as many; those stored are what `to` has left.
+        unsafe {
+            let zero = splat(simd, 0.0);
+            let v = simd.load_between(zero, from.wrapping_add(start), lane(inside.start), lane(inside.end));
+            simd.store_first(v, to.as_mut_ptr().add(start), S::LANES.min(to.len() - start));
         }
     }
 }
