@@ -244,10 +244,12 @@ mod tests {
             queue.push(job(id as u64, shape, true).0);
         }
         let batch = queue.take(&plans).unwrap();
-        assert_eq!((ids(&batch), batch.wanted), (vec![0, 2, 3, 5], None));
+        assert_eq!((ids(&batch), &batch.wanted), (vec![0, 2, 3, 5], &None));
+        drop(batch);
         let batch = queue.take(&plans).unwrap();
         assert_eq!(ids(&batch), [1], "there is no plan for two");
         assert_eq!(batch.wanted, Some(vec![vec![2, 5]]));
+        drop(batch);
         assert_eq!(ids(&queue.take(&plans).unwrap()), [4]);
         assert_eq!(ids(&queue.take(&plans).unwrap()), [6]);
         queue.close();
