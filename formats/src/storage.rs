@@ -50,8 +50,9 @@ impl AlignedBytes {
         }
         if len >= pages::LARGE
             && let Some(pages) = Pages::take(len)
+            && let Some(ptr) = pages.start()
         {
-            return Some(Self { ptr: pages.start(), len, pages: Some(pages) });
+            return Some(Self { ptr, len, pages: Some(pages) });
         }
         let layout = Layout::from_size_align(len, ALIGNMENT).ok()?;
         // SAFETY: the layout has a size above 0, checked above.
@@ -269,9 +270,9 @@ pub fn give_back() {
     }
 }
 
-/// Has the memory of large buffers go back to the system as soon as they are freed, for a process that runs for long: by itself the
-/// allocator keeps what threads have freed, each in a heap of its own and up to 64 MiB at its end. A server of MiniLM at 90 % zeros
-/// had 69 to 84 MiB beside its file (one heap, or many) instead of 137, after 64 clients at once. New buffers cost their page faults.
+/// Has the allocator give large blocks (bodies of requests, answers) back to the system as soon as they are freed, for a process that
+/// runs for long: by itself it keeps what threads have freed, each in a heap of its own and up to 64 MiB at its end. New blocks cost
+/// their page faults. ([`AlignedBytes`] of that size do not come from the allocator.)
 pub fn give_back_early() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `mallopt` may be called at any time from any thread; it takes no pointer.

@@ -18,8 +18,8 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use crate::app::{App, Phase};
-use crate::eager::{Eager, Streams};
-use crate::speakers::Speakers;
+use crate::busy_poll::{BusyPoll, Streams};
+use crate::io_threads::IoThreads;
 use crate::tls::Tls;
 
 /// What a connection beyond the limit is told.
@@ -38,7 +38,7 @@ pub(crate) struct Connections {
     pub(crate) places: Arc<Semaphore>,
     /// Where requests come one after another over each: those of gRPC come side by side.
     pub(crate) streams: Option<Arc<Streams>>,
-    pub(crate) speakers: Arc<Speakers>,
+    pub(crate) io_threads: Arc<IoThreads>,
     pub(crate) phase: watch::Receiver<Phase>,
 }
 
@@ -106,10 +106,10 @@ impl Connections {
         let open = Open::new(Arc::clone(&self.app));
         // It changes the thread, and what wakes it.
         let stream = stream.into_std();
-        self.speakers.spawn(async move {
+        self.io_threads.spawn(async move {
             let (_place, _open) = (place, open);
             let outcome = async {
-                let stream = Eager::new(TcpStream::from_std(stream?)?, streams);
+                let stream = BusyPoll::new(TcpStream::from_std(stream?)?, streams);
                 let Some(tls) = tls else { return serve(stream, &builder, router, watcher).await };
                 match tokio::time::timeout(limit, tls.acceptor().accept(stream)).await {
                     Ok(stream) => serve(stream?, &builder, router, watcher).await,

@@ -16,16 +16,17 @@
 
 mod app;
 mod auth;
+mod busy_poll;
 mod config;
 mod connections;
 mod datatype;
 mod decode;
-mod eager;
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc;
 mod http;
 mod in_flight;
+mod io_threads;
 pub mod load;
 mod metrics;
 mod model;
@@ -33,7 +34,6 @@ mod refusal;
 mod registry;
 mod repository;
 mod server;
-mod speakers;
 mod statistics;
 mod text;
 mod tls;

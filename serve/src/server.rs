@@ -19,10 +19,10 @@ use crate::connections::Connections;
 use crate::grpc::{self, GrpcError};
 use crate::http;
 use crate::in_flight::InFlight;
+use crate::io_threads::IoThreads;
 use crate::metrics::Metrics;
 use crate::model::load::LoadError;
 use crate::registry::Registry;
-use crate::speakers::Speakers;
 use crate::tls::{Tls, TlsError};
 
 /// Why a server does not start.
@@ -105,7 +105,7 @@ pub(crate) async fn serve(
         places: Arc::new(Semaphore::new(config.connections.min(Semaphore::MAX_PERMITS))),
         // A client on the only CPU would wait for the thread that looks for what it sends.
         streams: (cpus > 1).then(Arc::default),
-        speakers: Arc::new(Speakers::start(cpus.clamp(1, 4))?),
+        io_threads: Arc::new(IoThreads::start(cpus.clamp(1, 4))?),
         phase: phases,
     };
     let mut doors = JoinSet::new();

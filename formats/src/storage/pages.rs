@@ -7,7 +7,7 @@
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
-use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
+use memmap2::{MmapOptions, MmapRaw};
 
 /// Buffers from this many bytes on lie in regions.
 pub(super) const LARGE: usize = 64 << 10;
@@ -66,17 +66,18 @@ impl Pages {
     }
 
     /// Where the buffer begins: a multiple of [`PAGE`].
-    pub(super) fn start(&self) -> NonNull<u8> {
-        NonNull::new(self.region.as_mut_ptr().wrapping_add(self.start)).expect("a mapping is not at 0")
+    pub(super) fn start(&self) -> Option<NonNull<u8>> {
+        NonNull::new(self.region.as_mut_ptr().wrapping_add(self.start))
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
+        #[cfg(unix)]
         if Arc::strong_count(&self.region) > 1 {
             // SAFETY: these pages are this buffer's alone, which is gone, and nobody gets them again.
             let _ = unsafe {
-                self.region.unchecked_advise_range(UncheckedAdvice::DontNeed, self.start, self.len)
+                self.region.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.start, self.len)
             };
         }
     }

@@ -3,7 +3,8 @@
 //!
 //! MatMulInteger, ConvInteger, QLinearMatMul and QLinearConv become DequantizeLinear by a scale of 1, a product of floats with
 //! a packed weight, and the way back: the same numbers, by the kernels that there are. From layer to layer values stay floats.
-//! Where a sum might be larger a matrix is cut into ranges of rows whose sums are not, or the operator keeps its general form. This is the place of integer kernels to come.
+//! Where a sum might be larger a matrix is cut into ranges of rows whose sums are not, or the operator keeps its general form.
+//! This is the place of integer kernels to come.
 
 use std::collections::HashMap;
 

@@ -30,7 +30,7 @@ pub(crate) struct Streams {
 }
 
 #[derive(Debug)]
-pub(crate) struct Eager {
+pub(crate) struct BusyPoll {
     stream: TcpStream,
     /// None where it is not watched.
     of: Option<Arc<Streams>>,
@@ -41,7 +41,7 @@ pub(crate) struct Eager {
     watch: bool,
 }
 
-impl Eager {
+impl BusyPoll {
     pub(crate) fn new(stream: TcpStream, of: Option<Arc<Streams>>) -> Self {
         let number = of.as_ref().map_or(0, |of| of.count.fetch_add(1, Ordering::Relaxed) + 1);
         Self { stream, of, number, asked: None, watch: false }
@@ -64,7 +64,7 @@ impl Eager {
     }
 }
 
-impl AsyncRead for Eager {
+impl AsyncRead for BusyPoll {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -81,7 +81,7 @@ impl AsyncRead for Eager {
     }
 }
 
-impl AsyncWrite for Eager {
+impl AsyncWrite for BusyPoll {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -11,19 +11,20 @@ use tokio::sync::watch;
 
 /// Dropping it ends the threads, and with them the connections that are left.
 #[derive(Debug)]
-pub(crate) struct Speakers {
-    speakers: Vec<Speaker>,
+pub(crate) struct IoThreads {
+    threads: Vec<IoThread>,
     _end: watch::Sender<()>,
 }
 
 #[derive(Debug)]
-struct Speaker {
+struct IoThread {
     runtime: Handle,
     /// Shared by its connections.
     open: Arc<()>,
 }
 
-impl Speakers {
+impl IoThreads {
+    /// At least one.
     pub(crate) fn start(count: usize) -> io::Result<Self> {
         let (end, ended) = watch::channel(());
         let start = |_| {
@@ -34,15 +35,15 @@ impl Speakers {
                 let _ = runtime.block_on(ended.changed());
                 runtime.shutdown_background();
             })?;
-            Ok(Speaker { runtime: handle, open: Arc::default() })
+            Ok(IoThread { runtime: handle, open: Arc::default() })
         };
-        Ok(Self { speakers: (0..count).map(start).collect::<io::Result<_>>()?, _end: end })
+        Ok(Self { threads: (0..count.max(1)).map(start).collect::<io::Result<_>>()?, _end: end })
     }
 
     /// Has a connection served, by the thread that has the fewest.
     pub(crate) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let least = self.speakers.iter().min_by_key(|speaker| Arc::strong_count(&speaker.open));
-        let Speaker { runtime, open } = least.expect("at least one was started");
+        let least = self.threads.iter().min_by_key(|thread| Arc::strong_count(&thread.open));
+        let IoThread { runtime, open } = least.expect("at least one was started");
         let open = Arc::clone(open);
         runtime.spawn(async move {
             connection.await;
@@ -59,11 +60,11 @@ mod tests {
 
     #[test]
     fn connections_are_dealt_out_and_end_with_the_threads() {
-        let speakers = Speakers::start(2).unwrap();
+        let io_threads = IoThreads::start(2).unwrap();
         let (names, seen) = mpsc::channel();
         for _ in 0..4 {
             let names = names.clone();
-            speakers.spawn(async move {
+            io_threads.spawn(async move {
                 names.send(thread::current().id()).unwrap();
                 // It would be served for ever, and lets go of its sender when it ends.
                 std::future::pending::<()>().await;
@@ -75,7 +76,7 @@ mod tests {
         for id in &ids {
             assert_eq!(ids.iter().filter(|other| *other == id).count(), 2);
         }
-        drop(speakers);
+        drop(io_threads);
         assert!(seen.recv().is_err());
     }
 }
