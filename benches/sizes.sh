@@ -1,15 +1,22 @@
 #!/usr/bin/env bash
-# How many bytes a program with Poda has, by features and optimisation: the table of docs/embedding.md.
+# How many bytes a program with Poda has, by features: the table of docs/embedding.md. Each is built for size and stripped.
+#
+#   benches/sizes.sh [FEATURES ...]     (without: those of the table)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 size() {
-    local what=$1 profile=$2
-    shift 2
-    cargo build --quiet --profile "$profile" --example small --no-default-features "$@"
-    echo "$what: $(stat -c %s "${CARGO_TARGET_DIR:-target}/$profile/examples/small") bytes"
+    cargo build --quiet --profile small --example small --no-default-features --features "$1" "${@:2}"
+    stat -c %s "${CARGO_TARGET_DIR:-target}/small/examples/small"
 }
 
-size "artifacts, for size" small
-size "artifacts, for speed" small --config 'profile.small.opt-level=3'
-size "artifacts and ONNX, for size" small --features onnx
+if [ $# = 0 ]; then
+    set -- "" avx512 narrow structured kernels \
+        control-flow images quantized selection sequences training types operators onnx full
+fi
+least=$(size "")
+for features in "$@"; do
+    bytes=$(size "$features")
+    awk -v f="${features:-(none)}" -v b="$bytes" -v l="$least" \
+        'BEGIN { printf "| %s | %.2f MB | %+.2f |\n", f, b / 1e6, (b - l) / 1e6 }'
+done

@@ -1,6 +1,6 @@
 //! Prune neural networks, and run what is left with SIMD sparse kernels.
 //!
-//! A pruned model in a program of yours (`poda = { version = "0.1", default-features = false }` is enough for it):
+//! A pruned model in a program of yours (`poda = { version = "0.1", default-features = false, features = ["full"] }`):
 //!
 //! ```no_run
 //! use poda::{Model, Options, Tensor};
@@ -16,7 +16,7 @@
 //! # }
 //! ```
 //!
-//! And how it gets there, with features `onnx` and `prune`:
+//! And how it gets there, with feature `prune` as well:
 //!
 //! ```standalone_crate
 //! use poda::pruner::{Recipe, prune};
@@ -80,14 +80,21 @@
 //!
 //! # Features
 //!
-//! Without any of them it is the library that runs artifacts (`.safetensors`), of 52 crates with itself; the optional ones add
-//! what not every program needs. How large programs get is in `docs/embedding.md`.
+//! `full` is what most programs want: whatever the command runs. Without any feature it is the library that runs artifacts
+//! (`.safetensors`) of MLPs and CNNs, of 52 crates with itself, for programs that must be small; what is left out is refused by the
+//! name of the feature. How large programs get with each is in `docs/embedding.md`.
 //!
+//! * `full`: `onnx`, `kernels` and `operators`.
+//! * `kernels`: `avx512` (without it such CPUs run what is for AVX2), `narrow` (weights of bf16, f16 and int8 are multiplied as they
+//!   are stored; without it they become f32 when a model is prepared), `structured` (blocks and N:M patterns are made use of).
+//! * `operators`: `control-flow` (If, Loop), `images` (Resize, GridSample, RoiAlign, NonMaxSuppression), `quantized` (QuantizeLinear,
+//!   products of integers), `selection` (TopK, ArgMax, NonZero, Scatter, OneHot and the like), `sequences` (recurrent layers,
+//!   attention, Einsum, CumSum), `training` (losses, gradients of convolutions), `types` (elements of f64, i16, u16, u32, u64).
 //! * `onnx`: ONNX is read and written, with `prost`. Without it an ONNX file is refused, with the way out.
 //! * `prune`: [`pruner`] and what scores its candidates, with `faer` for solving and `rayon`. Without it models are run, not made.
 //! * `sprs`: CSR weights to and from the types of that crate.
 //! * `tracing`: spans `load`, `prepare`, `plan` and `run` for whoever listens through that crate.
-//! * `cli` (default; takes `onnx` and `prune`): the command `poda`, with what it needs for arguments, tables and progress.
+//! * `cli` (default; takes `full` and `prune`): the command `poda`, with what it needs for arguments, tables and progress.
 //! * `serve` (default; takes `cli`): `poda serve`, HTTP and gRPC, with `tokio`.
 
 pub mod arrays;

@@ -3,7 +3,7 @@
 use poda_formats::Tensor;
 use poda_formats::storage::AlignedBytes;
 use poda_runtime::Threads;
-use poda_runtime::kernels::{Activation, Epilogue, KERNELS, Layout, Level, Problem, WeightMatrix, X};
+use poda_runtime::kernels::{self, Activation, Epilogue, Layout, Level, Problem, WeightMatrix, X};
 use poda_runtime::packing::ConvGeometry;
 use poda_runtime::tune::PackedWeight;
 
@@ -37,7 +37,7 @@ const RESNET: [([usize; 5], bool); 20] = [
 /// Each layer's part of the FMA roof, which is measured again in every round.
 pub(crate) fn conv(threads: &Threads) {
     let rounds: usize = std::env::var("ROUNDS").map_or(21, |r| r.parse().expect("ROUNDS is a number"));
-    let kernel = KERNELS.iter().find(|k| k.level == Level::best() && k.name.starts_with("gemm_f32"));
+    let kernel = kernels::all().find(|k| k.level == Level::best() && k.name.starts_with("gemm_f32"));
     let kernel = kernel.expect("every level has the dense kernel");
     let mut random = Random(3);
     let mut layers: Vec<_> = RESNET

@@ -33,7 +33,7 @@ use criterion::{Criterion, Throughput};
 use depthwise::depthwise;
 use poda_formats::{CsrMatrix, Pattern};
 use poda_runtime::Threads;
-use poda_runtime::kernels::{Epilogue, KERNELS, Kernel, Layout, Level, Problem, WeightMatrix, X};
+use poda_runtime::kernels::{self, Epilogue, Kernel, Layout, Level, Problem, WeightMatrix, X};
 use poda_runtime::tune::{PackedWeight, TuneOptions, Tuner};
 use product::product;
 use scaling::scaling;
@@ -53,7 +53,7 @@ fn by_criterion(threads: &Threads) {
             let mut group = criterion.benchmark_group(format!("{m}x{k}x{n} {percent}%"));
             group.throughput(Throughput::Elements(2 * (weight.nnz() * n) as u64));
             let best = |kernel: &&Kernel| kernel.level == Level::best() && kernel.takes(&weight, &problem);
-            for kernel in KERNELS.iter().filter(best) {
+            for kernel in kernels::all().filter(best) {
                 let params = kernel.guess(&weight, &problem, threads);
                 let packed = PackedWeight::with_kernel(&weight, &problem, kernel, params).unwrap();
                 let input = X::Matrix { data: &x, layout };

@@ -2,7 +2,7 @@
 
 use poda_formats::Pattern;
 use poda_runtime::Threads;
-use poda_runtime::kernels::{Epilogue, KERNELS, Kernel, Layout, Params, Problem, X};
+use poda_runtime::kernels::{self, Epilogue, Kernel, Layout, Params, Problem, X};
 use poda_runtime::tune::PackedWeight;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
@@ -71,7 +71,7 @@ pub(crate) fn product(
             }));
         }
         let mut bytes = vec![m * k * size_of::<f32>()];
-        let reads = forms.iter().flat_map(|form| KERNELS.iter().map(move |kernel| (kernel, form)));
+        let reads = forms.iter().flat_map(|form| kernels::all().map(move |kernel| (kernel, form)));
         let reads = reads.filter(|(kernel, (weight, _))| {
             kernel.values == weight.stored() && kernel.takes(weight, &problem)
         });
@@ -105,7 +105,7 @@ pub(crate) fn product(
                     && only.is_none_or(|only| name.contains(only))
                     && own.iter().any(|own| name.contains(own))
             };
-            for kernel in KERNELS.iter().filter(fits) {
+            for kernel in kernels::all().filter(fits) {
                 for params in if kernel.name.contains("block") { params() } else { vec![None] } {
                     let tried = params.unwrap_or_else(|| kernel.guess(weight, &problem, threads));
                     let packed = PackedWeight::with_kernel(weight, &problem, kernel, tried).unwrap();

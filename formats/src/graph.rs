@@ -360,6 +360,12 @@ impl Graph {
         std::iter::once(self).chain(bodies.flat_map(Self::with_bodies)).collect()
     }
 
+    /// Lets the pages of mapped weights go until they are read again, bodies' too.
+    pub fn release(&self) {
+        let weights = self.with_bodies().into_iter().flat_map(|graph| &graph.values);
+        weights.filter_map(|value| value.weight.as_ref()).for_each(Weight::release);
+    }
+
     fn check_values(&self) -> Result<(), GraphError> {
         let count = self.values.len();
         let ids = self.nodes.iter().flat_map(|n| n.inputs.iter().chain(&n.outputs).flatten());

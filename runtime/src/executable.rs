@@ -367,8 +367,13 @@ impl Executable {
             };
             plan::plan(&context, request)
         })?;
-        if let (true, Some(limit)) = (made, self.options.packed_limit) {
-            self.plans.shrink(|| self.weights.bytes() > limit);
+        if made {
+            // Made-up inputs, by which batches are timed, touch what inputs may never ask for, such as the whole of a table of
+            // embeddings.
+            self.optimized.graph.release();
+            if let Some(limit) = self.options.packed_limit {
+                self.plans.shrink(|| self.weights.bytes() > limit);
+            }
         }
         Ok(plan)
     }

@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use poda_formats::DataType;
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::{KERNELS, Kernel, KernelError, Layout, Level, Params, Problem, Source, WeightMatrix};
+use crate::kernels::{self, Kernel, KernelError, Layout, Level, Params, Problem, Source, WeightMatrix};
 use crate::threads::Threads;
 use cache::Cache;
 use rank::Rank;
@@ -70,7 +70,7 @@ pub struct Candidate {
 impl Candidate {
     /// The row of the table.
     fn row(&self) -> Option<&'static Kernel> {
-        KERNELS.iter().find(|kernel| kernel.name == self.kernel)
+        kernels::all().find(|kernel| kernel.name == self.kernel)
     }
 
     /// Whether the kernel multiplies pruned weights too.
@@ -133,15 +133,17 @@ impl Tuner {
         self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Chooses a kernel for a weight, and its measures: those of the first candidate.
+    /// Chooses a kernel for a weight, and its measures: those of the first candidate. Where these must be timed first, `may_time` says
+    /// whether it may be done now.
     ///
     /// # Errors
-    /// When the weight is not an f32 matrix.
+    /// When the weight is not an f32 matrix, or would have to be timed.
     pub(crate) fn choose(
         &self,
         source: &Source<'_>,
         problem: &Problem,
         threads: &Threads,
+        may_time: bool,
     ) -> Result<(&'static Kernel, Choice), KernelError> {
         let weight = source.stored();
         let shape = weight.shape()?;
@@ -172,6 +174,9 @@ impl Tuner {
         });
         let rank = Rank::new(weight, shape, self.options.prefer);
         if candidates.is_empty() {
+            if !may_time {
+                return Err(KernelError::Untimed);
+            }
             let mut promising = kernels;
             if self.options.prefer == Prefer::Latency {
                 let least = promising.iter().map(cost).fold(f64::INFINITY, f64::min);
@@ -196,12 +201,12 @@ impl Tuner {
             kernel.takes(weight, problem) || keeps && kernel.values == stored && kernel.takes(weight, &few)
         };
         let mut kernels: Vec<&'static Kernel> =
-            KERNELS.iter().filter(|kernel| kernel.level == Level::best() && takes(kernel)).collect();
+            kernels::all().filter(|kernel| kernel.level == Level::best() && takes(kernel)).collect();
         if keeps && kernels.iter().any(|kernel| kernel.values == stored) {
             kernels.retain(|kernel| kernel.values == stored);
         }
         if kernels.is_empty() {
-            kernels.extend(KERNELS.iter().filter(|kernel| kernel.takes(weight, problem)));
+            kernels.extend(kernels::all().filter(|kernel| kernel.takes(weight, problem)));
         }
         kernels
     }

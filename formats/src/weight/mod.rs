@@ -139,6 +139,11 @@ impl Weight {
         }
     }
 
+    /// Lets the pages of a mapped weight go until it is read again; see [`crate::storage::Storage::release`].
+    pub fn release(&self) {
+        self.tensors().into_iter().for_each(|tensor| tensor.storage().release());
+    }
+
     /// What two weights have in common that are the same tensors used in the same way.
     #[cfg(feature = "onnx")]
     pub(crate) fn identity(&self) -> (Vec<(*const u8, usize)>, DataType, &[usize], Option<MatrixForm>) {

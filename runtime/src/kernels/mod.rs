@@ -32,7 +32,9 @@ use std::sync::OnceLock;
 
 use poda_formats::dtype::DataType;
 use poda_formats::tensor::TensorError;
-use poda_formats::{BlockMatrix, CsrMatrix, DenseMatrix, Matrix, NmMatrix, Pattern, Tensor};
+#[cfg(feature = "structured")]
+use poda_formats::{BlockMatrix, NmMatrix};
+use poda_formats::{CsrMatrix, DenseMatrix, Matrix, Pattern, Tensor};
 
 use crate::packing::ConvGeometry;
 pub(crate) use crate::packing::Right;
@@ -43,9 +45,9 @@ pub use crate::simd::{Level, Supported};
 pub use activation::{Activation, Rounding};
 pub use depthwise::Depthwise;
 pub(crate) use gemm::{Mat, matmul};
-pub(crate) use softmax::softmax_columns;
+pub(crate) use softmax::{softmax_columns, softmax_rows};
 pub(crate) use table::Source;
-pub use table::{KERNELS, Kernel, Params};
+pub use table::{Kernel, Params, all};
 
 /// What happens to a product before it is written: `activation(W · X + bias + residual)`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -120,6 +122,8 @@ pub enum KernelError {
     Refused { name: String },
     #[error("kernel {name} cannot be packed with {params:?}")]
     Params { name: String, params: Params },
+    #[error("the kernels for this weight have not been timed yet")]
+    Untimed,
 }
 
 impl WeightMatrix {
@@ -174,11 +178,13 @@ impl WeightMatrix {
     }
 
     /// A weight that is stored in blocks.
+    #[cfg(feature = "structured")]
     pub(crate) fn blocks(&self) -> Option<BlockMatrix> {
         self.structured()?.blocks()
     }
 
     /// A weight that is stored as N:M.
+    #[cfg(feature = "structured")]
     pub(crate) fn n_of_m(&self) -> Option<NmMatrix> {
         self.structured()?.n_of_m()
     }

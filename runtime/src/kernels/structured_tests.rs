@@ -3,7 +3,7 @@
 use poda_formats::{DenseMatrix, Matrix, Pattern, ValueType, Values};
 use proptest::prelude::*;
 
-use super::{Activation, Epilogue, KERNELS, Layout, Problem, WeightMatrix, X};
+use super::{Activation, Epilogue, Layout, Problem, WeightMatrix, X, all};
 use crate::packing::{ConvGeometry, im2col};
 use crate::threads::Threads;
 use crate::tune::PackedWeight;
@@ -123,7 +123,7 @@ fn check_values(
     {
         for planned in [n, 1, 64] {
             let problem = Problem { n: planned, x_layout, y_layout, conv: None };
-            for kernel in KERNELS.iter().filter(|kernel| kernel.takes(&weight, &problem)) {
+            for kernel in all().filter(|kernel| kernel.takes(&weight, &problem)) {
                 if bad.is_some() && kernel.dense {
                     continue;
                 }
@@ -240,7 +240,7 @@ fn images_meet_blocks() {
         let weight = WeightMatrix::from(matrix);
         let layout = Layout::FeatureMajor;
         let problem = Problem { n, x_layout: layout, y_layout: layout, conv: Some(conv.clone()) };
-        for kernel in KERNELS.iter().filter(|kernel| kernel.takes(&weight, &problem)) {
+        for kernel in all().filter(|kernel| kernel.takes(&weight, &problem)) {
             let params = kernel.guess(&weight, &problem, &Threads::single());
             let packed = PackedWeight::with_kernel(&weight, &problem, kernel, params).unwrap();
             let mut y = vec![f32::NAN; m * n];
@@ -301,7 +301,7 @@ fn what_lies_beyond_the_matrix_is_never_used() {
             let layout = Layout::TokenMajor;
             let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None };
             let x: Vec<f32> = (0..k * n).map(value).collect();
-            for kernel in KERNELS.iter().filter(|kernel| kernel.takes(&weight, &problem)) {
+            for kernel in all().filter(|kernel| kernel.takes(&weight, &problem)) {
                 let params = kernel.guess(&weight, &problem, &Threads::single());
                 let packed = PackedWeight::with_kernel(&weight, &problem, kernel, params).unwrap();
                 let mut y = vec![f32::NAN; m * n];

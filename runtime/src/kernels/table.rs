@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 
+#[cfg(feature = "narrow")]
 use half::{bf16, f16};
 use poda_formats::DataType;
 use poda_formats::tensor::TensorError;
@@ -175,6 +176,7 @@ const fn panels(name: &'static str, level: Level) -> Kernel {
     Kernel { name, level, values: DataType::F32, dense: false, fits, cost, variants, prepare }
 }
 
+#[cfg(feature = "structured")]
 const fn blocks(name: &'static str, level: Level) -> Kernel {
     // Measured on Zen 3: 1.7 multiply-adds a cycle of blocks of 4 rows and more.
     let cost = |weight: &WeightMatrix, problem: &Problem| {
@@ -211,19 +213,21 @@ const fn spmv_csr<V: Value>(name: &'static str, level: Level) -> Kernel {
 }
 
 /// Measured on Zen 3, 8×1 of 768×768 with 1 and 4 columns.
+#[cfg(feature = "structured")]
 const fn spmv_tall(name: &'static str, level: Level) -> Kernel {
     let cost = |weight: &WeightMatrix, problem: &Problem| filled(weight.nnz() * (problem.n + 2));
     few::<f32>(name, level, spmv::block::fits_tall, cost, spmv::block::prepare_tall)
 }
 
 /// Measured on Zen 3, 1×4 of 768×768 with 1 and 4 columns.
+#[cfg(feature = "structured")]
 const fn spmv_wide(name: &'static str, level: Level) -> Kernel {
     let cost = |weight: &WeightMatrix, problem: &Problem| 1.3 * filled(weight.nnz() * (problem.n + 2));
     few::<f32>(name, level, spmv::block::fits_wide, cost, spmv::block::prepare_wide)
 }
 
 /// Measured on Zen 3, 2:4 of 768×768 with 1 to 128 columns.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "structured"))]
 const fn n_of_m(name: &'static str, level: Level, fits: fn(&WeightMatrix, &Problem) -> bool) -> Kernel {
     let cost = |weight: &WeightMatrix, problem: &Problem| filled(weight.nnz() * (problem.n + 2)) / 0.9;
     few::<f32>(name, level, fits, cost, spmv::nm::prepare)
@@ -263,6 +267,7 @@ const fn spmv_bitmap<V: Value>(name: &'static str, level: Level) -> Kernel {
 }
 
 /// Dense rows of narrow values.
+#[cfg(feature = "narrow")]
 const fn rows<V: Value>(name: &'static str, level: Level) -> Kernel {
     let fits = |weight: &WeightMatrix, _: &Problem| !matches!(weight, WeightMatrix::Dense(_));
     let cost = |weight: &WeightMatrix, problem: &Problem| {
@@ -272,122 +277,114 @@ const fn rows<V: Value>(name: &'static str, level: Level) -> Kernel {
     Kernel { dense: true, ..few::<V>(name, level, fits, cost, spmv::rows::prepare::<V>) }
 }
 
-/// Every kernel.
-pub static KERNELS: &[Kernel] = &[
-    dense("gemm_f32_portable", Level::Portable),
-    dense("gemm_f32_avx2", Level::Avx2),
-    dense("gemm_f32_avx512", Level::Avx512),
-    Kernel {
-        name: "spmm_f32_csr_portable",
-        level: Level::Portable,
-        values: DataType::F32,
-        dense: false,
-        fits: |weight, _| weight.is_sparse(),
-        cost: |weight, problem| vectors(weight.nnz(), problem.n) * 8.0,
-        variants: |_, _, _| Vec::new(),
-        prepare: csr::prepare,
-    },
-    panels("spmm_f32_panel_portable", Level::Portable),
-    panels("spmm_f32_panel_avx2", Level::Avx2),
-    panels("spmm_f32_panel_avx512", Level::Avx512),
-    blocks("spmm_f32_block_portable", Level::Portable),
-    blocks("spmm_f32_block_avx2", Level::Avx2),
-    blocks("spmm_f32_block_avx512", Level::Avx512),
-    spmv_csr::<f32>("spmv_f32_csr_portable", Level::Portable),
-    spmv_csr::<f32>("spmv_f32_csr_avx2", Level::Avx2),
-    spmv_csr::<f32>("spmv_f32_csr_avx512", Level::Avx512),
-    spmv_tall("spmv_f32_tall_portable", Level::Portable),
-    spmv_tall("spmv_f32_tall_avx2", Level::Avx2),
-    spmv_tall("spmv_f32_tall_avx512", Level::Avx512),
-    spmv_wide("spmv_f32_wide_portable", Level::Portable),
-    spmv_wide("spmv_f32_wide_avx2", Level::Avx2),
-    spmv_wide("spmv_f32_wide_avx512", Level::Avx512),
-    #[cfg(target_arch = "x86_64")]
-    n_of_m("spmm_f32_nm_avx2", Level::Avx2, spmv::nm::fits8),
-    #[cfg(target_arch = "x86_64")]
-    n_of_m("spmm_f32_nm_avx512", Level::Avx512, spmv::nm::fits16),
-    #[cfg(target_arch = "x86_64")]
-    spmv_sell::<f32>("spmv_f32_sell8_insert_avx2", Level::Avx2, spmv::sell::prepare8::<f32, false>),
-    #[cfg(target_arch = "x86_64")]
-    spmv_sell::<f32>("spmv_f32_sell8_gather_avx2", Level::Avx2, spmv::sell::prepare8::<f32, true>),
-    #[cfg(target_arch = "x86_64")]
-    spmv_sell::<f32>("spmv_f32_sell8_insert_avx512", Level::Avx512, spmv::sell::prepare8::<f32, false>),
-    #[cfg(target_arch = "x86_64")]
-    spmv_sell::<f32>("spmv_f32_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16::<f32>),
-    #[cfg(target_arch = "x86_64")]
-    spmv_bitmap::<f32>("spmv_f32_bitmap_avx2", Level::Avx2),
-    #[cfg(target_arch = "x86_64")]
-    spmv_bitmap::<f32>("spmv_f32_bitmap_avx512", Level::Avx512),
-    #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<f32, 8, 4>("spmv_f32_wsell128x4_avx512"),
-    #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<f32, 4, 2>("spmv_f32_wsell64x2_avx512"),
-    #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<f32, 4, 4>("spmv_f32_wsell64x4_avx512"),
-    rows::<bf16>("gemv_bf16_rows_portable", Level::Portable),
-    rows::<bf16>("gemv_bf16_rows_avx2", Level::Avx2),
-    rows::<bf16>("gemv_bf16_rows_avx512", Level::Avx512),
-    spmv_csr::<bf16>("spmv_bf16_csr_portable", Level::Portable),
-    spmv_csr::<bf16>("spmv_bf16_csr_avx2", Level::Avx2),
-    spmv_csr::<bf16>("spmv_bf16_csr_avx512", Level::Avx512),
-    #[cfg(target_arch = "x86_64")]
-    spmv_sell::<bf16>("spmv_bf16_sell8_insert_avx2", Level::Avx2, spmv::sell::prepare8::<bf16, false>),
-    #[cfg(target_arch = "x86_64")]
-    spmv_sell::<bf16>("spmv_bf16_sell8_insert_avx512", Level::Avx512, spmv::sell::prepare8::<bf16, false>),
-    #[cfg(target_arch = "x86_64")]
-    spmv_sell::<bf16>("spmv_bf16_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16::<bf16>),
-    #[cfg(target_arch = "x86_64")]
-    spmv_bitmap::<bf16>("spmv_bf16_bitmap_avx2", Level::Avx2),
-    #[cfg(target_arch = "x86_64")]
-    spmv_bitmap::<bf16>("spmv_bf16_bitmap_avx512", Level::Avx512),
-    #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<bf16, 8, 4>("spmv_bf16_wsell128x4_avx512"),
-    #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<bf16, 4, 2>("spmv_bf16_wsell64x2_avx512"),
-    #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<bf16, 4, 4>("spmv_bf16_wsell64x4_avx512"),
-    rows::<f16>("gemv_f16_rows_portable", Level::Portable),
-    rows::<f16>("gemv_f16_rows_avx2", Level::Avx2),
-    rows::<f16>("gemv_f16_rows_avx512", Level::Avx512),
-    spmv_csr::<f16>("spmv_f16_csr_portable", Level::Portable),
-    spmv_csr::<f16>("spmv_f16_csr_avx2", Level::Avx2),
-    spmv_csr::<f16>("spmv_f16_csr_avx512", Level::Avx512),
-    #[cfg(target_arch = "x86_64")]
-    spmv_sell::<f16>("spmv_f16_sell8_insert_avx2", Level::Avx2, spmv::sell::prepare8::<f16, false>),
-    #[cfg(target_arch = "x86_64")]
-    spmv_sell::<f16>("spmv_f16_sell8_insert_avx512", Level::Avx512, spmv::sell::prepare8::<f16, false>),
-    #[cfg(target_arch = "x86_64")]
-    spmv_sell::<f16>("spmv_f16_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16::<f16>),
-    #[cfg(target_arch = "x86_64")]
-    spmv_bitmap::<f16>("spmv_f16_bitmap_avx2", Level::Avx2),
-    #[cfg(target_arch = "x86_64")]
-    spmv_bitmap::<f16>("spmv_f16_bitmap_avx512", Level::Avx512),
-    #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<f16, 8, 4>("spmv_f16_wsell128x4_avx512"),
-    #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<f16, 4, 2>("spmv_f16_wsell64x2_avx512"),
-    #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<f16, 4, 4>("spmv_f16_wsell64x4_avx512"),
-    rows::<i8>("gemv_i8_rows_portable", Level::Portable),
-    rows::<i8>("gemv_i8_rows_avx2", Level::Avx2),
-    rows::<i8>("gemv_i8_rows_avx512", Level::Avx512),
-    spmv_csr::<i8>("spmv_i8_csr_portable", Level::Portable),
-    spmv_csr::<i8>("spmv_i8_csr_avx2", Level::Avx2),
-    spmv_csr::<i8>("spmv_i8_csr_avx512", Level::Avx512),
-    #[cfg(target_arch = "x86_64")]
-    spmv_sell::<i8>("spmv_i8_sell8_insert_avx2", Level::Avx2, spmv::sell::prepare8::<i8, false>),
-    #[cfg(target_arch = "x86_64")]
-    spmv_sell::<i8>("spmv_i8_sell8_insert_avx512", Level::Avx512, spmv::sell::prepare8::<i8, false>),
-    #[cfg(target_arch = "x86_64")]
-    spmv_sell::<i8>("spmv_i8_sell16_gather_avx512", Level::Avx512, spmv::sell::prepare16::<i8>),
-    #[cfg(target_arch = "x86_64")]
-    spmv_bitmap::<i8>("spmv_i8_bitmap_avx2", Level::Avx2),
-    #[cfg(target_arch = "x86_64")]
-    spmv_bitmap::<i8>("spmv_i8_bitmap_avx512", Level::Avx512),
-    #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<i8, 8, 4>("spmv_i8_wsell128x4_avx512"),
-    #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<i8, 4, 2>("spmv_i8_wsell64x2_avx512"),
-    #[cfg(target_arch = "x86_64")]
-    spmv_wsell::<i8, 4, 4>("spmv_i8_wsell64x4_avx512"),
+/// Kernels for few columns that read weights stored as `$values`.
+macro_rules! few_columns {
+    ($values:ty, $name:literal) => {
+        &[
+            spmv_csr::<$values>(concat!("spmv_", $name, "_csr_portable"), Level::Portable),
+            spmv_csr::<$values>(concat!("spmv_", $name, "_csr_avx2"), Level::Avx2),
+            spmv_csr::<$values>(concat!("spmv_", $name, "_csr_avx512"), Level::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            spmv_sell::<$values>(
+                concat!("spmv_", $name, "_sell8_insert_avx2"),
+                Level::Avx2,
+                spmv::sell::prepare8::<$values, false>,
+            ),
+            #[cfg(target_arch = "x86_64")]
+            spmv_sell::<$values>(
+                concat!("spmv_", $name, "_sell8_insert_avx512"),
+                Level::Avx512,
+                spmv::sell::prepare8::<$values, false>,
+            ),
+            #[cfg(target_arch = "x86_64")]
+            spmv_sell::<$values>(
+                concat!("spmv_", $name, "_sell16_gather_avx512"),
+                Level::Avx512,
+                spmv::sell::prepare16::<$values>,
+            ),
+            #[cfg(target_arch = "x86_64")]
+            spmv_bitmap::<$values>(concat!("spmv_", $name, "_bitmap_avx2"), Level::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            spmv_bitmap::<$values>(concat!("spmv_", $name, "_bitmap_avx512"), Level::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            spmv_wsell::<$values, 8, 4>(concat!("spmv_", $name, "_wsell128x4_avx512")),
+            #[cfg(target_arch = "x86_64")]
+            spmv_wsell::<$values, 4, 2>(concat!("spmv_", $name, "_wsell64x2_avx512")),
+            #[cfg(target_arch = "x86_64")]
+            spmv_wsell::<$values, 4, 4>(concat!("spmv_", $name, "_wsell64x4_avx512")),
+        ]
+    };
+}
+
+/// Kernels for dense rows of narrow values.
+#[cfg(feature = "narrow")]
+macro_rules! dense_rows {
+    ($values:ty, $name:literal) => {
+        &[
+            rows::<$values>(concat!("gemv_", $name, "_rows_portable"), Level::Portable),
+            rows::<$values>(concat!("gemv_", $name, "_rows_avx2"), Level::Avx2),
+            rows::<$values>(concat!("gemv_", $name, "_rows_avx512"), Level::Avx512),
+        ]
+    };
+}
+
+/// Every kernel, by what they take.
+static FAMILIES: &[&[Kernel]] = &[
+    // f32, many columns.
+    &[
+        dense("gemm_f32_portable", Level::Portable),
+        dense("gemm_f32_avx2", Level::Avx2),
+        dense("gemm_f32_avx512", Level::Avx512),
+        Kernel {
+            name: "spmm_f32_csr_portable",
+            level: Level::Portable,
+            values: DataType::F32,
+            dense: false,
+            fits: |weight, _| weight.is_sparse(),
+            cost: |weight, problem| vectors(weight.nnz(), problem.n) * 8.0,
+            variants: |_, _, _| Vec::new(),
+            prepare: csr::prepare,
+        },
+        panels("spmm_f32_panel_portable", Level::Portable),
+        panels("spmm_f32_panel_avx2", Level::Avx2),
+        panels("spmm_f32_panel_avx512", Level::Avx512),
+    ],
+    few_columns!(f32, "f32"),
+    &[
+        #[cfg(target_arch = "x86_64")]
+        spmv_sell::<f32>("spmv_f32_sell8_gather_avx2", Level::Avx2, spmv::sell::prepare8::<f32, true>),
+    ],
+    #[cfg(feature = "structured")]
+    &[
+        blocks("spmm_f32_block_portable", Level::Portable),
+        blocks("spmm_f32_block_avx2", Level::Avx2),
+        blocks("spmm_f32_block_avx512", Level::Avx512),
+        spmv_tall("spmv_f32_tall_portable", Level::Portable),
+        spmv_tall("spmv_f32_tall_avx2", Level::Avx2),
+        spmv_tall("spmv_f32_tall_avx512", Level::Avx512),
+        spmv_wide("spmv_f32_wide_portable", Level::Portable),
+        spmv_wide("spmv_f32_wide_avx2", Level::Avx2),
+        spmv_wide("spmv_f32_wide_avx512", Level::Avx512),
+        #[cfg(target_arch = "x86_64")]
+        n_of_m("spmm_f32_nm_avx2", Level::Avx2, spmv::nm::fits8),
+        #[cfg(target_arch = "x86_64")]
+        n_of_m("spmm_f32_nm_avx512", Level::Avx512, spmv::nm::fits16),
+    ],
+    #[cfg(feature = "narrow")]
+    dense_rows!(bf16, "bf16"),
+    #[cfg(feature = "narrow")]
+    few_columns!(bf16, "bf16"),
+    #[cfg(feature = "narrow")]
+    dense_rows!(f16, "f16"),
+    #[cfg(feature = "narrow")]
+    few_columns!(f16, "f16"),
+    #[cfg(feature = "narrow")]
+    dense_rows!(i8, "i8"),
+    #[cfg(feature = "narrow")]
+    few_columns!(i8, "i8"),
 ];
+
+/// Every kernel of this build.
+pub fn all() -> impl Iterator<Item = &'static Kernel> + Clone {
+    FAMILIES.iter().copied().flatten()
+}

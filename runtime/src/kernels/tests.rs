@@ -1,9 +1,9 @@
-//! Every row of [`KERNELS`] against the loop that is the specification.
+//! Every row of [`all`] against the loop that is the specification.
 
 use poda_formats::{CsrMatrix, DenseMatrix, Tensor, ValueType, Values};
 use proptest::prelude::*;
 
-use super::{Activation, Epilogue, KERNELS, Kernel, Layout, Problem, WeightMatrix, X};
+use super::{Activation, Epilogue, Kernel, Layout, Problem, Rounding, WeightMatrix, X, all};
 use crate::packing::{ConvGeometry, im2col};
 use crate::threads::Threads;
 use crate::tune::PackedWeight;
@@ -19,6 +19,11 @@ impl Random {
 
     fn values(&mut self, len: usize) -> Vec<f32> {
         (0..len).map(|_| self.next()).collect()
+    }
+
+    /// Whole numbers in -8..=8, whose sums have the same bits in whatever order.
+    fn whole(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| (self.next() * 8.0).round()).collect()
     }
 }
 
@@ -62,14 +67,17 @@ fn reference(case: &Case, w: &[f32], x: &[f32], bias: Option<&[f32]>, residual: 
 fn check(case: &Case) {
     let mut random = Random(case.shape[0] as u64 * 31 + case.n as u64);
     let ([m, k], n) = (case.shape, case.n);
-    let mut w = random.values(m * k);
+    // A sum that lies between two steps must come out exactly, to be rounded as it should.
+    let rounds = matches!(case.activation, Activation::Rounded(_) | Activation::RoundedTwice(..));
+    let values = if rounds { Random::whole } else { Random::values };
+    let mut w = values(&mut random, m * k);
     for w in &mut w {
         if (random.next() * 500.0 + 500.0) as u32 >= case.kept {
             *w = 0.0;
         }
     }
-    let image = case.conv.as_ref().map(|g| random.values(g.image_len()));
-    let mut x = random.values(k * n);
+    let image = case.conv.as_ref().map(|g| values(&mut random, g.image_len()));
+    let mut x = values(&mut random, k * n);
     if let (Some(image), Some(geometry)) = (&image, &case.conv) {
         im2col(image, geometry, &mut x);
     }
@@ -84,13 +92,14 @@ fn check(case: &Case) {
         (_, _, Layout::FeatureMajor) => X::Matrix { data: &x, layout: Layout::FeatureMajor },
         (_, _, Layout::TokenMajor) => X::Matrix { data: &tokens, layout: Layout::TokenMajor },
     };
-    let bias = case.bias.then(|| random.values(m));
-    let residual = case.residual.then(|| random.values(m * n));
+    let bias = case.bias.then(|| values(&mut random, m));
+    let residual = case.residual.then(|| values(&mut random, m * n));
     let epilogue =
         Epilogue { bias: bias.as_deref(), residual: residual.as_deref(), activation: case.activation };
     let problem = Problem { n, x_layout: case.x_layout, y_layout: case.y_layout, conv: case.conv.clone() };
     let threads = Threads::new(case.threads).unwrap();
-    let to = ValueType::ALL[1 + n % 3];
+    // (Bytes stand for whole numbers with an error.)
+    let to = ValueType::ALL[1 + n % if rounds { 2 } else { 3 }];
     let narrow = DenseMatrix::new(m, k, Values::round(&w, [m, k], to).unwrap()).unwrap();
     let wide = narrow.to_tensor().unwrap();
     let wide = wide.as_slice::<f32>().unwrap();
@@ -104,7 +113,7 @@ fn check(case: &Case) {
     ] {
         // Rounded weights are widened for a kernel that reads f32; that is tried with the dense ones.
         let reads = |kernel: &Kernel| kernel.values == weight.stored() || kernel.dense;
-        for kernel in KERNELS.iter().filter(|kernel| reads(kernel) && kernel.takes(&weight, &problem)) {
+        for kernel in all().filter(|kernel| reads(kernel) && kernel.takes(&weight, &problem)) {
             // What was packed for one number of columns must serve any other.
             for planned in [n, 1, 64] {
                 let problem = Problem { n: planned, ..problem.clone() };
@@ -183,6 +192,31 @@ fn epilogues_of_every_kind() {
 }
 
 #[test]
+fn roundings_in_the_epilogue_are_those_of_one_number_after_another() {
+    let rounding = |scale: f32, to: f32, range: [f32; 2]| Rounding {
+        clamp: [range[0] * scale, range[1] * scale],
+        scale,
+        to,
+        range,
+        nan: range[0],
+    };
+    // Sums reach a few hundred; half of them lie between two multiples of 2.
+    let first = rounding(2.0, 2.0, [-128.0, 127.0]);
+    let second = Rounding { clamp: [0.0, 60.0], ..rounding(0.3, 0.3, [0.0, 255.0]) };
+    for activation in [Activation::Rounded(first), Activation::RoundedTwice(first, second)] {
+        for [x_layout, y_layout] in LAYOUTS {
+            for (n, kept) in [(1, 300), (37, 1000), (70, 100)] {
+                let case =
+                    Case { shape: [19, 23], n, kept, activation, residual: true, x_layout, y_layout, ..BASE };
+                check(&case);
+            }
+        }
+        let conv = ConvGeometry::new(3, [9, 17], [3, 3], [1, 1], [1, 1], [1; 4]).unwrap();
+        check(&Case { shape: [13, conv.k()], n: conv.n(), activation, conv: Some(conv), ..BASE });
+    }
+}
+
+#[test]
 fn threads_share_the_work() {
     for n in [1, 40, 300] {
         for [x_layout, y_layout] in LAYOUTS {
@@ -243,7 +277,7 @@ fn nan_and_infinity_reach_only_rows_that_keep_their_column() {
     for bad in [f32::NAN, f32::INFINITY] {
         let mut x = Random(6).values(k * n);
         x[7 * n + 20] = bad;
-        for kernel in KERNELS.iter().filter(|kernel| kernel.name.starts_with("sp")) {
+        for kernel in all().filter(|kernel| kernel.name.starts_with("sp")) {
             let problem =
                 Problem { n, x_layout: Layout::FeatureMajor, y_layout: Layout::FeatureMajor, conv: None };
             if !kernel.takes(&weight, &problem) {

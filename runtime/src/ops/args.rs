@@ -2,7 +2,7 @@
 
 use poda_formats::{DataType, TensorView};
 
-use super::OpError;
+use super::{OpError, left_out, number};
 use crate::info::Info;
 
 /// Facts about the inputs of an operator; omitted optional inputs are `None`.
@@ -25,7 +25,11 @@ pub(super) fn one(dtype: DataType, shape: Option<Vec<usize>>) -> Vec<Info> {
 
 /// The error of an operator that is not defined, or not implemented, for a type.
 pub(super) fn unsupported_type(op: impl std::fmt::Debug, dtype: DataType) -> OpError {
-    OpError::Unsupported { op: format!("{op:?}"), reason: format!("it is not defined for {dtype}") }
+    let op = format!("{op:?}");
+    if !number::computes(dtype) {
+        return left_out(&format!("{op} of {dtype}"), "types");
+    }
+    OpError::Unsupported { op, reason: format!("it is not defined for {dtype}") }
 }
 
 /// `axis` counted from the front: `-rank..rank` becomes `0..rank`.

@@ -142,12 +142,21 @@ integers!(
     (u64, std::convert::identity)
 );
 
+/// Whether operators of this build compute with elements of that type: without feature `types` only with those that networks and the
+/// shapes in them are made of.
+pub(crate) const fn computes(dtype: DataType) -> bool {
+    use DataType::{BF16, Bool, F16, F32, I8, I32, I64, U8};
+    cfg!(feature = "types") || matches!(dtype, F32 | F16 | BF16 | I32 | I64 | Bool | U8 | I8)
+}
+
 /// Evaluates an expression with `$T` as the Rust type of a data type that is one of those listed (by their Rust names),
 /// and another expression for the other data types.
 macro_rules! with_type {
     ($dtype:expr, $T:ident in [$($type:ty),*] => $body:expr, else => $otherwise:expr) => {{
         let dtype = $dtype;
-        $(if dtype == <$type as poda_formats::Element>::DTYPE {
+        $(if $crate::ops::number::computes(<$type as poda_formats::Element>::DTYPE)
+            && dtype == <$type as poda_formats::Element>::DTYPE
+        {
             type $T = $type;
             $body
         } else)* {

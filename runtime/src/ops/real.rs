@@ -206,7 +206,7 @@ impl Real for f32 {
 /// Evaluates `$body` with `$real` the type that operators on floats `$dtype` compute in: f64 for itself, f32 otherwise.
 macro_rules! with_real {
     ($dtype:expr, $real:ident => $body:expr) => {
-        if $dtype == poda_formats::DataType::F64 {
+        if cfg!(feature = "types") && $dtype == poda_formats::DataType::F64 {
             type $real = f64;
             $body
         } else {

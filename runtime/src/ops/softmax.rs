@@ -8,7 +8,7 @@ use super::facts::{Fact, float_type, shape};
 use super::real::{Real, load, store, with_real};
 use super::{Inputs, OpError};
 use crate::info::Info;
-use crate::kernels::softmax_columns;
+use crate::kernels::{softmax_columns, softmax_rows};
 use crate::output::Output;
 use crate::threads::share::{cost, for_rows};
 
@@ -34,9 +34,13 @@ pub(super) fn softmax(
     let x = required(inputs, 0)?;
     let dims = if x.rank() == 0 { &[1] } else { x.shape() };
     let [outer, dim, inner] = around(dims, axis(at, dims.len())?);
-    if x.dtype() == DataType::F32 && inner > 1 && kind != SoftmaxKind::Hardmax {
+    if x.dtype() == DataType::F32 && kind != SoftmaxKind::Hardmax {
         let y = outputs[0].alloc::<f32>(x.shape())?;
-        softmax_columns(x.as_slice()?, y, [outer, dim, inner], kind == SoftmaxKind::LogSoftmax);
+        let log = kind == SoftmaxKind::LogSoftmax;
+        match inner {
+            1 => softmax_rows(x.as_slice()?, y, dim, log),
+            _ => softmax_columns(x.as_slice()?, y, [outer, dim, inner], log),
+        }
         return Ok(());
     }
     with_real!(x.dtype(), R => store::<R>(&mut outputs[0], x.dtype(), x.shape(), |y| {
@@ -88,7 +92,7 @@ mod tests {
 
     #[test]
     fn lanes_along_any_axis() {
-        let cases = [[3, 5, 40], [2, 3, 1], [1, 7, 15], [4, 1, 33]];
+        let cases = [[3, 5, 40], [2, 3, 1], [1, 7, 15], [4, 1, 33], [2, 9, 64], [5, 16, 100]];
         let each = |dims| (-3..3).map(move |a| (dims, a));
         let kinds = [SoftmaxKind::Softmax, SoftmaxKind::LogSoftmax];
         for ((dims, at), kind) in cases.into_iter().flat_map(each).flat_map(|c| kinds.map(|kind| (c, kind))) {
@@ -116,6 +120,16 @@ mod tests {
         };
         assert_close(&run(SoftmaxKind::Softmax, &[1e30, -1e30, 1e30]), &[0.5, 0.0, 0.5], 1e-6);
         assert_close(&run(SoftmaxKind::Softmax, &[f32::NEG_INFINITY, 0.0]), &[0.0, 1.0], 1e-6);
+        let infinite = [f32::NEG_INFINITY; 20];
+        assert!(run(SoftmaxKind::Softmax, &infinite).iter().all(|y| y.is_nan()));
+        // A NaN anywhere makes all of its lane NaN.
+        for at in [0, 15, 16, 39] {
+            let mut x: Vec<f32> = (0..40).map(|i| i as f32).collect();
+            x[at] = f32::NAN;
+            for kind in [SoftmaxKind::Softmax, SoftmaxKind::LogSoftmax] {
+                assert!(run(kind, &x).iter().all(|y| y.is_nan()), "{at}");
+            }
+        }
         // The same of lanes that lie side by side, and lanes of nothing but −∞, or with NaN.
         let (low, nan) = (f32::NEG_INFINITY, f32::NAN);
         let op = Op::Softmax { kind: SoftmaxKind::Softmax, axis: 0 };

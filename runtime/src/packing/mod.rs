@@ -6,16 +6,19 @@
 )]
 
 pub(crate) mod bitmap;
+#[cfg(feature = "structured")]
 pub(crate) mod blocks;
 mod geometry;
 mod im2col;
 pub(crate) mod image;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "structured"))]
 pub(crate) mod nm;
 mod operand;
+mod pairs;
 pub(crate) mod panels;
 pub(crate) mod scratch;
 pub(crate) mod sell;
+#[cfg(feature = "structured")]
 pub(crate) mod strips;
 pub(crate) mod tile;
 pub(crate) mod transpose;

@@ -7,9 +7,10 @@
 //! Of a pair: for each shared column a weight of each row and one offset, then weights and offsets of the first and the second
 //! row in turn. At 4 bytes a weight and 2 an offset, what is shared takes 5 bytes a weight.
 
-use std::ops::Range;
+use poda_formats::CsrView;
 
-use poda_formats::{CsrMatrix, CsrView};
+use super::pairs::Pairs;
+use crate::simd::Supported;
 
 /// Measures of a packing; the tuner chooses among several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,31 +72,32 @@ impl Panels {
     ///
     /// # Panics
     /// When a panel of `X` takes more than 64 KiB.
-    pub(crate) fn new(weight: CsrView<'_>, shape: PanelShape, unit: usize, skip_unused: bool) -> Self {
+    pub(crate) fn new(
+        level: Supported,
+        weight: CsrView<'_>,
+        shape: PanelShape,
+        unit: usize,
+        skip_unused: bool,
+    ) -> Self {
         assert!(shape.depth * shape.width * size_of::<f32>() <= 1 << 16, "{shape:?}");
         let matrix = weight.matrix();
         let (m, k) = (matrix.rows(), matrix.cols());
-        let used = skip_unused.then(|| used_columns(matrix)).filter(|used| used.len() * 8 < k * 7);
-        let depth = used.as_ref().map_or(k, Vec::len);
-        // Where a column of the matrix lies among those that are packed.
-        let place: Option<Vec<u32>> = used.as_ref().map(|used| {
+        let mut columns: Vec<u32> = Vec::with_capacity(matrix.nnz());
+        (0..m).for_each(|row| columns.extend(matrix.row_columns(row)));
+        let used = skip_unused.then(|| used_columns(&columns, k)).filter(|used| used.len() * 8 < k * 7);
+        if let Some(used) = &used {
+            // Where a column of the matrix lies among those that are packed.
             let mut place = vec![0; k];
             for (i, &column) in used.iter().enumerate() {
                 place[column as usize] = i as u32;
             }
-            place
-        });
-        let rows: Vec<Vec<(u32, f32)>> = (0..m)
-            .map(|row| {
-                weight.row(row).map(|(c, w)| (place.as_ref().map_or(c, |p| p[c as usize]), w)).collect()
-            })
-            .collect();
-        let blocks = balanced(matrix.row_offsets(), m.div_ceil(shape.rows).next_multiple_of(unit.max(1)));
-        let panels = depth.div_ceil(shape.depth);
+            columns.iter_mut().for_each(|column| *column = place[*column as usize]);
+        }
+        let depth = used.as_ref().map_or(k, Vec::len);
         let mut packed = Self {
             shape,
-            blocks,
-            across: panels,
+            blocks: balanced(matrix.row_offsets(), m.div_ceil(shape.rows).next_multiple_of(unit.max(1))),
+            across: depth.div_ceil(shape.depth),
             used,
             depth,
             segments: vec![Segment::default()],
@@ -105,19 +107,12 @@ impl Panels {
             offsets: Vec::with_capacity(matrix.nnz()),
             height: 1,
         };
-        for block in 0..packed.blocks.len() - 1 {
-            let range = packed.blocks[block]..packed.blocks[block + 1];
-            for panel in 0..panels {
-                let columns = panel * shape.depth..(panel + 1) * shape.depth;
-                packed.segment(&rows[range.clone()], columns);
-                packed.segments.push(Segment {
-                    group: packed.groups.len(),
-                    row: packed.rows.len(),
-                    weight: packed.weights.len(),
-                    offset: packed.offsets.len(),
-                });
-            }
-        }
+        level.run(Pairs {
+            panels: &mut packed,
+            starts: matrix.row_offsets(),
+            columns: &columns,
+            values: weight.values(),
+        });
         packed.offsets.shrink_to_fit();
         packed
     }
@@ -131,120 +126,13 @@ impl Panels {
             + size_of_val(&self.segments[..])
             + self.used.as_ref().map_or(0, |used| size_of_val(&used[..]))
     }
-
-    /// Appends the weights of a block's rows in a range of columns.
-    fn segment(&mut self, block: &[Vec<(u32, f32)>], columns: Range<usize>) {
-        let inside: Vec<&[(u32, f32)]> = block
-            .iter()
-            .map(|row| {
-                let start = row.partition_point(|&(c, _)| (c as usize) < columns.start);
-                let end = row.partition_point(|&(c, _)| (c as usize) < columns.end);
-                &row[start..end]
-            })
-            .collect();
-        let words = columns.len().div_ceil(64);
-        let mut masks = vec![0_u64; block.len() * words];
-        for (row, weights) in inside.iter().enumerate() {
-            for &(c, _) in *weights {
-                let c = c as usize - columns.start;
-                masks[row * words + c / 64] |= 1 << (c % 64);
-            }
-        }
-        let shared = |a: usize, b: usize| -> u32 {
-            let (a, b) = (&masks[a * words..][..words], &masks[b * words..][..words]);
-            a.iter().zip(b).map(|(a, b)| (a & b).count_ones()).sum()
-        };
-        let mut order: Vec<usize> = (0..block.len()).filter(|&row| !inside[row].is_empty()).collect();
-        order.sort_by_key(|&row| inside[row].len());
-        for equal in order.chunk_by(|&a, &b| inside[a].len() == inside[b].len()) {
-            let len = inside[equal[0]].len() as u32;
-            let mut left = equal.to_vec();
-            let mut pairs = Vec::with_capacity(left.len() / 2);
-            while left.len() > 1 {
-                let a = left.pop().expect("two are left");
-                let best = (0..left.len()).max_by_key(|&i| shared(a, left[i])).expect("one is left");
-                let b = left.swap_remove(best);
-                pairs.push((shared(a, b) / unit(len) * unit(len), a, b));
-            }
-            pairs.sort_unstable();
-            for alike in pairs.chunk_by(|a, b| a.0 == b.0) {
-                let shared = alike[0].0;
-                self.groups.push(Group { shared, single: len - shared, pairs: alike.len() as u32 });
-                for &(_, a, b) in alike {
-                    self.pair([a, b], [inside[a], inside[b]], shared, columns.start);
-                }
-            }
-            if let [row] = left[..] {
-                self.groups.push(Group { shared: 0, single: len, pairs: 0 });
-                self.rows.push(self.row_offset(row));
-                for &(column, weight) in inside[row] {
-                    self.weights.push(weight);
-                    self.offsets.push(offset(self.shape, column, columns.start));
-                }
-            }
-        }
-    }
-
-    /// Appends a pair of rows that hold equally many weights, of which `shared` are taken as such.
-    fn pair(&mut self, rows: [usize; 2], weights: [&[(u32, f32)]; 2], mut shared: u32, start: usize) {
-        self.rows.extend(rows.map(|row| self.row_offset(row)));
-        let mut alone = [Vec::new(), Vec::new()];
-        let [mut a, mut b] = weights;
-        while let Some(&(column, _)) = a.first().into_iter().chain(b.first()).min_by_key(|weight| weight.0) {
-            let take = |weights: &mut &[(u32, f32)]| {
-                let (&first, rest) = weights.split_first().filter(|(first, _)| first.0 == column)?;
-                *weights = rest;
-                Some(first)
-            };
-            match (take(&mut a), take(&mut b)) {
-                (Some(a), Some(b)) if shared > 0 => {
-                    shared -= 1;
-                    self.weights.extend([a.1, b.1]);
-                    self.offsets.push(offset(self.shape, column, start));
-                }
-                (a, b) => {
-                    alone[0].extend(a);
-                    alone[1].extend(b);
-                }
-            }
-        }
-        for &(column, weight) in alone[0].iter().zip(&alone[1]).flat_map(|(a, b)| [a, b]) {
-            self.weights.push(weight);
-            self.offsets.push(offset(self.shape, column, start));
-        }
-    }
-
-    fn row_offset(&self, row: usize) -> u32 {
-        (row * self.shape.width * size_of::<f32>()) as u32
-    }
-}
-
-/// Shared columns of a pair of rows with `len` weights each are taken by so many, and what is left over as if it were not
-/// shared: fewer different numbers make longer groups, whose loops end where the CPU expects. On Zen 3 worth 5 % at 64 and
-/// more weights, 2 % at 16; below, sharing is worth more.
-fn unit(len: u32) -> u32 {
-    match len {
-        0..16 => 1,
-        16..64 => 2,
-        _ => 4,
-    }
-}
-
-/// Where the row of `X` of a column lies in the tile of a panel that begins at `start`.
-fn offset(shape: PanelShape, column: u32, start: usize) -> u16 {
-    // (A panel takes at most 64 KiB.)
-    ((column as usize - start) * shape.width * size_of::<f32>()) as u16
 }
 
 /// Columns that hold any weight, ascending.
-fn used_columns(matrix: &CsrMatrix) -> Vec<u32> {
-    let mut used = vec![false; matrix.cols()];
-    for row in 0..matrix.rows() {
-        for column in matrix.row_columns(row) {
-            used[column as usize] = true;
-        }
-    }
-    (0..matrix.cols() as u32).filter(|&column| used[column as usize]).collect()
+fn used_columns(columns: &[u32], k: usize) -> Vec<u32> {
+    let mut used = vec![false; k];
+    columns.iter().for_each(|&column| used[column as usize] = true);
+    (0..k as u32).filter(|&column| used[column as usize]).collect()
 }
 
 /// Cuts rows into at most `parts` ranges of about equal work (weights, and a little for each row): where they start, and the
@@ -267,27 +155,28 @@ pub(super) fn balanced(offsets: &[u32], parts: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use poda_formats::CsrMatrix;
 
-    #[test]
-    fn panels_hold_every_weight_once() {
-        let (m, k) = (37, 300);
-        let dense: Vec<f32> =
-            (0..m * k).map(|i| if i * 7919 % 10 < 3 && i / k != 5 { 1.0 + i as f32 } else { 0.0 }).collect();
-        let matrix = CsrMatrix::from_dense(m, k, &dense);
-        let shape = PanelShape { width: 32, depth: 64, rows: 10 };
-        let panels = Panels::new(matrix.view().unwrap(), shape, 2, false);
-        assert_eq!(panels.weights.len(), matrix.nnz());
-        assert!(panels.offsets.len() < matrix.nnz(), "some columns are shared");
-        assert!(panels.blocks.len() > 4);
+    use super::*;
+    use crate::simd::Level;
+
+    fn pack(matrix: &CsrMatrix, shape: PanelShape, unit: usize, skip_unused: bool) -> Vec<Panels> {
+        let levels = [Level::Portable, Level::Avx2, Level::Avx512].into_iter().filter_map(Level::supported);
+        levels.map(|level| Panels::new(level, matrix.view().unwrap(), shape, unit, skip_unused)).collect()
+    }
+
+    /// What segments say, `[m, k]`; that each begins where the one before ends is checked.
+    fn unpack(panels: &Panels, [m, k]: [usize; 2]) -> Vec<f32> {
+        let bytes = panels.shape.width * size_of::<f32>();
         let mut found = vec![0.0; m * k];
         for (block, start) in panels.blocks[..panels.blocks.len() - 1].iter().enumerate() {
             for panel in 0..panels.across {
                 let [segment, next] = [0, 1].map(|i| panels.segments[block * panels.across + panel + i]);
                 let Segment { mut row, mut weight, mut offset, .. } = segment;
                 let mut put = |row: usize, weight: usize, offset: usize| {
-                    let column = panel * 64 + panels.offsets[offset] as usize / 128;
-                    let row = start + panels.rows[row] as usize / 128;
+                    let place = panel * panels.shape.depth + panels.offsets[offset] as usize / bytes;
+                    let column = panels.used.as_ref().map_or(place, |used| used[place] as usize);
+                    let row = start + panels.rows[row] as usize / bytes;
                     found[row * k + column] = panels.weights[weight];
                 };
                 for group in &panels.groups[segment.group..next.group] {
@@ -305,16 +194,41 @@ mod tests {
                 assert_eq!([row, weight, offset], [next.row, next.weight, next.offset]);
             }
         }
-        assert!(found == dense);
+        found
+    }
+
+    #[test]
+    fn panels_hold_every_weight_once() {
+        let (m, k) = (37, 300);
+        let kept = |i: usize, of: usize| i * 7919 % 10 < of && i / k != 5;
+        for of in [1, 3, 8, 10] {
+            let dense: Vec<f32> =
+                (0..m * k).map(|i| if kept(i, of) { 1.0 + i as f32 } else { 0.0 }).collect();
+            let matrix = CsrMatrix::from_dense(m, k, &dense);
+            // Panels of one to five words of bits, and one that holds all columns.
+            for depth in [1, 64, 100, 129, 250, 300, 512] {
+                let shape = PanelShape { width: 32, depth, rows: 10 };
+                let all = pack(&matrix, shape, 2, false);
+                for panels in &all {
+                    assert_eq!(panels.weights.len(), matrix.nnz());
+                    assert!(panels.offsets.len() < matrix.nnz(), "some columns are shared");
+                    assert!(panels.blocks.len() > 4);
+                    assert!(unpack(panels, [m, k]) == dense, "depth {depth}, {of} of 10");
+                    assert_eq!((&panels.weights, &panels.offsets), (&all[0].weights, &all[0].offsets));
+                }
+            }
+        }
     }
 
     #[test]
     fn unused_columns_are_left_out() {
-        let dense: Vec<f32> = (0..4 * 100).map(|i| if i % 100 % 3 == 0 { 1.0 } else { 0.0 }).collect();
-        let matrix = CsrMatrix::from_dense(4, 100, &dense);
-        let shape = PanelShape { width: 16, depth: 64, rows: 10 };
-        let panels = Panels::new(matrix.view().unwrap(), shape, 1, true);
-        assert_eq!((panels.depth, panels.across), (34, 1));
-        assert_eq!(panels.used.unwrap()[..3], [0, 3, 6]);
+        let (m, k) = (4, 100);
+        let dense: Vec<f32> = (0..m * k).map(|i| if i % k % 3 == 0 { 1.0 } else { 0.0 }).collect();
+        let matrix = CsrMatrix::from_dense(m, k, &dense);
+        for panels in pack(&matrix, PanelShape { width: 16, depth: 64, rows: 10 }, 1, true) {
+            assert_eq!((panels.depth, panels.across), (34, 1));
+            assert_eq!(panels.used.as_ref().unwrap()[..3], [0, 3, 6]);
+            assert!(unpack(&panels, [m, k]) == dense);
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use poda_formats::tensor::checked_bytes;
@@ -17,7 +17,7 @@ use crate::analysis::{self, Analysis};
 use crate::info::Info;
 use crate::ops::OpError;
 use crate::optimize::{self, Log, Passes};
-use crate::threads::{Pace, Threads};
+use crate::threads::{self, Pace, Threads};
 
 /// What a plan is made for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -212,8 +212,10 @@ impl<'a> Builder<'a> {
         if !taps {
             self.place_outputs(&nodes)?;
         }
-        let steps =
-            nodes.iter().enumerate().map(|(at, node)| self.step(at, node)).collect::<Result<Vec<_>, _>>()?;
+        let mut steps = Vec::with_capacity(nodes.len());
+        for (at, (node, call)) in nodes.iter().zip(self.calls(&nodes)).enumerate() {
+            steps.push(self.step(at, node, call)?);
+        }
         let arena_bytes = self.allocator.size();
         let wanted = self.draft.wanted.iter().map(|&id| Ok(Wanted { id, operand: self.operand(id)? }));
         let wanted = wanted.collect::<Result<Vec<_>, PlanError>>()?;
@@ -237,6 +239,28 @@ impl<'a> Builder<'a> {
             pace: Pace::new(estimate),
             split: None,
         })
+    }
+
+    /// What the nodes compute, of those that can be prepared side by side: all but those whose kernel must be timed first, or that
+    /// cannot be prepared.
+    fn calls(&self, nodes: &[&DraftNode]) -> Vec<Option<Box<dyn Call>>> {
+        let weights = self.context.weights.untimed();
+        let context = Context { weights: &weights, ..*self.context };
+        let calls: Vec<OnceLock<Box<dyn Call>>> = nodes.iter().map(|_| OnceLock::new()).collect();
+        self.context.threads.install(|| {
+            threads::for_each(nodes.len(), 1, |at| {
+                if let Kind::Lowered(operator) = &nodes[at].kind
+                    && let Ok(call) = operator.prepare(&Preparation {
+                        context: &context,
+                        draft: self.draft,
+                        node: nodes[at],
+                    })
+                {
+                    let _ = calls[at].set(call);
+                }
+            });
+        });
+        calls.into_iter().map(OnceLock::into_inner).collect()
     }
 
     fn info(&self, id: ValueId) -> Result<&'a Info, PlanError> {
@@ -281,7 +305,8 @@ impl<'a> Builder<'a> {
         checked_bytes(dtype, shape).filter(|&b| b <= limit).ok_or(PlanError::Memory { limit })
     }
 
-    fn step(&mut self, at: usize, node: &DraftNode) -> Result<Step, PlanError> {
+    /// The step of a node; `call` is what [`Builder::calls`] made.
+    fn step(&mut self, at: usize, node: &DraftNode, call: Option<Box<dyn Call>>) -> Result<Step, PlanError> {
         let inputs = node.inputs.iter().map(|id| id.map(|id| self.operand(id)).transpose());
         let mut inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         let taken = self.in_place(at, node)?;
@@ -312,9 +337,10 @@ impl<'a> Builder<'a> {
             }
         }
         let graph = self.draft.graph;
-        let call: Box<dyn Call> = match &node.kind {
-            Kind::Op(op) => Box::new(General(op.clone())),
-            Kind::Lowered(operator) => {
+        let call: Box<dyn Call> = match (&node.kind, call) {
+            (_, Some(call)) => call,
+            (Kind::Op(op), None) => Box::new(General(op.clone())),
+            (Kind::Lowered(operator), None) => {
                 let with = Preparation { context: self.context, draft: self.draft, node };
                 operator.prepare(&with).map_err(|error| node_error(graph, node.node, error))?
             }

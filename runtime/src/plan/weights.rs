@@ -10,7 +10,7 @@ use poda_formats::{
     CsrMatrix, DenseMatrix, Matrix, MatrixForm, Places, SparseError, Tensor, ValueId, Weight,
 };
 
-use crate::kernels::{Depthwise, KernelError, Layout, Level, Packing, Params, Problem, WeightMatrix};
+use crate::kernels::{self, Depthwise, KernelError, Layout, Level, Packing, Params, Problem, WeightMatrix};
 use crate::ops::OpError;
 use crate::packing::ConvGeometry;
 use crate::threads::Threads;
@@ -247,13 +247,15 @@ fn window(conv: &ConvGeometry) -> [[usize; 2]; 3] {
 }
 
 /// All packed weights of an executable, kept alive by the plans that use them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Weights {
     tuner: Arc<Tuner>,
     /// By [`ValueId`]: constants that do not depend on the shapes of the inputs. Only these are packed once for all plans.
-    stable: Vec<bool>,
-    packed: Shelf<Key, Packed>,
-    packings: Shelf<PackingKey, Packing>,
+    stable: Arc<[bool]>,
+    packed: Arc<Shelf<Key, Packed>>,
+    packings: Arc<Shelf<PackingKey, Packing>>,
+    /// Whether kernels may be timed.
+    timing: bool,
 }
 
 impl Weights {
@@ -268,7 +270,12 @@ impl Weights {
     }
 
     fn with(tuner: Arc<Tuner>, stable: Vec<bool>) -> Self {
-        Self { tuner, stable, packed: Shelf::default(), packings: Shelf::default() }
+        Self { tuner, stable: stable.into(), packed: Arc::default(), packings: Arc::default(), timing: true }
+    }
+
+    /// The same weights, for who must not time kernels: what is not known of them is an error.
+    pub(crate) fn untimed(&self) -> Self {
+        Self { timing: false, ..self.clone() }
     }
 
     /// Bytes of all that is packed, for whatever plans.
@@ -281,6 +288,11 @@ impl Weights {
         products + self.packed.all().iter().map(depthwise).sum::<usize>()
     }
 
+    /// Whether kernels may be timed.
+    pub(crate) fn timing(&self) -> bool {
+        self.timing
+    }
+
     /// What chooses the kernels.
     pub(crate) fn tuner(&self) -> &Tuner {
         &self.tuner
@@ -289,7 +301,7 @@ impl Weights {
     /// The weight packed for a problem, cut into parts of so many rows.
     ///
     /// # Errors
-    /// When the weight cannot be read.
+    /// When the weight cannot be read, or its kernel would have to be timed and must not.
     pub(crate) fn product(
         &self,
         source: &Source,
@@ -309,10 +321,11 @@ impl Weights {
         let problem = &Problem { n, ..problem.clone() };
         let few = n < 4 * Level::best().lanes();
         let stable = self.is_stable(source);
+        let choose = |matrix: &kernels::Source<'_>| self.tuner.choose(matrix, problem, threads, self.timing);
         let make = || {
             let matrices = source.matrices(weight, parts)?;
             let packed = matrices.iter().enumerate().map(|(group, matrix)| {
-                PackedWeight::prepare_with(matrix, problem, &self.tuner, threads, |kernel, params, pack| {
+                PackedWeight::prepare_with(matrix, problem, choose, |kernel, params, pack| {
                     if !stable {
                         return pack().map(Arc::new);
                     }
@@ -365,7 +378,8 @@ impl Weights {
     ) -> Result<Arc<Packed>, OpError> {
         let make = || {
             let packed = crate::ops::guard(make)?;
-            release(weight);
+            // From here on its packed form is what is read.
+            weight.release();
             Ok(packed)
         };
         if stable { self.packed.get(key, make) } else { make().map(Arc::new) }
@@ -416,11 +430,6 @@ impl<K: Eq + Hash, T> Shelf<K, T> {
     fn all(&self) -> Vec<Arc<T>> {
         self.lock().values().filter_map(|place| place.try_lock().ok()?.upgrade()).collect()
     }
-}
-
-/// Lets the pages of a mapped weight go: from here on its packed form is what is read.
-fn release(weight: &Weight) {
-    weight.tensors().into_iter().for_each(|tensor| tensor.storage().release());
 }
 
 #[cfg(test)]

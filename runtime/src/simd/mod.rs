@@ -12,9 +12,11 @@ mod portable;
 mod value;
 
 use rten_simd::Isa;
-use rten_simd::isa::GenericIsa;
 #[cfg(target_arch = "x86_64")]
-use rten_simd::isa::{Avx2Isa, Avx512Isa};
+use rten_simd::isa::Avx2Isa;
+#[cfg(all(target_arch = "x86_64", feature = "avx512"))]
+use rten_simd::isa::Avx512Isa;
+use rten_simd::isa::GenericIsa;
 
 pub(crate) use value::Value;
 
@@ -98,12 +100,14 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
     ///
     /// # Safety
     /// `parts` must be 1, 2 or 4 and make parts of at least 4 lanes; those elements must be readable.
+    #[cfg_attr(not(feature = "structured"), allow(dead_code))]
     unsafe fn splat_parts(self, at: [*const f32; 4], parts: usize) -> Self::F32;
 
     /// A vector of 4 elements from each pointer, in as many parts as it has.
     ///
     /// # Safety
     /// Those elements must be readable.
+    #[cfg_attr(not(feature = "structured"), allow(dead_code))]
     unsafe fn load_parts(self, at: [*const f32; 4]) -> Self::F32;
 
     /// `v`, which the compiler then holds in a register rather than loading it again for a second use.
@@ -209,13 +213,15 @@ impl Supported {
             Level::Portable => true,
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => have!("avx", "avx2", "fma", "f16c", "popcnt", "bmi1") && Avx2Isa::new().is_some(),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
             Level::Avx512 => {
                 have!("avx512f", "avx512vl", "avx512bw", "avx512dq", "fma", "f16c", "popcnt", "bmi1", "bmi2")
                     && Avx512Isa::new().is_some()
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 => false,
+            Level::Avx2 => false,
+            #[cfg(not(all(target_arch = "x86_64", feature = "avx512")))]
+            Level::Avx512 => false,
         };
         found.then_some(Self(level))
     }
@@ -236,7 +242,7 @@ impl Supported {
             Level::Portable => op.eval(GenericIsa::new()),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => {
-                #[target_feature(enable = "avx,avx2,fma,f16c")]
+                #[target_feature(enable = "avx,avx2,fma,f16c,popcnt,bmi1")]
                 unsafe fn run<V: Vectorized>(op: V, isa: Avx2Isa) -> V::Output {
                     op.eval(isa)
                 }
@@ -244,9 +250,9 @@ impl Supported {
                 // SAFETY: `check` found these features.
                 unsafe { run(op, isa) }
             }
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
             Level::Avx512 => {
-                #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c,fma,bmi1,bmi2")]
+                #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c,fma,popcnt,bmi1,bmi2")]
                 unsafe fn run<V: Vectorized>(op: V, isa: Avx512Isa) -> V::Output {
                     op.eval(isa)
                 }
@@ -255,7 +261,9 @@ impl Supported {
                 unsafe { run(op, isa) }
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 => unreachable!("`check` found {self:?} on another CPU"),
+            Level::Avx2 => unreachable!("`check` found {self:?} on another CPU"),
+            #[cfg(not(all(target_arch = "x86_64", feature = "avx512")))]
+            Level::Avx512 => unreachable!("`check` found {self:?} where there is none"),
         }
     }
 }

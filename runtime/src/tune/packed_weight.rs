@@ -36,18 +36,18 @@ impl PackedWeight {
         tuner: &Tuner,
         threads: &Threads,
     ) -> Result<Self, KernelError> {
-        Self::prepare_with(weight, problem, tuner, threads, |_, _, pack| pack().map(Arc::new))
+        let choose = |source: &Source<'_>| tuner.choose(source, problem, threads, true);
+        Self::prepare_with(weight, problem, choose, |_, _, pack| pack().map(Arc::new))
     }
 
-    /// The same; `get` may know a packing of the weight for a kernel with some measures.
+    /// The same by what [`Tuner::choose`] says; `get` may know a packing of the weight for a kernel with some measures.
     ///
     /// # Errors
-    /// When the weight is not an f32 matrix, or `get` fails.
+    /// When the weight is not an f32 matrix, or `choose` or `get` fails.
     pub(crate) fn prepare_with(
         weight: &WeightMatrix,
         problem: &Problem,
-        tuner: &Tuner,
-        threads: &Threads,
+        choose: impl FnOnce(&Source<'_>) -> Result<(&'static Kernel, Choice), KernelError>,
         get: impl FnOnce(
             &'static Kernel,
             Params,
@@ -56,7 +56,7 @@ impl PackedWeight {
     ) -> Result<Self, KernelError> {
         let [m, k] = weight.shape()?;
         let source = Source::new(weight);
-        let (kernel, mut choice) = tuner.choose(&source, problem, threads)?;
+        let (kernel, mut choice) = choose(&source)?;
         let params = choice.candidates[0].params;
         let packed = get(kernel, params, &|| kernel.pack(&source, problem, params))?;
         choice.candidates[0].bytes = Some(packed.bytes());

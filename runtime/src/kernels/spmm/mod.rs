@@ -7,6 +7,7 @@
 //! Gale et al., "Sparse GPU Kernels for Deep Learning", SC 2020, and Elsen et al., "Fast Sparse ConvNets", CVPR 2020, for the
 //! row-wise product; panels, pairs and the entry layout are measured on CPUs here.
 
+#[cfg(feature = "structured")]
 pub(super) mod block;
 mod segment;
 
@@ -86,7 +87,7 @@ pub(super) fn prepare(
     // Rows of X are picked one by one when they are packed, except from token-major X, where they are columns.
     let skip = problem.conv.is_some() || problem.x_layout == Layout::FeatureMajor;
     let view = csr.view().expect("f32 is checked by PackedWeight");
-    let panels = Panels::new(view, shape, block_unit(csr.rows(), parts), skip);
+    let panels = Panels::new(level, view, shape, block_unit(csr.rows(), parts), skip);
     of_panels([csr.rows(), csr.cols()], level, params, panels)
 }
 
@@ -274,6 +275,7 @@ impl Vectorized for Multiply<'_> {
                         let x = x.get().add((i * panels.depth + panel * panels.shape.depth) * width).cast();
                         let (y, at) = (y.cast(), block * panels.across + panel);
                         let vectors = columns.len().div_ceil(S::LANES);
+                        #[cfg(feature = "structured")]
                         if panels.height > 1 {
                             block::segment(simd, panels, at, vectors, x, y);
                             continue;

@@ -7,10 +7,12 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod bitmap;
+#[cfg(feature = "structured")]
 pub(super) mod block;
 pub(super) mod csr;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "structured"))]
 pub(super) mod nm;
+#[cfg(feature = "narrow")]
 pub(super) mod rows;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod sell;

@@ -4,7 +4,7 @@ use poda_formats::{CsrMatrix, DenseMatrix, ValueType, Values};
 use proptest::prelude::*;
 
 use crate::kernels::{
-    Activation, Call, Epilogue, KERNELS, Kernel, Layout, Level, Params, Problem, Right, Source, WeightMatrix,
+    Activation, Call, Epilogue, Kernel, Layout, Level, Params, Problem, Right, Source, WeightMatrix, all,
 };
 use crate::threads::Threads;
 
@@ -67,7 +67,7 @@ fn problem(n: usize, layout: Layout) -> Problem {
 /// The kernels that are for few columns, also where so much padding makes windowed SELL stay out of the race.
 fn kernels(weight: &WeightMatrix) -> impl Iterator<Item = &'static Kernel> {
     let problem = problem(1, Layout::TokenMajor);
-    KERNELS.iter().filter(move |kernel| {
+    all().filter(move |kernel| {
         let wsell = kernel.name.contains("wsell") && matches!(weight, WeightMatrix::Csr(_));
         let forced = wsell && kernel.level.available();
         let reads = kernel.values == weight.stored();

@@ -16,7 +16,7 @@ use crate::plan::draft::{Draft, DraftNode, Explanation};
 use crate::threads::Threads;
 
 /// An operator of a draft that only plans know.
-pub(crate) trait Lowered: Any + Debug {
+pub(crate) trait Lowered: Any + Debug + Send + Sync {
     /// Chooses kernels and packs weights.
     ///
     /// # Errors

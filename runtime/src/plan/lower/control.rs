@@ -20,6 +20,9 @@ use crate::plan::{Place, Plan, Weights};
 use crate::threads::Threads;
 
 pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
+    if !cfg!(feature = "control-flow") {
+        return None;
+    }
     let node = r.node(at);
     let op = node.op().filter(|op| !op.bodies().is_empty())?;
     Some(Rewrite::new(Kind::lowered(ControlNode { op: op.clone() }), node.inputs.clone()))
@@ -88,6 +91,10 @@ impl ControlNode {
 
 impl Lowered for ControlNode {
     fn prepare(&self, with: &Preparation<'_>) -> Result<Box<dyn Call>, OpError> {
+        if !with.context.weights.timing() {
+            // Whether kernels of the bodies have been timed, nobody knows before they are planned.
+            return Err(OpError::Invalid("bodies are planned when kernels may be timed".to_owned()));
+        }
         let op = self.op.clone();
         Ok(match self.bodies(with).filter(|bodies| bodies.iter().any(Option::is_some)) {
             Some(bodies) => Box::new(Control { op, bodies }),

@@ -46,11 +46,13 @@ pub(crate) fn chain(dims: &[usize], samples: usize, links: &[Link]) -> Graph {
                 let joined = shape[at] * shape[at + 1];
                 shape.splice(at..at + 2, [joined]);
                 let mut target: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
-                if b % 2 == 0 {
+                // (A 0 otherwise stands for the dimension of the input, and beside a -1 for nothing.)
+                let allow_zero = target.contains(&0);
+                if b % 2 == 0 && !allow_zero {
                     target[at] = -1;
                 }
                 let target = ints(&mut c, &target);
-                c.node(Op::Reshape { allow_zero: false }, &[x, target]);
+                c.node(Op::Reshape { allow_zero }, &[x, target]);
             }
             4 if rank < 4 => {
                 // One becomes two.
@@ -58,11 +60,12 @@ pub(crate) fn chain(dims: &[usize], samples: usize, links: &[Link]) -> Graph {
                 if shape[axis].is_multiple_of(divisor) {
                     shape.splice(axis..=axis, [divisor, shape[axis] / divisor]);
                     let mut target: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
-                    if d % 2 == 0 {
+                    let allow_zero = target.contains(&0);
+                    if d % 2 == 0 && !allow_zero {
                         target[d / 2 % (rank + 1)] = -1;
                     }
                     let target = ints(&mut c, &target);
-                    c.node(Op::Reshape { allow_zero: false }, &[x, target]);
+                    c.node(Op::Reshape { allow_zero }, &[x, target]);
                 }
             }
             5 => {
