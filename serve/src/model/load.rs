@@ -125,9 +125,10 @@ fn try_load(
     let profile = trial(&engine, graph, &shapes.shapes)?;
     let (batched, batching) = warm(config, &engine, &inputs, &form, text.as_ref())?;
     engine.executable.tuner().save();
-    // What loading took in passing goes back to the system.
-    poda_formats::storage::give_back();
     let counts = graph.parameters();
+    // What loading took in passing goes back to the system, and what it read of the file once.
+    poda_formats::storage::give_back();
+    graph.release();
     let facts = Facts {
         path: path.to_owned(),
         file_bytes: poda_formats::file_bytes(path)?,
