@@ -108,6 +108,18 @@ impl<'a> FineTuner<'a> {
             FineTuning { batch: batch.min(training.samples()), ..how.clone() }.options(self.threads);
         let validation = validates.then_some(&score as Validation<'_>);
         let tuned = finetune(graph, &training, training.terms(), &options, validation, checkpoint, observe);
+        let tuned = tuned.map(|(graph, mut report)| {
+            let advice = match held_out {
+                0 => "try another rate, more epochs or more samples".to_owned(),
+                _ => format!(
+                    "it was scored on {held_out} of the training samples, on which a model that had learnt them before looks \
+                     better than it is; score on samples that it has not seen (--validation), on none (--hold-out 0; in \
+                     recipes hold_out = 0.0), or try another rate"
+                ),
+            };
+            report.notes.extend(report.kept_start().then_some(advice));
+            (graph, report)
+        });
         tuned.map_err(|error| match error {
             FineTuneError::Data(error) => {
                 FineTuneError::Data(format!("{}: {error}", self.train.name).into()).into()

@@ -708,6 +708,7 @@ impl<'a, 'p> Run<'a, 'p> {
             None => None,
         };
         self.notes.extend(report::few_rows(&self.fits));
+        self.notes.extend(report::silent::silent_outputs(canonical, &pruned.graph));
         // What folded constants were made of.
         pruned.graph.remove_unused();
         if let Some(values) = self.recipe.values {

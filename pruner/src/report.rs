@@ -1,6 +1,7 @@
 //! What a pruning did: per layer shapes, elements that are not zero, MACs and bytes, before and after.
 
 pub mod histogram;
+pub(crate) mod silent;
 
 use std::collections::{BTreeMap, HashMap};
 

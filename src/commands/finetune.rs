@@ -24,11 +24,13 @@ use crate::table::{self, count, percent, print, print_json};
 /// (squared error), or neither, with --teacher: then the model learns to do what the teacher does,
 /// and needs no labels. With both, half of the loss is each one's.
 ///
-/// A tenth of the samples (or --validation) is kept aside; the state that scores best on it is
-/// written: by accuracy
-/// where there are labels, else by cosine to what outputs are held against. A run that was
-/// interrupted, however, goes on when it is started again in the same way, and comes to the same
-/// weights: OUT.checkpoint holds its state until then.
+/// A tenth of the samples (or --validation) is kept aside; the state that scores best on it, the start
+/// among them, is written: by accuracy where there are labels, else by cosine to what outputs are held
+/// against. Where the model has learnt these samples before, its start looks better on them than it is:
+/// give --validation, or --hold-out 0, which takes the state after the last epoch.
+///
+/// A run that was interrupted, however, goes on when it is started again in the same way, and comes to
+/// the same weights: OUT.checkpoint holds its state until then.
 ///
 /// Examples:
 ///   poda finetune sparse.safetensors --data train.npz -o tuned.safetensors
@@ -237,9 +239,7 @@ fn show(args: &Args, report: &Report, labelled: bool) -> Result<()> {
     let on = if args.validation.is_some() { "validation samples" } else { "samples kept aside" };
     let best = report.best.map(|best| format!(", {} on {on}", score(best))).unwrap_or_default();
     print(format!("written  {}: the state after epoch {}{best}", args.output.display(), report.best_epoch))?;
-    if report.best_epoch == 0 {
-        print("note: no epoch was better than the start; try another rate, more epochs or more samples")?;
-    }
+    report.notes.iter().try_for_each(|note| print(format!("note: {note}")))?;
     if let Some(step) = report.resumed {
         print(format!("note: continued from step {step} of an earlier run"))?;
     }

@@ -71,7 +71,7 @@ pub(crate) struct Args {
     /// What is removed at a time, by methods of flags
     #[arg(long, value_name = "WHAT")]
     granularity: Option<Granularity>,
-    /// Leave weights and nodes alone whose name fits; may be repeated; for methods of flags
+    /// Leave weights and nodes alone whose name fits, in every method; may be repeated
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
     /// Samples for methods that look at what flows through the model
@@ -200,10 +200,12 @@ fn plan(args: &Args) -> Result<Sweep> {
     for mut stage in methods {
         if let Some(recipe) = &mut stage.prune {
             recipe.granularity = args.granularity.unwrap_or(recipe.granularity);
-            recipe.exclude.extend(args.exclude.iter().cloned());
         }
         let stages = args.stages.on_top(Stages { stages: vec![stage] }, None)?;
         sweep.methods.extend(stages.stages);
+    }
+    for recipe in sweep.methods.iter_mut().filter_map(|stage| stage.prune.as_mut()) {
+        recipe.exclude.extend(args.exclude.iter().cloned());
     }
     if !args.ratios.is_empty() {
         sweep.ratios.clone_from(&args.ratios);
@@ -280,6 +282,14 @@ fn show(header: &Header, figures: &[Figure], of: usize) -> Result<()> {
     ))?;
     let over: usize = figures.iter().map(|figure| figure.seeds).sum();
     print(format!("{over} of {of} runs are over"))?;
+    let kept: u64 = figures.iter().map(|figure| figure.kept_starts).sum();
+    if kept > 0 {
+        print(format!(
+            "note: of {kept} trainings nothing was kept, as no epoch scored better than the start on the samples kept aside; where \
+             MODEL has learnt --train before, its start looks better there than it is: hold_out = 0.0 in a plan keeps the last \
+             state"
+        ))?;
+    }
     let failed = figures.iter().filter_map(|figure| Some((figure, figure.failed.as_ref()?)));
     failed.into_iter().try_for_each(|(figure, why)| {
         print(format!("note: {} at {}× failed: {why}", figure.method, figure.ratio))

@@ -249,6 +249,7 @@ mod tests {
             after: Spread::of(&[score]),
             compression: ratio,
             speedup: ratio,
+            kept_starts: 0,
             failed: None,
         };
         let figures = [figure("a<b", 2.0, 0.9), figure("a<b", 32.0, 0.9), figure("c", 2.0, 0.9)];

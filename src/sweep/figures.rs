@@ -41,6 +41,8 @@ pub struct Figure {
     pub compression: f64,
     /// Multiply-accumulates of the dense model over those that are left: mean.
     pub speedup: f64,
+    /// Trainings, over all seeds, of which the start was kept, as no epoch scored better.
+    pub kept_starts: u64,
     /// Why runs have no result; the first reason.
     pub failed: Option<String>,
 }
@@ -74,6 +76,7 @@ pub fn figures(done: &[Done]) -> Vec<Figure> {
             after: Spread::of(&scores(|run| run.after)),
             compression: mean(|run| run.compression),
             speedup: mean(|run| run.speedup),
+            kept_starts: good.iter().map(|run| run.kept_starts).sum(),
             failed: runs().find_map(|run| run.failed.clone()),
         }
     };

@@ -204,6 +204,7 @@ mod tests {
             nnz: 10,
             nonzero_macs: 20,
             epochs: 1,
+            kept_starts: 0,
             seconds: 0.25,
             failed: failed.then(|| "no".to_owned()),
         }

@@ -93,6 +93,9 @@ pub struct Done {
     pub nonzero_macs: u64,
     /// Passes over the training samples.
     pub epochs: u64,
+    /// Trainings of which the start was kept, as no epoch scored better.
+    #[serde(default)]
+    pub kept_starts: u64,
     pub seconds: f64,
     /// Why there is no result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -315,6 +318,7 @@ impl Sweep {
             nnz: dense.totals.nnz,
             nonzero_macs: dense.totals.nonzero_macs,
             epochs: 0,
+            kept_starts: 0,
             seconds: 0.0,
             failed: None,
         };
@@ -344,6 +348,8 @@ impl Sweep {
                     round.finetuned.as_ref().map_or(0, |tuned| tuned.epochs.len() as u64)
                 };
                 done.epochs = report.rounds.iter().map(epochs).sum();
+                let tuned = report.rounds.iter().filter_map(|round| round.finetuned.as_ref());
+                done.kept_starts = tuned.filter(|tuned| tuned.kept_start()).count() as u64;
                 Ok(done)
             }
             Err(StagesError::Stopped) => Err(SweepError::Stopped),

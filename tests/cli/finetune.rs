@@ -58,6 +58,18 @@ fn what_was_pruned_learns_again() {
     let told = dir.poda(&[&on[..], &["-o", "other.onnx", "--epochs", "1", "--rate", "0.002"]].concat()).ok();
     let right = format!("{:.1} % on validation samples", 100.0 * top1(&dir, "other.onnx"));
     assert!(told.contains(&right), "{right}: {told}");
+    // Where no epoch betters the start, that is said, with why it may be so.
+    let still = ["--epochs", "1", "--rate", "1e-12"];
+    let report = dir.poda(&[&train[..], &["-o", "still.onnx", "--json"], &still].concat()).json();
+    let notes = report["notes"].to_string();
+    assert!(report["best_epoch"] == 0 && notes.contains("no epoch scored better than the start"), "{report}");
+    assert!(
+        notes.contains("scored on 100 of the training samples") && notes.contains("--validation"),
+        "{notes}"
+    );
+    let told = dir.poda(&[&on[..], &["-o", "still.onnx"], &still].concat()).ok();
+    assert!(told.contains("note: no epoch scored better than the start"), "{told}");
+    assert!(!told.contains("--validation") && told.contains("note: try another rate"), "{told}");
     // Without labels, from the dense model.
     let images = arrays::read(dir.path("train.npz")).unwrap()["image"].clone();
     arrays::write_npz(dir.path("images.npz"), &[("image".into(), images)]).unwrap();

@@ -56,7 +56,8 @@ fn a_sweep_goes_on_after_a_kill_and_in_parts() {
     let both: BTreeSet<_> = after.iter().chain(&second).cloned().collect();
     assert_eq!(both.len(), 8, "every run once: {after:?} {second:?}");
     assert!(said.contains("8 of 8 runs are over") && said.contains("trained"), "{said}");
-    assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
+    let table = |line: &&str| !line.starts_with("note: ");
+    assert!(said.lines().filter(table).all(|line| line.chars().count() <= 80), "{said}");
     let page = fs::read_to_string(dir.path("s.html")).unwrap();
     assert!(page.contains("☑ 2 seeds") || page.contains("☐ 2 seeds"), "{page}");
     assert_eq!(page.matches("<circle").count(), 4 * 4, "four charts of two methods at two ratios");
@@ -118,6 +119,12 @@ fn plans_are_read_and_what_is_wrong_is_said() {
                 granularity = \"channel\"\ncheck = false\n[[method]]\nname = \"weights\"\n[method.prune]\ncheck = false";
     let said = sweep(plan).ok();
     assert!(said.contains("failed") && said.contains("weights at 2000× failed: ratio is 2000"), "{said}");
+    // A flag that holds for methods of the plan too.
+    let spared = ["--exclude", "fc3.weight", "--save-plan", "saved.toml", "--ratios", "2"];
+    let all = ["sweep", &model, "--folder", "spared", "--test", "test.npz", "--plan", "plan.toml"];
+    dir.poda(&[&all[..], &spared].concat()).ok();
+    let saved = fs::read_to_string(dir.path("saved.toml")).unwrap();
+    assert_eq!(saved.matches("exclude = [\"fc3.weight\"]").count(), 2, "{saved}");
     let line = dir.poda(&["sweep", &model, "--folder", "other"]).error();
     assert!(line.contains("nothing to score by"), "{line}");
     dir.poda(&["sweep", &model, "--folder", "other", "--test", "test.npz", "--shard", "3/2"]).exit(2);

@@ -95,11 +95,11 @@ pub(crate) fn resnet(rng: &mut StdRng) -> Graph {
 }
 
 /// Input `image` `[batch, 784]`, output `scores` `[batch, 10]`; three times two convolutions of 3×3 and a maximum of 2×2, of widths
-/// 8, 16 and 32, then products of 128 and 10.
+/// 16, 32 and 64, then products of 128 and 10.
 pub(crate) fn vgg(rng: &mut StdRng) -> Graph {
     let (mut builder, mut x) = Builder::new("fashion_mnist_vgg", rng);
     let mut channels = 1;
-    for (stage, width) in [8, 16, 32].into_iter().enumerate() {
+    for (stage, width) in [16, 32, 64].into_iter().enumerate() {
         for layer in 1..=2 {
             let name = format!("conv{}_{layer}", stage + 1);
             x = builder.conv(x, &name, [channels, width], 3, 1);

@@ -173,6 +173,16 @@ pub struct Report {
     pub resumed: Option<u64>,
     /// Why it ended early.
     pub stopped: Option<String>,
+    /// What whoever reads it should know.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    /// Whether there were epochs, and the start scored as well as the best of them: then it is the result.
+    pub fn kept_start(&self) -> bool {
+        self.before.is_some() && self.best_epoch == 0 && !self.epochs.is_empty()
+    }
 }
 
 /// Why a model cannot be fine-tuned.

@@ -186,7 +186,7 @@ impl State {
     pub(super) fn report(&self, resumed: Option<u64>, stopped: Option<String>) -> Report {
         let zeros = self.keep.iter().flatten().map(|keep| keep.iter().filter(|keep| !**keep).count()).sum();
         let all: usize = self.weights.iter().map(Vec::len).sum();
-        Report {
+        let mut report = Report {
             trained: self.names.clone(),
             parameters: all - zeros,
             zeros,
@@ -196,6 +196,13 @@ impl State {
             epochs: self.epochs.clone(),
             resumed,
             stopped,
+            notes: Vec::new(),
+        };
+        if report.kept_start() {
+            report.notes.push(
+                "no epoch scored better than the start, which is the result: nothing of the training was kept".into(),
+            );
         }
+        report
     }
 }

@@ -129,6 +129,23 @@ fn a_network_learns_and_zeros_stay() {
 }
 
 #[test]
+fn a_start_that_no_epoch_betters_is_kept_and_said() {
+    let (trained, _) = run(&options(), None, u64::MAX).unwrap();
+    let rate = Rate { peak: 1e-12, shape: RateShape::Constant, warm_up: 0.0 };
+    let still = Options { epochs: 2, rate, batch_statistics: false, ..options() };
+    let mut go_on = |_: &Progress| ControlFlow::Continue(());
+    let of = |validation: Option<Validation<'_>>, go_on: &mut dyn FnMut(&Progress) -> ControlFlow<()>| {
+        finetune(&trained, &Stripes(200), &terms(&trained), &still, validation, None, go_on).unwrap().1
+    };
+    let report = of(Some(&accuracy), &mut go_on);
+    assert!(report.kept_start() && report.best_epoch == 0 && report.best == report.before, "{report:?}");
+    assert!(report.notes[0].starts_with("no epoch scored better than the start"), "{:?}", report.notes);
+    // Without a score the last state is the result.
+    let report = of(None, &mut go_on);
+    assert!(!report.kept_start() && report.notes.is_empty(), "{report:?}");
+}
+
+#[test]
 fn an_interrupted_run_comes_to_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, report) = run(&options(), None, u64::MAX).unwrap();

@@ -200,6 +200,7 @@ impl Run<'_, '_> {
             let (tuned, report) =
                 trainer.finetune(&graph, how, checkpoint.as_ref(), &mut tell).map_err(StagesError::Train)?;
             graph = tuned;
+            saved.notes.extend(report.notes.iter().cloned());
             found.finetuned = Some(report);
             self.tell(&progress)?;
             found.score = self.score(&graph)?.1;

@@ -11,7 +11,7 @@ use poda::finetuning::{FineTuner, Named};
 use poda::fingerprint::Fingerprint;
 use poda::shapes::Shapes;
 use poda_formats::Graph;
-use poda_pruner::finetune::FineTuning;
+use poda_pruner::finetune::{self, FineTuning};
 use poda_pruner::prune;
 use poda_pruner::schedule::Schedule;
 use poda_pruner::stages::{self, Given, Progress, Round, Stage, Stages, StateFolder, Work};
@@ -222,6 +222,7 @@ pub(super) fn show_rounds(rounds: &[Round]) -> Result<()> {
         let then = match round.answer.as_ref().map(|answer| answer.verdict) {
             Some(Verdict::RollBack) => "taken back",
             Some(Verdict::Stop) => "enough",
+            Some(Verdict::Continue) | None if tuned.is_some_and(finetune::Report::kept_start) => "start kept",
             Some(Verdict::Continue) | None => "",
         };
         rows.add_row([
