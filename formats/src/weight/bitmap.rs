@@ -52,9 +52,10 @@ impl Bitmap {
 
 /// Calls `f` with each column whose bit is set, ascending.
 fn columns(bits: &[u8], mut f: impl FnMut(u32)) {
-    for (at, bytes) in bits.chunks(8).enumerate() {
-        let mut word = [0; 8];
-        word[..bytes.len()].copy_from_slice(bytes);
+    let (words, rest) = bits.as_chunks();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    for (at, &word) in words.iter().chain([&last]).enumerate() {
         let mut word = u64::from_le_bytes(word);
         while word != 0 {
             f(at as u32 * 64 + word.trailing_zeros());
@@ -64,7 +65,9 @@ fn columns(bits: &[u8], mut f: impl FnMut(u32)) {
 }
 
 fn count(bits: &[u8]) -> usize {
-    bits.iter().map(|byte| byte.count_ones() as usize).sum()
+    let (words, rest) = bits.as_chunks();
+    let words = words.iter().map(|&word| u64::from_le_bytes(word).count_ones() as usize).sum::<usize>();
+    words + rest.iter().map(|byte| byte.count_ones() as usize).sum::<usize>()
 }
 
 impl Places for Bitmap {

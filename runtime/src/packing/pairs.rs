@@ -78,18 +78,12 @@ struct Row<const WORDS: usize> {
     len: u32,
 }
 
-impl<const WORDS: usize> Row<WORDS> {
-    /// Columns that both hold.
-    #[inline(always)]
-    fn shared(&self, other: &Self) -> u32 {
-        self.bits.iter().zip(&other.bits).map(|(a, b)| (a & b).count_ones()).sum()
-    }
-}
-
 /// The rows of a block that hold weights in a panel, and buffers that are used again and again.
 #[derive(Default)]
 struct SegmentRows<const WORDS: usize> {
     rows: Vec<Row<WORDS>>,
+    /// The bits of rows of equal length, word by word, so that vectors hold those of several rows.
+    words: Vec<u64>,
     /// Shared columns of a pair, its rows, and where the second lies among the rows, before the first.
     pairs: Vec<(u32, [u32; 2], usize)>,
     /// Offsets and weights that are not taken together, of each row of a pair.
@@ -121,21 +115,21 @@ impl<const WORDS: usize> SegmentRows<WORDS> {
     /// Appends pairs of rows of equal length, those first that share the least.
     #[inline(always)]
     fn append_to(&mut self, panels: &mut Panels, values: &[f32]) {
-        let Self { rows, pairs, alone } = self;
+        let Self { rows, words, pairs, alone } = self;
         for equal in rows.chunk_by_mut(|a, b| a.len == b.len) {
             let len = equal[0].len;
             pairs.clear();
-            let mut left = equal.len();
+            words.clear();
+            (0..WORDS).for_each(|word| words.extend(equal.iter().map(|row| row.bits[word])));
+            let (count, mut left) = (equal.len(), equal.len());
             while left > 1 {
                 left -= 1;
                 let a = equal[left];
-                let (mut best, mut most) = (0, 0);
-                for (at, b) in equal[..left].iter().enumerate() {
-                    let shared = a.shared(b);
-                    (best, most) = if shared >= most { (at, shared) } else { (best, most) };
-                }
+                let others: [&[u64]; WORDS] = std::array::from_fn(|word| &words[word * count..][..left]);
+                let (best, most) = most_shared(&a.bits, &others, left);
                 left -= 1;
                 equal.swap(best, left);
+                (0..WORDS).for_each(|word| words.swap(word * count + best, word * count + left));
                 pairs.push((most / unit(len) * unit(len), [a.row, equal[left].row], left));
             }
             pairs.sort_unstable();
@@ -155,6 +149,22 @@ impl<const WORDS: usize> SegmentRows<WORDS> {
             }
         }
     }
+}
+
+/// Which of `count` rows shares most columns with one, the last of several, and how many.
+#[inline(always)]
+fn most_shared<const WORDS: usize>(
+    bits: &[u64; WORDS],
+    others: &[&[u64]; WORDS],
+    count: usize,
+) -> (usize, u32) {
+    let mut best = 0;
+    for at in 0..count {
+        let shared: u64 =
+            (0..WORDS).map(|word| u64::from((bits[word] & others[word][at]).count_ones())).sum();
+        best = best.max(shared << 32 | at as u64);
+    }
+    ((best & 0xffff_ffff) as usize, (best >> 32) as u32)
 }
 
 /// Appends two rows that hold equally many weights: of their common columns the first `shared` together, the others in turn.
