@@ -1,7 +1,7 @@
 //! Measures candidates of a pruning: accuracy on labels, closeness to the dense model, latency on this machine.
 
 use std::cell::OnceCell;
-use std::time::Instant;
+use std::ops::ControlFlow;
 
 use poda_formats::Graph;
 use poda_pruner::judge::{Fidelity, Judge, JudgeError};
@@ -12,19 +12,21 @@ use crate::dataset::Dataset;
 use crate::feeds;
 use crate::score::Distance;
 use crate::shapes::Shapes;
+use crate::timing::{Contestant, Timing, alternate};
 
 /// Samples a run where a model leaves that open.
 const BATCH: usize = 32;
 
-/// Seconds of runs that a latency is the median of, and their least number.
+/// Seconds of runs of each model that a latency is the median of.
 const SECONDS: f64 = 0.4;
-const LEAST_RUNS: usize = 9;
 
 /// A judge with samples, perhaps labels, and the clock of this machine.
 pub struct DataJudge<'a> {
     dense: &'a Graph,
     /// The dense model, once it was asked for.
     reference: OnceCell<Executable>,
+    /// The same as it is timed, with the fastest kernels.
+    timed: OnceCell<Executable>,
     /// Of one shape each.
     data: &'a [Dataset],
     shapes: Shapes,
@@ -35,7 +37,7 @@ impl<'a> DataJudge<'a> {
     /// Compares candidates with `dense` on the samples of `data`, of which each set has its own shapes, and times them at
     /// these shapes of their inputs. `options` are those that the pruned model is to run with.
     pub fn new(dense: &'a Graph, data: &'a [Dataset], shapes: Shapes, options: Options) -> Self {
-        Self { dense, reference: OnceCell::new(), data, shapes, options }
+        Self { dense, reference: OnceCell::new(), timed: OnceCell::new(), data, shapes, options }
     }
 
     fn reference(&self) -> Result<&Executable, JudgeError> {
@@ -44,6 +46,22 @@ impl<'a> DataJudge<'a> {
         }
         let reference = prepare(self.dense, Options { tune: false, ..self.options.clone() })?;
         Ok(self.reference.get_or_init(|| reference))
+    }
+
+    /// Latencies of executables at the shapes of the inputs, in turns.
+    fn time(&self, executables: &[&Executable]) -> Result<Vec<Timing>, JudgeError> {
+        let feeds = feeds::random(self.dense, &self.shapes, 0).map_err(JudgeError::failed)?;
+        let contestants: Vec<Contestant<'_>> = executables
+            .iter()
+            .map(|executable| Contestant { executable, feeds: feeds::views(&feeds) })
+            .collect();
+        // Plans, packs, chooses kernels, and warms caches.
+        for contestant in &contestants {
+            for _ in 0..3 {
+                contestant.executable.run(&contestant.feeds).map_err(JudgeError::failed)?;
+            }
+        }
+        alternate(&contestants, SECONDS, 1, &mut |_| ControlFlow::Continue(())).map_err(JudgeError::failed)
     }
 
     fn data(&self, measure: &'static str) -> Result<&'a [Dataset], JudgeError> {
@@ -124,20 +142,15 @@ impl Judge for DataJudge<'_> {
 
     fn latency(&self, graph: &Graph) -> Result<f64, JudgeError> {
         let executable = prepare(graph, self.options.clone())?;
-        let feeds = feeds::random(graph, &self.shapes, 0).map_err(JudgeError::failed)?;
-        let feeds = feeds::views(&feeds);
-        let run = || -> Result<f64, JudgeError> {
-            let begun = Instant::now();
-            executable.run(&feeds).map_err(JudgeError::failed)?;
-            Ok(begun.elapsed().as_secs_f64())
-        };
-        // Plans, packs, chooses kernels, and warms caches.
-        (0..3).try_for_each(|_| run().map(|_| ()))?;
-        let mut times = Vec::new();
-        while times.len() < LEAST_RUNS || times.iter().sum::<f64>() < SECONDS {
-            times.push(run()?);
+        Ok(self.time(&[&executable])?[0].latency.p50)
+    }
+
+    fn speedup(&self, graph: &Graph) -> Result<f64, JudgeError> {
+        let executable = prepare(graph, self.options.clone())?;
+        if self.timed.get().is_none() {
+            let _ = self.timed.set(prepare(self.dense, self.options.clone())?);
         }
-        times.sort_by(f64::total_cmp);
-        Ok(times[times.len() / 2] * 1e3)
+        let dense = self.timed.get().expect("set above");
+        Ok(self.time(&[dense, &executable])?[1].speedup)
     }
 }

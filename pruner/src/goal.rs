@@ -117,6 +117,8 @@ pub struct Attempt {
 pub struct Outcome {
     /// Median latency on this machine, ms.
     pub latency_ms: f64,
+    /// How many times faster than the dense model, both in turns.
+    pub speedup: f64,
     /// Bytes of the artifact.
     pub file_bytes: u64,
 }
@@ -163,7 +165,7 @@ pub fn reach(
     let mut tried = Tried {
         goal,
         kept: kept.chain(dropped).collect(),
-        dense: measure(graph, judge)?,
+        dense: Outcome { speedup: 1.0, ..measure(graph, judge)? },
         attempts: Vec::new(),
         best: None,
         not_tried: Vec::new(),
@@ -222,14 +224,14 @@ pub fn reach(
 
 fn figure(goal: Goal, outcome: Outcome) -> f64 {
     match goal {
-        Goal::Faster => outcome.latency_ms,
+        Goal::Faster => 1.0 / outcome.speedup,
         Goal::Smaller => outcome.file_bytes as f64,
     }
 }
 
 fn measure(graph: &Graph, judge: &dyn Judge) -> Result<Outcome, PruneError> {
     let file_bytes = poda_formats::artifact::written_bytes(graph).map_err(JudgeError::failed)?;
-    Ok(Outcome { latency_ms: judge.latency(graph)?, file_bytes })
+    Ok(Outcome { latency_ms: judge.latency(graph)?, speedup: judge.speedup(graph)?, file_bytes })
 }
 
 impl Way {

@@ -59,6 +59,16 @@ pub trait Judge {
         let _ = graph;
         Err(JudgeError::Needs { what: "a judge with a clock", measure: "latency" })
     }
+
+    /// How many times faster than the dense model on this machine. Both run in turns: a machine is not now as fast as it was some
+    /// candidates ago.
+    ///
+    /// # Errors
+    /// As of [`Judge::latency`].
+    fn speedup(&self, graph: &Graph) -> Result<f64, JudgeError> {
+        let _ = graph;
+        Err(JudgeError::Needs { what: "a judge with a clock", measure: "speedup" })
+    }
 }
 
 impl<F> Judge for F

@@ -185,6 +185,10 @@ impl Judge for Restored<'_> {
     fn latency(&self, graph: &Graph) -> Result<f64, JudgeError> {
         self.judge.latency(&self.whole(graph))
     }
+
+    fn speedup(&self, graph: &Graph) -> Result<f64, JudgeError> {
+        self.judge.speedup(&self.whole(graph))
+    }
 }
 
 /// A pruned graph, and what there was to choose from.

@@ -154,6 +154,10 @@ impl Judge for ByMetric<'_> {
     fn latency(&self, graph: &Graph) -> Result<f64, JudgeError> {
         self.measured.latency(graph)
     }
+
+    fn speedup(&self, graph: &Graph) -> Result<f64, JudgeError> {
+        self.measured.speedup(graph)
+    }
 }
 
 fn parse_goal(text: &str) -> PyResult<Goal> {

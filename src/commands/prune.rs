@@ -544,7 +544,7 @@ fn show_goal(tried: &Tried) -> Result<()> {
             attempt.way.clone(),
             attempt.sparsity.map(percent).unwrap_or_default(),
             result.map(ms).unwrap_or_default(),
-            result.map(|result| table::ratio(tried.dense.latency_ms / result.latency_ms)).unwrap_or_default(),
+            result.map(|result| table::ratio(result.speedup)).unwrap_or_default(),
             result.map(|result| table::bytes(result.file_bytes)).unwrap_or_default(),
             format!("{:.0}", attempt.seconds),
             if tried.best == Some(index) { "taken" } else { "" }.to_owned(),

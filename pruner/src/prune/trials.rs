@@ -35,13 +35,10 @@ impl<'a> Trials<'a> {
             baseline: Baseline::default(),
             found: Search::default(),
         };
-        if let Some(judge) = run.judge {
-            if conditions.bounds("drop") {
-                trials.baseline.score = Some(judge.score(graph)?);
-            }
-            if conditions.bounds("speedup") {
-                trials.baseline.latency = Some(judge.latency(graph)?);
-            }
+        if let Some(judge) = run.judge
+            && conditions.bounds("drop")
+        {
+            trials.baseline.score = Some(judge.score(graph)?);
         }
         let answer = conditions.ask(&trials.candidate(graph, 0.0, run))?;
         let because = answer.because.unwrap_or_default();
@@ -54,7 +51,6 @@ impl<'a> Trials<'a> {
         }
         trials.found.dense = answer.measured;
         trials.found.dense.extend(trials.baseline.score.map(|score| ("score".to_owned(), score)));
-        trials.found.dense.extend(trials.baseline.latency.map(|latency| ("latency".to_owned(), latency)));
         Ok(trials)
     }
 

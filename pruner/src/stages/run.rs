@@ -250,10 +250,7 @@ impl Run<'_, '_> {
     fn baseline(&self) -> Result<Baseline, StagesError> {
         let bounds = |name: &str| self.stages.stages.iter().any(|stage| stage.conditions().bounds(name));
         let Some(judge) = self.given.data.judge else { return Ok(Baseline::default()) };
-        Ok(Baseline {
-            score: bounds("drop").then(|| judge.score(self.dense)).transpose()?,
-            latency: bounds("speedup").then(|| judge.latency(self.dense)).transpose()?,
-        })
+        Ok(Baseline { score: bounds("drop").then(|| judge.score(self.dense)).transpose()? })
     }
 
     fn ask(

@@ -103,7 +103,7 @@ pub struct Candidate<'a> {
     pub dense: Totals,
     /// Share removed, in the terms of the recipe's `sparsity`.
     pub sparsity: f64,
-    /// The dense model's own score and latency, where they were measured.
+    /// The dense model's own score, where it was measured.
     pub baseline: Baseline,
     /// Candidates tried before this one, and when the run began.
     pub rounds: usize,
@@ -118,8 +118,6 @@ pub struct Candidate<'a> {
 pub struct Baseline {
     /// Score on the labels of the validation data.
     pub score: Option<f64>,
-    /// Median latency, ms.
-    pub latency: Option<f64>,
 }
 
 impl Candidate<'_> {

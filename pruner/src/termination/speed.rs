@@ -15,8 +15,5 @@ pub(super) const SPEEDUP: Measure = Measure {
     description: "times faster than the dense model on this machine",
     unit: Unit::Ratio,
     good: Good::Large,
-    of: |candidate| {
-        let latency = candidate.judge("speedup")?.latency(candidate.graph)?;
-        Ok(candidate.baseline.latency.unwrap_or(latency) / latency.max(f64::MIN_POSITIVE))
-    },
+    of: |candidate| candidate.judge("speedup")?.speedup(candidate.graph),
 };

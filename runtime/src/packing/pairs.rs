@@ -71,7 +71,7 @@ impl Pairs<'_> {
 struct Row<const WORDS: usize> {
     bits: [u64; WORDS],
     /// Its place in the block.
-    row: u32,
+    place: u32,
     /// Its first weight.
     start: u32,
     /// Number of its weights.
@@ -95,7 +95,7 @@ impl<const WORDS: usize> SegmentRows<WORDS> {
     #[inline(always)]
     fn take(&mut self, columns: &[u32], done: &mut [u32], ends: &[u32], panel: Range<usize>) {
         self.rows.clear();
-        for (row, (done, &end)) in (0..).zip(done.iter_mut().zip(ends)) {
+        for (place, (done, &end)) in (0..).zip(done.iter_mut().zip(ends)) {
             let start = *done;
             let mut bits = [0; WORDS];
             let inside =
@@ -106,7 +106,7 @@ impl<const WORDS: usize> SegmentRows<WORDS> {
                 *done += 1;
             }
             if *done > start {
-                self.rows.push(Row { bits, row, start, len: *done - start });
+                self.rows.push(Row { bits, place, start, len: *done - start });
             }
         }
         self.rows.sort_by_key(|row| row.len);
@@ -130,7 +130,7 @@ impl<const WORDS: usize> SegmentRows<WORDS> {
                 left -= 1;
                 equal.swap(best, left);
                 (0..WORDS).for_each(|word| words.swap(word * count + best, word * count + left));
-                pairs.push((most / unit(len) * unit(len), [a.row, equal[left].row], left));
+                pairs.push((most / unit(len) * unit(len), [a.place, equal[left].place], left));
             }
             pairs.sort_unstable();
             for alike in pairs.chunk_by(|a, b| a.0 == b.0) {
@@ -142,7 +142,7 @@ impl<const WORDS: usize> SegmentRows<WORDS> {
             }
             if let [row, ..] = &equal[..left] {
                 panels.groups.push(Group { shared: 0, single: len, pairs: 0 });
-                panels.rows.push(row_offset(panels.shape, row.row));
+                panels.rows.push(row_offset(panels.shape, row.place));
                 let weights = row.start as usize..(row.start + row.len) as usize;
                 panels.weights.extend_from_slice(&values[weights]);
                 for_each_bit(&row.bits, |column, _| panels.offsets.push(offset(panels.shape, column)));
@@ -158,12 +158,10 @@ fn most_shared<const WORDS: usize>(
     others: &[&[u64]; WORDS],
     count: usize,
 ) -> (usize, u32) {
-    let mut best = 0;
-    for at in 0..count {
-        let shared: u64 =
-            (0..WORDS).map(|word| u64::from((bits[word] & others[word][at]).count_ones())).sum();
-        best = best.max(shared << 32 | at as u64);
-    }
+    let shared = |at: usize| -> u64 {
+        (0..WORDS).map(|word| u64::from((bits[word] & others[word][at]).count_ones())).sum()
+    };
+    let best = (0..count).map(|at| shared(at) << 32 | at as u64).max().unwrap_or(0);
     ((best & 0xffff_ffff) as usize, (best >> 32) as u32)
 }
 
@@ -177,7 +175,7 @@ fn append_pair<const WORDS: usize>(
     alone: &mut [Vec<(u16, f32)>; 2],
 ) {
     let shape = panels.shape;
-    panels.rows.extend([row_offset(shape, a.row), row_offset(shape, b.row)]);
+    panels.rows.extend([row_offset(shape, a.place), row_offset(shape, b.place)]);
     let mut together = [0; WORDS];
     for (both, (a, b)) in together.iter_mut().zip(a.bits.iter().zip(&b.bits)) {
         *both = lowest(a & b, shared);
