@@ -279,6 +279,27 @@ fn shapes_are_planned_ahead_and_checked() {
 }
 
 #[test]
+fn plans_share_what_is_packed() {
+    let mut graph = Graph::default();
+    let x = graph.add_input("x", DataType::F32, vec![Dim::Symbol("batch".into()), Dim::Fixed(256)]);
+    let weight: Vec<f32> = (0..256 * 512_usize).map(|i| if i * 7919 % 100 < 5 { 1.0 } else { 0.0 }).collect();
+    let w = graph.add_weight("w", Tensor::from_slice(&[256, 512], &weight));
+    let y = graph.add_node(Op::MatMul, &[x, w], "y");
+    graph.outputs.push(y);
+    let mut stored = graph.clone();
+    assert_eq!(stored.store_sparse(), 1);
+    for graph in [graph, stored] {
+        let executable = prepare(&graph, 1);
+        executable.warm(&[("x", &[64, 256])]).unwrap();
+        let bytes = executable.packed_bytes();
+        assert!((1..weight.len() * 4).contains(&bytes), "{bytes} bytes of a sparse weight");
+        // The same kernel, for another number of columns.
+        executable.warm(&[("x", &[128, 256])]).unwrap();
+        assert_eq!((executable.packed_bytes(), executable.plans.len()), (bytes, 2));
+    }
+}
+
+#[test]
 fn a_shape_is_planned_once_and_holds_up_no_other() {
     let plans = Plans::new(8);
     let request = |batch: usize| Request { shapes: vec![vec![batch]], wanted: Wants::Results(Vec::new()) };

@@ -129,7 +129,9 @@ impl Optimized {
         let facts = Facts::new(&graph, analysis::analyze_with(&graph, &|_| None));
         let (facts, _) = apply(&mut graph, facts, &[], on, log);
         let ids = (0..graph.values.len() as u32).map(ValueId);
-        let constant = ids.map(|id| facts.constant(id).is_some()).collect();
+        // (Elements of a weight that is stored as a matrix are not among the facts.)
+        let stored = |id: ValueId| graph.weight(id).is_some() && !graph.inputs.contains(&id);
+        let constant = ids.map(|id| stored(id) || facts.constant(id).is_some()).collect();
         Self { graph, constant, open: facts.open() }
     }
 }
