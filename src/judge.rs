@@ -41,11 +41,20 @@ impl<'a> DataJudge<'a> {
     }
 
     fn reference(&self) -> Result<&Executable, JudgeError> {
-        if let Some(reference) = self.reference.get() {
-            return Ok(reference);
+        self.once(&self.reference, Options { tune: false, ..self.options.clone() })
+    }
+
+    /// The dense model, prepared when it is first asked for.
+    fn once<'c>(
+        &self,
+        cell: &'c OnceCell<Executable>,
+        options: Options,
+    ) -> Result<&'c Executable, JudgeError> {
+        if let Some(executable) = cell.get() {
+            return Ok(executable);
         }
-        let reference = prepare(self.dense, Options { tune: false, ..self.options.clone() })?;
-        Ok(self.reference.get_or_init(|| reference))
+        let executable = prepare(self.dense, options)?;
+        Ok(cell.get_or_init(|| executable))
     }
 
     /// Latencies of executables at the shapes of the inputs, in turns.
@@ -147,10 +156,7 @@ impl Judge for DataJudge<'_> {
 
     fn speedup(&self, graph: &Graph) -> Result<f64, JudgeError> {
         let executable = prepare(graph, self.options.clone())?;
-        if self.timed.get().is_none() {
-            let _ = self.timed.set(prepare(self.dense, self.options.clone())?);
-        }
-        let dense = self.timed.get().expect("set above");
+        let dense = self.once(&self.timed, self.options.clone())?;
         Ok(self.time(&[dense, &executable])?[1].speedup)
     }
 }

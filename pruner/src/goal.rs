@@ -165,7 +165,7 @@ pub fn reach(
     let mut tried = Tried {
         goal,
         kept: kept.chain(dropped).collect(),
-        dense: Outcome { speedup: 1.0, ..measure(graph, judge)? },
+        dense: measure(graph, judge, Some(1.0))?,
         attempts: Vec::new(),
         best: None,
         not_tried: Vec::new(),
@@ -190,7 +190,7 @@ pub fn reach(
                     None => attempt.failed = search.map(|search| search.stopped.clone()),
                     Some(_) => {
                         let stored = recipe.granularity.stored(&pruned);
-                        let outcome = measure(&stored, judge)?;
+                        let outcome = measure(&stored, judge, None)?;
                         attempt.result = Some(outcome);
                         if figure(goal, outcome) < least {
                             least = figure(goal, outcome);
@@ -229,9 +229,11 @@ fn figure(goal: Goal, outcome: Outcome) -> f64 {
     }
 }
 
-fn measure(graph: &Graph, judge: &dyn Judge) -> Result<Outcome, PruneError> {
+/// Measures a model; `speedup` where it is known.
+fn measure(graph: &Graph, judge: &dyn Judge, speedup: Option<f64>) -> Result<Outcome, PruneError> {
     let file_bytes = poda_formats::artifact::written_bytes(graph).map_err(JudgeError::failed)?;
-    Ok(Outcome { latency_ms: judge.latency(graph)?, speedup: judge.speedup(graph)?, file_bytes })
+    let latency_ms = judge.latency(graph)?;
+    Ok(Outcome { latency_ms, speedup: speedup.map_or_else(|| judge.speedup(graph), Ok)?, file_bytes })
 }
 
 impl Way {

@@ -106,7 +106,7 @@ macro_rules! family {
 /// When the operator is not supported or its inputs do not fit.
 pub fn infer(op: &Op, inputs: &[Option<&Info>], outputs: usize) -> Result<Vec<Info>, OpError> {
     if let Some(input) = inputs.iter().flatten().find(|info| !number::computes(info.dtype)) {
-        return Err(args::unsupported_type(op.name(), input.dtype));
+        return Err(left_out(&format!("{} of {}", op.name(), input.dtype), "types"));
     }
     match op {
         Op::Unary(function) => elementwise::unary::infer_unary(*function, inputs),
