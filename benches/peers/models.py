@@ -75,13 +75,13 @@ def find_models(names):
 
 
 def made_up(name, shape, dtype):
-    """A random input: floats in -1..1; token numbers below 1000, masks of ones, token types of zero."""
+    """A random input: floats in -1..1; token numbers below 1000, bytes, masks of ones, token types of zero."""
     random = numpy.random.default_rng(0)
     if dtype == "tensor(float)":
         return random.uniform(-1, 1, shape).astype(numpy.float32)
     if "mask" in name:
         return numpy.ones(shape, numpy.int64)
-    return random.integers(0, 1 if "type" in name else 1000, shape)
+    return random.integers(0, 1 if "type" in name else 256 if name == "bytes" else 1000, shape)
 
 
 def with_fixed_shapes(source, path, shapes):

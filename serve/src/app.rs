@@ -14,6 +14,7 @@ use crate::model::admission::Place;
 use crate::model::{Answer, Served};
 use crate::refusal::Refusal;
 use crate::registry::Registry;
+use crate::traces::Traces;
 
 /// Where a server is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +36,7 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
     pub(crate) tokens: Tokens,
+    pub(crate) traces: Option<Traces>,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) started: Instant,
@@ -101,6 +103,9 @@ impl App {
             chosen.extend(0..names.len());
         }
         let Answer { done, .. } = model.infer(place, request.inputs, self.deadline(request.timeout)).await?;
+        if let Some(traces) = &self.traces {
+            traces.ran(&model.name, &done.times);
+        }
         Ok(chosen.into_iter().map(|at| (names[at].to_owned(), done.outputs[at].clone())).collect())
     }
 

@@ -90,6 +90,8 @@ pub struct Config {
     /// PEM file of the authorities that clients' certificates must come from.
     pub tls_client_ca: Option<PathBuf>,
 
+    /// A collector of OpenTelemetry, such as `http://localhost:4317`, that spans of requests are sent to.
+    pub otlp_endpoint: Option<String>,
     /// How the log is written.
     pub log: LogFormat,
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`.
@@ -157,6 +159,7 @@ impl Default for Config {
             tls_cert: None,
             tls_key: None,
             tls_client_ca: None,
+            otlp_endpoint: None,
             log: LogFormat::default(),
             log_level: "info".into(),
         }

@@ -37,6 +37,7 @@ mod server;
 mod statistics;
 mod text;
 mod tls;
+mod traces;
 
 use std::net::SocketAddr;
 use std::sync::mpsc;

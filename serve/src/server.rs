@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::model::load::LoadError;
 use crate::registry::Registry;
 use crate::tls::{Tls, TlsError};
+use crate::traces::{TraceError, Traces};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,8 @@ pub enum ServeError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Grpc(#[from] GrpcError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     #[error("--{flag} {address}: {source}")]
     Bind { flag: &'static str, address: String, source: io::Error },
     #[error("cannot start: {0}")]
@@ -86,6 +89,7 @@ pub(crate) async fn serve(
     poda_formats::storage::give_back_early();
     let tokens = Tokens::of(&config)?;
     let tls = Tls::of(&config)?.map(Arc::new);
+    let traces = Traces::of(config.otlp_endpoint.as_deref())?;
     let (phase, phases) = watch::channel(Phase::Starting);
     let (config, metrics) = (Arc::new(config), Arc::new(Metrics::new()));
     let registry = Registry::new(Arc::clone(&config), Arc::clone(&metrics));
@@ -94,6 +98,7 @@ pub(crate) async fn serve(
         metrics,
         registry,
         tokens,
+        traces: traces.clone(),
         in_flight: InFlight::new(config.max_in_flight),
         phase: phases.clone(),
         started,
@@ -188,6 +193,9 @@ pub(crate) async fn serve(
             warn!(seconds = config.drain, "ended with requests under way: --drain is over");
         }
         () = until_end(&mut next) => warn!("ended with requests under way: told twice"),
+    }
+    if let Some(traces) = traces {
+        traces.end().await;
     }
     Ok(())
 }

@@ -198,6 +198,11 @@ pub(crate) struct Args {
     #[arg(long, env = "PODA_LOG_LEVEL", value_name = "LEVEL", help_heading = "Log")]
     #[serde(skip_serializing_if = "Option::is_none")]
     log_level: Option<String>,
+    /// Send a span of each request to this OpenTelemetry collector (gRPC), such as http://localhost:4317; needs a build
+    /// with the feature opentelemetry
+    #[arg(long, env = "PODA_OTLP_ENDPOINT", value_name = "URL", help_heading = "Log")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_endpoint: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, clap::ValueEnum)]

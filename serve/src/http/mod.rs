@@ -27,6 +27,7 @@ use crate::app::App;
 use crate::auth::check_origin;
 use crate::in_flight::{Held, Hold};
 use crate::refusal::Refusal;
+use crate::traces;
 
 type Answer = Result<Response, Refusal>;
 
@@ -66,7 +67,10 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
 
 /// What holds for every request, HTTP or gRPC: tokens, origins, a number, a line in the log.
 pub(crate) fn guarded(router: Router, app: &Arc<App>) -> Router {
-    let router = router.layer(from_fn_with_state(Arc::clone(app), guard));
+    let mut router = router.layer(from_fn_with_state(Arc::clone(app), guard));
+    if app.traces.is_some() {
+        router = router.layer(from_fn_with_state(Arc::clone(app), traces::follow));
+    }
     let origins = &app.config.cors_origin;
     if origins.is_empty() {
         return router;

@@ -6,3 +6,4 @@ mod lifecycle;
 mod load;
 mod protocol;
 mod strangers;
+mod traces;
