@@ -6,6 +6,7 @@
 //! time count among the threads: two callers of two threads work on their own.
 
 mod affinity;
+mod clock;
 mod crowd;
 mod pace;
 mod parts;
@@ -36,6 +37,9 @@ const WAKING: Duration = Duration::from_micros(40);
 const SHARING: Duration = Duration::from_micros(4);
 /// Work for which threads that become free meanwhile are waited for.
 const LONG: Duration = Duration::from_millis(10);
+
+/// Work for which it pays to ask how long the caller had a CPU: that takes half a microsecond.
+const CLOCKED: Duration = Duration::from_micros(200);
 
 /// The caller and a pool of further threads.
 #[derive(Debug)]
@@ -128,6 +132,8 @@ impl Threads {
         let turn = (idle < AWAKE && others == 0).then(|| pace.turn());
         let pays = turn.map_or(pace.estimate() >= WAKING, |turn| turn.shares);
         let shares = pays && pace.crowd().shares(start);
+        let clocked = shares && others == 0 && pace.estimate() >= CLOCKED;
+        let ran = clocked.then(clock::cpu_nanos).flatten();
         let entered = if shares { Entered::new(pool) } else { Entered::alone(pool) };
         let result = f(if shares { self } else { &CALLER });
         let waited = entered.waited();
@@ -138,7 +144,10 @@ impl Threads {
             pace.took(turn, time);
         }
         if pays && others == 0 {
-            pace.crowd().took(end, shares, time, waited);
+            // The caller itself may have lost its CPU, for which the others wait.
+            let ran = ran.zip(clock::cpu_nanos()).map(|(before, after)| after.saturating_sub(before));
+            let lost = ran.map_or(0, |ran| time.saturating_sub(ran));
+            pace.crowd().took(end, shares, time, waited.max(lost));
         }
         self.last.store(end, Ordering::Relaxed);
         result

@@ -142,70 +142,7 @@ pub(super) fn ranges(graph: &Graph, facts: Facts<'_>, greatest: f64) -> Bounds {
                 concatenated(&all, facts, &inputs, *axis)
             }
             // No bounds: no channel is found dead there.
-            Op::Gemm { .. }
-            | Op::Variadic(_)
-            | Op::Where
-            | Op::CastLike
-            | Op::Einsum { .. }
-            | Op::ConvTranspose { .. }
-            | Op::ConvGradient(_)
-            | Op::SoftmaxCrossEntropyLoss(_)
-            | Op::NegativeLogLikelihoodLoss(_)
-            | Op::MatMulInteger
-            | Op::ConvInteger(_)
-            | Op::QLinearMatMul
-            | Op::QLinearConv(_)
-            | Op::Attention(_)
-            | Op::RotaryEmbedding { .. }
-            | Op::Recurrent(_)
-            | Op::InstanceNormalization { .. }
-            | Op::LayerNormalization { .. }
-            | Op::GroupNormalization { .. }
-            | Op::RmsNormalization { .. }
-            | Op::LpNormalization { .. }
-            | Op::MeanVarianceNormalization { .. }
-            | Op::Lrn { .. }
-            | Op::Softmax { .. }
-            | Op::Pool(_)
-            | Op::GlobalPool { .. }
-            | Op::Resize(_)
-            | Op::GridSample { .. }
-            | Op::RoiAlign(_)
-            | Op::NonMaxSuppression { .. }
-            | Op::Reduce { .. }
-            | Op::ArgReduce { .. }
-            | Op::TopK { .. }
-            | Op::Cumulative { .. }
-            | Op::NonZero
-            | Op::Unique { .. }
-            | Op::Compress { .. }
-            | Op::Split { .. }
-            | Op::Slice
-            | Op::Gather { .. }
-            | Op::GatherElements { .. }
-            | Op::GatherNd { .. }
-            | Op::ScatterElements { .. }
-            | Op::ScatterNd { .. }
-            | Op::TensorScatter { .. }
-            | Op::Expand
-            | Op::Tile
-            | Op::Pad { .. }
-            | Op::DepthToSpace { .. }
-            | Op::SpaceToDepth { .. }
-            | Op::Trilu { .. }
-            | Op::ReverseSequence { .. }
-            | Op::Shape { .. }
-            | Op::Size
-            | Op::ConstantOfShape { .. }
-            | Op::Range
-            | Op::OneHot { .. }
-            | Op::EyeLike { .. }
-            | Op::QuantizeLinear { .. }
-            | Op::DequantizeLinear { .. }
-            | Op::DynamicQuantizeLinear
-            | Op::If { .. }
-            | Op::Loop { .. }
-            | Op::Foreign(_) => None,
+            _ => None,
         };
         all.0[output.index()] = result.unwrap_or_else(Ranges::unknown);
     }

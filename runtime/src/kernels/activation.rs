@@ -41,6 +41,16 @@ pub enum Activation {
     Rounded(Rounding),
     /// The same twice, as around a clamp between two pairs of them.
     RoundedTwice(Rounding, Rounding),
+    /// The same in fewer steps, where [`Rounding::then`] has found that it is.
+    Requantized(Rounding, Steps),
+}
+
+/// The nearest integer, up to a greatest one, times a factor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs)]
+pub struct Steps {
+    pub top: f32,
+    pub of: f32,
 }
 
 /// To the nearest of some multiples of `scale`, ties to the even one, a NaN to that of `nan`; and as many times `to`.
@@ -55,6 +65,42 @@ pub struct Rounding {
     /// The least and the greatest multiple.
     pub range: [f32; 2],
     pub nan: f32,
+}
+
+/// Multiples that are looked at one by one: those of 8 bits, with the zero between them.
+const MOST_MULTIPLES: f32 = 256.0;
+
+impl Rounding {
+    /// The multiple that a number is rounded to.
+    fn multiple(self, x: f32) -> f32 {
+        let [low, high] = self.clamp;
+        (x.max(low).min(high) / self.scale).round_ties_even().max(self.range[0]).min(self.range[1])
+    }
+
+    /// This rounding and another after it.
+    ///
+    /// Of two roundings the second sees nothing but multiples of the first, few enough to look at each: where what it makes of them is
+    /// the nearest integer to the multiple times one factor, up to a greatest one, nothing is divided for it. Below the last
+    /// multiple that becomes the least one nothing changes, so that the first rounding may stop there.
+    pub(crate) fn then(self, second: Self) -> Activation {
+        let merged = || {
+            let [least, most] = self.range;
+            let count = (most - least).min(MOST_MULTIPLES) as usize;
+            let multiples: Vec<f32> = (0..=count).map(|i| least + i as f32).collect();
+            let given: Vec<f32> = multiples.iter().map(|q| second.multiple(q * self.to)).collect();
+            let from = given.iter().rposition(|to| *to == given[0])?;
+            let (least, top) = (multiples[from], *given.last().filter(|_| multiples[count] == most)?);
+            let fits = |factor: &f32| {
+                let mut pairs = multiples[from..].iter().zip(&given[from..]);
+                pairs.all(|(q, given)| (q * factor).round_ties_even().min(top) == *given)
+            };
+            let near = self.to / second.scale;
+            let factor = [near, near.next_up(), near.next_down()].into_iter().find(fits)?;
+            let rounding = Self { to: factor, range: [least, most], nan: self.nan.max(least), ..self };
+            Some(Activation::Requantized(rounding, Steps { top, of: second.to }))
+        };
+        merged().unwrap_or(Activation::RoundedTwice(self, second))
+    }
 }
 
 impl SimdUnaryOp<f32> for Rounding {
@@ -104,6 +150,19 @@ impl SimdUnaryOp<f32> for Twice {
     }
 }
 
+/// The steps of what the rounding gives.
+struct Requantize(Rounding, Steps);
+
+impl SimdUnaryOp<f32> for Requantize {
+    #[inline(always)]
+    fn eval<I: Isa>(&self, isa: I, x: I::F32) -> I::F32 {
+        let (ops, Self(rounding, Steps { top, of })) = (isa.f32(), self);
+        let multiple = ops.min(ops.round_ties_even(rounding.eval(isa, x)), ops.splat(*top));
+        // (An integer has no negative zero.)
+        ops.mul_add(multiple, ops.splat(*of), ops.splat(0.0))
+    }
+}
+
 impl Activation {
     /// Bounds `(min, max)` when the function only clamps; kernels do that in registers. A NaN stays a NaN.
     pub(crate) fn bounds(self) -> Option<(f32, f32)> {
@@ -121,7 +180,8 @@ impl Activation {
             | Self::LeakyRelu { .. }
             | Self::Elu { .. }
             | Self::Rounded(_)
-            | Self::RoundedTwice(..) => None,
+            | Self::RoundedTwice(..)
+            | Self::Requantized(..) => None,
         }
     }
 
@@ -150,12 +210,13 @@ impl Activation {
             Self::Elu { alpha } => Elu { alpha }.map_mut(xs),
             Self::Rounded(rounding) => rounding.map_mut(xs),
             Self::RoundedTwice(first, then) => Twice(first, then).map_mut(xs),
+            Self::Requantized(rounding, steps) => Requantize(rounding, steps).map_mut(xs),
         }
     }
 
     /// Whether [`Activation::round`] applies the function.
     pub(crate) fn rounds(self) -> bool {
-        matches!(self, Self::Rounded(_) | Self::RoundedTwice(..))
+        matches!(self, Self::Rounded(_) | Self::RoundedTwice(..) | Self::Requantized(..))
     }
 
     /// Applies the function to `rows` of `cols` elements, `stride` apart, that were just written, if it is a rounding.
@@ -180,13 +241,18 @@ impl Activation {
             stride: usize,
             [rows, cols]: [usize; 2],
         ) {
+            let (ops, rest) = (simd.f32(), cols % S::LANES);
             for row in 0..rows {
-                for col in (0..cols).step_by(S::LANES) {
-                    let (at, lanes) = (at.wrapping_add(row * stride + col), S::LANES.min(cols - col));
-                    // SAFETY: by the caller.
-                    unsafe {
-                        let x = simd.load_first(at, lanes);
-                        simd.store_first(function.eval(simd, x), at, lanes);
+                let line = at.wrapping_add(row * stride);
+                // SAFETY: by the caller.
+                unsafe {
+                    for col in (0..cols - rest).step_by(S::LANES) {
+                        let at = line.wrapping_add(col);
+                        ops.store_ptr(function.eval(simd, ops.load_ptr(at)), at);
+                    }
+                    if rest > 0 {
+                        let at = line.wrapping_add(cols - rest);
+                        simd.store_first(function.eval(simd, simd.load_first(at, rest)), at, rest);
                     }
                 }
             }
@@ -196,6 +262,9 @@ impl Activation {
             match self {
                 Self::Rounded(rounding) => each(simd, &rounding, at, stride, [rows, cols]),
                 Self::RoundedTwice(first, then) => each(simd, &Twice(first, then), at, stride, [rows, cols]),
+                Self::Requantized(rounding, steps) => {
+                    each(simd, &Requantize(rounding, steps), at, stride, [rows, cols]);
+                }
                 _ => {}
             }
         }
@@ -265,6 +334,10 @@ mod tests {
             Activation::RoundedTwice(first, then) => {
                 reference(Activation::Rounded(then), reference(Activation::Rounded(first), x))
             }
+            Activation::Requantized(rounding, Steps { top, of }) => {
+                let multiple = reference(Activation::Rounded(rounding), x).round_ties_even();
+                multiple.min(top.into()) * f64::from(of)
+            }
         }
     }
 
@@ -331,6 +404,39 @@ mod tests {
             Activation::Rounded(rounding).apply(&mut xs);
             assert_eq!(xs, expected, "{scale}");
         }
+    }
+
+    /// Of all multiples, around all ties, and what is no number.
+    #[test]
+    fn two_roundings_in_fewer_steps_give_the_same_bits() {
+        let mut merged = 0;
+        for i in 0..300 {
+            let scale = 1e-3 * 1.0441_f32.powi(i % 150);
+            let range = if i % 2 == 0 { [-128.0, 127.0] } else { [-100.0, 155.0] };
+            let clamp = if i % 3 == 0 { [0.0, 6.0] } else { [f32::NEG_INFINITY, f32::INFINITY] };
+            let first = Rounding {
+                clamp: [f32::NEG_INFINITY, f32::INFINITY],
+                scale,
+                to: scale,
+                range,
+                nan: [0.0, range[0]][i as usize % 2],
+            };
+            let then = [6.0 / 255.0, scale, scale * 0.7, scale * 3.1, 1e-4 * scale][i as usize % 5];
+            let second = Rounding { clamp, scale: then, to: then * 0.5, range: [0.0, 255.0], nan: 0.0 };
+            let fewer = first.then(second);
+            merged += usize::from(matches!(fewer, Activation::Requantized(..)));
+            let mut xs = vec![f32::NAN, 0.0, -0.0, 1e30, -1e30, f32::INFINITY, f32::NEG_INFINITY];
+            for tie in -130..=160 {
+                let x = ((f64::from(tie) + 0.5) * f64::from(scale)) as f32;
+                xs.extend([x.next_down(), x, x.next_up(), x + 0.3 * scale]);
+            }
+            let mut expected = xs.clone();
+            Activation::RoundedTwice(first, second).apply(&mut expected);
+            fewer.apply(&mut xs);
+            let bits = |xs: &[f32]| xs.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&xs), bits(&expected), "{first:?} {second:?}");
+        }
+        assert!(merged > 200, "{merged} of 300");
     }
 
     #[test]

@@ -68,7 +68,7 @@ fn check(case: &Case) {
     let mut random = Random(case.shape[0] as u64 * 31 + case.n as u64);
     let ([m, k], n) = (case.shape, case.n);
     // A sum that lies between two steps must come out exactly, to be rounded as it should.
-    let rounds = matches!(case.activation, Activation::Rounded(_) | Activation::RoundedTwice(..));
+    let rounds = case.activation.rounds();
     let values = if rounds { Random::whole } else { Random::values };
     let mut w = values(&mut random, m * k);
     for w in &mut w {
@@ -203,7 +203,9 @@ fn roundings_in_the_epilogue_are_those_of_one_number_after_another() {
     // Sums reach a few hundred; half of them lie between two multiples of 2.
     let first = rounding(2.0, 2.0, [-128.0, 127.0]);
     let second = Rounding { clamp: [0.0, 60.0], ..rounding(0.3, 0.3, [0.0, 255.0]) };
-    for activation in [Activation::Rounded(first), Activation::RoundedTwice(first, second)] {
+    for activation in
+        [Activation::Rounded(first), Activation::RoundedTwice(first, second), first.then(second)]
+    {
         for [x_layout, y_layout] in LAYOUTS {
             for (n, kept) in [(1, 300), (37, 1000), (70, 100)] {
                 let case =

@@ -11,7 +11,8 @@ use std::sync::{Mutex, PoisonError};
 const WINDOW: u64 = 20_000_000;
 /// Runs that are compared, at least.
 const RUNS: u64 = 3;
-/// The other way is tried when the caller has waited for more than this part of the time.
+/// The other way is tried when the caller has waited, or been without a CPU, for more than this part of the time in two windows in
+/// a row: one may have met what comes once.
 const SUSPICIOUS: u64 = 8;
 /// Runs that one thread does alone, at least, before the others are tried again.
 const LONE_RUNS: u64 = 32;
@@ -27,11 +28,13 @@ pub(super) struct Crowd(Mutex<State>);
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// Of the window under way: nanoseconds, those that the caller waited, runs.
+    /// Of the window under way: nanoseconds, those that the caller waited or had no CPU, runs.
     time: u64,
     waited: u64,
     runs: u64,
-    /// Mean nanoseconds of a run in the last window that was shared, and alone.
+    /// Mean nanoseconds of a run in the window before, if that was suspicious.
+    before: Option<u64>,
+    /// Mean nanoseconds of a run in the last windows that were shared, and alone.
     shared: u64,
     alone: Option<u64>,
     hold: u64,
@@ -53,7 +56,18 @@ impl Default for State {
     fn default() -> Self {
         let ([hold, _], [next_quiet, _]) = (HOLD, QUIET);
         let phase = Phase::Shared;
-        Self { phase, time: 0, waited: 0, runs: 0, shared: 0, alone: None, hold, quiet: 0, next_quiet }
+        Self {
+            phase,
+            time: 0,
+            waited: 0,
+            runs: 0,
+            before: None,
+            shared: 0,
+            alone: None,
+            hold,
+            quiet: 0,
+            next_quiet,
+        }
     }
 }
 
@@ -67,7 +81,8 @@ impl Crowd {
         state.phase == Phase::Shared
     }
 
-    /// Takes note of a run that ended `now`, took `time` and in which the caller waited long for `waited`, all in nanoseconds.
+    /// Takes note of a run that ended `now`, took `time` and in which the caller waited long, or had no CPU, for `waited`, all in
+    /// nanoseconds.
     pub(super) fn took(&self, now: u64, shared: bool, time: u64, waited: u64) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if shared != (state.phase == Phase::Shared) {
@@ -92,7 +107,7 @@ impl State {
         let (mean, suspicious) = (self.time / self.runs, self.waited * SUSPICIOUS > self.time);
         match self.phase {
             Phase::Shared => {
-                self.shared = mean;
+                let before = std::mem::replace(&mut self.before, suspicious.then_some(mean));
                 self.quiet = self.quiet.saturating_sub(1);
                 match self.alone {
                     _ if !suspicious => {
@@ -103,8 +118,13 @@ impl State {
                     // Known from just before.
                     Some(alone) if alone <= mean => self.stay_alone(now),
                     Some(_) => self.stay_shared(),
-                    None if self.quiet > 0 => self.enter(Phase::Shared),
-                    None => self.enter(Phase::Trial),
+                    None => match before.filter(|_| self.quiet == 0) {
+                        Some(before) => {
+                            self.shared = before.midpoint(mean);
+                            self.enter(Phase::Trial);
+                        }
+                        None => self.enter(Phase::Shared),
+                    },
                 }
             }
             Phase::Trial if mean <= self.shared => {

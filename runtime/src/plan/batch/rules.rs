@@ -293,35 +293,7 @@ pub(super) fn separates(op: &Op, case: &Case<'_>) -> bool {
         // The same everywhere.
         Op::ConstantOfShape { .. } => true,
 
-        // These look across samples, count them, or cannot be told.
-        Op::LayerNormalization { .. }
-        | Op::RmsNormalization { .. }
-        | Op::LpNormalization { .. }
-        | Op::Softmax { .. }
-        | Op::ArgReduce { .. }
-        | Op::TopK { .. }
-        | Op::QuantizeLinear { .. }
-        | Op::DequantizeLinear { .. }
-        | Op::DynamicQuantizeLinear
-        | Op::Einsum { .. }
-        | Op::RoiAlign(_)
-        | Op::NonMaxSuppression { .. }
-        | Op::ConvGradient(_)
-        | Op::SoftmaxCrossEntropyLoss(_)
-        | Op::NegativeLogLikelihoodLoss(_)
-        | Op::NonZero
-        | Op::Unique { .. }
-        | Op::Compress { .. }
-        | Op::ScatterElements { .. }
-        | Op::ScatterNd { .. }
-        | Op::TensorScatter { .. }
-        | Op::ReverseSequence { .. }
-        | Op::Shape { .. }
-        | Op::Size
-        | Op::Range
-        | Op::EyeLike { .. }
-        | Op::If { .. }
-        | Op::Loop { .. }
-        | Op::Foreign(_) => false,
+        // What else there is looks across samples, counts them, or cannot be told: the batch stays whole.
+        _ => false,
     }
 }

@@ -10,9 +10,6 @@ use crate::optimize::matching::View;
 use crate::plan::draft::Kind;
 
 pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
-    if !cfg!(feature = "sequences") {
-        return None;
-    }
     let node = r.node(at);
     if !matches!(node.op()?, Op::MatMul) {
         return None;
@@ -65,9 +62,6 @@ pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
 
 /// A transpose to `[batch, queries, heads, size]` after attention is how the result is written.
 pub(super) fn transposed(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
-    if !cfg!(feature = "sequences") {
-        return None;
-    }
     let node = r.node(at);
     let Op::Transpose { perm } = node.op()? else { return None };
     let input = node.input(0)?;

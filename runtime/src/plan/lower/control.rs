@@ -20,9 +20,6 @@ use crate::plan::{Place, Plan, Weights};
 use crate::threads::Threads;
 
 pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
-    if !cfg!(feature = "control-flow") {
-        return None;
-    }
     let node = r.node(at);
     let op = node.op().filter(|op| !op.bodies().is_empty())?;
     Some(Rewrite::new(Kind::lowered(ControlNode { op: op.clone() }), node.inputs.clone()))

@@ -17,9 +17,6 @@ use crate::plan::weights::Source;
 
 /// Lowers every such node.
 pub(super) fn lower(draft: &mut Draft<'_>) {
-    if !cfg!(feature = "sequences") {
-        return;
-    }
     for node in std::mem::take(&mut draft.nodes) {
         let lowered = parts(draft, &node);
         match lowered {

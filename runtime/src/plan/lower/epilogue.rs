@@ -169,7 +169,7 @@ fn joined(first: Activation, then: Activation) -> Option<Activation> {
             Some(Activation::Rounded(Rounding { clamp: [low, high], ..rounding }))
         }
         (None, Activation::Rounded(rounding)) => match first {
-            Activation::Rounded(first) => Some(Activation::RoundedTwice(first, rounding)),
+            Activation::Rounded(first) => Some(first.then(rounding)),
             _ => None,
         },
         _ => None,

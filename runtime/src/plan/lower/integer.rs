@@ -28,9 +28,6 @@ const PARTS: usize = 8;
 
 /// Lowers every such node; gives how many there are.
 pub(super) fn lower(draft: &mut Draft<'_>) -> usize {
-    if !cfg!(feature = "quantized") {
-        return 0;
-    }
     let mut lowered = 0;
     // By sums of integers: the floats that they are made of.
     let mut exact = HashMap::new();

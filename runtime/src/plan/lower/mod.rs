@@ -50,21 +50,28 @@ impl Rewrite {
 type Pattern = fn(&mut Rewriter<'_, '_>, usize) -> Option<Rewrite>;
 
 /// A pattern with the pass that switches it; what has constant weights or bodies is always lowered.
-type Lowering = (Option<&'static str>, Pattern);
+type Lowering = (Option<&'static str>, Option<Pattern>);
+
+/// A pattern of a family of operators: none where this build leaves the family out, so that its code is not linked.
+macro_rules! family {
+    ($family:literal, $pattern:expr) => {
+        if cfg!(feature = $family) { Some($pattern as Pattern) } else { None }
+    };
+}
 
 /// Patterns in the order in which they are tried at a node; each slice is a sweep over all nodes.
 const LOWERINGS: &[&[Lowering]] = &[
-    &[(Some("roundings"), rounding::rewrite)],
+    &[(Some("roundings"), family!("quantized", rounding::rewrite))],
     &[
-        (Some("attention"), attention::rewrite),
-        (Some("attention"), attention::transposed),
-        (None, product::rewrite),
-        (None, recurrent::rewrite),
-        (None, control::rewrite),
-        (Some("epilogues"), epilogue::absorb),
+        (Some("attention"), family!("sequences", attention::rewrite)),
+        (Some("attention"), family!("sequences", attention::transposed)),
+        (None, Some(product::rewrite)),
+        (None, family!("sequences", recurrent::rewrite)),
+        (None, family!("control-flow", control::rewrite)),
+        (Some("epilogues"), Some(epilogue::absorb)),
     ],
     // What nothing else takes.
-    &[(Some("chains"), chain::rewrite)],
+    &[(Some("chains"), Some(chain::rewrite))],
 ];
 
 /// Lowers every node of a draft as far as passes are switched on.
@@ -74,8 +81,10 @@ pub(super) fn lower(draft: &mut Draft<'_>, passes: Passes, log: &mut Log) {
         let changes = reshapes::forward(draft);
         log.add("reshapes", changes, [before, draft.nodes.len()]);
     }
-    einsum::lower(draft);
-    if passes.has("integers") {
+    if cfg!(feature = "sequences") {
+        einsum::lower(draft);
+    }
+    if cfg!(feature = "quantized") && passes.has("integers") {
         let before = draft.nodes.len();
         let changes = integer::lower(draft);
         log.add("integers", changes, [before, draft.nodes.len()]);
@@ -87,13 +96,15 @@ pub(super) fn lower(draft: &mut Draft<'_>, passes: Passes, log: &mut Log) {
 
 /// Tries the patterns at every node, in order.
 fn sweep(draft: &mut Draft<'_>, patterns: &[Lowering], passes: Passes, log: &mut Log) {
-    let on = |(pass, _): &&Lowering| pass.is_none_or(|name| passes.has(name));
-    let patterns: Vec<&Lowering> = patterns.iter().filter(on).collect();
+    let on = |pass: Option<&str>| pass.is_none_or(|name| passes.has(name));
+    let patterns = patterns.iter().filter(|(pass, _)| on(*pass));
+    let patterns: Vec<_> = patterns.filter_map(|&(pass, pattern)| Some((pass, pattern?))).collect();
     let count = draft.nodes.len();
     let mut rewriter = Rewriter::new(draft);
     for at in 0..count {
         while !rewriter.dead[at] {
-            let found = patterns.iter().find_map(|(pass, pattern)| Some((pass, pattern(&mut rewriter, at)?)));
+            let found =
+                patterns.iter().find_map(|&(pass, pattern)| Some((pass, pattern(&mut rewriter, at)?)));
             let Some((pass, rewrite)) = found else { break };
             let gone = rewriter.replace(at, rewrite);
             if let Some(name) = pass {

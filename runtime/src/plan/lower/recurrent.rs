@@ -21,9 +21,6 @@ use crate::threads::Threads;
 use crate::tune::PackedWeight;
 
 pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
-    if !cfg!(feature = "sequences") {
-        return None;
-    }
     let (layer, inputs) = RecurrentNode::lower(r.draft, r.node(at))?;
     Some(Rewrite::new(Kind::lowered(layer), inputs))
 }

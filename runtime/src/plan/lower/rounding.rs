@@ -14,9 +14,6 @@ use crate::plan::draft::Kind;
 
 /// A pair with one zero point for the whole tensor, and a scale for each of the two.
 pub(super) fn rewrite(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
-    if !cfg!(feature = "quantized") {
-        return None;
-    }
     let node = rewriter.node(at);
     let Op::DequantizeLinear { block_size: 0, .. } = node.op()? else { return None };
     let (op, quantize) = rewriter.op(node.input(0)?)?;
