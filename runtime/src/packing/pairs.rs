@@ -48,12 +48,8 @@ impl Pairs<'_> {
             // What of each row has been packed.
             let mut done: Vec<u32> = starts[block[0]..block[1]].to_vec();
             for panel in 0..panels.across {
-                segment.take(
-                    columns,
-                    &mut done,
-                    ends,
-                    panel * panels.shape.depth..(panel + 1) * panels.shape.depth,
-                );
+                let columns_of = panel * panels.shape.depth..(panel + 1) * panels.shape.depth;
+                segment.take(columns, &mut done, ends, columns_of, panel == 0 || panel + 1 == panels.across);
                 segment.append_to(panels, values);
                 panels.segments.push(Segment {
                     group: panels.groups.len(),
@@ -91,9 +87,10 @@ struct SegmentRows<const WORDS: usize> {
 }
 
 impl<const WORDS: usize> SegmentRows<WORDS> {
-    /// Takes the weights of a panel's columns from each row, and moves `done` behind them.
+    /// Takes the weights of a panel's columns from each row, and moves `done` behind them. Rows without any are left out unless `all`
+    /// are to be there: in the first panel the product begins the sums of every row, in the last it ends them.
     #[inline(always)]
-    fn take(&mut self, columns: &[u32], done: &mut [u32], ends: &[u32], panel: Range<usize>) {
+    fn take(&mut self, columns: &[u32], done: &mut [u32], ends: &[u32], panel: Range<usize>, all: bool) {
         self.rows.clear();
         for (place, (done, &end)) in (0..).zip(done.iter_mut().zip(ends)) {
             let start = *done;
@@ -105,7 +102,7 @@ impl<const WORDS: usize> SegmentRows<WORDS> {
                 bits[column / 64] |= 1 << (column % 64);
                 *done += 1;
             }
-            if *done > start {
+            if *done > start || all {
                 self.rows.push(Row { bits, place, start, len: *done - start });
             }
         }
@@ -142,7 +139,7 @@ impl<const WORDS: usize> SegmentRows<WORDS> {
             }
             if let [row, ..] = &equal[..left] {
                 panels.groups.push(Group { shared: 0, single: len, pairs: 0 });
-                panels.rows.push(row_offset(panels.shape, row.place));
+                panels.rows.push(row.place);
                 let weights = row.start as usize..(row.start + row.len) as usize;
                 panels.weights.extend_from_slice(&values[weights]);
                 for_each_bit(&row.bits, |column, _| panels.offsets.push(offset(panels.shape, column)));
@@ -175,7 +172,7 @@ fn append_pair<const WORDS: usize>(
     alone: &mut [Vec<(u16, f32)>; 2],
 ) {
     let shape = panels.shape;
-    panels.rows.extend([row_offset(shape, a.place), row_offset(shape, b.place)]);
+    panels.rows.extend([a.place, b.place]);
     let mut together = [0; WORDS];
     for (both, (a, b)) in together.iter_mut().zip(a.bits.iter().zip(&b.bits)) {
         *both = lowest(a & b, shared);
@@ -248,9 +245,4 @@ fn unit(len: u32) -> u32 {
 fn offset(shape: PanelShape, column: usize) -> u16 {
     // (A panel takes at most 64 KiB.)
     (column * shape.width * size_of::<f32>()) as u16
-}
-
-/// Where the sums of a row of the block lie in a tile.
-fn row_offset(shape: PanelShape, row: u32) -> u32 {
-    row * (shape.width * size_of::<f32>()) as u32
 }

@@ -58,7 +58,7 @@ pub(crate) struct Panels {
     /// `[blocks · panels + 1]`
     pub(crate) segments: Vec<Segment>,
     pub(crate) groups: Vec<Group>,
-    /// Row within the block, as a byte offset into a tile of sums.
+    /// Rows within the block, of which the segments of the first and of the last panel hold every one.
     pub(crate) rows: Vec<u32>,
     pub(crate) weights: Vec<f32>,
     /// Rows within the panel, as byte offsets into a tile of `X`.
@@ -176,7 +176,7 @@ mod tests {
                 let mut put = |row: usize, weight: usize, offset: usize| {
                     let place = panel * panels.shape.depth + panels.offsets[offset] as usize / bytes;
                     let column = panels.used.as_ref().map_or(place, |used| used[place] as usize);
-                    let row = start + panels.rows[row] as usize / bytes;
+                    let row = start + panels.rows[row] as usize;
                     found[row * k + column] = panels.weights[weight];
                 };
                 for group in &panels.groups[segment.group..next.group] {
@@ -192,6 +192,11 @@ mod tests {
                     }
                 }
                 assert_eq!([row, weight, offset], [next.row, next.weight, next.offset]);
+            }
+            for at in [block * panels.across, (block + 1) * panels.across - 1] {
+                let mut rows = panels.rows[panels.segments[at].row..panels.segments[at + 1].row].to_vec();
+                rows.sort_unstable();
+                assert!(rows.into_iter().eq(0..(panels.blocks[block + 1] - start) as u32), "every row, once");
             }
         }
         found

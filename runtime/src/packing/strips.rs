@@ -76,7 +76,7 @@ pub(crate) fn pack(
             inside.sort_by_key(|(_, columns)| columns.len());
             for (strip, columns) in inside {
                 packed.groups.push(Group { shared: 0, single: columns.len() as u32, pairs: 0 });
-                packed.rows.push(((strip - cut[0]) * height * bytes) as u32);
+                packed.rows.push(((strip - cut[0]) * height) as u32);
                 // What a block holds beyond the last row means nothing.
                 let rows = m - strip * height;
                 for &(col, at) in columns {
@@ -131,7 +131,7 @@ mod tests {
                     let [segment, next] = [0, 1].map(|i| panels.segments[block * panels.across + panel + i]);
                     let (mut weight, mut offset) = (segment.weight, segment.offset);
                     for (group, row) in (segment.group..next.group).zip(segment.row..) {
-                        let row = start + panels.rows[row] as usize / 128;
+                        let row = start + panels.rows[row] as usize;
                         for _ in 0..panels.groups[group].single {
                             let column = panel * 64 + panels.offsets[offset] as usize / 128;
                             for i in 0..height.min(m - row) {

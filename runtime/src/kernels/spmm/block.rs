@@ -126,7 +126,7 @@ impl Run {
         for (group, &row) in strips {
             // SAFETY: by the caller.
             unsafe {
-                let y: *mut f32 = self.y.add(row as usize).cast();
+                let y: *mut f32 = self.y.cast::<f32>().add(row as usize * self.width);
                 let mut sums = [[zero(simd); N]; R];
                 for r in 0..R {
                     for i in 0..N {

@@ -23,7 +23,7 @@ use crate::packing::tile::{Rows, fill, pack_tile};
 use crate::packing::transpose::transpose;
 use crate::simd::{Level, Simd, Supported, Vectorized, splat};
 use crate::threads::{Split, SyncPtr, shares};
-use segment::segment;
+use segment::{Output, Sums, segment};
 
 /// Bytes of packed `X` that stay in L2 while blocks of rows pass by.
 const GROUP: usize = 512 << 10;
@@ -31,6 +31,8 @@ const GROUP: usize = 512 << 10;
 const PARALLEL: usize = 1 << 15;
 /// Multiply-adds of a product so short that its threads do not share what they pack, nor parts of equal time.
 const SHORT: usize = 1 << 19;
+/// Bytes of the tiles of `X` that a pair of rows goes through before the next pair: what stays in L1.
+const RUN: usize = 32 << 10;
 /// Rows of a block below which fewer of them pair up well.
 const LEAST_ROWS: usize = 384;
 
@@ -262,24 +264,41 @@ impl Vectorized for Multiply<'_> {
         let mut sums = Scratch::new(most.next_multiple_of(panels.height) * width);
         for block in blocks {
             let rows = panels.blocks[block]..panels.blocks[block + 1];
-            for (i, tile) in tiles.clone().enumerate() {
-                let columns = job.columns(tile);
+            let mut first = tiles.start;
+            while first < tiles.end {
+                let run = job.run(first..tiles.end);
+                let columns = job.columns(first).start..job.columns(run.end - 1).end;
+                let i = first - tiles.start;
+                first = run.end;
                 let y = sums.as_mut_ptr();
+                let output = job.output(simd, &rows, &columns);
+                let bias = job.epilogue.bias.map(|bias| &bias[rows.clone()]);
                 // SAFETY: the tile of sums holds the rows of the largest block; `Panels` was built so that every offset lies
-                // within such a tile or within a panel of X; blocks and tiles of `y` are this thread's.
+                // within a panel of X, and every row within the block, of which the first and the last panel hold all; blocks and
+                // tiles of `y` are this thread's.
                 unsafe {
-                    for (r, row) in rows.clone().enumerate() {
-                        fill(simd, job.epilogue.bias.map_or(0.0, |bias| bias[row]), y.add(r * width), width);
+                    if panels.height > 1 || panels.across == 0 {
+                        for r in 0..rows.len() {
+                            fill(simd, bias.map_or(0.0, |bias| bias[r]), y.add(r * width), width);
+                        }
                     }
                     for panel in 0..panels.across {
                         let x = x.get().add((i * panels.depth + panel * panels.shape.depth) * width).cast();
-                        let (y, at) = (y.cast(), block * panels.across + panel);
-                        let vectors = columns.len().div_ceil(S::LANES);
+                        let at = block * panels.across + panel;
+                        let vectors = job.tiles.part(run.start).len();
                         #[cfg(feature = "structured")]
                         if panels.height > 1 {
-                            block::segment(simd, panels, at, vectors, x, y);
+                            block::segment(simd, panels, at, vectors, x, y.cast());
                             continue;
                         }
+                        let y = Sums {
+                            tile: y,
+                            width,
+                            bias: (panel == 0).then(|| bias.map_or(std::ptr::null(), <[f32]>::as_ptr)),
+                            output: if panel + 1 == panels.across { output } else { None },
+                            tiles: run.len(),
+                            x_stride: panels.depth * width * size_of::<f32>(),
+                        };
                         match (vectors, job.spmm.sets) {
                             (1, _) => segment::<S, 1, 4>(simd, panels, at, x, y),
                             (2, 1) => segment::<S, 2, 2>(simd, panels, at, x, y),
@@ -293,7 +312,9 @@ impl Vectorized for Multiply<'_> {
                             other => unreachable!("a tile of {other:?} vectors"),
                         }
                     }
-                    job.finish(simd, &sums, rows.clone(), columns);
+                    if output.is_none() {
+                        job.finish(simd, &sums, rows.clone(), columns);
+                    }
                 }
             }
         }
@@ -301,6 +322,49 @@ impl Vectorized for Multiply<'_> {
 }
 
 impl Job<'_> {
+    /// The first of these tiles, and as many others as each pair of rows may go through after it, so that longer runs of its outputs are
+    /// written: where sums go straight from bias to output, tiles of as many vectors in one image, as long as they stay in L1.
+    fn run(&self, tiles: Range<usize>) -> Range<usize> {
+        let Panels { across, depth, shape, .. } = &self.spmm.panels;
+        let most = (RUN / (depth * shape.width * size_of::<f32>()).max(1)).max(1);
+        let start = tiles.start;
+        if *across != 1 || !self.goes_straight() {
+            return start..start + 1;
+        }
+        let (first, image) = (self.tiles.part(start).len(), self.columns(start).start / self.pixels);
+        let alike = |&tile: &usize| {
+            self.tiles.part(tile).len() == first && (self.columns(tile).end - 1) / self.pixels == image
+        };
+        let others = (start + 1..tiles.end.min(start + most)).take_while(alike).count();
+        start..start + 1 + others
+    }
+
+    /// Whether complete sums need nothing but a residual and a clamp, and lie in rows of the output.
+    fn goes_straight(&self) -> bool {
+        let Panels { height, across, .. } = self.spmm.panels;
+        let clamps = self.epilogue.activation.bounds().is_some();
+        clamps && self.y_layout == Layout::FeatureMajor && height == 1 && across > 0
+    }
+
+    /// Where sums of some rows and columns go as they are complete, if that is straight to one image.
+    #[inline(always)]
+    fn output<S: Simd>(&self, simd: S, rows: &Range<usize>, columns: &Range<usize>) -> Option<Output<S>> {
+        let (image, pixel) = (columns.start / self.pixels, columns.start % self.pixels);
+        let Epilogue { residual, activation, .. } = *self.epilogue;
+        let (min, max) = activation.bounds()?;
+        if !self.goes_straight() || pixel + columns.len() > self.pixels {
+            return None;
+        }
+        let at = (image * self.spmm.m + rows.start) * self.pixels + pixel;
+        Some(Output {
+            y: self.y.get().wrapping_add(at),
+            residual: residual.map_or(std::ptr::null(), |residual| residual[at..].as_ptr()),
+            stride: self.pixels,
+            cols: columns.len(),
+            limits: [splat(simd, min), splat(simd, max)],
+        })
+    }
+
     /// Residual, activation and layout of a block of rows whose sums, bias included, are complete.
     ///
     /// # Safety

@@ -5,11 +5,132 @@ use rten_simd::ops::{BitOps, NumOps};
 use crate::packing::panels::Panels;
 use crate::simd::{Simd, splat, zero};
 
+/// Where the sums of a block's rows come from, and where they go.
+#[derive(Clone, Copy)]
+pub(super) struct Sums<S: Simd> {
+    /// A tile of them, `[rows][width]`.
+    pub(super) tile: *mut f32,
+    pub(super) width: usize,
+    /// Where the first panel begins: one for each row, instead of what the tile holds.
+    pub(super) bias: Option<*const f32>,
+    /// Where they go after the last panel, instead of into the tile.
+    pub(super) output: Option<Output<S>>,
+    /// Tiles of `X` that each pair of rows goes through, and bytes from one to the next. More than one only from bias to output.
+    pub(super) tiles: usize,
+    pub(super) x_stride: usize,
+}
+
+impl<S: Simd> Sums<S> {
+    /// What the sums of a row begin with.
+    ///
+    /// # Safety
+    /// The row must be one of the block.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+    unsafe fn begin<const N: usize>(&self, simd: S, row: usize) -> [S::F32; N] {
+        let mut sums = [zero(simd); N];
+        // SAFETY: by the caller.
+        unsafe {
+            match self.bias {
+                None => {
+                    let tile = self.tile.add(row * self.width);
+                    for i in 0..N {
+                        sums[i] = simd.f32().load_ptr(tile.add(i * S::LANES));
+                    }
+                }
+                Some(bias) if !bias.is_null() => sums = [splat(simd, *bias.add(row)); N],
+                Some(_) => {}
+            }
+        }
+        sums
+    }
+
+    /// Stores the sums of a row, or writes them if they are complete.
+    ///
+    /// # Safety
+    /// As [`Sums::begin`].
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+    unsafe fn end<const N: usize>(&self, simd: S, row: usize, tile: usize, sums: [S::F32; N]) {
+        // SAFETY: by the caller.
+        unsafe {
+            if let Some(output) = &self.output {
+                output.write(simd, row, tile, sums);
+                return;
+            }
+            let tile = self.tile.add(row * self.width);
+            for i in 0..N {
+                simd.f32().store_ptr(sums[i], tile.add(i * S::LANES));
+            }
+        }
+    }
+}
+
+/// Rows of a feature-major output that complete sums are written to. What they may need beyond a residual and a clamp is another's.
+#[derive(Clone, Copy)]
+pub(super) struct Output<S: Simd> {
+    /// The first row of the block, at the first tile's first column.
+    pub(super) y: *mut f32,
+    /// Like `y`; null where there is none.
+    pub(super) residual: *const f32,
+    /// From one row to the next.
+    pub(super) stride: usize,
+    /// Columns of the tiles that are there.
+    pub(super) cols: usize,
+    pub(super) limits: [S::F32; 2],
+}
+
+impl<S: Simd> Output<S> {
+    /// Asks for what a row will be written to.
+    #[inline(always)]
+    fn ask<const N: usize>(&self, simd: S, row: usize) {
+        for i in 0..N {
+            let at = row * self.stride + i * S::LANES;
+            simd.f32().prefetch_write(self.y.wrapping_add(at));
+            if !self.residual.is_null() {
+                simd.f32().prefetch(self.residual.wrapping_add(at));
+            }
+        }
+    }
+
+    /// Finishes the sums of a row, and writes them.
+    ///
+    /// # Safety
+    /// The row's columns must be accessible, and nobody else's.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
+    unsafe fn write<const N: usize>(&self, simd: S, row: usize, tile: usize, sums: [S::F32; N]) {
+        let (ops, first) = (simd.f32(), tile * N * S::LANES);
+        let (at, cols) = (row * self.stride + first, self.cols - first);
+        let whole = cols >= N * S::LANES;
+        for i in 0..N {
+            let mut sum = sums[i];
+            let lanes = cols.saturating_sub(i * S::LANES).min(S::LANES);
+            // SAFETY: by the caller; the first `cols` columns are there.
+            unsafe {
+                let y = self.y.add(at).wrapping_add(i * S::LANES);
+                let residual = self.residual.wrapping_add(at + i * S::LANES);
+                if whole {
+                    if !self.residual.is_null() {
+                        sum = ops.add(sum, ops.load_ptr(residual));
+                    }
+                    ops.store_ptr(simd.clamp(sum, self.limits), y);
+                } else if lanes > 0 {
+                    if !self.residual.is_null() {
+                        sum = ops.add(sum, simd.load_first(residual, lanes));
+                    }
+                    simd.store_first(simd.clamp(sum, self.limits), y, lanes);
+                }
+            }
+        }
+    }
+}
+
 /// Adds the weights of one segment to the sums of its rows: `N` vectors, with `SETS` sets of accumulators, so that enough
 /// multiply-adds are in flight when `N` is small.
 ///
 /// # Safety
-/// `x` must point to the panel's part of a tile, `y` to a tile of sums.
+/// `x` must point to the panel's part of a tile; `sums` must hold every row of the block, bias and output too.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
 pub(super) unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
@@ -17,7 +138,7 @@ pub(super) unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
     panels: &Panels,
     at: usize,
     x: *const u8,
-    y: *mut u8,
+    sums: Sums<S>,
 ) {
     let ops = simd.f32();
     let (here, next) = (panels.segments[at], panels.segments[at + 1]);
@@ -26,24 +147,16 @@ pub(super) unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
         let mut row = panels.rows.as_ptr().add(here.row);
         let mut weight = panels.weights.as_ptr().add(here.weight);
         let mut offset = panels.offsets.as_ptr().add(here.offset);
-        let load = |at: *const f32| -> [S::F32; N] {
-            let mut v = [zero(simd); N];
-            for i in 0..N {
-                v[i] = ops.load_ptr(at.add(i * S::LANES));
-            }
-            v
-        };
-        let store = |v: [S::F32; N], at: *mut f32| {
-            for i in 0..N {
-                ops.store_ptr(v[i], at.add(i * S::LANES));
-            }
-        };
         for group in &panels.groups[here.group..next.group] {
             let (shared, single) = (group.shared as usize, group.single as usize);
             for _ in 0..group.pairs {
-                let ys: [*mut f32; 2] = [y.add(*row as usize).cast(), y.add(*row.add(1) as usize).cast()];
+                let rows = [*row as usize, *row.add(1) as usize];
                 row = row.add(2);
                 if S::PREFETCH {
+                    if let Some(output) = &sums.output {
+                        output.ask::<N>(simd, rows[0]);
+                        output.ask::<N>(simd, rows[1]);
+                    }
                     for line in 0..(shared + single).div_ceil(8) {
                         ops.prefetch(weight.wrapping_add(AHEAD + 16 * line));
                     }
@@ -51,50 +164,66 @@ pub(super) unsafe fn segment<S: Simd, const N: usize, const SETS: usize>(
                         ops.prefetch(offset.wrapping_add(AHEAD + 32 * line).cast());
                     }
                 }
-                let mut a = [[zero(simd); N]; SETS];
-                let mut b = a;
-                (a[0], b[0]) = (load(ys[0]), load(ys[1]));
-                let mut left = shared;
-                while left >= SETS {
-                    for s in 0..SETS {
-                        both(simd, weight.add(2 * s), x.add(*offset.add(s) as usize), &mut a[s], &mut b[s]);
+                let (weights, offsets) = (weight, offset);
+                for tile in 0..sums.tiles {
+                    let x = x.add(tile * sums.x_stride);
+                    (weight, offset) = (weights, offsets);
+                    let mut a = [[zero(simd); N]; SETS];
+                    let mut b = a;
+                    (a[0], b[0]) = (sums.begin(simd, rows[0]), sums.begin(simd, rows[1]));
+                    let mut left = shared;
+                    while left >= SETS {
+                        for s in 0..SETS {
+                            both(
+                                simd,
+                                weight.add(2 * s),
+                                x.add(*offset.add(s) as usize),
+                                &mut a[s],
+                                &mut b[s],
+                            );
+                        }
+                        weight = weight.add(2 * SETS);
+                        offset = offset.add(SETS);
+                        left -= SETS;
                     }
-                    weight = weight.add(2 * SETS);
-                    offset = offset.add(SETS);
-                    left -= SETS;
-                }
-                for _ in 0..left {
-                    both(simd, weight, x.add(*offset as usize), &mut a[0], &mut b[0]);
-                    weight = weight.add(2);
-                    offset = offset.add(1);
-                }
-                let mut left = single;
-                while left >= SETS {
-                    for s in 0..SETS {
-                        each(simd, weight.add(2 * s), x, offset.add(2 * s), &mut a[s], &mut b[s]);
+                    for _ in 0..left {
+                        both(simd, weight, x.add(*offset as usize), &mut a[0], &mut b[0]);
+                        weight = weight.add(2);
+                        offset = offset.add(1);
                     }
-                    weight = weight.add(2 * SETS);
-                    offset = offset.add(2 * SETS);
-                    left -= SETS;
+                    let mut left = single;
+                    while left >= SETS {
+                        for s in 0..SETS {
+                            each(simd, weight.add(2 * s), x, offset.add(2 * s), &mut a[s], &mut b[s]);
+                        }
+                        weight = weight.add(2 * SETS);
+                        offset = offset.add(2 * SETS);
+                        left -= SETS;
+                    }
+                    for _ in 0..left {
+                        each(simd, weight, x, offset, &mut a[0], &mut b[0]);
+                        weight = weight.add(2);
+                        offset = offset.add(2);
+                    }
+                    sums.end(simd, rows[0], tile, total(simd, a));
+                    sums.end(simd, rows[1], tile, total(simd, b));
                 }
-                for _ in 0..left {
-                    each(simd, weight, x, offset, &mut a[0], &mut b[0]);
-                    weight = weight.add(2);
-                    offset = offset.add(2);
-                }
-                store(total(simd, a), ys[0]);
-                store(total(simd, b), ys[1]);
             }
             if group.pairs == 0 {
-                let y = y.add(*row as usize).cast();
+                let at = *row as usize;
                 row = row.add(1);
-                let mut a = load(y);
-                for _ in 0..single {
-                    one(simd, splat(simd, *weight), x.add(*offset as usize), &mut a);
-                    weight = weight.add(1);
-                    offset = offset.add(1);
+                let (weights, offsets) = (weight, offset);
+                for tile in 0..sums.tiles {
+                    let x = x.add(tile * sums.x_stride);
+                    (weight, offset) = (weights, offsets);
+                    let mut a: [S::F32; N] = sums.begin(simd, at);
+                    for _ in 0..single {
+                        one(simd, splat(simd, *weight), x.add(*offset as usize), &mut a);
+                        weight = weight.add(1);
+                        offset = offset.add(1);
+                    }
+                    sums.end(simd, at, tile, a);
                 }
-                store(a, y);
             }
         }
     }
