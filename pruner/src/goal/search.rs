@@ -364,17 +364,17 @@ impl<'a, 'o> Search<'a, 'o> {
         Some(Nearest {
             attempt,
             breaks: broken().map(|(bound, found)| breaks(bound, found)).collect::<Vec<_>>().join("; "),
-            asked: broken().map(|(bound, found)| self.asked(bound, found)).collect::<Vec<_>>().join(" "),
+            asked: broken().map(|(bound, found)| asked(bound, found)).collect::<Vec<_>>().join(" "),
         })
     }
+}
 
-    /// The flag by which this number would be kept.
-    fn asked(&self, bound: &Bound, found: f64) -> String {
-        let value = bound.loosened(found);
-        match bound.measure.name {
-            "drop" => format!("--max-drop {value}"),
-            name => format!("--keep {name}={value}"),
-        }
+/// The flag by which this number would be kept.
+fn asked(bound: &Bound, found: f64) -> String {
+    let value = bound.loosened(found);
+    match bound.measure.name {
+        "drop" => format!("--max-drop {value}"),
+        name => format!("--keep {name}={value}"),
     }
 }
 

@@ -105,6 +105,6 @@ impl Way {
         let Self { granularity, scope, values, .. } = *self;
         let (keep, max_drop) = (Vec::new(), None);
         let sparsity = Some(share);
-        Recipe { granularity, scope, values, sparsity, keep, max_drop, ..base.clone() }
+        Recipe { granularity, sparsity, max_drop, keep, scope, values, ..base.clone() }
     }
 }

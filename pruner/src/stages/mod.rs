@@ -254,7 +254,7 @@ impl Stage {
     fn conditions(&self) -> Conditions {
         let Self { until, until_all, keep, prune, .. } = self.clone();
         let measure = prune.map(|recipe| recipe.measure).unwrap_or_default();
-        Conditions::of(&Recipe { until, until_all, keep, measure, ..Recipe::default() })
+        Conditions::of(&Recipe { measure, until, until_all, keep, ..Recipe::default() })
     }
 
     /// What is pruned in a round, counted from 0; `None` where nothing is.
