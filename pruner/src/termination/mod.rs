@@ -385,6 +385,9 @@ impl Conditions {
     /// # Errors
     /// When it cannot be scored.
     pub fn baseline(&self, dense: &Candidate<'_>) -> Result<Baseline, JudgeError> {
+        if self.bounds("drop") {
+            dense.judge("drop")?;
+        }
         let score = self.bounds("drop").then(|| (self.scored.measure().of)(dense)).transpose()?;
         Ok(Baseline { scored: self.scored, score })
     }
