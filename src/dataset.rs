@@ -14,7 +14,7 @@ use poda_runtime::{Executable, RunError};
 
 use crate::arrays::{self, ArraysError};
 use crate::batching::Batching;
-use crate::score::{Accuracy, AccuracySum, ScoreError, integers};
+use crate::score::{Accuracy, AccuracySum, ScoreError, integers, numbers};
 use crate::shapes::Shapes;
 
 /// Why samples do not fit a model, or a run of them failed.
@@ -43,6 +43,11 @@ pub enum DatasetError {
     #[error("labels: {0}")]
     LabelValues(ScoreError),
     #[error(
+        "similarities have shape {found:?}; of {samples} samples, [{samples}, {samples}] is expected, or [{pairs}] for the pairs \
+         (0, 1), (0, 2), …, (1, 2), …"
+    )]
+    Similarities { found: Vec<usize>, samples: usize, pairs: usize },
+    #[error(
         "the model runs {batch} samples at once, but array {input:?} is another for each: \
          one input of the model has no axis for samples"
     )]
@@ -67,7 +72,7 @@ impl From<RunError> for DatasetError {
     }
 }
 
-/// Arrays `[samples, …]` by name, with perhaps `labels` `[samples]`.
+/// Arrays `[samples, …]` by name, with perhaps `labels` `[samples]`, and `similarities` of all pairs of samples.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     arrays: BTreeMap<String, Tensor>,
@@ -113,14 +118,17 @@ impl Dataset {
     }
 
     /// Finds an array for each input of the graph: of its name; for a model with one input also one called `input`, or the
-    /// only one beside the labels. Labels are class numbers in an array `labels`.
+    /// only one beside the labels. Labels are class numbers in an array `labels`, or similarities of pairs in an array
+    /// `similarities`: `[samples, samples]`, of which what is above the diagonal counts, or that row by row; NaN where nobody knows.
     ///
     /// # Errors
     /// When arrays are missing, or their shapes fit neither the model nor each other.
     pub fn bind<'a>(&'a self, graph: &'a Graph) -> Result<Samples<'a>, DatasetError> {
         let is_input = |name: &str| graph.inputs.iter().any(|&id| graph.value(id).name == name);
-        let labels = self.arrays.get("labels").filter(|_| !is_input("labels"));
-        let others = || self.arrays.iter().filter(|(name, _)| labels.is_none() || *name != "labels");
+        let beside = |name: &str| self.arrays.get(name).filter(|_| !is_input(name));
+        let (labels, similarities) = (beside("labels"), beside("similarities"));
+        let is_label = |name: &str| matches!(name, "labels" | "similarities") && !is_input(name);
+        let others = || self.arrays.iter().filter(|(name, _)| !is_label(name));
         let array = |input: &str| {
             let only =
                 || (graph.inputs.len() == 1 && others().count() == 1).then(|| others().next()).flatten();
@@ -168,8 +176,9 @@ impl Dataset {
         }
         let samples = count(&inputs)?;
         let labels = labels.map(|labels| read_labels(labels, samples)).transpose()?;
+        let similarities = similarities.map(|array| read_similarities(array, samples)).transpose()?;
         let outputs = graph.outputs.iter().map(|&id| graph.value(id).name.clone()).collect();
-        Ok(Samples { inputs, labels, unused, count: samples, batching, outputs })
+        Ok(Samples { inputs, labels, similarities, unused, count: samples, batching, outputs })
     }
 }
 
@@ -190,6 +199,19 @@ fn read_labels(labels: &Tensor, samples: usize) -> Result<Vec<i64>, DatasetError
         return Err(DatasetError::Labels { found: labels.shape().to_vec(), samples });
     }
     integers(labels).map_err(DatasetError::LabelValues)
+}
+
+/// Similarities of the pairs (0, 1), (0, 2), …, (1, 2), …
+fn read_similarities(array: &Tensor, samples: usize) -> Result<Vec<f64>, DatasetError> {
+    let pairs = samples * (samples - 1) / 2;
+    let values = numbers(array)?;
+    match array.shape() {
+        [n] if *n == pairs => Ok(values),
+        [n, m] if [*n, *m] == [samples; 2] => Ok((0..samples)
+            .flat_map(|row| values[row * samples + row + 1..(row + 1) * samples].to_vec())
+            .collect()),
+        found => Err(DatasetError::Similarities { found: found.to_vec(), samples, pairs }),
+    }
 }
 
 /// What an array is to an input.
@@ -289,6 +311,7 @@ fn swap(bytes: &[u8], a: usize, b: usize) -> Vec<u8> {
 pub struct Samples<'a> {
     inputs: Vec<Input<'a>>,
     labels: Option<Vec<i64>>,
+    similarities: Option<Vec<f64>>,
     unused: Vec<String>,
     count: usize,
     batching: Batching,
@@ -309,6 +332,22 @@ impl Samples<'_> {
     /// The labels, if there are any.
     pub fn labels(&self) -> Option<&[i64]> {
         self.labels.as_deref()
+    }
+
+    /// Similarities of the pairs (0, 1), (0, 2), …, (1, 2), …, if there are any.
+    pub fn similarities(&self) -> Option<&[f64]> {
+        self.similarities.as_deref()
+    }
+
+    /// Whether anything says what should come out.
+    pub fn are_labelled(&self) -> bool {
+        self.labels.is_some() || self.similarities.is_some()
+    }
+
+    /// What is fed to an input, `[samples, …]`; `None` where all samples share it.
+    pub fn input(&self, name: &str) -> Option<&Tensor> {
+        let input = self.inputs.iter().find(|input| input.name == name && input.kind != Kind::Same)?;
+        Some(input.array)
     }
 
     /// Arrays that are for no input.
@@ -581,6 +620,16 @@ mod tests {
         assert!(matches!(named("labels", &[3]).bind(&open), Err(DatasetError::Labels { samples: 4, .. })));
         assert!(matches!(named("labels", &[4, 2]).bind(&open), Err(DatasetError::Labels { .. })));
         assert!(named("labels", &[4, 1]).bind(&open).unwrap().labels().is_some());
+        assert!(matches!(
+            named("similarities", &[4]).bind(&open),
+            Err(DatasetError::Similarities { samples: 4, pairs: 6, .. })
+        ));
+        let matrix: Vec<f32> = (0..16).map(|i| i as f32).collect();
+        let mut similar = data(&[4, 2]);
+        similar.arrays.insert("similarities".to_owned(), Tensor::from_slice(&[4, 4], &matrix));
+        let bound = similar.bind(&open).unwrap();
+        assert_eq!(bound.similarities().unwrap(), [1.0, 2.0, 3.0, 6.0, 7.0, 11.0]);
+        assert!(bound.are_labelled() && bound.unused().is_empty());
         assert_eq!(named("extra", &[4]).bind(&open).unwrap().unused(), ["extra"]);
         let mut other = open.clone();
         let x = other.inputs[0];

@@ -52,7 +52,8 @@ pub struct FineTuner<'a> {
 const SCORED: usize = 64;
 
 impl<'a> FineTuner<'a> {
-    /// On the samples of `train`; `validation` scores states, where these are not to be a share of the samples.
+    /// On the samples of `train`; `validation` scores states, where these are not to be a share of the samples, unless
+    /// `hold_out` is 0.
     pub fn new(train: Named<'a>, validation: Option<Named<'a>>, threads: Option<usize>) -> Self {
         Self { train, validation, teacher: None, threads }
     }
@@ -91,10 +92,12 @@ impl<'a> FineTuner<'a> {
     ) -> Result<(Graph, Report), FineTuningError> {
         how.validate()?;
         let len = self.train.data.bind(graph).map_err(|error| failed(self.train.name)(error.into()))?.len();
-        let held_out = if self.validation.is_some() { 0.0 } else { how.hold_out };
+        // Who keeps nothing aside wants the state after the last epoch.
+        let by_others = self.validation.filter(|_| how.hold_out > 0.0);
+        let held_out = if by_others.is_some() { 0.0 } else { how.hold_out };
         let held_out = (len as f64 * held_out).round() as usize;
         let training = self.training(self.train, graph, how, held_out)?;
-        let validation = self.validation.map(|named| self.training(named, graph, how, 0)).transpose()?;
+        let validation = by_others.map(|named| self.training(named, graph, how, 0)).transpose()?;
         let score = |graph: &Graph| -> Result<f64, DataError> {
             Ok(match &validation {
                 Some(validation) => validation.score_all(graph, SCORED)?,

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::ops::ControlFlow;
 
 use poda_formats::Graph;
-use poda_pruner::judge::{Fidelity, Judge, JudgeError};
+use poda_pruner::judge::{Correlation, Fidelity, Judge, JudgeError};
 use poda_runtime::{Executable, Model, Options};
 
 use crate::compare::compare;
@@ -12,6 +12,7 @@ use crate::dataset::Dataset;
 use crate::feeds;
 use crate::score::Distance;
 use crate::shapes::Shapes;
+use crate::similarity::{self, Reference};
 use crate::timing::{Contestant, Timing, alternate};
 
 /// Samples a run where a model leaves that open.
@@ -27,6 +28,8 @@ pub struct DataJudge<'a> {
     reference: OnceCell<Executable>,
     /// The same as it is timed, with the fastest kernels.
     timed: OnceCell<Executable>,
+    /// Similarities of the dense model's embeddings, once they were asked for.
+    similarities: OnceCell<Vec<f64>>,
     /// Of one shape each.
     data: &'a [Dataset],
     shapes: Shapes,
@@ -37,7 +40,8 @@ impl<'a> DataJudge<'a> {
     /// Compares candidates with `dense` on the samples of `data`, of which each set has its own shapes, and times them at
     /// these shapes of their inputs. `options` are those that the pruned model is to run with.
     pub fn new(dense: &'a Graph, data: &'a [Dataset], shapes: Shapes, options: Options) -> Self {
-        Self { dense, reference: OnceCell::new(), timed: OnceCell::new(), data, shapes, options }
+        let (reference, timed, similarities) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Self { dense, reference, timed, similarities, data, shapes, options }
     }
 
     fn reference(&self) -> Result<&Executable, JudgeError> {
@@ -80,6 +84,32 @@ impl<'a> DataJudge<'a> {
         }
     }
 
+    /// Similarities of the embeddings of all samples.
+    fn similarities(&self, graph: &Graph, executable: &Executable) -> Result<Vec<f64>, JudgeError> {
+        let mut vectors = Vec::new();
+        for set in self.data {
+            let samples = set.bind(graph).map_err(JudgeError::failed)?;
+            let found = similarity::embeddings(&samples, executable, BATCH, None);
+            vectors.append(&mut found.map_err(JudgeError::failed)?.vectors);
+        }
+        similarity::cosines(&vectors).map_err(JudgeError::failed)
+    }
+
+    /// What the data say of the similarities of samples.
+    fn given(&self, graph: &Graph) -> Result<Option<Vec<f64>>, JudgeError> {
+        for set in self.data {
+            let samples = set.bind(graph).map_err(JudgeError::failed)?;
+            if let Some(similarities) = samples.similarities() {
+                if self.data.len() > 1 {
+                    let what = "samples of one shape, of padded texts, where the data hold similarities";
+                    return Err(JudgeError::Needs { what, measure: "correlation of similarities" });
+                }
+                return Ok(Some(similarities.to_vec()));
+            }
+        }
+        Ok(None)
+    }
+
     /// How far each output is from the dense model's, on each set of samples.
     ///
     /// # Errors
@@ -103,15 +133,20 @@ fn prepare(graph: &Graph, options: Options) -> Result<Executable, JudgeError> {
 }
 
 impl Judge for DataJudge<'_> {
-    /// Top-1 accuracy.
+    /// Top-1 accuracy; Pearson's correlation where labels are similarities.
     fn score(&self, graph: &Graph) -> Result<f64, JudgeError> {
         let data = self.data("a score")?;
+        if self.given(graph)?.is_some() {
+            return Ok(self.similarity(graph)?.pearson);
+        }
         let executable = prepare(graph, Options { tune: false, ..self.options.clone() })?;
         let (mut right, mut all) = (0.0, 0);
         for set in data {
             let samples = set.bind(graph).map_err(JudgeError::failed)?;
             if samples.labels().is_none() {
-                return Err(JudgeError::Needs { what: "labels in the validation data", measure: "a score" });
+                let what = "labels in the validation data, or a measure that needs none (--measure agreement of classes, \
+                            pearson of embeddings)";
+                return Err(JudgeError::Needs { what, measure: "a score" });
             }
             let accuracy = samples.accuracy(&executable, BATCH, None).map_err(JudgeError::failed)?;
             right += accuracy.top1 * accuracy.samples as f64;
@@ -136,6 +171,7 @@ impl Judge for DataJudge<'_> {
                 mean_cosine: mean(|d| d.mean_cosine),
                 worst_cosine: compared.iter().map(|d| d.worst_cosine).fold(f64::INFINITY, f64::min),
                 relative_error: mean(|d| d.relative_error),
+                agreement: mean(|d| d.agreement),
             })
         };
         let farthest = |a: Fidelity, b: Fidelity| Fidelity {
@@ -143,10 +179,27 @@ impl Judge for DataJudge<'_> {
             mean_cosine: a.mean_cosine.min(b.mean_cosine),
             worst_cosine: a.worst_cosine.min(b.worst_cosine),
             relative_error: a.relative_error.max(b.relative_error),
+            agreement: a.agreement.min(b.agreement),
         };
         let needs =
             JudgeError::Needs { what: "outputs that are finite", measure: "closeness to the dense model" };
         (0..outputs).filter_map(of).reduce(farthest).ok_or(needs)
+    }
+
+    fn similarity(&self, graph: &Graph) -> Result<Correlation, JudgeError> {
+        self.data("correlation of similarities")?;
+        let given = self.given(graph)?;
+        let executable = prepare(graph, Options { tune: false, ..self.options.clone() })?;
+        let ours = self.similarities(graph, &executable)?;
+        let found = match (given, self.similarities.get()) {
+            (Some(given), _) => similarity::correlation(&ours, &given, Reference::Data),
+            (None, Some(dense)) => similarity::correlation(&ours, dense, Reference::Model),
+            (None, None) => {
+                let dense = self.similarities(self.dense, self.reference()?)?;
+                similarity::correlation(&ours, self.similarities.get_or_init(|| dense), Reference::Model)
+            }
+        };
+        found.map_err(JudgeError::failed)
     }
 
     fn latency(&self, graph: &Graph) -> Result<f64, JudgeError> {

@@ -62,7 +62,7 @@
 //!   [`pruner::Observer`] is told how far it is, and may end it or judge its steps. [`pruning`] stores the result.
 //!
 //! Around them: [`arrays`] reads and writes `.npy` and `.npz`; [`feeds`] and [`shapes`] find arrays and sizes for a model's inputs;
-//! [`batching`] proves which axes count samples; [`dataset`] runs a model over samples, [`score`] scores what comes out;
+//! [`batching`] proves which axes count samples; [`dataset`] runs a model over samples, [`score`] scores what comes out, [`similarity`] by pairs of samples;
 //! [`calibration`] finds the samples that weights are fitted to, and [`training`] makes batches of them for
 //! [`pruner::finetune`], which [`finetuning`] runs; [`sweep`] compares methods at many ratios; [`fingerprint`] tells files from
 //! others; [`mod@compare`] puts two models side by side, and [`judge`] measures candidates of a pruning.
@@ -122,6 +122,8 @@ pub mod profiling;
 #[cfg(feature = "prune")]
 pub mod pruning;
 pub mod score;
+#[cfg(feature = "prune")]
+pub mod similarity;
 #[cfg(feature = "prune")]
 pub mod sweep;
 pub mod timing;

@@ -111,6 +111,8 @@ pub struct Distance {
     pub worst_sample: u64,
     /// Mean over samples of ‖ours − reference‖ / ‖reference‖.
     pub relative_error: f64,
+    /// Share of samples whose greatest element is the reference's: of a classifier, those that keep their class.
+    pub agreement: f64,
 }
 
 /// Sums up distance, batch by batch, in f64.
@@ -125,6 +127,7 @@ pub struct DistanceSum {
     /// The least cosine, and whose it is.
     worst: Option<(f64, u64)>,
     errors: f64,
+    agreed: u64,
 }
 
 /// Sums over two vectors.
@@ -207,6 +210,7 @@ impl DistanceSum {
         self.samples += 1;
         self.cosines += cosine;
         self.errors += pair.relative();
+        self.agreed += u64::from(greatest(ours) == greatest(reference));
         self.all.merge(pair);
     }
 
@@ -226,8 +230,15 @@ impl DistanceSum {
             worst_cosine,
             worst_sample,
             relative_error: mean(self.errors),
+            agreement: mean(self.agreed as f64),
         }
     }
+}
+
+/// The place of the greatest number, the first of equal ones; NaN is none.
+fn greatest(values: &[f64]) -> Option<usize> {
+    let numbers = values.iter().enumerate().filter(|(_, v)| !v.is_nan());
+    numbers.reduce(|a, b| if b.1 > a.1 { b } else { a }).map(|(at, _)| at)
 }
 
 /// Elements of any number type as `f64`.
@@ -331,6 +342,7 @@ mod tests {
         let found = sum.finish();
         assert_eq!((found.samples, found.mean_cosine, found.worst_cosine), (2, 0.5, 0.0));
         assert_eq!((found.worst_sample, found.relative_error), (1, 2.0_f64.sqrt() / 2.0));
+        assert_eq!(found.agreement, 0.5);
         assert!(found.cosine > 0.9999);
     }
 }

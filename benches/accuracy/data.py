@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Samples and scores for the accuracy tables: MNIST CNN, EfficientNet-Lite0 and MiniLM.
 
-    data.py MODELS OUT    fetches what is missing and writes OUT/<model>.calib (.npz or a folder) and OUT/lee.npz
+    data.py MODELS OUT    fetches what is missing and writes OUT/<model>.calib.npz, OUT/lee.npz, and what --goal
+                          is judged by: OUT/minilm.validation.npz, OUT/mnist_cnn.validation.npz
 
 MODELS is the folder that tests/run.sh fills (its mnist_digits.npz and imagenet_images.npz too, see
 tests/models/fetch_models.py). Calibration samples are never those that are scored:
@@ -58,6 +59,14 @@ def minilm(out):
     human = np.array(human)
     np.savez(out / "lee.npz", human=np.maximum(human, human.T), lengths=[len(d) for d in documents],
              ids=np.concatenate([np.array(d, np.int64) for d in documents]))
+    # The same as samples for `poda prune --validation` and `poda eval`: padded to one length.
+    longest = max(len(d) for d in documents)
+    padded = {"input_ids": np.zeros((len(documents), longest), np.int64)}
+    padded["attention_mask"] = np.zeros_like(padded["input_ids"])
+    for row, ids in enumerate(documents):
+        padded["input_ids"][row, : len(ids)], padded["attention_mask"][row, : len(ids)] = ids, 1
+    np.savez(out / "minilm.validation.npz", token_type_ids=np.zeros_like(padded["input_ids"]), similarities=np.maximum(human, human.T),
+             **padded)
     # Calibration: documents of the background corpus cut to 128 tokens, all of one length, so that no token is padding.
     background = tokens(tokenizer, [line for line in read("lee_background.cor").splitlines() if line.strip()], 128)
     full = [ids for ids in background if len(ids) == 128]
@@ -103,6 +112,7 @@ def photos(out):
 def mnist(models, out):
     digits = np.load(models / "mnist_digits.npz")
     np.savez(out / "mnist_cnn.calib.npz", input=digits["input"][:500])
+    np.savez(out / "mnist_cnn.validation.npz", input=digits["input"][500:], labels=digits["labels"][500:])
     print("mnist_cnn: 500 calibration samples")
 
 

@@ -32,11 +32,24 @@ pub struct Fidelity {
     pub worst_cosine: f64,
     /// Mean over samples of ‖pruned − dense‖ / ‖dense‖.
     pub relative_error: f64,
+    /// Share of samples whose greatest output is the dense model's too: of a classifier, those that keep their class.
+    pub agreement: f64,
+}
+
+/// How similarities of embeddings go with a reference, pair by pair.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Correlation {
+    /// Pairs of samples compared.
+    pub pairs: u64,
+    /// Pearson's correlation of both similarities.
+    pub pearson: f64,
+    /// Spearman's: Pearson's of their ranks.
+    pub spearman: f64,
 }
 
 /// Measures candidates. A function of a graph is a judge of scores alone.
 pub trait Judge {
-    /// A score on labels; higher is better.
+    /// A score on labels, of classes or of pairs of samples; higher is better.
     ///
     /// # Errors
     /// When there are no labels, or the model does not run.
@@ -49,6 +62,15 @@ pub trait Judge {
     fn fidelity(&self, graph: &Graph) -> Result<Fidelity, JudgeError> {
         let _ = graph;
         Err(JudgeError::Needs { what: "samples", measure: "closeness to the dense model" })
+    }
+
+    /// How similarities of embeddings go with those in the data where there are some, else with the dense model's.
+    ///
+    /// # Errors
+    /// When there are no samples, outputs are no embeddings, or the model does not run.
+    fn similarity(&self, graph: &Graph) -> Result<Correlation, JudgeError> {
+        let _ = graph;
+        Err(JudgeError::Needs { what: "samples", measure: "correlation of similarities" })
     }
 
     /// Median latency of a run on this machine, ms.

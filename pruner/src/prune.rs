@@ -25,7 +25,7 @@ use crate::criterion::Criterion;
 use crate::dead::{Proof, remove_dead};
 use crate::defaults;
 use crate::dependency::{DependencyGraph, Removal};
-use crate::judge::{Fidelity, Judge, JudgeError};
+use crate::judge::{Correlation, Fidelity, Judge, JudgeError};
 use crate::mask::masked;
 use crate::masks::{self, Kept, Masks};
 use crate::names;
@@ -61,6 +61,8 @@ pub enum Progress {
     Step { step: usize, of: usize, sparsity: f64, drop: Option<f64> },
     /// Comparing the result with the masked model.
     Checking,
+    /// A way to a goal is tried, counted from 1.
+    Trying { way: &'static str, sparsity: f64, attempt: usize },
 }
 
 /// Greatest difference in a channel that removing dead units may make: rounding.
@@ -180,6 +182,10 @@ impl Judge for Restored<'_> {
 
     fn fidelity(&self, graph: &Graph) -> Result<Fidelity, JudgeError> {
         self.judge.fidelity(&self.whole(graph))
+    }
+
+    fn similarity(&self, graph: &Graph) -> Result<Correlation, JudgeError> {
+        self.judge.similarity(&self.whole(graph))
     }
 
     fn latency(&self, graph: &Graph) -> Result<f64, JudgeError> {
@@ -569,6 +575,9 @@ impl<'a, 'p> Run<'a, 'p> {
         };
         let conditions = Conditions::of(self.recipe);
         let mut trials = Trials::begin(&conditions, settings, dense, self)?;
+        if let Some(share) = self.guess(&conditions, dense)?.filter(|_| trials.open()) {
+            search.guess(share);
+        }
         let (mut enough, mut most) = (None, None);
         while let Some((step, share)) = search.next().filter(|_| trials.open() && !trials.over()) {
             let taken = take(self, share)?;
@@ -587,6 +596,19 @@ impl<'a, 'p> Run<'a, 'p> {
             *best = found;
         }
         Ok(())
+    }
+
+    /// The share that reaches targets of size and speed, of the model pruned by magnitude: that costs no fits to data.
+    fn guess(&mut self, conditions: &Conditions, dense: &Graph) -> Result<Option<f64>, PruneError> {
+        let sketched = conditions.targets().all(|bound| bound.measure.of_size_or_speed());
+        let fits = self.samples.is_some() && conditions.targets().next().is_some() && sketched;
+        let Some(sketch) = self.recipe.sketch().filter(|_| fits && !self.observer.judges()) else {
+            return Ok(None);
+        };
+        let data = Data { judge: self.judge, ..Data::default() };
+        let (_, report) = prune_with(dense, &sketch, self.shapes, self.observer, data)?;
+        let taken = report.search.and_then(|search| search.trials.get(search.taken?).cloned());
+        Ok(taken.map(|trial| trial.sparsity))
     }
 
     /// The units to remove for a share; a larger one of the groups that may shrink if these hold few parameters.

@@ -121,6 +121,10 @@ pub struct Search {
     start: usize,
     end: usize,
     ascending: bool,
+    /// The step to look at first, where somebody guessed it.
+    guess: Option<usize>,
+    /// Steps tried.
+    tried: usize,
 }
 
 impl Search {
@@ -129,24 +133,36 @@ impl Search {
         let asked = judges && recipe.sparsity.is_some() && recipe.implied_sparsity().is_none();
         let steps = recipe.steps.max(1);
         let last = recipe.sparsity.unwrap_or(FARTHEST);
-        let search = Self { last, steps, start: 1, end: steps + 1, ascending: judges };
+        let search = Self { last, steps, start: 1, end: steps + 1, ascending: judges, guess: None, tried: 0 };
         (recipe.searches() || asked).then_some(search)
+    }
+
+    /// Looks first where a share was guessed, and at its neighbour.
+    pub fn guess(&mut self, share: f64) {
+        let step = (share / self.last * self.steps as f64).round().max(1.0) as usize;
+        self.guess = (!self.ascending && step <= self.steps).then_some(step);
     }
 
     /// The next step to try, and its share; `None` when the place is found.
     pub fn next(&self) -> Option<(usize, f64)> {
+        if self.start >= self.end {
+            return None;
+        }
         // A share that was asked for is tried first: where it holds, nothing is left to find.
         let whole = (self.start, self.end) == (1, self.steps + 1);
-        let step = match self.ascending {
-            true => self.start,
-            false if whole => self.steps,
-            false => self.start.midpoint(self.end),
+        let step = match self.guess.filter(|_| self.tried < 2) {
+            _ if self.ascending => self.start,
+            // A step that did not reach the target is followed by the next, one that did by the one before.
+            Some(guess) => guess.clamp(self.start, self.end - 1),
+            None if whole => self.steps,
+            None => self.start.midpoint(self.end),
         };
-        (self.start < self.end).then(|| (step, self.last * step as f64 / self.steps as f64))
+        Some((step, self.last * step as f64 / self.steps as f64))
     }
 
     /// Takes in what followed from a step.
     pub fn learn(&mut self, step: usize, verdict: Verdict) {
+        self.tried += 1;
         match verdict {
             Verdict::Continue => self.start = step + 1,
             Verdict::Stop | Verdict::RollBack => self.end = step,
@@ -155,7 +171,8 @@ impl Search {
 
     /// Candidates that are tried at most.
     pub fn most(&self) -> usize {
-        if self.ascending { self.steps } else { self.steps.ilog2() as usize + 2 }
+        let guessed = if self.guess.is_some() { 2 } else { 0 };
+        if self.ascending { self.steps } else { self.steps.ilog2() as usize + 2 + guessed }
     }
 }
 
@@ -207,9 +224,18 @@ mod tests {
     fn every_place_is_found() {
         for steps in [1, 2, 5, 20, 64] {
             for place in 1..=steps + 1 {
-                for verdict in [Verdict::Stop, Verdict::RollBack] {
+                for (verdict, guess) in [
+                    (Verdict::Stop, None),
+                    (Verdict::RollBack, None),
+                    (Verdict::Stop, Some(place)),
+                    (Verdict::Stop, Some(1)),
+                    (Verdict::RollBack, Some(steps)),
+                ] {
                     let recipe = Recipe { max_drop: Some(0.1), steps, ..Recipe::default() };
                     let mut search = Search::of(&recipe, false).unwrap();
+                    if let Some(guess) = guess {
+                        search.guess(0.98 * guess as f64 / steps as f64);
+                    }
                     let mut asked = Vec::new();
                     while let Some((step, _)) = search.next() {
                         asked.push(step);
@@ -219,6 +245,8 @@ mod tests {
                     // Both sides of the place were measured.
                     assert!(place > steps || asked.contains(&place), "{steps} {place}: {asked:?}");
                     assert!(place == 1 || asked.contains(&(place - 1)), "{steps} {place}: {asked:?}");
+                    // A guess that is right is all that it takes.
+                    assert!(guess != Some(place) || asked.len() <= 2, "{steps} {place}: {asked:?}");
                 }
             }
         }

@@ -46,10 +46,11 @@ def prune(
 
     `data` are samples: an .npz file or a folder of them, a dict of arrays [samples, …], or an iterable of such dicts. A few
     hundred, which need no labels, make pruning go by what flows through the model, and fit the weights that stay. They judge
-    too, or those of `validation` do: with `labels` among them, the score that `max_drop` limits is top-1 accuracy.
+    too, or those of `validation` do: with `labels` among them, the score that `max_drop` limits is top-1 accuracy, with
+    `similarities` Pearson's correlation with them; without either `measure="pearson"` or "agreement" compares with the model.
     `metric(model)` is any score of yours, higher is better.
 
-    `goal="faster"` or "smaller" tries ways of pruning, beginning none after `time` seconds, and takes the best that keeps the score.
+    `goal="faster"` or "smaller" tries ways of pruning for `time` seconds, and takes the best that keeps the score.
 
     `termination(state)` is asked after each step, with a dict of `sparsity`, `macs` (a share of the dense model's) and
     `drop` (of the score), each None where it is not known: True or "stop" ends the pruning there, "roll back" with the step

@@ -11,7 +11,7 @@ use poda::dataset::Dataset;
 use poda::judge::DataJudge;
 use poda::pruner::calibration::Samples;
 use poda::pruner::goal::{self, Goal};
-use poda::pruner::judge::{Fidelity, Judge, JudgeError};
+use poda::pruner::judge::{Correlation, Fidelity, Judge, JudgeError};
 use poda::pruner::termination::{State, Verdict};
 use poda::pruner::{Data, Observer, Progress, Recipe, Report};
 use poda::pruning;
@@ -81,7 +81,7 @@ pub(crate) fn prune(
     let mut labelled = metric.is_some();
     if let Some(data) = &judged_by {
         let bound = data.bind(graph).map_err(|error| InputError::new_err(error.to_string()))?;
-        labelled |= bound.labels().is_some();
+        labelled |= bound.are_labelled();
     }
     if goal.is_some() && recipe.keep.is_empty() && recipe.max_drop.is_none() {
         if judged_by.is_none() && metric.is_none() {
@@ -149,6 +149,10 @@ impl Judge for ByMetric<'_> {
 
     fn fidelity(&self, graph: &Graph) -> Result<Fidelity, JudgeError> {
         self.measured.fidelity(graph)
+    }
+
+    fn similarity(&self, graph: &Graph) -> Result<Correlation, JudgeError> {
+        self.measured.similarity(graph)
     }
 
     fn latency(&self, graph: &Graph) -> Result<f64, JudgeError> {

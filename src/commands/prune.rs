@@ -1,5 +1,6 @@
 //! `poda prune`.
 
+mod goal;
 pub(crate) mod stages;
 
 use std::collections::BTreeMap;
@@ -19,13 +20,13 @@ use poda_formats::{FileFormat, Graph, ValueType};
 use poda_pruner::allocation::{Allocate, LayerShare, Scope};
 use poda_pruner::calibration::Samples;
 use poda_pruner::criterion::{Aggregate, CRITERIA, Normalize};
-use poda_pruner::goal::{self, Goal, Outcome, Tried};
+use poda_pruner::goal::{Goal, reach};
 use poda_pruner::judge::Judge;
 use poda_pruner::masks::Masks;
 use poda_pruner::recipe::Inputs;
 use poda_pruner::report::{Fit, Layer, Likeness, Search, Totals};
 use poda_pruner::stages::Stages;
-use poda_pruner::termination::{self, Bound, BoundError, MEASURES, Verdict};
+use poda_pruner::termination::{self, Bound, BoundError, MEASURES, Scored, Verdict};
 use poda_pruner::update::UPDATES;
 use poda_pruner::{Data, Granularity, Progress, Recipe, Report};
 use poda_runtime::Options;
@@ -51,6 +52,7 @@ use crate::{page, progress};
 ///   poda prune model.onnx -o sparse.safetensors --sparsity 0.6 --data samples.npz
 ///   poda prune model.onnx -o trained.safetensors --sparsity 0.9 --rounds 5 --finetune-epochs 1 --train train.npz
 ///   poda prune model.onnx -o fast.safetensors --goal faster --max-drop 0.01 --data test.npz
+///   poda prune encoder.onnx -o fast.safetensors --goal faster --measure pearson --max-drop 0.01 --data texts.npz
 ///   poda prune model.onnx --granularity channel --sparsity 0.5 --dry-run
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -67,9 +69,14 @@ pub(crate) struct Args {
     /// Remove until the multiply-accumulates are at most this share of the dense model's
     #[arg(long, value_name = "SHARE")]
     target_macs: Option<f64>,
-    /// Remove as much as possible while top-1 accuracy on --validation, or --data, drops by at most this, such as 0.01
+    /// Remove as much as possible while top-1 accuracy, or what --measure says, on --validation, or --data, drops by at most this,
+    /// such as 0.01
     #[arg(long, value_name = "DROP")]
     max_drop: Option<f64>,
+    /// What --max-drop is the drop of; without labels: agreement of a classifier's classes with the dense model's, pearson of
+    /// the similarities of embeddings
+    #[arg(long, value_parser = scored())]
+    measure: Option<String>,
     /// Remove until a run takes at most this on this machine, such as 2ms: at --batch, --shape and --threads
     #[arg(long, value_name = "TIME", value_parser = latency)]
     latency: Option<Bound>,
@@ -84,7 +91,7 @@ pub(crate) struct Args {
     /// Do not give this up for it, such as cosine=0.99 (needs no labels) or drop=0.01; may be repeated
     #[arg(long, value_name = "MEASURE=VALUE")]
     keep: Vec<Bound>,
-    /// Samples, which need no labels (array "labels" of class numbers, if there are any): weights go by what flows through the model, and those that stay are fitted to its
+    /// Samples, which need no labels (array "labels" of class numbers, or "similarities" [samples, samples] of embeddings, if there are any): weights go by what flows through the model, and those that stay are fitted to its
     /// outputs. A few hundred do. FILE.npz as for `poda eval`, a folder of .npz or .npy files, or lines of JSON, such as
     /// {"input_ids": [101, 2023, 102]}. They are also what --keep and --max-drop (with labels) measure by
     #[arg(long, value_name = "DATA")]
@@ -93,10 +100,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DATA")]
     validation: Option<PathBuf>,
     /// Try ways of pruning, and keep the one that is fastest on this machine, or smallest on disk, and gives up no more than
-    /// --max-drop or --keep (by default 1 % of accuracy where there are labels, else a cosine of 0.99)
+    /// --max-drop or --keep (by default 1 % of the score where there are labels or a --measure, else a cosine of 0.99)
     #[arg(long, value_parser = ["faster", "smaller"], conflicts_with_all = ["sparsity", "target_macs", "until", "latency"])]
     goal: Option<String>,
-    /// Time for --goal, such as 10min
+    /// Time for --goal, such as 10min; then it ends, and what is under way is given up
     #[arg(long, value_name = "TIME", default_value = "10min", value_parser = time)]
     time: Duration,
     /// What is removed at a time: single weights (unstructured), channels (also heads and hidden units), blocks of
@@ -226,23 +233,31 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let sets = judged.map_or(&[][..], Calibration::sets);
     let mut labelled = !sets.is_empty();
     for (set, path) in sets.iter().zip(judged_by.iter().cycle()) {
-        labelled &= set.bind(&graph).with_context(|| path.display().to_string())?.labels().is_some();
+        labelled &= set.bind(&graph).with_context(|| path.display().to_string())?.are_labelled();
     }
     ensure!(args.threads != Some(0), "--threads must be at least 1");
     let judge = judge(args, &graph, sets, &shapes);
     let judge = searches.then_some(&judge as &dyn Judge);
 
     let bar = progress::spinner("analyzing");
-    let mut show_progress = |progress: Progress| match progress {
-        Progress::Analyzing => bar.set_message("analyzing"),
-        Progress::Scoring => bar.set_message("scoring"),
-        Progress::Checking => bar.set_message("comparing with the masked model"),
-        Progress::Layer { layer, of } => bar.set_message(format!("layer {layer} of {of}")),
-        Progress::Unit { unit, of } => bar.set_message(format!("without unit {unit} of {of}")),
-        Progress::Step { step, of, sparsity, drop } => {
-            let drop = drop.map(|d| format!(", score down by {d:.4}")).unwrap_or_default();
-            bar.set_message(format!("step {step} of {of}: {} removed{drop}", percent(sparsity)));
-        }
+    let mut trying = String::new();
+    let mut show_progress = |progress: Progress| {
+        let what = match progress {
+            Progress::Analyzing => "analyzing".to_owned(),
+            Progress::Scoring => "scoring".to_owned(),
+            Progress::Checking => "comparing with the masked model".to_owned(),
+            Progress::Layer { layer, of } => format!("layer {layer} of {of}"),
+            Progress::Unit { unit, of } => format!("without unit {unit} of {of}"),
+            Progress::Step { step, of, sparsity, drop } => {
+                let drop = drop.map(|d| format!(", score down by {d:.4}")).unwrap_or_default();
+                format!("step {step} of {of}: {} removed{drop}", percent(sparsity))
+            }
+            Progress::Trying { way, sparsity, attempt } => {
+                trying = format!("attempt {attempt}, {way}, {}: ", percent(sparsity));
+                "analyzing".to_owned()
+            }
+        };
+        bar.set_message(format!("{trying}{what}"));
     };
     let samples_given = samples.as_ref().map(|samples| samples as &dyn Samples);
     let given = Data { judge, samples: samples_given, masks: masks.as_ref() };
@@ -254,6 +269,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 model: &args.model,
                 output: args.output.as_deref().filter(|_| !args.dry_run),
                 data: [args.data.as_deref(), args.validation.as_deref()],
+                validation: validation.as_ref().map_or(&[], Calibration::sets),
                 threads: args.threads,
             };
             let mut tell = |what| bar.set_message(what);
@@ -266,23 +282,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             poda_pruner::prune_with(&graph, recipe, &shapes, &mut show_progress, given)?
         }
         Some(goal) => {
-            ensure!(!sets.is_empty(), "--goal needs samples to judge by: --data or --validation");
             let mut recipe = plan.plain().context("no recipe")?.clone();
-            if recipe.keep.is_empty() && recipe.max_drop.is_none() {
-                recipe.keep.push(if labelled { "drop=0.01" } else { "cosine=0.99" }.parse()?);
-            }
+            goal::with_something_kept(&mut recipe, sets, labelled)?;
+            let few = goal::too_few(&recipe, &graph, sets)?;
             let goal = if goal == "smaller" { Goal::Smaller } else { Goal::Faster };
-            let (best, tried) =
-                goal::reach(&graph, &recipe, goal, &shapes, &mut show_progress, given, args.time)?;
+            let (best, tried) = reach(&graph, &recipe, goal, &shapes, &mut show_progress, given, args.time)?;
             let Some((pruned, by, mut report)) = best else {
                 bar.finish_and_clear();
-                show_goal(&tried)?;
+                goal::show(&tried)?;
+                few.iter().try_for_each(|few| print(format!("note: {few}")))?;
                 bail!(
                     "no way of pruning is better than the dense model and keeps that much; nothing is written"
                 );
             };
             plan = by.into();
             report.goal = Some(tried);
+            report.notes.extend(few);
             (pruned, report)
         }
     };
@@ -354,6 +369,9 @@ fn put_on_top(args: &Args, recipe: &mut Recipe) {
     recipe.sparsity = args.sparsity.or(recipe.sparsity);
     recipe.target_macs = args.target_macs.or(recipe.target_macs);
     recipe.max_drop = args.max_drop.or(recipe.max_drop);
+    if let Some(scored) = args.measure.as_deref().and_then(|name| name.parse().ok()) {
+        recipe.measure = scored;
+    }
     recipe.until.extend(args.latency.iter().chain(&args.until));
     recipe.until_all |= args.until_all;
     recipe.keep.extend(&args.keep);
@@ -430,6 +448,13 @@ fn measures(what: &str) -> String {
     format!("{what}\n\nMeasures:{}", rows.collect::<String>())
 }
 
+/// What `--measure` takes, with what each is.
+fn scored() -> PossibleValuesParser {
+    PossibleValuesParser::new(
+        Scored::ALL.map(|measure| PossibleValue::new(measure.name).help(measure.description)),
+    )
+}
+
 /// What `--criterion` takes, with what each is.
 fn criteria() -> PossibleValuesParser {
     let auto = PossibleValue::new("auto")
@@ -477,7 +502,7 @@ fn show(args: &Args, report: &Report) -> Result<()> {
         print(format!("{} is all zero: no weight is left in the whole layer", layer.weight))?;
     }
     if let Some(tried) = &report.goal {
-        show_goal(tried)?;
+        goal::show(tried)?;
     }
     if let Some(search) = &report.search {
         show_search(search)?;
@@ -523,43 +548,6 @@ fn show_likeness(likeness: &Likeness) -> Result<()> {
     let which =
         if *held_out { "samples kept aside" } else { "samples (there were too few to keep any aside)" };
     print(format!("outputs beside the dense model's, {samples} {which}: cosine {mean:.4}, worst {worst:.4}"))
-}
-
-/// Ways that were tried for a goal.
-fn show_goal(tried: &Tried) -> Result<()> {
-    let mut rows = table::table(&["way", "removed", "p50 ms", "× dense", "file", "took s", ""], 1);
-    let ms = |outcome: &Outcome| table::ms(outcome.latency_ms);
-    rows.add_row([
-        "dense".to_owned(),
-        String::new(),
-        ms(&tried.dense),
-        String::new(),
-        table::bytes(tried.dense.file_bytes),
-        String::new(),
-        String::new(),
-    ]);
-    for (index, attempt) in tried.attempts.iter().enumerate() {
-        let result = attempt.result.as_ref();
-        rows.add_row([
-            attempt.way.clone(),
-            attempt.sparsity.map(percent).unwrap_or_default(),
-            result.map(ms).unwrap_or_default(),
-            result.map(|result| table::ratio(result.speedup)).unwrap_or_default(),
-            result.map(|result| table::bytes(result.file_bytes)).unwrap_or_default(),
-            format!("{:.0}", attempt.seconds),
-            if tried.best == Some(index) { "taken" } else { "" }.to_owned(),
-        ]);
-    }
-    print(format!("\n{rows}\nkept: {}", tried.kept.join("; ")))?;
-    for attempt in &tried.attempts {
-        if let Some(failed) = &attempt.failed {
-            print(format!("{}: nothing goes: {failed}", attempt.way))?;
-        }
-    }
-    match &tried.not_tried[..] {
-        [] => Ok(()),
-        ways => print(format!("no time was left for {}; --time gives more", ways.join(", "))),
-    }
 }
 
 /// What was tried, and why it ended.

@@ -8,6 +8,7 @@ mod program;
 #[cfg(feature = "serve")]
 mod serve;
 mod shown;
+mod similarities;
 mod stages;
 mod sweep;
 mod targets;

@@ -35,11 +35,7 @@ impl<'a> Trials<'a> {
             baseline: Baseline::default(),
             found: Search::default(),
         };
-        if let Some(judge) = run.judge
-            && conditions.bounds("drop")
-        {
-            trials.baseline.score = Some(judge.score(graph)?);
-        }
+        trials.baseline = conditions.baseline(&trials.candidate(graph, 0.0, run))?;
         let answer = conditions.ask(&trials.candidate(graph, 0.0, run))?;
         let because = answer.because.unwrap_or_default();
         match answer.verdict {
@@ -50,7 +46,8 @@ impl<'a> Trials<'a> {
             Verdict::Continue => {}
         }
         trials.found.dense = answer.measured;
-        trials.found.dense.extend(trials.baseline.score.map(|score| ("score".to_owned(), score)));
+        let Baseline { scored, score } = trials.baseline;
+        trials.found.dense.extend(score.map(|score| (scored.measure().name.to_owned(), score)));
         Ok(trials)
     }
 

@@ -252,8 +252,9 @@ impl Stage {
 
     /// What the stage bounds, beside its pruning.
     fn conditions(&self) -> Conditions {
-        let Self { until, until_all, keep, .. } = self.clone();
-        Conditions::of(&Recipe { until, until_all, keep, ..Recipe::default() })
+        let Self { until, until_all, keep, prune, .. } = self.clone();
+        let measure = prune.map(|recipe| recipe.measure).unwrap_or_default();
+        Conditions::of(&Recipe { measure, until, until_all, keep, ..Recipe::default() })
     }
 
     /// What is pruned in a round, counted from 0; `None` where nothing is.

@@ -248,9 +248,10 @@ impl Run<'_, '_> {
 
     /// The dense model's figures that bounds need.
     fn baseline(&self) -> Result<Baseline, StagesError> {
-        let bounds = |name: &str| self.stages.stages.iter().any(|stage| stage.conditions().bounds(name));
-        let Some(judge) = self.given.data.judge else { return Ok(Baseline::default()) };
-        Ok(Baseline { score: bounds("drop").then(|| judge.score(self.dense)).transpose()? })
+        let Some(stage) = self.stages.stages.iter().find(|stage| stage.conditions().bounds("drop")) else {
+            return Ok(Baseline::default());
+        };
+        Ok(stage.conditions().baseline(&self.candidate(self.dense, self.totals(self.dense), 0.0, 0))?)
     }
 
     fn ask(
@@ -265,17 +266,28 @@ impl Run<'_, '_> {
             return Ok(None);
         }
         let granularity = stage.prune.as_ref().map_or(Granularity::default(), |recipe| recipe.granularity);
-        let candidate = Candidate {
-            graph: &granularity.stored(graph),
+        let stored = granularity.stored(graph);
+        let share = round.sparsity.unwrap_or_default();
+        Ok(Some(conditions.ask(&self.candidate(&stored, totals, share, round.round))?))
+    }
+
+    fn candidate<'c>(
+        &'c self,
+        graph: &'c Graph,
+        totals: Totals,
+        sparsity: f64,
+        rounds: usize,
+    ) -> Candidate<'c> {
+        Candidate {
+            graph,
             totals,
             dense: self.totals(self.dense),
-            sparsity: round.sparsity.unwrap_or_default(),
+            sparsity,
             baseline: self.baseline,
-            rounds: round.round,
+            rounds,
             begun: self.begun,
             judge: self.given.data.judge,
-        };
-        Ok(Some(conditions.ask(&candidate)?))
+        }
     }
 
     /// Narrower values where they were asked for, and the report on all.

@@ -22,6 +22,8 @@ use crate::judge::{Fidelity, Judge, JudgeError};
 use crate::recipe::Recipe;
 use crate::report::Totals;
 
+pub use quality::{Scored, ScoredError};
+
 /// Something that can be told of a candidate as one number.
 pub struct Measure {
     /// As given on the command line and in recipes.
@@ -40,6 +42,22 @@ pub struct Measure {
 impl fmt::Debug for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
+    }
+}
+
+impl Measure {
+    /// Whether it goes by how much is left where, and not by the values of what is left.
+    pub fn of_size_or_speed(&self) -> bool {
+        let all = [
+            size::NONZEROS,
+            size::PARAMETERS,
+            size::MACS,
+            size::BYTES,
+            size::FILE_BYTES,
+            speed::LATENCY,
+            speed::SPEEDUP,
+        ];
+        all.iter().any(|measure| measure.name == self.name)
     }
 }
 
@@ -84,6 +102,9 @@ pub static MEASURES: &[Measure] = &[
     quality::COSINE,
     quality::WORST_COSINE,
     quality::RELATIVE_ERROR,
+    quality::AGREEMENT,
+    quality::PEARSON,
+    quality::SPEARMAN,
     effort::ROUNDS,
     effort::TIME,
 ];
@@ -116,7 +137,9 @@ pub struct Candidate<'a> {
 /// Figures of the dense model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Baseline {
-    /// Score on the labels of the validation data.
+    /// What candidates are scored by.
+    pub scored: Scored,
+    /// The dense model's score, where something bounds how far it drops.
     pub score: Option<f64>,
 }
 
@@ -153,6 +176,25 @@ impl Bound {
         match self.measure.good {
             Good::Small => number <= self.value,
             Good::Large | Good::Spent => number >= self.value,
+        }
+    }
+
+    /// By how much a number is beyond the bound: of shares the difference, of others as a share of the bound; infinite for NaN.
+    pub fn excess(&self, number: f64) -> f64 {
+        let beyond = match self.measure.good {
+            Good::Small => number - self.value,
+            Good::Large | Good::Spent => self.value - number,
+        };
+        let scale = if self.measure.unit == Unit::Share { 1.0 } else { self.value.max(f64::MIN_POSITIVE) };
+        if beyond.is_nan() { f64::INFINITY } else { (beyond / scale).max(0.0) }
+    }
+
+    /// The tightest value of three digits after the point by which a number would be within the bound.
+    pub fn loosened(&self, number: f64) -> f64 {
+        const DIGITS: f64 = 1000.0;
+        match self.measure.good {
+            Good::Small => (number * DIGITS).ceil() / DIGITS,
+            Good::Large | Good::Spent => (number * DIGITS).floor() / DIGITS,
         }
     }
 }
@@ -308,6 +350,7 @@ pub struct Conditions {
     until: Vec<Bound>,
     keep: Vec<Bound>,
     all: bool,
+    scored: Scored,
 }
 
 /// What was measured of a candidate, and what follows from it.
@@ -333,7 +376,20 @@ impl Conditions {
             until: recipe.until.iter().copied().chain(macs).collect(),
             keep: recipe.keep.iter().copied().chain(drop).collect(),
             all: recipe.until_all,
+            scored: recipe.measure,
         }
+    }
+
+    /// Figures of the dense model that bounds need.
+    ///
+    /// # Errors
+    /// When it cannot be scored.
+    pub fn baseline(&self, dense: &Candidate<'_>) -> Result<Baseline, JudgeError> {
+        if self.bounds("drop") {
+            dense.judge("drop")?;
+        }
+        let score = self.bounds("drop").then(|| (self.scored.measure().of)(dense)).transpose()?;
+        Ok(Baseline { scored: self.scored, score })
     }
 
     /// Whether something is to be measured at all.
@@ -349,6 +405,15 @@ impl Conditions {
     /// What must be kept.
     pub fn keep(&self) -> &[Bound] {
         &self.keep
+    }
+
+    /// Every number of what must be kept, by name, whether or not it holds.
+    ///
+    /// # Errors
+    /// When a measure cannot be taken.
+    pub fn kept(&self, candidate: &Candidate<'_>) -> Result<Measured, JudgeError> {
+        let number = |bound: &Bound| Ok((bound.measure.name.to_owned(), (bound.measure.of)(candidate)?));
+        self.keep.iter().map(number).collect()
     }
 
     /// Whether some condition is on this measure.
@@ -438,6 +503,19 @@ mod tests {
         {
             assert!(text.parse::<Bound>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn how_far_a_number_is_beyond_a_bound() {
+        let bound = |text: &str| text.parse::<Bound>().unwrap();
+        assert!((bound("drop=0.01").excess(0.025) - 0.015).abs() < 1e-12);
+        assert!((bound("cosine=0.99").excess(0.9) - 0.09).abs() < 1e-12);
+        assert_eq!((bound("latency=2ms").excess(3.0), bound("drop=0.01").excess(0.0)), (0.5, 0.0));
+        assert_eq!(bound("drop=0.01").excess(f64::NAN), f64::INFINITY);
+        assert_eq!(
+            (bound("drop=0.01").loosened(0.0151), bound("cosine=0.99").loosened(0.9139)),
+            (0.016, 0.913)
+        );
     }
 
     #[test]

@@ -38,7 +38,8 @@ pub(crate) struct StageArgs {
     /// Training samples, as for `poda finetune`
     #[arg(long, value_name = "FILE.npz", help_heading = "Rounds and training")]
     train: Option<PathBuf>,
-    /// Fine-tune for so many passes over --train after each round; a recipe says more than flags do
+    /// Fine-tune for so many passes over --train after each round, and take the state that scores best on --validation, or on a
+    /// tenth of --train; a recipe says more than flags do
     #[arg(long, value_name = "N", requires = "train", help_heading = "Rounds and training")]
     finetune_epochs: Option<u64>,
     /// Greatest learning rate; by default 0.0003
@@ -131,6 +132,8 @@ pub(super) struct Command<'a> {
     pub(super) model: &'a Path,
     pub(super) output: Option<&'a Path>,
     pub(super) data: [Option<&'a Path>; 2],
+    /// The samples of the second, of one shape each.
+    pub(super) validation: &'a [Dataset],
     pub(super) threads: Option<usize>,
 }
 
@@ -150,7 +153,9 @@ impl Command<'_> {
         let samples = train.map(Dataset::open).transpose()?;
         let name = train.map(|path| at(path));
         let named = samples.as_ref().zip(name.as_deref()).map(|(data, name)| Named { name, data });
-        let mut tuner = named.map(|named| FineTuner::new(named, None, self.threads));
+        let judged_by = self.data[1].map(at).unwrap_or_default();
+        let validation = self.chooses(graph, stages)?.map(|data| Named { name: &judged_by, data });
+        let mut tuner = named.map(|named| FineTuner::new(named, validation, self.threads));
         if let Some(made) = tuner.take() {
             made.labelled(graph)?;
             let taught = |stage: &Stage| stage.finetune.as_ref().is_some_and(|how| how.teacher);
@@ -177,6 +182,14 @@ impl Command<'_> {
         };
         let (pruned, report) = stages::follow(graph, stages, shapes, given, &mut observe)?;
         Ok((pruned, report, state))
+    }
+
+    /// The validation samples that states of training are scored on: those of --validation where they are of one shape, and have
+    /// labels or need none.
+    fn chooses(&self, graph: &Graph, stages: &Stages) -> Result<Option<&Dataset>> {
+        let [data] = self.validation else { return Ok(None) };
+        let taught = stages.stages.iter().filter_map(|stage| stage.finetune.as_ref()).all(|how| how.teacher);
+        Ok((taught || data.bind(graph)?.labels().is_some()).then_some(data))
     }
 
     /// Beside the file that is written.
