@@ -260,8 +260,10 @@ fn key(
         format!(" conv {:?} {:?} {:?} {:?} {:?}", g.input(), g.kernel(), g.stride(), g.dilation(), g.pads())
     });
     let pattern = weight.pattern().map_or(String::new(), |pattern| format!(" {pattern}"));
+    // Checks of a debug build cost sparse kernels more than dense ones.
+    let build = if cfg!(debug_assertions) { " checked" } else { "" };
     format!(
-        "{m}x{k}x{n} {} {kept}% ~{}{pattern} {}{} {}t {prefer:?}{conv}",
+        "{m}x{k}x{n} {} {kept}% ~{}{pattern} {}{} {}t {prefer:?}{conv}{build}",
         weight.stored(),
         spread(weight),
         layout(x_layout),

@@ -81,9 +81,12 @@ pub(super) struct Output<S: Simd> {
 }
 
 impl<S: Simd> Output<S> {
-    /// Asks for what a row will be written to.
+    /// Asks for what a row will be written to, unless rows follow one another.
     #[inline(always)]
     fn ask<const N: usize>(&self, simd: S, row: usize) {
+        if self.cols == self.stride {
+            return;
+        }
         for i in 0..N {
             let at = row * self.stride + i * S::LANES;
             simd.f32().prefetch_write(self.y.wrapping_add(at));
@@ -102,24 +105,22 @@ impl<S: Simd> Output<S> {
     unsafe fn write<const N: usize>(&self, simd: S, row: usize, tile: usize, sums: [S::F32; N]) {
         let (ops, first) = (simd.f32(), tile * N * S::LANES);
         let (at, cols) = (row * self.stride + first, self.cols - first);
-        let whole = cols >= N * S::LANES;
         for i in 0..N {
-            let mut sum = sums[i];
-            let lanes = cols.saturating_sub(i * S::LANES).min(S::LANES);
+            let (mut sum, before) = (sums[i], i * S::LANES);
             // SAFETY: by the caller; the first `cols` columns are there.
             unsafe {
-                let y = self.y.add(at).wrapping_add(i * S::LANES);
-                let residual = self.residual.wrapping_add(at + i * S::LANES);
-                if whole {
+                let y = self.y.add(at).wrapping_add(before);
+                let residual = self.residual.wrapping_add(at + before);
+                if cols >= before + S::LANES {
                     if !self.residual.is_null() {
                         sum = ops.add(sum, ops.load_ptr(residual));
                     }
                     ops.store_ptr(simd.clamp(sum, self.limits), y);
-                } else if lanes > 0 {
+                } else if cols > before {
                     if !self.residual.is_null() {
-                        sum = ops.add(sum, simd.load_first(residual, lanes));
+                        sum = ops.add(sum, simd.load_first(residual, cols - before));
                     }
-                    simd.store_first(simd.clamp(sum, self.limits), y, lanes);
+                    simd.store_first(simd.clamp(sum, self.limits), y, cols - before);
                 }
             }
         }
