@@ -147,6 +147,7 @@ fn place_of(
         name.is_none_or(|name| output == name)
             && samples.splits(*index)
             && tensor.dtype().is_float()
+            && !tensor.shape().contains(&0)
             && tensor.shape().first() == Some(&count)
             && matches!(sizes(tensor).len(), 1 | 2)
     };
