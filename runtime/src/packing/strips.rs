@@ -71,7 +71,7 @@ pub(crate) fn pack(
                     let from = columns.partition_point(|&(col, _)| col < start);
                     (strip, &columns[from..columns.partition_point(|&(col, _)| col < end)])
                 })
-                .filter(|(_, columns)| !columns.is_empty())
+                .filter(|(_, columns)| !columns.is_empty() || panel == 0 || panel + 1 == packed.across)
                 .collect();
             inside.sort_by_key(|(_, columns)| columns.len());
             for (strip, columns) in inside {

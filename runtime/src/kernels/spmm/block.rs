@@ -4,6 +4,7 @@
 
 use rten_simd::ops::{BitOps, NumOps};
 
+use super::segment::Sums;
 use crate::kernels::{Layout, Packed, Params, Problem, WeightMatrix};
 use crate::packing::panels::{Group, PanelShape, Panels};
 use crate::packing::strips;
@@ -60,10 +61,10 @@ pub(in crate::kernels) fn prepare(
     super::of_panels([matrix.rows(), matrix.cols()], level, params, panels)
 }
 
-/// Adds the weights of one segment to the sums of its rows, in a tile that is `vectors` vectors wide at most.
+/// Adds the weights of one segment to the sums of its rows, in tiles that are `vectors` vectors wide at most.
 ///
 /// # Safety
-/// `x` must point to the panel's part of a tile, `y` to a tile of sums for a block of rows, rounded up to whole strips.
+/// As `segment::segment`; a tile of sums must hold the rows of a block rounded up to whole strips.
 #[inline(always)]
 pub(super) unsafe fn segment<S: Simd>(
     simd: S,
@@ -71,7 +72,7 @@ pub(super) unsafe fn segment<S: Simd>(
     at: usize,
     vectors: usize,
     x: *const u8,
-    y: *mut u8,
+    sums: Sums<S>,
 ) {
     let (here, next) = (panels.segments[at], panels.segments[at + 1]);
     let strips = panels.groups[here.group..next.group].iter().zip(&panels.rows[here.row..next.row]);
@@ -81,79 +82,101 @@ pub(super) unsafe fn segment<S: Simd>(
             offsets: panels.offsets.as_ptr().add(here.offset),
             weights: panels.weights.as_ptr().add(here.weight),
             x,
-            y,
-            width: panels.shape.width,
+            sums,
         };
         match (panels.height, vectors) {
-            (8, 1) => run.strips::<S, 8, 1>(simd, strips),
-            (8, 2) => run.strips::<S, 8, 2>(simd, strips),
-            (8, 3) => run.strips::<S, 8, 3>(simd, strips),
-            (4, 1) => run.strips::<S, 4, 1>(simd, strips),
-            (4, 2) => run.strips::<S, 4, 2>(simd, strips),
-            (4, 3) => run.strips::<S, 4, 3>(simd, strips),
-            (4, 4) => run.strips::<S, 4, 4>(simd, strips),
-            (2, 1) => run.strips::<S, 2, 1>(simd, strips),
-            (2, 2) => run.strips::<S, 2, 2>(simd, strips),
-            (2, 3) => run.strips::<S, 2, 3>(simd, strips),
-            (2, 4) => run.strips::<S, 2, 4>(simd, strips),
+            (8, 1) => run.strips::<8, 1>(simd, strips),
+            (8, 2) => run.strips::<8, 2>(simd, strips),
+            (8, 3) => run.strips::<8, 3>(simd, strips),
+            (4, 1) => run.strips::<4, 1>(simd, strips),
+            (4, 2) => run.strips::<4, 2>(simd, strips),
+            (4, 3) => run.strips::<4, 3>(simd, strips),
+            (4, 4) => run.strips::<4, 4>(simd, strips),
+            (2, 1) => run.strips::<2, 1>(simd, strips),
+            (2, 2) => run.strips::<2, 2>(simd, strips),
+            (2, 3) => run.strips::<2, 3>(simd, strips),
+            (2, 4) => run.strips::<2, 4>(simd, strips),
             other => unreachable!("strips and vectors {other:?}"),
         }
     }
 }
 
-/// Where the next strip reads and adds.
-struct Run {
+/// Where the next strip reads, and where its sums are.
+struct Run<S: Simd> {
     offsets: *const u16,
     weights: *const f32,
     x: *const u8,
-    y: *mut u8,
-    width: usize,
+    sums: Sums<S>,
 }
 
-impl Run {
+impl<S: Simd> Run<S> {
     /// Strips of `R` rows times `N` vectors.
     ///
     /// # Safety
     /// As [`segment`].
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
-    unsafe fn strips<'a, S: Simd, const R: usize, const N: usize>(
+    unsafe fn strips<'a, const R: usize, const N: usize>(
         mut self,
         simd: S,
         strips: impl Iterator<Item = (&'a Group, &'a u32)>,
     ) {
         let ops = simd.f32();
         for (group, &row) in strips {
-            // SAFETY: by the caller.
-            unsafe {
-                let y: *mut f32 = self.y.cast::<f32>().add(row as usize * self.width);
-                let mut sums = [[zero(simd); N]; R];
-                for r in 0..R {
-                    for i in 0..N {
-                        sums[r][i] = ops.load_ptr(y.add(r * self.width + i * S::LANES));
-                    }
-                }
-                for _ in 0..group.single {
-                    let x: *const f32 = self.x.add(*self.offsets as usize).cast();
-                    self.offsets = self.offsets.add(1);
-                    let mut row = [zero(simd); N];
-                    for i in 0..N {
-                        row[i] = simd.keep(ops.load_ptr(x.add(i * S::LANES)));
-                    }
+            let row = row as usize;
+            // Of the last strip some rows may be beyond the weight.
+            let there = R.min(self.sums.rows - row);
+            let (weights, offsets) = (self.weights, self.offsets);
+            for tile in 0..self.sums.tiles {
+                (self.weights, self.offsets) = (weights, offsets);
+                // SAFETY: by the caller.
+                unsafe {
+                    let x = self.x.add(tile * self.sums.x_stride);
+                    // The loops before and after the one over columns are too long to be unrolled and so need their sums in
+                    // memory; without copies that one would keep them there too (half of the speed of 8 rows).
+                    let mut begun = [[zero(simd); N]; R];
                     for r in 0..R {
-                        let weight = splat(simd, *self.weights.add(r));
-                        for i in 0..N {
-                            sums[r][i] = ops.mul_add(weight, row[i], sums[r][i]);
+                        if r < there {
+                            begun[r] = self.sums.begin(simd, row + r);
                         }
                     }
-                    self.weights = self.weights.add(R);
-                }
-                for r in 0..R {
-                    for i in 0..N {
-                        ops.store_ptr(sums[r][i], y.add(r * self.width + i * S::LANES));
+                    let mut sums = copied::<S, R, N>(simd, &begun);
+                    for _ in 0..group.single {
+                        let x: *const f32 = x.add(*self.offsets as usize).cast();
+                        self.offsets = self.offsets.add(1);
+                        let mut row = [zero(simd); N];
+                        for i in 0..N {
+                            row[i] = simd.keep(ops.load_ptr(x.add(i * S::LANES)));
+                        }
+                        for r in 0..R {
+                            let weight = splat(simd, *self.weights.add(r));
+                            for i in 0..N {
+                                sums[r][i] = ops.mul_add(weight, row[i], sums[r][i]);
+                            }
+                        }
+                        self.weights = self.weights.add(R);
+                    }
+                    let done = copied::<S, R, N>(simd, &sums);
+                    for r in 0..R {
+                        if r < there {
+                            self.sums.end(simd, row + r, tile, done[r]);
+                        }
                     }
                 }
             }
         }
     }
+}
+
+/// The same vectors at another place.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "constant bounds keep the vectors in registers")]
+fn copied<S: Simd, const R: usize, const N: usize>(simd: S, from: &[[S::F32; N]; R]) -> [[S::F32; N]; R] {
+    let mut to = [[zero(simd); N]; R];
+    for r in 0..R {
+        for i in 0..N {
+            to[r][i] = from[r][i];
+        }
+    }
+    to
 }

@@ -277,7 +277,7 @@ impl Vectorized for Multiply<'_> {
                 // within a panel of X, and every row within the block, of which the first and the last panel hold all; blocks and
                 // tiles of `y` are this thread's.
                 unsafe {
-                    if panels.height > 1 || panels.across == 0 {
+                    if panels.across == 0 {
                         for r in 0..rows.len() {
                             fill(simd, bias.map_or(0.0, |bias| bias[r]), y.add(r * width), width);
                         }
@@ -286,19 +286,20 @@ impl Vectorized for Multiply<'_> {
                         let x = x.get().add((i * panels.depth + panel * panels.shape.depth) * width).cast();
                         let at = block * panels.across + panel;
                         let vectors = job.tiles.part(run.start).len();
-                        #[cfg(feature = "structured")]
-                        if panels.height > 1 {
-                            block::segment(simd, panels, at, vectors, x, y.cast());
-                            continue;
-                        }
                         let y = Sums {
                             tile: y,
                             width,
+                            rows: rows.len(),
                             bias: (panel == 0).then(|| bias.map_or(std::ptr::null(), <[f32]>::as_ptr)),
                             output: if panel + 1 == panels.across { output } else { None },
                             tiles: run.len(),
                             x_stride: panels.depth * width * size_of::<f32>(),
                         };
+                        #[cfg(feature = "structured")]
+                        if panels.height > 1 {
+                            block::segment(simd, panels, at, vectors, x, y);
+                            continue;
+                        }
                         match (vectors, job.spmm.sets) {
                             (1, _) => segment::<S, 1, 4>(simd, panels, at, x, y),
                             (2, 1) => segment::<S, 2, 2>(simd, panels, at, x, y),
@@ -341,9 +342,8 @@ impl Job<'_> {
 
     /// Whether complete sums need nothing but a residual and a clamp, and lie in rows of the output.
     fn goes_straight(&self) -> bool {
-        let Panels { height, across, .. } = self.spmm.panels;
         let clamps = self.epilogue.activation.bounds().is_some();
-        clamps && self.y_layout == Layout::FeatureMajor && height == 1 && across > 0
+        clamps && self.y_layout == Layout::FeatureMajor && self.spmm.panels.across > 0
     }
 
     /// Where sums of some rows and columns go as they are complete, if that is straight to one image.

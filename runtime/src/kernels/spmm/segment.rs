@@ -11,6 +11,8 @@ pub(super) struct Sums<S: Simd> {
     /// A tile of them, `[rows][width]`.
     pub(super) tile: *mut f32,
     pub(super) width: usize,
+    /// Rows of the block.
+    pub(super) rows: usize,
     /// Where the first panel begins: one for each row, instead of what the tile holds.
     pub(super) bias: Option<*const f32>,
     /// Where they go after the last panel, instead of into the tile.
@@ -27,7 +29,7 @@ impl<S: Simd> Sums<S> {
     /// The row must be one of the block.
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
-    unsafe fn begin<const N: usize>(&self, simd: S, row: usize) -> [S::F32; N] {
+    pub(super) unsafe fn begin<const N: usize>(&self, simd: S, row: usize) -> [S::F32; N] {
         let mut sums = [zero(simd); N];
         // SAFETY: by the caller.
         unsafe {
@@ -51,7 +53,7 @@ impl<S: Simd> Sums<S> {
     /// As [`Sums::begin`].
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
-    unsafe fn end<const N: usize>(&self, simd: S, row: usize, tile: usize, sums: [S::F32; N]) {
+    pub(super) unsafe fn end<const N: usize>(&self, simd: S, row: usize, tile: usize, sums: [S::F32; N]) {
         // SAFETY: by the caller.
         unsafe {
             if let Some(output) = &self.output {
@@ -83,7 +85,7 @@ pub(super) struct Output<S: Simd> {
 impl<S: Simd> Output<S> {
     /// Asks for what a row will be written to, unless rows follow one another.
     #[inline(always)]
-    fn ask<const N: usize>(&self, simd: S, row: usize) {
+    pub(super) fn ask<const N: usize>(&self, simd: S, row: usize) {
         if self.cols == self.stride {
             return;
         }
