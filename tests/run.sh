@@ -7,6 +7,7 @@
 #
 # PODA_TEST_MODELS   folder of the models (default: target/test-models)
 # PODA_TEST_OFFLINE  set to fetch nothing
+# PROPTEST_RNG_SEED  which random cases property tests try (default: 1, so that a run can be repeated; any other number tries others)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -45,4 +46,5 @@ if [ -f "$venv/requirements.txt" ]; then
     # Behind the machine's own: only what it lacks.
     export PATH="$PATH:$venv/bin"
 fi
+export PROPTEST_RNG_SEED="${PROPTEST_RNG_SEED:-1}"
 exec cargo test --workspace "$@"
