@@ -41,7 +41,7 @@ pub enum Activation {
     Rounded(Rounding),
     /// The same twice, as around a clamp between two pairs of them.
     RoundedTwice(Rounding, Rounding),
-    /// The same in fewer steps, where [`Rounding::then`] has found that it is.
+    /// The same in fewer steps, where `Rounding::then` has found that it is.
     Requantized(Rounding, Steps),
 }
 
