@@ -9,35 +9,10 @@
 use std::error::Error;
 
 use poda::calibration::Calibration;
+use poda::correlation::spearman;
 use poda::pruner::criterion::{CRITERIA, Normalize};
 use poda::pruner::{Data, Granularity, Recipe, scores};
 use poda::shapes::Sizes;
-
-/// Ranks from 0, the mean of those of equal values.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
-    let mut ranks = vec![0.0; values.len()];
-    let mut start = 0;
-    for equal in order.chunk_by(|&a, &b| values[a] == values[b]) {
-        let mean = start as f64 + (equal.len() - 1) as f64 / 2.0;
-        equal.iter().for_each(|&at| ranks[at] = mean);
-        start += equal.len();
-    }
-    ranks
-}
-
-/// Spearman's ρ: Pearson's of the ranks; 0 where one does not tell any apart.
-fn spearman(a: &[f64], b: &[f64]) -> f64 {
-    let centred = |values: &[f64]| -> Vec<f64> {
-        let mean = (values.len() - 1) as f64 / 2.0;
-        ranks(values).into_iter().map(|rank| rank - mean).collect()
-    };
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let (a, b) = (centred(a), centred(b));
-    let size = (dot(&a, &a) * dot(&b, &b)).sqrt();
-    if size > 0.0 { dot(&a, &b) / size } else { 0.0 }
-}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();

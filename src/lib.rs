@@ -62,7 +62,8 @@
 //!   [`pruner::Observer`] is told how far it is, and may end it or judge its steps. [`pruning`] stores the result.
 //!
 //! Around them: [`arrays`] reads and writes `.npy` and `.npz`; [`feeds`] and [`shapes`] find arrays and sizes for a model's inputs;
-//! [`batching`] proves which axes count samples; [`dataset`] runs a model over samples, [`score`] scores what comes out, [`similarity`] by pairs of samples;
+//! [`batching`] proves which axes count samples; [`dataset`] runs a model over samples, [`score`] scores what comes out, [`similarity`] by
+//! pairs of samples, with [`correlation`];
 //! [`calibration`] finds the samples that weights are fitted to, and [`training`] makes batches of them for
 //! [`pruner::finetune`], which [`finetuning`] runs; [`sweep`] compares methods at many ratios; [`fingerprint`] tells files from
 //! others; [`mod@compare`] puts two models side by side, and [`judge`] measures candidates of a pruning.
@@ -104,6 +105,7 @@ pub mod benchmark;
 pub mod calibration;
 pub mod compare;
 pub mod conversion;
+pub mod correlation;
 pub mod dataset;
 pub mod feeds;
 #[cfg(feature = "prune")]

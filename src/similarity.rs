@@ -11,6 +11,7 @@ use poda_formats::Tensor;
 use poda_pruner::judge::Correlation;
 use poda_runtime::Executable;
 
+use crate::correlation::{is_constant, pearson, spearman};
 use crate::dataset::{DatasetError, Samples};
 use crate::score::{ScoreError, numbers};
 
@@ -19,9 +20,6 @@ const FEWEST: usize = 3;
 
 /// More samples have pairs too many to hold.
 const MOST: usize = 4096;
-
-/// Deviations of similarities below this are rounding.
-const ROUNDING: f64 = 1e-10;
 
 /// Whose similarities a model's are compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,42 +215,8 @@ pub fn correlation(
     if is_constant(&theirs) {
         return Err(SimilarityError::Constant { reference });
     }
-    let [pearson, spearman] = if is_constant(&ours) {
-        [0.0, 0.0]
-    } else {
-        [pearson(&ours, &theirs), pearson(&ranks(&ours), &ranks(&theirs))]
-    };
+    let (pearson, spearman) = (pearson(&ours, &theirs), spearman(&ours, &theirs));
     Ok(Correlation { pairs: theirs.len() as u64, pearson, spearman })
-}
-
-fn deviations(values: &[f64]) -> Vec<f64> {
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    values.iter().map(|v| v - mean).collect()
-}
-
-fn is_constant(values: &[f64]) -> bool {
-    let deviation = deviations(values).iter().map(|v| v * v).sum::<f64>() / values.len() as f64;
-    deviation.sqrt() < ROUNDING
-}
-
-/// Pearson's correlation of values that are not constant.
-fn pearson(a: &[f64], b: &[f64]) -> f64 {
-    let (a, b) = (deviations(a), deviations(b));
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt()
-}
-
-/// Ranks from 1; equal values share the mean of theirs.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
-    let (mut ranks, mut start) = (vec![0.0; values.len()], 0);
-    for alike in order.chunk_by(|&a, &b| values[a] == values[b]) {
-        let rank = start as f64 + (alike.len() + 1) as f64 / 2.0;
-        alike.iter().for_each(|&at| ranks[at] = rank);
-        start += alike.len();
-    }
-    ranks
 }
 
 #[cfg(test)]
@@ -260,19 +224,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn correlations_are_those_of_a_calculation_by_hand() {
-        // Deviations (−1, 0, 1) and (−2, −1, 3): 5 / √(2 · 14). Ranks agree.
-        let found = correlation(&[1.0, 2.0, 3.0], &[0.0, 1.0, 5.0], Reference::Data).unwrap();
-        assert!((found.pearson - 5.0 / 28.0_f64.sqrt()).abs() < 1e-12);
-        assert_eq!((found.pairs, found.spearman), (3, 1.0));
-        // Ranks (1, 2.5, 2.5, 4) and (4, 3, 2, 1): deviations (−1.5, 0, 0, 1.5), (1.5, .5, −.5, −1.5): −4.5 / √(4.5 · 5).
-        let found = correlation(&[0.0, 1.0, 1.0, 9.0], &[4.0, 3.0, 2.0, 1.0], Reference::Data).unwrap();
-        assert!((found.spearman + 4.5 / 22.5_f64.sqrt()).abs() < 1e-12);
-        // A pair that nobody judged is left out.
+    fn pairs_that_nobody_judged_are_left_out() {
         let found = correlation(&[1.0, 2.0, 9.0, 3.0], &[0.0, 1.0, f64::NAN, 5.0], Reference::Data).unwrap();
         assert_eq!((found.pairs, found.spearman), (3, 1.0));
-        let same = [0.5; 3];
-        assert_eq!(correlation(&same, &[1.0, 2.0, 3.0], Reference::Data).unwrap().pearson, 0.0);
+        assert!((found.pearson - 5.0 / 28.0_f64.sqrt()).abs() < 1e-12);
+        assert_eq!(correlation(&[0.5; 3], &[1.0, 2.0, 3.0], Reference::Data).unwrap().pearson, 0.0);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use poda::shapes::NamedShape;
 use poda_serve::Config;
 use poda_serve::load::{self, Arrivals, Latency, Load, Report};
 
+use crate::progress;
 use crate::table::{self, escaped, print, print_json};
 
 /// Load a server with requests: throughput, latency, errors, the greatest rate it stands
@@ -135,7 +136,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (report, found) = match args.find_rate {
         None => (load::run(&load)?, None),
         Some(limit) => {
-            let found = load::greatest_rate(&load, Duration::from_secs_f64(limit / 1e3))?;
+            let bar = progress::spinner("the first rate");
+            let found = load::greatest_rate(&load, Duration::from_secs_f64(limit / 1e3), |step| {
+                bar.set_message(format!("{:.0} requests/s: p99 {:.2} ms", step.rate, step.p99_ms));
+            });
+            bar.finish_and_clear();
+            let found = found?;
             (found.report.clone(), Some(found))
         }
     };

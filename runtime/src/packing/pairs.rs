@@ -48,8 +48,8 @@ impl Pairs<'_> {
             // What of each row has been packed.
             let mut done: Vec<u32> = starts[block[0]..block[1]].to_vec();
             for panel in 0..panels.across {
-                let columns_of = panel * panels.shape.depth..(panel + 1) * panels.shape.depth;
-                segment.take(columns, &mut done, ends, columns_of, panel == 0 || panel + 1 == panels.across);
+                let range = panel * panels.shape.depth..(panel + 1) * panels.shape.depth;
+                segment.take(columns, &mut done, ends, range, panel == 0 || panel + 1 == panels.across);
                 segment.append_to(panels, values);
                 panels.segments.push(Segment {
                     group: panels.groups.len(),

@@ -91,6 +91,11 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// Milliseconds that a client would wait.
 pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 
+/// Whether a request asks for health.
+pub(crate) fn is_health(path: &str) -> bool {
+    path.starts_with("/v2/health/") || path.starts_with("/grpc.health.v1.Health/")
+}
+
 /// How long the body of a refused request is read.
 const DISCARD: Duration = Duration::from_secs(1);
 
@@ -99,7 +104,7 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     let id = request_id(request.headers());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     // Probes carry no token.
-    let open = path.starts_with("/v2/health/") || path.starts_with("/grpc.health.v1.Health/");
+    let open = is_health(&path);
     let checked = check_origin(request.headers(), &app.config.cors_origin)
         .and_then(|()| if open { Ok(()) } else { app.tokens.check(request.headers()) });
     let grpc = path.starts_with("/inference.") || path.starts_with("/grpc.");
@@ -150,7 +155,8 @@ async fn wrong_method(request: Request) -> Refusal {
     Refusal::Method { method: request.method().to_string(), path: shown(request.uri().path()) }
 }
 
-fn shown(path: &str) -> String {
+/// As much of a path as is told to others.
+pub(crate) fn shown(path: &str) -> String {
     path.chars().take(256).collect()
 }
 

@@ -100,14 +100,19 @@ pub fn run(load: &Load) -> Result<Report, LoadTestError> {
     })
 }
 
-/// The greatest constant rate at which p99 stays under a limit and nothing fails, by doubling and halving from the load's rate.
+/// The greatest constant rate at which p99 stays under a limit and nothing fails, by raising the load's rate two or four times and then halving;
+/// `on_step` is told of each rate that was tried.
 ///
 /// # Errors
 /// As [`run`], and when not even the least rate does.
-pub fn greatest_rate(load: &Load, limit: Duration) -> Result<Found, LoadTestError> {
+pub fn greatest_rate(
+    load: &Load,
+    limit: Duration,
+    on_step: impl FnMut(&Step),
+) -> Result<Found, LoadTestError> {
     runtime(load)?.block_on(async {
         let target = Arc::new(client::Target::find(load).await?);
-        search::search(&target, load, limit).await
+        search::search(&target, load, limit, on_step).await
     })
 }
 

@@ -32,15 +32,16 @@ pub struct Step {
     pub held: bool,
 }
 
-/// Halvings after the doublings, each of which halves what is not known.
+/// Halvings after that, each of which halves what is not known.
 const HALVINGS: usize = 5;
-/// Doublings.
-const DOUBLINGS: usize = 16;
+/// Rates that are tried on the way up.
+const RAISES: usize = 16;
 
 pub(super) async fn search(
     target: &Arc<Target>,
     load: &Load,
     limit: Duration,
+    mut on_step: impl FnMut(&Step),
 ) -> Result<Found, LoadTestError> {
     let limit_ms = limit.as_secs_f64() * 1e3;
     let mut steps = Vec::new();
@@ -51,7 +52,7 @@ pub(super) async fn search(
     };
     let mut halvings = 0;
     let mut least_failing = None;
-    for _ in 0..DOUBLINGS + HALVINGS {
+    for _ in 0..RAISES + HALVINGS {
         let arrivals = match load.arrivals {
             Arrivals::Constant(_) | Arrivals::Closed(_) => Arrivals::Constant(rate),
             Arrivals::Poisson(_) => Arrivals::Poisson(rate),
@@ -59,7 +60,9 @@ pub(super) async fn search(
         let report = target.send(&Load { arrivals, ..load.clone() }).await;
         let p99_ms = report.latency_ms.p99;
         let held = report.failed == 0 && report.answered > 0 && p99_ms <= limit_ms;
-        steps.push(Step { rate, p99_ms, failed: report.failed, held });
+        let step = Step { rate, p99_ms, failed: report.failed, held };
+        on_step(&step);
+        steps.push(step);
         if held {
             best = Some((rate, report));
         } else if best.is_none() {
@@ -68,7 +71,8 @@ pub(super) async fn search(
             least_failing = Some(rate);
         }
         let (Some((good, _)), Some(bad)) = (&best, least_failing) else {
-            rate *= 2.0;
+            // Far from the limit a step goes further: each takes as long.
+            rate *= if p99_ms < limit_ms / 4.0 { 4.0 } else { 2.0 };
             continue;
         };
         if bad / good < 1.03 || halvings == HALVINGS {

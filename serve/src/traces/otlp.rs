@@ -21,7 +21,7 @@ use tracing::warn;
 
 use super::TraceError;
 use crate::app::App;
-use crate::http::REQUEST_ID;
+use crate::http::{REQUEST_ID, is_health, shown};
 use crate::model::job::Times;
 
 /// How long what is left of spans may take to be sent when the server ends.
@@ -86,7 +86,7 @@ impl Traces {
 /// Gives a request its span, but for probes.
 pub(crate) async fn follow(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let probe = path.starts_with("/v2/health/") || path.starts_with("/grpc.health.") || path == "/metrics";
+    let probe = is_health(path) || path == "/metrics";
     let Some(traces) = app.traces.as_ref().filter(|_| !probe) else { return next.run(request).await };
     let parent = TraceContextPropagator::new().extract(&Headers(request.headers()));
     let span = traces.tracer.build_with_context(described(&request), &parent);
@@ -119,10 +119,8 @@ fn described(request: &Request) -> SpanBuilder {
     }
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let name = route.map_or_else(|| method.to_owned(), |route| format!("{method} {route}"));
-    let mut attributes = vec![
-        KeyValue::new("http.request.method", method.to_owned()),
-        KeyValue::new("url.path", path.chars().take(256).collect::<String>()),
-    ];
+    let mut attributes =
+        vec![KeyValue::new("http.request.method", method.to_owned()), KeyValue::new("url.path", shown(path))];
     attributes.extend(route.map(|route| KeyValue::new("http.route", route.to_owned())));
     SpanBuilder::from_name(name).with_kind(SpanKind::Server).with_attributes(attributes)
 }

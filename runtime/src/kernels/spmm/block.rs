@@ -74,7 +74,7 @@ pub(super) unsafe fn segment<S: Simd>(
     x: *const u8,
     sums: Sums<S>,
 ) {
-    let (here, next) = (panels.segments[at], panels.segments[at + 1]);
+    let (here, next, block) = (panels.segments[at], panels.segments[at + 1], at / panels.across);
     let strips = panels.groups[here.group..next.group].iter().zip(&panels.rows[here.row..next.row]);
     // SAFETY: by the caller; `strips::pack` counts the columns of each strip.
     unsafe {
@@ -83,6 +83,7 @@ pub(super) unsafe fn segment<S: Simd>(
             weights: panels.weights.as_ptr().add(here.weight),
             x,
             sums,
+            rows: panels.blocks[block + 1] - panels.blocks[block],
         };
         match (panels.height, vectors) {
             (8, 1) => run.strips::<8, 1>(simd, strips),
@@ -107,6 +108,8 @@ struct Run<S: Simd> {
     weights: *const f32,
     x: *const u8,
     sums: Sums<S>,
+    /// Rows of the block.
+    rows: usize,
 }
 
 impl<S: Simd> Run<S> {
@@ -125,7 +128,7 @@ impl<S: Simd> Run<S> {
         for (group, &row) in strips {
             let row = row as usize;
             // Of the last strip some rows may be beyond the weight.
-            let there = R.min(self.sums.rows - row);
+            let there = R.min(self.rows - row);
             let (weights, offsets) = (self.weights, self.offsets);
             for tile in 0..self.sums.tiles {
                 (self.weights, self.offsets) = (weights, offsets);

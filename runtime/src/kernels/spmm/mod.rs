@@ -266,7 +266,7 @@ impl Vectorized for Multiply<'_> {
             let rows = panels.blocks[block]..panels.blocks[block + 1];
             let mut first = tiles.start;
             while first < tiles.end {
-                let run = job.run(first..tiles.end);
+                let run = job.run_of_tiles(first..tiles.end);
                 let columns = job.columns(first).start..job.columns(run.end - 1).end;
                 let i = first - tiles.start;
                 first = run.end;
@@ -289,7 +289,6 @@ impl Vectorized for Multiply<'_> {
                         let y = Sums {
                             tile: y,
                             width,
-                            rows: rows.len(),
                             bias: (panel == 0).then(|| bias.map_or(std::ptr::null(), <[f32]>::as_ptr)),
                             output: if panel + 1 == panels.across { output } else { None },
                             tiles: run.len(),
@@ -325,7 +324,7 @@ impl Vectorized for Multiply<'_> {
 impl Job<'_> {
     /// The first of these tiles, and as many others as each pair of rows may go through after it, so that longer runs of its outputs are
     /// written: where sums go straight from bias to output, tiles of as many vectors in one image, as long as they stay in L1.
-    fn run(&self, tiles: Range<usize>) -> Range<usize> {
+    fn run_of_tiles(&self, tiles: Range<usize>) -> Range<usize> {
         let Panels { across, depth, shape, .. } = &self.spmm.panels;
         let most = (RUN / (depth * shape.width * size_of::<f32>()).max(1)).max(1);
         let start = tiles.start;

@@ -11,8 +11,6 @@ pub(super) struct Sums<S: Simd> {
     /// A tile of them, `[rows][width]`.
     pub(super) tile: *mut f32,
     pub(super) width: usize,
-    /// Rows of the block.
-    pub(super) rows: usize,
     /// Where the first panel begins: one for each row, instead of what the tile holds.
     pub(super) bias: Option<*const f32>,
     /// Where they go after the last panel, instead of into the tile.
