@@ -3,10 +3,14 @@
 
 use std::ops::Range;
 
-use super::csr::{Csr, CsrMatrix};
+use bytemuck::cast_slice_mut;
+
+use super::csr::{Csr, CsrMatrix, index_type};
 use super::layout::Places;
 use super::matrix::Matrix;
 use super::{SparseError, Values};
+use crate::dtype::{DataType, Element};
+use crate::storage::{AlignedBytes, Storage};
 use crate::tensor::{Tensor, TensorError};
 
 /// The bits of a matrix.
@@ -47,6 +51,25 @@ impl Bitmap {
     fn rows(&self, cols: usize) -> impl Iterator<Item = &[u8]> {
         let bits: &[u8] = self.bits.as_slice().expect("u8, checked when made");
         bits.chunks_exact(row_bytes(cols))
+    }
+
+    /// As columns of type `T`, written where they stay: who opens a model waits for this.
+    fn places<T: Element>(&self, [rows, cols]: [usize; 2], stored: usize, column: impl Fn(u32) -> T) -> Csr {
+        let mut indptr = Vec::with_capacity(rows + 1);
+        let mut indices = AlignedBytes::zeroed(stored * size_of::<T>());
+        let mut free = cast_slice_mut(&mut indices).iter_mut();
+        indptr.push(0_u32);
+        for bits in self.rows(cols) {
+            columns(bits, |col| {
+                // (There are as many as bits, which was checked.)
+                if let Some(place) = free.next() {
+                    *place = column(col);
+                }
+            });
+            indptr.push((stored - free.len()) as u32);
+        }
+        let indices = Tensor::new(T::DTYPE, vec![stored], Storage::owned(indices));
+        Csr::new(Tensor::from_slice(&[rows + 1], &indptr), indices.expect("as many bytes"))
     }
 }
 
@@ -124,14 +147,11 @@ impl Places for Bitmap {
     }
 
     fn to_csr(&self, [rows, cols]: [usize; 2], values: &Values) -> CsrMatrix {
-        let mut indptr = Vec::with_capacity(rows + 1);
-        let mut indices: Vec<u32> = Vec::with_capacity(values.len());
-        indptr.push(0_u32);
-        for bits in self.rows(cols) {
-            columns(bits, |col| indices.push(col));
-            indptr.push(indices.len() as u32);
-        }
-        Matrix::new_unchecked([rows, cols], Csr::from_vecs(cols, &indptr, &indices), values.clone())
+        let csr = match index_type(cols) {
+            DataType::U16 => self.places::<u16>([rows, cols], values.len(), |col| col as u16),
+            _ => self.places([rows, cols], values.len(), |col| col),
+        };
+        Matrix::new_unchecked([rows, cols], csr, values.clone())
     }
 }
 

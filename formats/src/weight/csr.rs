@@ -47,6 +47,17 @@ impl Csr {
         range.map(move |i| if wide { full[i] } else { u32::from(narrow[i]) })
     }
 
+    /// The columns of all rows, one after the other.
+    fn columns(&self) -> Vec<u32> {
+        match self.indices.dtype() {
+            DataType::U16 => {
+                let narrow: &[u16] = self.indices.as_slice().expect("checked when made");
+                narrow.iter().map(|&column| u32::from(column)).collect()
+            }
+            _ => self.indices.as_slice().expect("checked when made").to_vec(),
+        }
+    }
+
     /// Checks sizes and types for `rows` rows and so many indices.
     pub(super) fn check_lengths(&self, rows: usize, stored: usize) -> Result<(), SparseError> {
         if self.indices.len() != stored {
@@ -251,6 +262,11 @@ impl CsrMatrix {
         self.places().row_offsets()
     }
 
+    /// The columns of all rows, one after the other: `[nnz]`.
+    pub fn columns(&self) -> Vec<u32> {
+        self.places().columns()
+    }
+
     /// The columns of row `row`, ascending.
     pub fn row_columns(&self, row: usize) -> impl ExactSizeIterator<Item = u32> + '_ {
         self.places().row_columns(row)
@@ -388,7 +404,7 @@ fn check_columns<I: Element + Into<u32>>(
 impl From<CsrView<'_>> for sprs::CsMatI<f32, u32> {
     fn from(view: CsrView<'_>) -> Self {
         let m = view.matrix;
-        let indices = (0..m.rows()).flat_map(|row| m.row_columns(row)).collect();
+        let indices = m.columns();
         sprs::CsMatI::new((m.rows(), m.cols()), m.row_offsets().to_vec(), indices, view.values.to_vec())
     }
 }

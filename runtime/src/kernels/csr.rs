@@ -25,7 +25,7 @@ pub(super) fn prepare(weight: &WeightMatrix, _: &Problem, _: Supported, _: Param
         m: csr.rows(),
         k: csr.cols(),
         indptr: csr.row_offsets().iter().map(|&offset| offset as usize).collect(),
-        indices: (0..csr.rows()).flat_map(|row| csr.row_columns(row)).collect(),
+        indices: csr.columns(),
         values: view.values().to_vec(),
     })
 }

@@ -1,7 +1,7 @@
 //! Packs a sparse matrix as [`Panels`]: which rows of a segment go together, and in which order their weights lie.
 //!
 //! Every model that is opened goes through here, weight by weight, so that this decides how soon it is ready. Columns of a row within a
-//! segment are bits: what two rows share is counted, and where a weight lies is found, by counting bits.
+//! segment are bits: what two rows share is found by counting them.
 
 use std::ops::Range;
 
@@ -42,23 +42,41 @@ impl Pairs<'_> {
     fn pack<const WORDS: usize>(self) {
         let Self { panels, starts, columns, values } = self;
         let blocks = panels.blocks.clone();
+        panels.weights = vec![0.0; values.len()];
+        panels.offsets = vec![0; values.len()];
         let mut segment = SegmentRows::<WORDS>::default();
+        let mut end = Segment::default();
         for block in blocks.windows(2) {
             let ends = &starts[block[0] + 1..=block[1]];
             // What of each row has been packed.
             let mut done: Vec<u32> = starts[block[0]..block[1]].to_vec();
             for panel in 0..panels.across {
                 let range = panel * panels.shape.depth..(panel + 1) * panels.shape.depth;
+                let from = Weights { columns, values, first: range.start };
                 segment.take(columns, &mut done, ends, range, panel == 0 || panel + 1 == panels.across);
-                segment.append_to(panels, values);
-                panels.segments.push(Segment {
-                    group: panels.groups.len(),
-                    row: panels.rows.len(),
-                    weight: panels.weights.len(),
-                    offset: panels.offsets.len(),
-                });
+                segment.append_to(panels, &mut end, &from);
+                panels.segments.push(end);
             }
         }
+        panels.offsets.truncate(end.offset);
+        panels.offsets.shrink_to_fit();
+    }
+}
+
+/// The weights of all rows, with the first column of the panel that is packed.
+struct Weights<'a> {
+    columns: &'a [u32],
+    values: &'a [f32],
+    first: usize,
+}
+
+impl Weights<'_> {
+    /// The columns, counted from the panel's first, and weights of a row within the panel.
+    #[inline(always)]
+    fn row<const WORDS: usize>(&self, row: &Row<WORDS>) -> impl Iterator<Item = (usize, f32)> {
+        let weights = row.start as usize..(row.start + row.len) as usize;
+        let columns = self.columns[weights.clone()].iter().map(|&column| column as usize - self.first);
+        columns.zip(self.values[weights].iter().copied())
     }
 }
 
@@ -77,13 +95,16 @@ struct Row<const WORDS: usize> {
 /// The rows of a block that hold weights in a panel, and buffers that are used again and again.
 #[derive(Default)]
 struct SegmentRows<const WORDS: usize> {
+    /// In the order of the matrix.
+    taken: Vec<Row<WORDS>>,
+    /// By length.
     rows: Vec<Row<WORDS>>,
+    /// Where rows of each length begin in `rows`.
+    begin: Vec<usize>,
     /// The bits of rows of equal length, word by word, so that vectors hold those of several rows.
     words: Vec<u64>,
     /// Shared columns of a pair, its rows, and where the second lies among the rows, before the first.
     pairs: Vec<(u32, [u32; 2], usize)>,
-    /// Offsets and weights that are not taken together, of each row of a pair.
-    alone: [Vec<(u16, f32)>; 2],
 }
 
 impl<const WORDS: usize> SegmentRows<WORDS> {
@@ -91,28 +112,41 @@ impl<const WORDS: usize> SegmentRows<WORDS> {
     /// are to be there: in the first panel the product begins the sums of every row, in the last it ends them.
     #[inline(always)]
     fn take(&mut self, columns: &[u32], done: &mut [u32], ends: &[u32], panel: Range<usize>, all: bool) {
-        self.rows.clear();
+        self.taken.clear();
+        self.begin.clear();
+        self.begin.resize(panel.len() + 2, 0);
         for (place, (done, &end)) in (0..).zip(done.iter_mut().zip(ends)) {
             let start = *done;
             let mut bits = [0; WORDS];
-            let inside =
-                columns[start as usize..end as usize].iter().take_while(|&&c| (c as usize) < panel.end);
-            for &column in inside {
+            let mut len = 0;
+            for &column in &columns[start as usize..end as usize] {
+                if column as usize >= panel.end {
+                    break;
+                }
                 let column = column as usize - panel.start;
                 bits[column / 64] |= 1 << (column % 64);
-                *done += 1;
+                len += 1;
             }
-            if *done > start || all {
-                self.rows.push(Row { bits, place, start, len: *done - start });
+            *done = start + len;
+            if len > 0 || all {
+                self.begin[len as usize + 1] += 1;
+                self.taken.push(Row { bits, place, start, len });
             }
         }
-        self.rows.sort_by_key(|row| row.len);
+        (1..self.begin.len()).for_each(|len| self.begin[len] += self.begin[len - 1]);
+        self.rows.clear();
+        self.rows.extend_from_slice(&self.taken);
+        for row in &self.taken {
+            let at = &mut self.begin[row.len as usize];
+            self.rows[*at] = *row;
+            *at += 1;
+        }
     }
 
-    /// Appends pairs of rows of equal length, those first that share the least.
+    /// Appends pairs of rows of equal length, those first that share the least, at `end`, which it moves.
     #[inline(always)]
-    fn append_to(&mut self, panels: &mut Panels, values: &[f32]) {
-        let Self { rows, words, pairs, alone } = self;
+    fn append_to(&mut self, panels: &mut Panels, end: &mut Segment, from: &Weights<'_>) {
+        let Self { rows, words, pairs, .. } = self;
         for equal in rows.chunk_by_mut(|a, b| a.len == b.len) {
             let len = equal[0].len;
             pairs.clear();
@@ -134,17 +168,23 @@ impl<const WORDS: usize> SegmentRows<WORDS> {
                 let shared = alike[0].0;
                 panels.groups.push(Group { shared, single: len - shared, pairs: alike.len() as u32 });
                 for &(_, _, at) in alike {
-                    append_pair(panels, values, [&equal[at + 1], &equal[at]], shared, alone);
+                    append_pair(panels, end, from, [&equal[at + 1], &equal[at]], shared);
                 }
             }
             if let [row, ..] = &equal[..left] {
                 panels.groups.push(Group { shared: 0, single: len, pairs: 0 });
                 panels.rows.push(row.place);
-                let weights = row.start as usize..(row.start + row.len) as usize;
-                panels.weights.extend_from_slice(&values[weights]);
-                for_each_bit(&row.bits, |column, _| panels.offsets.push(offset(panels.shape, column)));
+                let (weights, offsets) =
+                    (&mut panels.weights[end.weight..], &mut panels.offsets[end.offset..]);
+                for ((column, value), (weight, place)) in from.row(row).zip(weights.iter_mut().zip(offsets)) {
+                    *weight = value;
+                    *place = offset(panels.shape, column);
+                }
+                end.weight += len as usize;
+                end.offset += len as usize;
             }
         }
+        (end.group, end.row) = (panels.groups.len(), panels.rows.len());
     }
 }
 
@@ -166,38 +206,35 @@ fn most_shared<const WORDS: usize>(
 #[inline(always)]
 fn append_pair<const WORDS: usize>(
     panels: &mut Panels,
-    values: &[f32],
-    [a, b]: [&Row<WORDS>; 2],
-    mut shared: u32,
-    alone: &mut [Vec<(u16, f32)>; 2],
+    end: &mut Segment,
+    from: &Weights<'_>,
+    pair: [&Row<WORDS>; 2],
+    shared: u32,
 ) {
     let shape = panels.shape;
-    panels.rows.extend([a.place, b.place]);
+    panels.rows.extend(pair.map(|row| row.place));
     let mut together = [0; WORDS];
-    for (both, (a, b)) in together.iter_mut().zip(a.bits.iter().zip(&b.bits)) {
-        *both = lowest(a & b, shared);
-        shared -= both.count_ones();
+    let mut left = shared;
+    for (both, (a, b)) in together.iter_mut().zip(pair[0].bits.iter().zip(&pair[1].bits)) {
+        *both = lowest(a & b, left);
+        left -= both.count_ones();
     }
-    let mut starts = [a.start as usize, b.start as usize];
-    for (word, &both) in together.iter().enumerate() {
-        let bits = [a.bits[word], b.bits[word]];
-        each_bit(both, |bit, below| {
-            let [a, b] = [0, 1].map(|i| values[starts[i] + (bits[i] & below).count_ones() as usize]);
-            panels.weights.extend([a, b]);
-            panels.offsets.push(offset(shape, word * 64 + bit));
-        });
-        for i in 0..2 {
-            each_bit(bits[i] & !both, |bit, below| {
-                let weight = values[starts[i] + (bits[i] & below).count_ones() as usize];
-                alone[i].push((offset(shape, word * 64 + bit), weight));
-            });
-            starts[i] += bits[i].count_ones() as usize;
+    let (len, shared) = (pair[0].len as usize, shared as usize);
+    let weights = &mut panels.weights[end.weight..][..2 * len];
+    let offsets = &mut panels.offsets[end.offset..][..2 * len - shared];
+    end.weight += weights.len();
+    end.offset += offsets.len();
+    for (i, row) in pair.into_iter().enumerate() {
+        // How many of its weights were put among those that go together, and among the others. (No branch is to be guessed.)
+        let mut put = [0, 0];
+        for (column, value) in from.row(row) {
+            let alone = usize::from(together[column / 64] >> (column % 64) & 1 == 0);
+            let at = [put[0], shared + put[1]][alone];
+            weights[2 * at + i] = value;
+            offsets[[at, shared + 2 * put[1] + i][alone]] = offset(shape, column);
+            put[0] += 1 - alone;
+            put[1] += alone;
         }
-    }
-    let [first, second] = alone;
-    for (a, b) in first.drain(..).zip(second.drain(..)) {
-        panels.weights.extend([a.1, b.1]);
-        panels.offsets.extend([a.0, b.0]);
     }
 }
 
@@ -210,24 +247,6 @@ fn lowest(bits: u64, count: u32) -> u64 {
     let mut above = bits;
     (0..count).for_each(|_| above &= above - 1);
     bits & !above
-}
-
-/// Calls `f` with each set bit, ascending, and all bits below it.
-#[inline(always)]
-fn each_bit(mut bits: u64, mut f: impl FnMut(usize, u64)) {
-    while bits != 0 {
-        let bit = bits.trailing_zeros() as usize;
-        f(bit, (1 << bit) - 1);
-        bits &= bits - 1;
-    }
-}
-
-/// Calls `f` with the place of each set bit of a row, ascending.
-#[inline(always)]
-fn for_each_bit(words: &[u64], mut f: impl FnMut(usize, u64)) {
-    for (word, &bits) in words.iter().enumerate() {
-        each_bit(bits, |bit, below| f(word * 64 + bit, below));
-    }
 }
 
 /// Shared columns of a pair of rows with `len` weights each are taken by so many, and what is left over as if it were not

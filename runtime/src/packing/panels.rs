@@ -82,8 +82,7 @@ impl Panels {
         assert!(shape.depth * shape.width * size_of::<f32>() <= 1 << 16, "{shape:?}");
         let matrix = weight.matrix();
         let (m, k) = (matrix.rows(), matrix.cols());
-        let mut columns: Vec<u32> = Vec::with_capacity(matrix.nnz());
-        (0..m).for_each(|row| columns.extend(matrix.row_columns(row)));
+        let mut columns = matrix.columns();
         let used = skip_unused.then(|| used_columns(&columns, k)).filter(|used| used.len() * 8 < k * 7);
         if let Some(used) = &used {
             // Where a column of the matrix lies among those that are packed.
@@ -103,8 +102,8 @@ impl Panels {
             segments: vec![Segment::default()],
             groups: Vec::new(),
             rows: Vec::new(),
-            weights: Vec::with_capacity(matrix.nnz()),
-            offsets: Vec::with_capacity(matrix.nnz()),
+            weights: Vec::new(),
+            offsets: Vec::new(),
             height: 1,
         };
         level.run(Pairs {
@@ -113,7 +112,6 @@ impl Panels {
             columns: &columns,
             values: weight.values(),
         });
-        packed.offsets.shrink_to_fit();
         packed
     }
 
@@ -131,7 +129,13 @@ impl Panels {
 /// Columns that hold any weight, ascending.
 fn used_columns(columns: &[u32], k: usize) -> Vec<u32> {
     let mut used = vec![false; k];
-    columns.iter().for_each(|&column| used[column as usize] = true);
+    let mut left = k;
+    for &column in columns {
+        left -= usize::from(!std::mem::replace(&mut used[column as usize], true));
+        if left == 0 {
+            break;
+        }
+    }
     (0..k as u32).filter(|&column| used[column as usize]).collect()
 }
 
