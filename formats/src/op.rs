@@ -12,10 +12,12 @@ mod class;
 pub mod einsum;
 mod name;
 mod products;
+mod slice;
 
 pub use arity::Arity;
 pub use class::OpClass;
 pub use products::{AxisRole, MatrixForm, Product};
+pub use slice::slice_elements;
 
 use serde::{Deserialize, Serialize};
 

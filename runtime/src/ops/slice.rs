@@ -1,5 +1,7 @@
 //! Slice and ReverseSequence.
 
+use poda_formats::op::slice_elements;
+
 use super::args::{self, Infos, Known, integers, known_integers, one, optional_integers, required, strides};
 use super::number::with_width;
 use super::{Inputs, OpError};
@@ -18,22 +20,9 @@ struct Steps {
 
 impl Steps {
     fn new(dim: usize, start: i64, end: i64, by: i64) -> Result<Self, OpError> {
-        let dim = dim as i64;
-        let from_front = |at: i64| if at < 0 { at.saturating_add(dim) } else { at };
-        let (start, end) = (from_front(start), from_front(end));
-        let (start, distance) = match by {
-            0 => return Err(OpError::Invalid("slice in steps of 0".to_owned())),
-            1.. => {
-                let start = start.clamp(0, dim);
-                (start, end.clamp(0, dim) - start)
-            }
-            _ => {
-                let start = start.clamp(-1, dim - 1);
-                (start, start - end.clamp(-1, dim - 1))
-            }
-        };
-        let count = if distance <= 0 { 0 } else { (distance as u64).div_ceil(by.unsigned_abs()) as usize };
-        Ok(Self { first: if count == 0 { 0 } else { start as usize }, count, by })
+        let (first, count) = slice_elements(dim, start, end, by)
+            .ok_or_else(|| OpError::Invalid("slice in steps of 0".to_owned()))?;
+        Ok(Self { first, count, by })
     }
 }
 
@@ -139,33 +128,4 @@ pub(super) fn reverse_sequence(
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn steps_clamp_to_the_axis() {
-        // (dim, start, end, by) and (first, count).
-        let cases = [
-            ((10, 2, 8, 3), (2, 2)),
-            ((10, -3, i64::MAX, 1), (7, 3)),
-            ((10, i64::MIN, i64::MAX, 1), (0, 10)),
-            ((10, 8, 2, 1), (0, 0)),
-            ((10, -1, i64::MIN, -1), (9, 10)),
-            ((10, 20, 0, -4), (9, 3)),
-            ((10, 3, -11, -1), (3, 4)),
-            ((10, i64::MAX, i64::MIN, i64::MIN), (9, 1)),
-            ((10, 0, 5, i64::MAX), (0, 1)),
-            ((0, 0, i64::MAX, 1), (0, 0)),
-            ((0, -1, i64::MIN, -1), (0, 0)),
-            ((1, 0, 1, 1), (0, 1)),
-        ];
-        for ((dim, start, end, by), (first, count)) in cases {
-            let steps = Steps::new(dim, start, end, by);
-            assert_eq!(steps, Ok(Steps { first, count, by }), "{dim} from {start} to {end} by {by}");
-        }
-        assert!(Steps::new(3, 0, 3, 0).is_err());
-    }
 }

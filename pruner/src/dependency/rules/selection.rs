@@ -1,5 +1,7 @@
 //! Operators that take part of a dimension: constant indices go where the units go, others keep the dimension whole.
 
+use poda_formats::op::slice_elements;
+
 use super::super::axis::AxisId;
 use super::super::build::{Builder, Fix, Selection};
 use super::super::reason::Why;
@@ -53,9 +55,13 @@ pub(super) fn slice(b: &mut Builder<'_>) {
         let at = |values: &Option<Vec<i64>>| values.as_ref().and_then(|v| v.get(position).copied());
         let step = if node.input(4).is_some() { at(&steps.clone().flatten()) } else { Some(1) };
         let indices = match (at(&starts), at(&ends), step) {
-            (Some(start), Some(end), Some(step)) if fixed && step != 0 => {
-                let indices = taken(size, start, end, step);
-                (indices.len() == shape[dim] && size <= MOST_INDICES).then_some(indices)
+            (Some(start), Some(end), Some(step)) if fixed => {
+                let taken = slice_elements(size, start, end, step);
+                taken.filter(|&(_, count)| count == shape[dim] && size <= MOST_INDICES).map(
+                    |(first, count)| {
+                        (0..count as i64).map(|i| (first as i64 + i * step) as usize).collect::<Vec<_>>()
+                    },
+                )
             }
             _ => None,
         };
@@ -74,28 +80,6 @@ pub(super) fn slice(b: &mut Builder<'_>) {
     }
     b.fix(Fix::Slice(selections));
     b.set(0, axes, x.zero);
-}
-
-/// The indices that a slice takes.
-fn taken(size: usize, start: i64, end: i64, step: i64) -> Vec<usize> {
-    let size = size as i64;
-    let from_end = |at: i64| if at < 0 { at.saturating_add(size) } else { at };
-    let (start, end) = (from_end(start), from_end(end));
-    let mut indices = Vec::new();
-    if step > 0 {
-        let (mut at, end) = (start.clamp(0, size), end.clamp(0, size));
-        while at < end {
-            indices.push(at as usize);
-            at = at.saturating_add(step);
-        }
-    } else {
-        let (mut at, end) = (start.clamp(-1, size - 1), end.clamp(-1, size - 1));
-        while at > end {
-            indices.push(at as usize);
-            at = at.saturating_add(step);
-        }
-    }
-    indices
 }
 
 pub(super) fn gather(b: &mut Builder<'_>, axis: i64) {

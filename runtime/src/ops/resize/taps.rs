@@ -22,7 +22,9 @@ impl Line {
     /// Where element `i` of the output lies on the input.
     fn place(&self, transform: CoordinateTransform, i: usize) -> f64 {
         let (x, input, scaled) = (i as f64, self.input as f64, self.input as f64 * self.scale);
-        let half_pixel = (x + 0.5) / self.scale - 0.5;
+        // In f32, as other engines and the conformance vectors have it: 1.5 / 0.6 is 2.5, and its floor not 2.4999999's.
+        let scale = self.scale as f32;
+        let half_pixel = f64::from((i as f32 + 0.5) / scale - 0.5);
         match transform {
             CoordinateTransform::HalfPixel => half_pixel,
             CoordinateTransform::HalfPixelSymmetric => {
@@ -31,7 +33,7 @@ impl Line {
             CoordinateTransform::PytorchHalfPixel if self.output > 1 => half_pixel,
             CoordinateTransform::AlignCorners if self.output > 1 => x * (input - 1.0) / (scaled - 1.0),
             CoordinateTransform::PytorchHalfPixel | CoordinateTransform::AlignCorners => 0.0,
-            CoordinateTransform::Asymmetric => x / self.scale,
+            CoordinateTransform::Asymmetric => f64::from(i as f32 / scale),
             CoordinateTransform::TfCropAndResize if self.output > 1 => {
                 let [start, end] = self.roi;
                 start * (input - 1.0) + x * (end - start) * (input - 1.0) / (self.output as f64 - 1.0)

@@ -42,6 +42,19 @@ fn lines_are_interpolated() {
 }
 
 #[test]
+fn places_are_those_of_f32() {
+    // 1.5 / 0.6 - 0.5 is 2, where more digits of 0.6 give 1.9999999. (What ONNX Runtime 1.32 gives.)
+    let nearest = NearestRounding::Floor;
+    let op = Op::Resize(ResizeAttributes {
+        nearest,
+        ..attributes(ResizeMode::Nearest, CoordinateTransform::HalfPixel)
+    });
+    let x = input(&[4], &[1.0_f32, 2.0, 3.0, 4.0]);
+    let result = apply(&op, &[x, None, input(&[1], &[0.6_f32]), None], 1).unwrap();
+    assert_eq!(floats(&result[0]), [1.0, 3.0]);
+}
+
+#[test]
 fn bytes_are_picked_and_sizes_kept_in_ratio() {
     let op = Op::Resize(attributes(ResizeMode::Nearest, CoordinateTransform::Asymmetric));
     let x = input(&[1, 2, 2], &[1_u8, 2, 3, 4]);
