@@ -72,10 +72,12 @@ mod slice;
 mod solve;
 pub mod stages;
 pub mod structured;
+pub mod submodule;
 pub mod termination;
 pub mod unstructured;
 pub mod update;
 pub mod values;
+pub mod vocabulary;
 
 pub use dependency::DependencyGraph;
 pub use observer::Observer;

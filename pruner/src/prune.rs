@@ -5,6 +5,7 @@ mod allocate;
 mod depth;
 mod error;
 mod layers;
+mod reconstruct;
 mod structure;
 mod target;
 mod trials;
@@ -31,7 +32,7 @@ use crate::masks::{self, Kept, Masks};
 use crate::names;
 use crate::observer::Observer;
 use crate::recipe::{Granularity, Recipe, RecipeError};
-use crate::report::{self, Dead, Fit, Histogram, Report, histogram};
+use crate::report::{self, Dead, Fit, Histogram, Reconstructed, Report, Totals, histogram};
 use crate::schedule::{self, Search};
 use crate::settings::{Settings, Shapes};
 use crate::structured::{Matrix, matrices, zero_by_pattern};
@@ -39,7 +40,9 @@ use crate::termination::{Conditions, Verdict};
 use crate::unstructured::{prunable_weights, zero_marked, zero_weights};
 use crate::update::{Freedom, WeightUpdate};
 use crate::values;
+use crate::vocabulary::keep_ids;
 use layers::{Method, WeightsGradients};
+use reconstruct::Reconstruction;
 use trials::Trials;
 
 use structure::{Structure, floors_too_high, most_shares, own_shares, removed_share, spared_shares};
@@ -55,6 +58,8 @@ pub enum Progress {
     Scoring,
     /// A layer is pruned from calibration data.
     Layer { layer: usize, of: usize },
+    /// A submodule is trained to give its dense outputs.
+    Submodule { submodule: usize, of: usize },
     /// A unit or a block was left out, to see what becomes of the loss.
     Unit { unit: usize, of: usize },
     /// A candidate was measured; `of` is the most that there will be.
@@ -112,11 +117,18 @@ pub fn prune_with(
     observer: &mut dyn Observer,
     data: Data<'_>,
 ) -> Result<(Graph, Report), PruneError> {
-    let (graph, defaults) = defaults::separate(graph);
+    let (whole, defaults) = defaults::separate(graph);
+    let (graph, rows) = keep_ids(&whole, &recipe.keep_ids)?;
     let judge = data.judge.map(|judge| Restored { judge, defaults: &defaults });
     let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
     let run = Run::new(recipe, shapes, observer, Data { judge, ..data })?;
-    let (mut pruned, report) = run.all(&graph)?;
+    let (mut pruned, mut report) = run.all(&graph)?;
+    if !rows.is_empty() {
+        // Rows count among what went.
+        let Totals { macs, nonzero_macs, .. } = report.before;
+        report.before = Totals { macs, nonzero_macs, ..report::of_weights(&whole) };
+        report.kept = masks::then(rows, report.kept);
+    }
     defaults::restore(&mut pruned, &defaults);
     Ok((pruned, report))
 }
@@ -155,7 +167,7 @@ struct Run<'a, 'p> {
     samples: Option<&'a dyn Samples>,
     masks: Option<&'a Masks>,
     notes: Vec<String>,
-    fits: Vec<Fit>,
+    fitted: Fitted,
     kept: Vec<Kept>,
     histograms: Vec<Histogram>,
     search: Option<report::Search>,
@@ -208,17 +220,24 @@ struct Pruned {
     refused: Vec<report::Refused>,
 }
 
+/// What was fitted to data.
+#[derive(Default)]
+struct Fitted {
+    layers: Vec<Fit>,
+    submodules: Vec<Reconstructed>,
+}
+
 /// A graph whose weights are pruned, and what is to be told of that.
 struct Zeroed {
     graph: Graph,
-    fits: Vec<Fit>,
+    fits: Fitted,
     note: Option<String>,
 }
 
 /// Units that are gone.
 struct Removed {
     removal: Removal,
-    fits: Vec<Fit>,
+    fits: Fitted,
     /// The graph with what multiplied them at zero and the rest fitted, where there are data.
     fitted: Option<Graph>,
     /// The smaller graph.
@@ -251,7 +270,8 @@ impl<'a, 'p> Run<'a, 'p> {
                 return Err(RecipeError::NoData { kind: "allocation", name: recipe.allocate.name() }.into());
             }
         }
-        let (notes, fits, kept, histograms, search) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), None);
+        let (notes, fitted, kept, histograms, search) =
+            (Vec::new(), Fitted::default(), Vec::new(), Vec::new(), None);
         Ok(Self {
             recipe,
             criterion,
@@ -262,7 +282,7 @@ impl<'a, 'p> Run<'a, 'p> {
             samples,
             masks,
             notes,
-            fits,
+            fitted,
             kept,
             histograms,
             search,
@@ -325,7 +345,7 @@ impl<'a, 'p> Run<'a, 'p> {
             return Err(PruneError::NoWeights);
         }
         self.tell(Progress::Scoring)?;
-        let mut best = Zeroed { graph: graph.clone(), fits: Vec::new(), note: None };
+        let mut best = Zeroed { graph: graph.clone(), fits: Fitted::default(), note: None };
         let (matrices, others) = match self.recipe.granularity {
             Granularity::Unstructured if self.samples.is_none() => (Vec::new(), Vec::new()),
             _ => matrices(graph, &weights),
@@ -374,7 +394,8 @@ impl<'a, 'p> Run<'a, 'p> {
                 let shares = Shares { scope, share, own: &own, most: &most };
                 let updates = run.updates.clone();
                 let method = run.method(&updates, &gradients);
-                let (pruned, fits) = method.prune(graph, &matrices, samples, shares, run.observer)?;
+                let pruned = method.prune(graph, &matrices, samples, shares, run.observer)?;
+                let (pruned, fits) = run.reconstruct(graph, &matrices, samples, pruned)?;
                 return Ok(Zeroed { graph: pruned, fits, note: note.or(floors) });
             }
             let own = own_shares(run.recipe, graph, layers, scope, share);
@@ -385,11 +406,11 @@ impl<'a, 'p> Run<'a, 'p> {
                 }
                 _ => zero_weights(graph, &weights, scorer, seed, shares)?,
             };
-            Ok(Zeroed { graph, fits: Vec::new(), note: floors })
+            Ok(Zeroed { graph, fits: Fitted::default(), note: floors })
         };
         self.follow(settings, graph, &mut best, take, |zeroed| &zeroed.graph)?;
         let Zeroed { graph: best, fits, note } = best;
-        self.fits = fits;
+        self.fitted = fits;
         self.notes.extend(note);
         // The zeros are the mask: what is checked is how they are stored, weight by weight, and run.
         let mut reference = None;
@@ -440,7 +461,7 @@ impl<'a, 'p> Run<'a, 'p> {
         }
         let (structure, dependencies) = (&structure, &structure.dependencies);
         let none = Removal::none(dependencies);
-        let mut best = Removed { removal: none, fits: Vec::new(), fitted: None, graph: graph.clone() };
+        let mut best = Removed { removal: none, fits: Fitted::default(), fitted: None, graph: graph.clone() };
         let choose = |run: &mut Self, share: f64| {
             let removal = match run.masks {
                 Some(masks) => masks.removal(graph, dependencies)?,
@@ -453,7 +474,7 @@ impl<'a, 'p> Run<'a, 'p> {
         };
         self.follow(settings, graph, &mut best, choose, |removed| &removed.graph)?;
         let Removed { removal, fits, fitted, graph: compacted } = best;
-        self.fits = fits;
+        self.fitted = fits;
         self.histograms = histogram::of_units(dependencies, &removal, &scores, self.criterion.name());
         let before = std::mem::take(&mut self.kept);
         self.kept = masks::then(before, masks::kept(graph, dependencies, &removal));
@@ -475,7 +496,7 @@ impl<'a, 'p> Run<'a, 'p> {
             zero_marked(graph, weights, |at| stays(weights[at]).iter().map(|stays| !stays).collect())
         };
         let Some(samples) = self.samples else {
-            return Ok(Zeroed { graph: zeroed(&weights)?, fits: Vec::new(), note: None });
+            return Ok(Zeroed { graph: zeroed(&weights)?, fits: Fitted::default(), note: None });
         };
         let (fitted, others): (Vec<ValueId>, Vec<ValueId>) =
             weights.into_iter().partition(|id| matrices.iter().any(|matrix| matrix.id == *id));
@@ -488,7 +509,8 @@ impl<'a, 'p> Run<'a, 'p> {
         let kept = |at: usize, _: &[f32], _: &Statistics| {
             matrices[at].form.rows_of(stays(matrices[at].id)).into_owned()
         };
-        let (graph, fits) = method.fit(&start, &matrices, samples, Needs::Weights, self.observer, &kept)?;
+        let pruned = method.fit(&start, &matrices, samples, Needs::Weights, self.observer, &kept)?;
+        let (graph, fits) = self.reconstruct(&start, &matrices, samples, pruned)?;
         Ok(Zeroed { graph, fits, note: None })
     }
 
@@ -526,7 +548,7 @@ impl<'a, 'p> Run<'a, 'p> {
         dependencies: &DependencyGraph,
         removal: &Removal,
         multiplied: &[Matrix],
-    ) -> Result<Option<(Graph, Vec<Fit>)>, PruneError> {
+    ) -> Result<Option<(Graph, Fitted)>, PruneError> {
         let Some(samples) = self.samples.filter(|_| !self.updates.is_empty()) else { return Ok(None) };
         let kept = |matrix: &Matrix| -> Option<Vec<bool>> {
             let (shape, layout) = (graph.weight(matrix.id)?.shape(), dependencies.layout(matrix.id)?);
@@ -548,7 +570,25 @@ impl<'a, 'p> Run<'a, 'p> {
         let gradients = WeightsGradients::new();
         let method = Method { freedom: Some(Freedom::None), ..self.method(&updates, &gradients) };
         let kept = |at: usize, _: &[f32], _: &Statistics| masks[at].clone();
-        method.fit(graph, &matrices, samples, Needs::Weights, self.observer, &kept).map(Some)
+        let pruned = method.fit(graph, &matrices, samples, Needs::Weights, self.observer, &kept)?;
+        self.reconstruct(graph, &matrices, samples, pruned).map(Some)
+    }
+
+    /// What layers were fitted to, with submodules trained where an update says so.
+    fn reconstruct(
+        &mut self,
+        dense: &Graph,
+        matrices: &[Matrix],
+        samples: &dyn Samples,
+        (mut graph, layers): (Graph, Vec<Fit>),
+    ) -> Result<(Graph, Fitted), PruneError> {
+        let weights: Vec<ValueId> = matrices.iter().map(|matrix| matrix.id).collect();
+        let reconstruction = Reconstruction { recipe: self.recipe, dense, weights: &weights, samples };
+        let mut submodules = Vec::new();
+        for extent in self.updates.iter().filter_map(|update| update.trains()) {
+            submodules.extend(reconstruction.run(&mut graph, extent, self.observer)?);
+        }
+        Ok((graph, Fitted { layers, submodules }))
     }
 
     /// Takes the share that the recipe says; where it bounds measures instead, finds the share whose result holds what must be
@@ -733,7 +773,7 @@ impl<'a, 'p> Run<'a, 'p> {
             },
             None => None,
         };
-        self.notes.extend(report::few_rows(&self.fits));
+        self.notes.extend(report::few_rows(&self.fitted.layers));
         self.notes.extend(report::silent::silent_outputs(canonical, &pruned.graph));
         // What folded constants were made of.
         pruned.graph.remove_unused();
@@ -752,7 +792,8 @@ impl<'a, 'p> Run<'a, 'p> {
             looked_for_dead: self.recipe.remove_dead,
             dead,
             rounded: pruned.graph.rounded_weights(),
-            fits: self.fits,
+            fits: self.fitted.layers,
+            submodules: self.fitted.submodules,
             likeness: None,
             check,
             file: None,

@@ -11,6 +11,7 @@ use crate::criterion::{self, Aggregate, CRITERIA, Criterion, Normalize};
 use crate::names;
 use crate::termination::{Bound, Conditions, Scored};
 use crate::update::{self, Bias, LeastSquares, UPDATES, WeightUpdate};
+use crate::vocabulary::KeptIds;
 
 pub use granularity::Granularity;
 
@@ -31,7 +32,7 @@ pub enum Inputs {
 const AUTO: &str = "auto";
 
 /// A pruning, described. Every field has a default; at least one of `sparsity`, `target_macs`, `max_drop`, `until`,
-/// `keep` and `remove_dead` must be set; N:M says by itself how much.
+/// `keep`, `keep_ids` and `remove_dead` must be set; N:M says by itself how much.
 ///
 /// ```toml
 /// granularity = "channel"
@@ -98,6 +99,8 @@ pub struct Recipe {
     /// Store the weights of products and convolutions as this in the end, such as `int8`; `None` keeps what is there. The
     /// score on validation data counts it in.
     pub values: Option<ValueType>,
+    /// First cut tables that ids are looked up in to the rows of these ids.
+    pub keep_ids: Vec<KeptIds>,
     /// First remove units that are constant or that nobody listens to; the model computes the same function.
     pub remove_dead: bool,
     /// For whatever is random: the criterion, and the inputs of the final check.
@@ -134,6 +137,7 @@ impl Default for Recipe {
             round_to: None,
             least_parameters: 0.0,
             values: None,
+            keep_ids: Vec::new(),
             remove_dead: false,
             seed: 0,
             steps: 64,
@@ -174,7 +178,9 @@ pub enum RecipeError {
         "allocate, layers and the scopes global and erdos-renyi all say what goes of each layer; give one"
     )]
     TwoAllocations,
-    #[error("nothing to do: set sparsity, layers, target_macs, max_drop, until, keep or remove_dead")]
+    #[error(
+        "nothing to do: set sparsity, layers, target_macs, max_drop, until, keep, keep_ids or remove_dead"
+    )]
     NoTarget,
     #[error("{measure} needs validation data")]
     NoValidation { measure: &'static str },
@@ -258,7 +264,8 @@ impl Recipe {
                 let implied = implied.to_string();
                 return Err(RecipeError::Implied { pattern, implied, field });
             }
-        } else if self.share().is_none() && !self.searches() && !self.remove_dead {
+        } else if self.share().is_none() && !self.searches() && !self.remove_dead && self.keep_ids.is_empty()
+        {
             return Err(RecipeError::NoTarget);
         }
         if !self.damping.is_finite() || self.damping <= 0.0 {
@@ -399,6 +406,7 @@ impl Recipe {
             keep: Vec::new(),
             max_drop: None,
             allocate: Allocate::default(),
+            keep_ids: Vec::new(),
             check: false,
             ..self.clone()
         };
@@ -439,8 +447,11 @@ mod tests {
         assert_eq!(recipe.implied_sparsity(), Some(0.5));
         assert!(Recipe::from_toml("granularity = \"nm:1:4\"\nsparsity = 0.75").is_ok());
         assert!(Recipe::from_toml("granularity = \"block:4x1\"\nsparsity = 0.75").is_ok());
-        let written = toml::to_string(&Recipe { sparsity: Some(0.5), ..recipe }).unwrap();
-        assert!(written.contains("granularity = \"nm:2:4\""), "{written}");
+        let keep_ids = vec![KeptIds { table: "words".to_owned(), unknown: 1, ids: vec![1, 3] }];
+        let written = Recipe { keep_ids, ..recipe };
+        let text = written.to_toml();
+        assert!(text.contains("granularity = \"nm:2:4\""), "{text}");
+        assert_eq!(Recipe::from_toml(&text).unwrap(), written);
         for (text, message) in [
             (
                 "granularity = \"nm:2:4\"\nsparsity = 0.75",
@@ -452,7 +463,7 @@ mod tests {
             ),
             (
                 "granularity = \"block:4x1\"",
-                "nothing to do: set sparsity, layers, target_macs, max_drop, until, keep or remove_dead",
+                "nothing to do: set sparsity, layers, target_macs, max_drop, until, keep, keep_ids or remove_dead",
             ),
             ("sparsity = 1.5", "sparsity is 1.5, expected a number from 0 to less than 1"),
             (
@@ -461,7 +472,10 @@ mod tests {
                  activation, sparsegpt, gradient, snip, taylor-fo, obd, obert, taylor-2016, taylor-signed, mean-activation, \
                  deviation, apoz, mutual-information, fpgm, batch-norm, flap, ziplm, oracle, block-influence",
             ),
-            ("", "nothing to do: set sparsity, layers, target_macs, max_drop, until, keep or remove_dead"),
+            (
+                "",
+                "nothing to do: set sparsity, layers, target_macs, max_drop, until, keep, keep_ids or remove_dead",
+            ),
         ] {
             assert_eq!(Recipe::from_toml(text).unwrap_err().to_string(), message);
         }

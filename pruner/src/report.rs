@@ -45,6 +45,9 @@ pub struct Report {
     /// What was fitted to calibration data, layer by layer.
     #[serde(default)]
     pub fits: Vec<Fit>,
+    /// Submodules that were then trained to give their dense outputs.
+    #[serde(default)]
+    pub submodules: Vec<Reconstructed>,
     /// The pruned model's outputs beside the dense one's, on calibration data, once somebody has run both.
     #[serde(default)]
     pub likeness: Option<Likeness>,
@@ -168,6 +171,22 @@ pub struct Fit {
     pub error_after: Option<f64>,
 }
 
+/// How a submodule was trained to give the dense model's outputs. Errors are mean squared differences as a share of the mean square, on
+/// the samples that were kept aside; of too few samples to keep any aside, on those that it was trained on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reconstructed {
+    /// Values that it gives.
+    pub outputs: Vec<String>,
+    /// Weights that were trained.
+    pub weights: usize,
+    /// Once its layers had been fitted, each by itself.
+    pub error_before: Option<f64>,
+    /// Once it had been trained.
+    pub error_after: Option<f64>,
+    /// Why it was left as it was, where it was.
+    pub left: Option<String>,
+}
+
 /// A group of units that could go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
@@ -199,20 +218,25 @@ pub struct Dead {
 
 /// Sums over `graph`, which was analysed under concrete shapes.
 pub fn totals(graph: &Graph, analysis: &Analysis) -> Totals {
-    let parameters = graph.parameters();
-    let mut totals = Totals {
-        parameters: parameters.count,
-        embeddings: parameters.embeddings,
-        nnz: parameters.nonzero,
-        bytes: weight_bytes(graph),
-        ..Totals::default()
-    };
+    let mut totals = of_weights(graph);
     for node in 0..graph.nodes.len() {
         let macs = analysis.macs(graph, node).unwrap_or_default();
         totals.macs += macs.dense;
         totals.nonzero_macs += macs.nonzero;
     }
     totals
+}
+
+/// What weights come to, without multiply-accumulates.
+pub(crate) fn of_weights(graph: &Graph) -> Totals {
+    let parameters = graph.parameters();
+    Totals {
+        parameters: parameters.count,
+        embeddings: parameters.embeddings,
+        nnz: parameters.nonzero,
+        bytes: weight_bytes(graph),
+        ..Totals::default()
+    }
 }
 
 /// Bytes of all weights as stored.

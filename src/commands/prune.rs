@@ -24,10 +24,11 @@ use poda_pruner::goal::{Goal, reach};
 use poda_pruner::judge::Judge;
 use poda_pruner::masks::Masks;
 use poda_pruner::recipe::Inputs;
-use poda_pruner::report::{Fit, Layer, Likeness, Search, Totals};
+use poda_pruner::report::{Fit, Layer, Likeness, Reconstructed, Search, Totals};
 use poda_pruner::stages::Stages;
 use poda_pruner::termination::{self, Bound, BoundError, MEASURES, Scored, Verdict};
 use poda_pruner::update::UPDATES;
+use poda_pruner::vocabulary::KeptIds;
 use poda_pruner::{Data, Granularity, Progress, Recipe, Report};
 use poda_runtime::Options;
 
@@ -53,6 +54,7 @@ use crate::{page, progress};
 ///   poda prune model.onnx -o trained.safetensors --sparsity 0.9 --rounds 5 --finetune-epochs 1 --train train.npz
 ///   poda prune model.onnx -o fast.safetensors --goal faster --max-drop 0.01 --data test.npz
 ///   poda prune encoder.onnx -o fast.safetensors --goal faster --measure pearson --max-drop 0.01 --data texts.npz
+///   poda prune encoder.onnx -o german.onnx --keep-ids 'embeddings.word*=ids.txt' --unknown-id 100
 ///   poda prune model.onnx --granularity channel --sparsity 0.5 --dry-run
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -160,6 +162,13 @@ pub(crate) struct Args {
     /// holds the rounded values as f32
     #[arg(long, value_name = "TYPE", value_parser = values::parser())]
     values: Option<ValueType>,
+    /// Cut a vocabulary: of the table of this name, in which ids are looked up, keep the rows of the ids in FILE (whole numbers, one a
+    /// line or as JSON). The model is fed the same ids as before; those that went are taken for --unknown-id. May be repeated
+    #[arg(long, value_name = "TABLE=FILE", requires = "unknown_id", conflicts_with_all = ["goal", "masks"])]
+    keep_ids: Vec<String>,
+    /// The id of a vocabulary, one that stays, that ids that went are taken for
+    #[arg(long, value_name = "ID", requires = "keep_ids")]
+    unknown_id: Option<u64>,
     /// First remove units that are constant or that nothing uses, without changing the outputs
     #[arg(long)]
     remove_dead: bool,
@@ -247,6 +256,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Progress::Scoring => "scoring".to_owned(),
             Progress::Checking => "comparing with the masked model".to_owned(),
             Progress::Layer { layer, of } => format!("layer {layer} of {of}"),
+            Progress::Submodule { submodule, of } => format!("training submodule {submodule} of {of}"),
             Progress::Unit { unit, of } => format!("without unit {unit} of {of}"),
             Progress::Step { step, of, sparsity, drop } => {
                 let drop = drop.map(|d| format!(", score down by {d:.4}")).unwrap_or_default();
@@ -362,7 +372,33 @@ fn plan(args: &Args) -> Result<Stages> {
     for recipe in stages.stages.iter_mut().filter_map(|stage| stage.prune.as_mut()) {
         put_on_top(args, recipe);
     }
+    // Rows go once.
+    if let Some(recipe) = stages.stages.iter_mut().find_map(|stage| stage.prune.as_mut()) {
+        for text in &args.keep_ids {
+            recipe.keep_ids.push(kept_ids(text, args.unknown_id)?);
+        }
+    }
     args.stages.on_top(stages, args.seed)
+}
+
+/// The ids of a vocabulary that stay, from `TABLE=FILE`.
+fn kept_ids(text: &str, unknown: Option<u64>) -> Result<KeptIds> {
+    // Names may have an equals sign; paths seldom do.
+    let (table, path) = text.rsplit_once('=').context("--keep-ids: expected TABLE=FILE")?;
+    let unknown = unknown.context("--keep-ids: say what ids that went are taken for (--unknown-id)")?;
+    let list = fs::metadata(path).and_then(|metadata| check_regular(&metadata));
+    let list = list.and_then(|()| fs::read_to_string(path)).with_context(|| path.to_owned())?;
+    let mut ids = Vec::new();
+    for (number, line) in list.lines().enumerate() {
+        let between = |c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']');
+        for word in line.split(between).filter(|word| !word.is_empty()) {
+            let failed =
+                || format!("{path}, line {}: {word:?} is no id; expected a whole number", number + 1);
+            ids.push(word.parse().with_context(failed)?);
+        }
+    }
+    ensure!(!ids.is_empty(), "{path}: no ids");
+    Ok(KeptIds { table: table.to_owned(), unknown, ids })
 }
 
 fn put_on_top(args: &Args, recipe: &mut Recipe) {
@@ -540,7 +576,27 @@ fn show_fits(report: &Report) -> Result<()> {
         print(format!("criterion                     {criterion}"))?;
         print(format!("update                        {updates}"))?;
     }
-    Ok(())
+    show_submodules(&report.submodules)
+}
+
+/// Submodules that were trained, with the error of their outputs before and after.
+fn show_submodules(submodules: &[Reconstructed]) -> Result<()> {
+    if submodules.is_empty() {
+        return Ok(());
+    }
+    let mut rows =
+        table::table(&["trained up to", "weights", "error, fitted", "and trained", "left because"], 1);
+    let error = |error: Option<f64>| error.map_or_else(|| "?".to_owned(), |error| format!("{error:.2e}"));
+    for submodule in submodules {
+        rows.add_row([
+            submodule.outputs.join(", "),
+            submodule.weights.to_string(),
+            error(submodule.error_before),
+            error(submodule.error_after),
+            submodule.left.clone().unwrap_or_default(),
+        ]);
+    }
+    print(format!("\n{rows}\n"))
 }
 
 fn show_likeness(likeness: &Likeness) -> Result<()> {

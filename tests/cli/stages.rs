@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use poda::formats::safetensors;
+use poda::formats::{DataType, Dim, Graph, Op, safetensors};
 use poda::{Tensor, arrays};
 
 use crate::finetune::{DEMO, samples};
@@ -88,6 +88,41 @@ fn what_rounds_need_is_said() {
     }
     prune(&["--sparsity", "0.5", "--finetune-epochs", "2"]).exit(2);
     assert!(!dir.path("p.onnx").exists() && !dir.path("p.onnx.stages").exists());
+}
+
+#[test]
+fn a_vocabulary_is_cut_to_the_ids_in_a_file() {
+    let dir = Dir::new();
+    let mut graph = Graph::default();
+    let ids = graph.add_input("ids", DataType::I64, vec![Dim::Fixed(3)]);
+    let rows: Vec<f32> = (0..40).map(|i| i as f32).collect();
+    let words = graph.add_weight("words", Tensor::from_slice(&[10, 4], &rows));
+    let y = graph.add_node(Op::Gather { axis: 0 }, &[words, ids], "y");
+    graph.outputs.push(y);
+    poda::formats::write(&graph, dir.path("words.onnx"), &poda::formats::WriteOptions::default()).unwrap();
+    fs::write(dir.path("ids.txt"), "9\n2\n[3, 5]\n").unwrap();
+    let cut = |more: &[&str]| {
+        dir.poda(&[&["prune", "words.onnx", "-o", "cut.onnx", "--keep-ids", "w*=ids.txt"], more].concat())
+    };
+    let report = cut(&["--unknown-id", "2", "--save-masks", "masks.safetensors", "--json"]).json();
+    assert_eq!(report["kept"][0]["indices"], serde_json::json!([2, 3, 5, 9]), "{report}");
+    assert_eq!([&report["before"]["embeddings"], &report["before"]["parameters"]], [40, 40]);
+    assert_eq!(report["after"]["parameters"], 16);
+    let masks = safetensors::read(dir.path("masks.safetensors")).unwrap();
+    let kept = masks.tensor("words.kept.0").unwrap();
+    assert_eq!(kept.as_slice::<i64>().unwrap(), [2, 3, 5, 9]);
+    arrays::write_npz(dir.path("ids.npz"), &[("ids".into(), Tensor::from_slice(&[3], &[9_i64, 4, 3]))])
+        .unwrap();
+    dir.poda(&["run", "cut.onnx", "--input", "ids.npz", "-o", "y.npz"]).ok();
+    let found = &arrays::read(dir.path("y.npz")).unwrap()["y"];
+    let row = |id: usize| &rows[id * 4..][..4];
+    assert_eq!(found.as_slice::<f32>().unwrap(), [row(9), row(2), row(3)].concat());
+    let line = cut(&["--unknown-id", "4"]).error();
+    assert!(line.contains("are to be taken for id 4, which does not stay itself"), "{line}");
+    cut(&[]).exit(2);
+    fs::write(dir.path("ids.txt"), "2\n3\ntwo\n").unwrap();
+    let line = cut(&["--unknown-id", "2"]).error();
+    assert!(line.contains("ids.txt, line 3: \"two\" is no id; expected a whole number"), "{line}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ pub use inputs::{Rows, Use, uses};
 pub(crate) use statistics::squared;
 pub use statistics::{Collector, Moments, Statistics, Twin};
 pub(crate) use statistics::{inner, rows_times, rows_times_transposed};
+pub(crate) use stream::part;
 pub use stream::{Lane, Shown, Stream, run};
 
 use poda_formats::Tensor;

@@ -163,6 +163,16 @@ impl<'a> Stream<'a> {
         self.batches.iter().filter(|batch| batch.held_out == held_out).count()
     }
 
+    /// Of each batch whether it is kept aside, and the number of its set of shapes.
+    pub(crate) fn batches(&self) -> impl Iterator<Item = (bool, usize)> + '_ {
+        self.batches.iter().map(|batch| (batch.held_out, batch.shapes))
+    }
+
+    /// What is known of the graph for each set of shapes.
+    pub(crate) fn known(&self) -> impl Iterator<Item = &Analysis> + '_ {
+        self.known.iter().map(|(_, analysis)| analysis)
+    }
+
     /// What a batch brings to the nodes from `at` on.
     fn feeds(&self, graph: &Graph, number: usize) -> Result<Vec<(ValueId, Tensor)>, CalibrationError> {
         if let Some(kept) = &self.batches[number].kept {
@@ -209,36 +219,7 @@ impl Part {
         if made_outputs.is_empty() {
             return Ok(Self { executable: None, inputs, outputs, live });
         }
-        let mut part = Graph { nodes: graph.nodes[nodes].to_vec(), ..Graph::default() };
-        part.outputs = made_outputs;
-        let needed = needed(&part, graph.values.len());
-        part.values = graph
-            .values
-            .iter()
-            .enumerate()
-            .map(|(index, value)| {
-                let id = ValueId(index as u32);
-                let known = analysis
-                    .constant(id)
-                    .filter(|_| needed[index] && value.weight.is_none() && !made.contains(&id));
-                match known {
-                    Some(known) => Value {
-                        weight: Some(known.clone().into()),
-                        name: value.name.clone(),
-                        ..Value::default()
-                    },
-                    None => Value {
-                        weight: value.weight.clone().filter(|_| needed[index]),
-                        shape: None,
-                        ..value.clone()
-                    },
-                }
-            })
-            .collect();
-        part.inputs = inputs.iter().copied().filter(|id| needed[id.index()]).collect();
-        for id in part.inputs.clone() {
-            part.value_mut(id).dtype = analysis.infos[id.index()].as_ref().map(|info| info.dtype);
-        }
+        let part = part(graph, nodes, &made_outputs, analysis);
         let failed = |failure: Failure| CalibrationError::Run { failure };
         let model = Model::from_graph(part).map_err(|error| failed(error.into()))?;
         let options = Options { tune: false, ..Options::default() };
@@ -268,6 +249,37 @@ impl Part {
         results.extend(ids.zip(outputs.into_iter().map(|(_, tensor)| tensor)));
         Ok(results)
     }
+}
+
+/// Some nodes of `graph` as a graph of their own, which gives `outputs`. It has the values of `graph` under the same numbers; what
+/// is known of them for these shapes is constant, and what is not is fed.
+pub(crate) fn part(graph: &Graph, nodes: Range<usize>, outputs: &[ValueId], analysis: &Analysis) -> Graph {
+    let start = nodes.start;
+    let mut part = Graph { nodes: graph.nodes[nodes].to_vec(), ..Graph::default() };
+    let made: BTreeSet<ValueId> =
+        part.nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied()).collect();
+    part.outputs = outputs.to_vec();
+    let needed = needed(&part, graph.values.len());
+    let value = |(index, value): (usize, &Value)| {
+        let id = ValueId(index as u32);
+        let known = analysis.constant(id);
+        match known.filter(|_| needed[index] && value.weight.is_none() && !made.contains(&id)) {
+            Some(known) => {
+                let weight = Some(known.clone().into());
+                Value { weight, name: value.name.clone(), ..Value::default() }
+            }
+            None => {
+                let weight = value.weight.clone().filter(|_| needed[index]);
+                Value { weight, shape: None, ..value.clone() }
+            }
+        }
+    };
+    part.values = graph.values.iter().enumerate().map(value).collect();
+    part.inputs = live(graph, start, analysis).into_iter().filter(|id| needed[id.index()]).collect();
+    for id in part.inputs.clone() {
+        part.value_mut(id).dtype = analysis.infos[id.index()].as_ref().map(|info| info.dtype);
+    }
+    part
 }
 
 /// Values that nodes from `at` on, or the caller, need of what comes before, and that are not constants.

@@ -15,6 +15,7 @@ mod recipe;
 mod state;
 mod statistics;
 pub(crate) mod step;
+pub(crate) mod submodule;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -7,6 +7,7 @@ use poda_formats::weight::SparseError;
 use crate::calibration::CalibrationError;
 use crate::check::{CheckError, TOLERANCE};
 use crate::compact::CompactError;
+use crate::finetune::FineTuneError;
 use crate::gradients::objective::ObjectiveError;
 use crate::judge::JudgeError;
 use crate::masks::MasksError;
@@ -14,6 +15,7 @@ use crate::names::NamesError;
 use crate::recipe::RecipeError;
 use crate::update::UpdateError;
 use crate::values::ValuesError;
+use crate::vocabulary::VocabularyError;
 
 /// Why a model cannot be pruned as asked.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,8 @@ pub enum PruneError {
     Masks(#[from] MasksError),
     #[error(transparent)]
     Values(#[from] ValuesError),
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyError),
     #[error(
         "the pruned model differs from the masked one: a channel of output {output:?} by {relative:.2e} of its greatest \
          element (allowed: {TOLERANCE:e}); please report this model"
@@ -70,6 +74,8 @@ pub enum PruneError {
         "nothing says what weight {weight:?} is multiplied with, so that it cannot be fitted to data; leave it alone (exclude)"
     )]
     NoInputs { weight: String },
+    #[error("a submodule cannot be trained: {0}")]
+    Training(Box<FineTuneError>),
     #[error("stopped: whoever watched the pruning ended it")]
     Stopped,
 }

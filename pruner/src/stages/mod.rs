@@ -244,6 +244,9 @@ impl Stage {
         if self.rounds > 1 && recipe.implied_sparsity().is_some() {
             return Err(format!("{} is reached in one round", recipe.granularity));
         }
+        if self.rewind && !recipe.keep_ids.is_empty() {
+            return Err("rewind needs tables that keep their rows: cut them in a stage of its own".to_owned());
+        }
         if self.rewind && recipe.granularity == Granularity::Channel {
             return Err("rewind needs weights that keep their shapes, channels do not".to_owned());
         }
@@ -264,6 +267,10 @@ impl Stage {
         recipe.values = None;
         if self.rounds == 1 {
             return Some(recipe);
+        }
+        if round > 0 {
+            // Rows that went are there no more.
+            recipe.keep_ids.clear();
         }
         let along = |round: usize| round as f64 / self.rounds as f64;
         let channels = recipe.granularity == Granularity::Channel;

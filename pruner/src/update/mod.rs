@@ -8,6 +8,7 @@ mod bias;
 mod homeostasis;
 mod least_squares;
 mod obs;
+mod reconstruction;
 mod sparse_gpt;
 mod swaps;
 
@@ -18,12 +19,14 @@ pub use homeostasis::{Regulation, SignedRegulation, ZeroSum};
 pub use least_squares::LeastSquares;
 pub(crate) use least_squares::damped;
 pub use obs::ExactObs;
+pub use reconstruction::{AdaPrune, Reconstruction};
 pub use sparse_gpt::{SparseGpt, SparseGptFixed};
 pub use swaps::SparseSwaps;
 
 #[cfg(test)]
 use crate::calibration::rows_times;
 use crate::calibration::{Needs, Statistics};
+use crate::submodule::Extent;
 
 /// A layer while its weights change: the matrix `[outputs, inputs]` of a product.
 #[derive(Debug)]
@@ -73,6 +76,11 @@ pub trait WeightUpdate: std::fmt::Debug + Sync {
         false
     }
 
+    /// What is trained together once every layer has been updated; `None` where nothing is.
+    fn trains(&self) -> Option<Extent> {
+        None
+    }
+
     /// Changes `job.weights`, and perhaps `job.kept`.
     ///
     /// # Errors
@@ -106,6 +114,8 @@ pub static UPDATES: &[&dyn WeightUpdate] = &[
     &Regulation,
     &SignedRegulation,
     &ZeroSum,
+    &AdaPrune,
+    &Reconstruction,
 ];
 
 /// The update with this name.

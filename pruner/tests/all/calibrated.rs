@@ -1,9 +1,10 @@
 //! Pruning from unlabelled samples.
 
-use poda_formats::{DataType, Graph, Tensor};
+use poda_formats::{DataType, Dim, Graph, Tensor, Weight};
 use poda_pruner::calibration::{Feeds, Samples, SamplesError};
 use poda_pruner::criterion::CRITERIA;
 use poda_pruner::recipe::Inputs;
+use poda_pruner::report::Reconstructed;
 use poda_pruner::settings::Shapes;
 use poda_pruner::update::UPDATES;
 use poda_pruner::{Data, Granularity, PruneError, Recipe, Report, prune_with};
@@ -154,22 +155,7 @@ fn fitted_weights_come_nearer_to_the_dense_outputs_at_every_granularity() {
 
 #[test]
 fn a_transformer_is_fitted_layer_by_layer() {
-    let blocks = [
-        Block::Norm { mean: true },
-        Block::Attention { kv_heads: 2, repeat: 1, head: 4, fused: 0, rotary: false },
-        Block::FeedForward { hidden: 24, gated: false },
-    ];
-    let graph = transformer(&blocks, 16, 3);
-    let dims = |name: &str| {
-        let id = graph.find(name).unwrap();
-        let sizes = graph.value(id).shape.clone().unwrap();
-        sizes
-            .iter()
-            .enumerate()
-            .map(|(axis, dim)| dim.to_string().parse().unwrap_or([4, 6][axis.min(1)]))
-            .collect()
-    };
-    let samples = MadeUp::new(&graph, 8, &dims);
+    let (graph, samples) = small_transformer();
     let of = |update: &str| {
         let update = Some(vec![update.to_owned()]);
         let recipe = Recipe { sparsity: Some(0.5), update, ..Recipe::default() };
@@ -184,6 +170,88 @@ fn a_transformer_is_fitted_layer_by_layer() {
         "{:?}",
         report.fits
     );
+}
+
+/// Attention and a feed-forward network, each with its residual addition, and samples for them.
+fn small_transformer() -> (Graph, MadeUp) {
+    let blocks = [
+        Block::Norm { mean: true },
+        Block::Attention { kv_heads: 2, repeat: 1, head: 4, fused: 0, rotary: false },
+        Block::FeedForward { hidden: 24, gated: false },
+    ];
+    let graph = transformer(&blocks, 16, 3);
+    let dims = |name: &str| {
+        let id = graph.find(name).unwrap();
+        let sizes = graph.value(id).shape.clone().unwrap();
+        let size = |(axis, dim): (usize, &Dim)| dim.to_string().parse().unwrap_or([4, 6][axis.min(1)]);
+        sizes.iter().enumerate().map(size).collect()
+    };
+    let samples = MadeUp::new(&graph, 8, &dims);
+    (graph, samples)
+}
+
+#[test]
+fn trained_submodules_come_nearer_to_the_dense_outputs_and_keep_zeros() {
+    let (graph, samples) = small_transformer();
+    for (granularity, inputs) in [
+        ("unstructured", Inputs::Both),
+        ("unstructured", Inputs::Pruned),
+        ("unstructured", Inputs::Dense),
+        ("nm:2:4", Inputs::Both),
+        ("block:2x1", Inputs::Both),
+    ] {
+        let recipe = |update: &[&str]| Recipe {
+            granularity: granularity.parse().unwrap(),
+            sparsity: (granularity != "nm:2:4").then_some(0.5),
+            update: Some(update.iter().map(|&name| name.to_owned()).collect()),
+            inputs,
+            ..Recipe::default()
+        };
+        let (fitted, _) = run(&graph, &samples, &recipe(&["bias", "least-squares"])).unwrap();
+        let with = recipe(&["bias", "least-squares", "reconstruction"]);
+        let (trained, report) = run(&graph, &samples, &with).unwrap();
+        assert!(!report.submodules.is_empty());
+        for submodule in &report.submodules {
+            assert_eq!(submodule.left, None);
+            assert!(
+                submodule.weights > 0 && submodule.error_after <= submodule.error_before,
+                "{submodule:?}"
+            );
+        }
+        let sum =
+            |of: fn(&Reconstructed) -> Option<f64>| report.submodules.iter().filter_map(of).sum::<f64>();
+        assert!(sum(|s| s.error_after) < sum(|s| s.error_before), "{granularity}: {:?}", report.submodules);
+        // The same zeros, bit by bit the same elements in another run.
+        let (again, _) = run(&graph, &samples, &with).unwrap();
+        for ((value, was), again) in trained.values.iter().zip(&fitted.values).zip(&again.values) {
+            let elements = |weight: &Option<Weight>| {
+                let tensor = weight.as_ref().filter(|w| w.dtype() == DataType::F32 && w.shape().len() > 1)?;
+                Some(tensor.to_dense().unwrap().as_slice::<f32>().unwrap().to_vec())
+            };
+            let (now, was, again) = (elements(&value.weight), elements(&was.weight), elements(&again.weight));
+            assert_eq!(now, again, "{}", value.name);
+            let zeros =
+                |values: Option<Vec<f32>>| values.map(|v| v.iter().map(|v| *v == 0.0).collect::<Vec<_>>());
+            assert_eq!(zeros(now), zeros(was), "{}", value.name);
+        }
+    }
+}
+
+#[test]
+fn layers_trained_by_themselves_come_towards_their_dense_outputs() {
+    let (graph, samples) = small();
+    let update = Some(vec!["adaprune".to_owned()]);
+    let recipe = Recipe { sparsity: Some(0.5), update, inputs: Inputs::Dense, ..Recipe::default() };
+    let report = run(&graph, &samples, &recipe).unwrap().1;
+    assert_eq!(report.submodules.len(), report.layers.len());
+    let mut nearer = 0;
+    for layer in &report.submodules {
+        let [before, after] = [layer.error_before.unwrap(), layer.error_after.unwrap()];
+        // (A layer that is spared has nothing to learn.)
+        assert!(after < before || before == 0.0, "{layer:?}");
+        nearer += usize::from(after < before);
+    }
+    assert!(nearer > 0);
 }
 
 #[test]

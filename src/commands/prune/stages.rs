@@ -211,6 +211,9 @@ pub(crate) fn said(progress: &Progress) -> String {
     let work = match work {
         Work::Measuring => "measuring".to_owned(),
         Work::Pruning(prune::Progress::Layer { layer, of }) => format!("pruning, layer {layer} of {of}"),
+        Work::Pruning(prune::Progress::Submodule { submodule, of }) => {
+            format!("pruning, training submodule {submodule} of {of}")
+        }
         Work::Pruning(_) => "pruning".to_owned(),
         Work::Training(training) => {
             format!("training, step {} of {}, loss {:.4}", training.step, training.steps, training.loss)
