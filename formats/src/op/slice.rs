@@ -12,7 +12,7 @@ pub fn slice_elements(size: usize, start: i64, end: i64, step: i64) -> Option<(u
         0 => return None,
         1.. => {
             let start = start.clamp(0, size);
-            (start, end.clamp(0, size) - start)
+            (start, if open { size } else { end.clamp(0, size) } - start)
         }
         _ if size == 0 => (0, 0),
         _ => {
@@ -50,6 +50,8 @@ mod tests {
             // Backwards without an end.
             ((5, -3, i64::MAX, -2), (2, 2)),
             ((5, 4, i32::MAX.into(), -1), (4, 5)),
+            // Also of an axis that is longer.
+            ((1 << 32, 0, i32::MAX.into(), 1), (0, 1 << 32)),
         ];
         for ((size, start, end, step), expected) in cases {
             let found = slice_elements(size, start, end, step);

@@ -34,7 +34,7 @@ pub struct Step {
 
 /// Halvings after that, each of which halves what is not known.
 const HALVINGS: usize = 5;
-/// A rate fails when it failed so often in a row: on a machine that others use too, one stall of 200 ms would decide otherwise.
+/// A rate fails when it failed so often in a row: one stall, which may come from elsewhere on the machine, decides otherwise.
 const TRIES: usize = 2;
 /// Rates that are tried on the way up.
 const RAISES: usize = 16;

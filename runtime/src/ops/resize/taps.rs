@@ -2,6 +2,9 @@
 
 use poda_formats::op::{CoordinateTransform, NearestRounding, ResizeAttributes, ResizeMode};
 
+/// The longest axis whose places are counted in f32, in quarters at least.
+const LONGEST_IN_F32: usize = 1 << 21;
+
 /// How one axis is resized.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Line {
@@ -22,9 +25,7 @@ impl Line {
     /// Where element `i` of the output lies on the input.
     fn place(&self, transform: CoordinateTransform, i: usize) -> f64 {
         let (x, input, scaled) = (i as f64, self.input as f64, self.input as f64 * self.scale);
-        // In f32, as other engines and the conformance vectors have it: 1.5 / 0.6 is 2.5, and its floor not 2.4999999's.
-        let scale = self.scale as f32;
-        let half_pixel = f64::from((i as f32 + 0.5) / scale - 0.5);
+        let half_pixel = (x + 0.5) / self.scale - 0.5;
         match transform {
             CoordinateTransform::HalfPixel => half_pixel,
             CoordinateTransform::HalfPixelSymmetric => {
@@ -33,12 +34,25 @@ impl Line {
             CoordinateTransform::PytorchHalfPixel if self.output > 1 => half_pixel,
             CoordinateTransform::AlignCorners if self.output > 1 => x * (input - 1.0) / (scaled - 1.0),
             CoordinateTransform::PytorchHalfPixel | CoordinateTransform::AlignCorners => 0.0,
-            CoordinateTransform::Asymmetric => f64::from(i as f32 / scale),
+            CoordinateTransform::Asymmetric => x / self.scale,
             CoordinateTransform::TfCropAndResize if self.output > 1 => {
                 let [start, end] = self.roi;
                 start * (input - 1.0) + x * (end - start) * (input - 1.0) / (self.output as f64 - 1.0)
             }
             CoordinateTransform::TfCropAndResize => 0.5 * (self.roi[0] + self.roi[1]) * (input - 1.0),
+        }
+    }
+
+    /// As [`Line::place`], by the arithmetic of ONNX Runtime, which decides what is nearest: 1.5 / 0.6 - 0.5 is 2 in f32, and 1.9999999 in
+    /// more digits of the same 0.6. Axes so long that f32 does not tell halves apart any more are placed in f64.
+    fn place_in_f32(&self, transform: CoordinateTransform, i: usize) -> f64 {
+        let (x, scale) = (i as f32, self.scale as f32);
+        match transform {
+            _ if self.input.max(self.output) > LONGEST_IN_F32 => self.place(transform, i),
+            CoordinateTransform::HalfPixel => ((x + 0.5) / scale - 0.5).into(),
+            CoordinateTransform::PytorchHalfPixel if self.output > 1 => ((x + 0.5) / scale - 0.5).into(),
+            CoordinateTransform::Asymmetric => (x / scale).into(),
+            _ => self.place(transform, i),
         }
     }
 
@@ -50,7 +64,7 @@ impl Line {
 
 /// The element of the input nearest to element `i` of the output.
 pub(super) fn nearest(attributes: &ResizeAttributes, line: &Line, i: usize) -> usize {
-    let place = line.place(attributes.coordinates, i);
+    let place = line.place_in_f32(attributes.coordinates, i);
     line.clamp(match attributes.nearest {
         NearestRounding::RoundPreferFloor => (place - 0.5).ceil(),
         NearestRounding::RoundPreferCeil => (place + 0.5).floor(),

@@ -4,6 +4,7 @@ use poda_formats::op::{
 
 use super::super::OpError;
 use super::super::testing::{apply, assert_close, floats, input};
+use super::taps::{Line, nearest};
 
 fn attributes(mode: ResizeMode, coordinates: CoordinateTransform) -> ResizeAttributes {
     ResizeAttributes {
@@ -42,16 +43,21 @@ fn lines_are_interpolated() {
 }
 
 #[test]
-fn places_are_those_of_f32() {
+fn the_nearest_is_that_of_f32_and_long_axes_keep_every_element() {
     // 1.5 / 0.6 - 0.5 is 2, where more digits of 0.6 give 1.9999999. (What ONNX Runtime 1.32 gives.)
-    let nearest = NearestRounding::Floor;
     let op = Op::Resize(ResizeAttributes {
-        nearest,
+        nearest: NearestRounding::Floor,
         ..attributes(ResizeMode::Nearest, CoordinateTransform::HalfPixel)
     });
     let x = input(&[4], &[1.0_f32, 2.0, 3.0, 4.0]);
     let result = apply(&op, &[x, None, input(&[1], &[0.6_f32]), None], 1).unwrap();
     assert_eq!(floats(&result[0]), [1.0, 3.0]);
+    // Beyond 2²⁴ f32 has no odd numbers: by an unrounded scale of 1 each element stays in its place.
+    let long = Line { input: (1 << 24) + 8, output: (1 << 24) + 8, scale: 1.0, roi: [0.0, 1.0] };
+    let of = attributes(ResizeMode::Nearest, CoordinateTransform::Asymmetric);
+    for i in (1 << 24)..(1 << 24) + 8 {
+        assert_eq!(nearest(&of, &long, i), i);
+    }
 }
 
 #[test]
