@@ -32,11 +32,12 @@ pub struct Config {
     /// Origins of web pages that may send requests; `*` for any.
     pub cors_origin: Vec<String>,
 
-    /// Threads of each instance; `None` shares out the CPUs that the process may use.
+    /// Threads of each instance, or of all runs where nothing says how many there are; `None` shares out the CPUs that the process
+    /// may use.
     pub threads: Option<usize>,
     /// Runs at once of each model.
     pub instances: Option<usize>,
-    /// What the defaults of threads and instances are for.
+    /// How many runs there are where `instances` does not say.
     pub mode: Mode,
     /// Samples that may share a run.
     pub max_batch: usize,
@@ -98,15 +99,27 @@ pub struct Config {
     pub log_level: String,
 }
 
-/// What instances and threads are for where neither is given.
+/// How many runs of a model there are at once where [`Config::instances`] does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// One run at a time, on all CPUs.
+    /// As many as threads, which those that are fewer share; under an overload one, so that what is accepted is answered soon.
     #[default]
+    Auto,
+    /// One, on all threads.
     Latency,
-    /// As many runs as CPUs, on one each.
+    /// As many as CPUs, on one each, under an overload too.
     Throughput,
+}
+
+/// How many runs of a model there are at once, at most, and on what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Concurrency {
+    pub(crate) runs: usize,
+    /// While more requests come than can be run.
+    pub(crate) overloaded_runs: usize,
+    /// Of all runs together: one that is alone uses all of them.
+    pub(crate) threads: usize,
 }
 
 /// How the log is written.
@@ -269,15 +282,22 @@ impl Config {
         self.shape.iter().map(parse).collect()
     }
 
-    /// Runs at once of each model, and threads that they share: an instance that is alone uses those of the others.
-    pub(crate) fn instances(&self) -> (usize, usize) {
+    /// Runs at once of each model, and the threads that they share.
+    pub(crate) fn concurrency(&self) -> Concurrency {
         let cpus = poda_runtime::Threads::available();
-        let instances = self.instances.unwrap_or(match (self.mode, self.threads) {
-            (Mode::Latency, _) => 1,
-            (Mode::Throughput, threads) => (cpus / threads.unwrap_or(1)).max(1),
-        });
-        let threads = self.threads.unwrap_or((cpus / instances).max(1));
-        (instances, instances.saturating_mul(threads))
+        let fixed = |runs: usize| {
+            let threads = self.threads.unwrap_or((cpus / runs).max(1));
+            Concurrency { runs, overloaded_runs: runs, threads: runs.saturating_mul(threads) }
+        };
+        match (self.instances, self.mode) {
+            (Some(instances), _) => fixed(instances),
+            (None, Mode::Latency) => fixed(1),
+            (None, Mode::Throughput) => fixed((cpus / self.threads.unwrap_or(1)).max(1)),
+            (None, Mode::Auto) => {
+                let threads = self.threads.unwrap_or(cpus);
+                Concurrency { runs: threads, overloaded_runs: 1, threads }
+            }
+        }
     }
 
     pub(crate) fn max_delay(&self) -> Duration {
@@ -336,13 +356,18 @@ mod tests {
     }
 
     #[test]
-    fn instances_share_out_the_cpus() {
-        let of =
-            |threads, instances, mode| Config { threads, instances, mode, ..Config::default() }.instances();
-        assert_eq!(of(Some(2), Some(3), Mode::Latency), (3, 6));
-        assert_eq!(of(Some(2), None, Mode::Latency), (1, 2));
+    fn runs_share_out_the_cpus() {
+        let of = |threads, instances, mode| {
+            let config = Config { threads, instances, mode, ..Config::default() };
+            let Concurrency { runs, overloaded_runs, threads } = config.concurrency();
+            [runs, overloaded_runs, threads]
+        };
+        assert_eq!(of(Some(2), Some(3), Mode::Auto), [3, 3, 6]);
+        assert_eq!(of(Some(2), None, Mode::Latency), [1, 1, 2]);
+        assert_eq!(of(Some(5), None, Mode::Auto), [5, 1, 5]);
         let cpus = poda_runtime::Threads::available();
-        assert_eq!(of(None, None, Mode::Latency), (1, cpus));
-        assert_eq!(of(None, None, Mode::Throughput), (cpus, cpus));
+        assert_eq!(of(None, None, Mode::Auto), [cpus, 1, cpus]);
+        assert_eq!(of(None, None, Mode::Latency), [1, 1, cpus]);
+        assert_eq!(of(None, None, Mode::Throughput), [cpus, cpus, cpus]);
     }
 }

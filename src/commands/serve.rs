@@ -71,15 +71,16 @@ pub(crate) struct Args {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cors_origin: Vec<String>,
 
-    /// Threads of each instance [default: the CPUs of this container, shared out among the instances]
+    /// Threads of each instance; without --instances those of all runs together [default: the CPUs of this container]
     #[arg(long, env = "PODA_THREADS", value_name = "N", help_heading = "Running models")]
     #[serde(skip_serializing_if = "Option::is_none")]
     threads: Option<usize>,
-    /// Runs at once of each model, with one copy of its weights [default: 1, with --mode throughput one a CPU]
+    /// Runs at once of each model, with one copy of its weights [default: as --mode says]
     #[arg(long, env = "PODA_INSTANCES", value_name = "N", help_heading = "Running models")]
     #[serde(skip_serializing_if = "Option::is_none")]
     instances: Option<usize>,
-    /// One run at a time on all CPUs, or as many as CPUs [default: latency]
+    /// Runs at once: as many as wait, up to one a thread, and one under an overload (auto); always one, on all threads
+    /// (latency); or one a CPU (throughput) [default: auto]
     #[arg(long, env = "PODA_MODE", value_enum, help_heading = "Running models")]
     #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<ModeArg>,
@@ -208,6 +209,7 @@ pub(crate) struct Args {
 #[derive(Debug, Clone, Copy, Serialize, clap::ValueEnum)]
 #[serde(into = "Mode")]
 enum ModeArg {
+    Auto,
     Latency,
     Throughput,
 }
@@ -215,6 +217,7 @@ enum ModeArg {
 impl From<ModeArg> for Mode {
     fn from(arg: ModeArg) -> Self {
         match arg {
+            ModeArg::Auto => Self::Auto,
             ModeArg::Latency => Self::Latency,
             ModeArg::Throughput => Self::Throughput,
         }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::models::{TensorMetadata, platform};
 use super::{Answer, json};
 use crate::app::App;
+use crate::config::Concurrency;
 use crate::model::Served;
 use crate::statistics::ModelStatistics;
 
@@ -47,12 +48,12 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
 
 pub(super) async fn info(State(app): State<Arc<App>>) -> Answer {
     let models: Vec<Value> = app.registry.served().iter().map(|model| describe(model)).collect();
-    let (instances, threads) = app.config.instances();
+    let Concurrency { runs, threads, .. } = app.config.concurrency();
     json(&json!({
         "version": env!("CARGO_PKG_VERSION"),
         "ready": app.is_ready(),
         "uptime_seconds": app.started.elapsed().as_secs(),
-        "instances": instances,
+        "instances": runs,
         "threads": threads,
         "models": models,
         "repository": app.registry.index(),

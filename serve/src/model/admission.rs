@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::config::Concurrency;
+
 /// A window lasts at least so long; under an overload four runs, too, for its end is seen by what is run.
 const WINDOW: Duration = Duration::from_millis(100);
 /// It is closed undecided after so many times that, or so many runs.
@@ -32,7 +34,7 @@ const LONGER: f64 = 1.25;
 pub(crate) struct Admission {
     /// Places in all.
     queue: usize,
-    instances: usize,
+    concurrency: Concurrency,
     /// By how much it may grow in a window.
     burst: usize,
     /// Whether overload is looked for.
@@ -84,7 +86,13 @@ impl Drop for Place {
 }
 
 impl Admission {
-    pub(crate) fn new(queue: usize, instances: usize, max_batch: usize, shed: bool, now: Instant) -> Self {
+    pub(crate) fn new(
+        queue: usize,
+        concurrency: Concurrency,
+        max_batch: usize,
+        shed: bool,
+        now: Instant,
+    ) -> Self {
         let state = State {
             since: now,
             arrivals: 0,
@@ -95,14 +103,18 @@ impl Admission {
         };
         Self {
             queue,
-            instances,
-            burst: BURST.max(instances.saturating_mul(max_batch).saturating_mul(2)),
+            concurrency,
+            burst: BURST.max(concurrency.runs.saturating_mul(max_batch).saturating_mul(2)),
             shed,
             taken: Arc::default(),
             overloaded: AtomicBool::new(false),
             limit: AtomicUsize::new(queue),
             state: Mutex::new(state),
         }
+    }
+
+    pub(crate) fn concurrency(&self) -> Concurrency {
+        self.concurrency
     }
 
     /// Requests that wait.
@@ -173,7 +185,7 @@ impl Admission {
         let was = self.overloaded.load(Ordering::Relaxed);
         let is = state.roll(now, was, self)?;
         let limit = if is {
-            state.times.greatest(LONGER).saturating_mul(self.instances).min(self.queue)
+            state.times.greatest(LONGER).saturating_mul(self.concurrency.overloaded_runs).min(self.queue)
         } else {
             self.queue
         };
@@ -196,7 +208,7 @@ impl State {
             return None;
         }
         if was {
-            self.strikes = if self.is_calm(elapsed, of.instances) {
+            self.strikes = if self.is_calm(elapsed, of.concurrency.overloaded_runs) {
                 // (Windows in which nothing came are not looked at one by one.)
                 let windows = elapsed.as_nanos() / window.as_nanos();
                 self.strikes.saturating_sub(u32::try_from(windows).unwrap_or(u32::MAX))
@@ -217,8 +229,8 @@ impl State {
     }
 
     /// Whether no more came than could have been run. With few places not all of that is: what counts is how long runs took.
-    fn is_calm(&self, elapsed: Duration, instances: usize) -> bool {
-        let could = self.runs as f64 * elapsed.as_secs_f64() * instances as f64;
+    fn is_calm(&self, elapsed: Duration, at_once: usize) -> bool {
+        let could = self.runs as f64 * elapsed.as_secs_f64() * at_once as f64;
         self.arrivals <= self.runs
             || (self.runs > 0 && self.arrivals as f64 * self.busy.as_secs_f64() <= could)
     }
@@ -279,8 +291,9 @@ mod tests {
     impl Model {
         fn new(shed: bool) -> Self {
             let now = Instant::now();
-            let (admission, waiting) = (Admission::new(512, 1, 16, shed, now), Vec::new());
-            Self { admission, now, waiting, changes: Vec::new() }
+            let concurrency = Concurrency { runs: 1, overloaded_runs: 1, threads: 1 };
+            let admission = Admission::new(512, concurrency, 16, shed, now);
+            Self { admission, now, waiting: Vec::new(), changes: Vec::new() }
         }
 
         fn saw(&mut self, change: Option<Change>) {

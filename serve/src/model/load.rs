@@ -91,9 +91,9 @@ fn try_load(
     let text = Text::beside(folder, &inputs, &outputs)?;
     let labels = labels(folder)?;
     check_labels(labels.as_deref(), &outputs)?;
-    let (instances, threads) = config.instances();
+    let concurrency = config.concurrency();
     let options = Options {
-        threads: Some(threads),
+        threads: Some(concurrency.threads),
         prefer: if config.prefer_memory { Prefer::Memory } else { Prefer::Latency },
         tune: !config.no_tune,
         // (So that what `Plans` counts as planned is.)
@@ -109,10 +109,10 @@ fn try_load(
         name: name.to_owned(),
         executable,
         inputs: inputs.iter().map(|port| port.name.clone()).collect(),
-        queue: Queue::new(batching, instances),
+        queue: Queue::new(batching, concurrency.runs),
         admission: Admission::new(
             config.queue,
-            instances,
+            concurrency,
             config.max_batch,
             !config.no_shed_load,
             Instant::now(),
@@ -146,7 +146,8 @@ fn try_load(
         assumed = shapes.note(),
         "loaded"
     );
-    let limits = Limits { instances, max_batch: config.max_batch, max_client_batch: config.max_client_batch };
+    let limits =
+        Limits { concurrency, max_batch: config.max_batch, max_client_batch: config.max_client_batch };
     let (name, version) = (name.to_owned(), version.to_owned());
     let parts = Parts { name, version, inputs, outputs, facts, text, labels, engine, limits, batched };
     Served::start(parts).map_err(LoadError::Threads)

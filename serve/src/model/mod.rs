@@ -21,6 +21,7 @@ use poda_runtime::{Port, RunError};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::config::Concurrency;
 use crate::metrics::ModelMetrics;
 use crate::refusal::Refusal;
 use crate::text::Text;
@@ -66,7 +67,7 @@ pub(crate) struct Facts {
 /// What a model takes from the configuration while it serves.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    pub(crate) instances: usize,
+    pub(crate) concurrency: Concurrency,
     pub(crate) max_batch: usize,
     pub(crate) max_client_batch: usize,
 }
@@ -113,7 +114,7 @@ impl Served {
             batched,
         };
         spawn("plan", Box::new(move || own.plan(&work)))?;
-        for _ in 0..limits.instances {
+        for _ in 0..limits.concurrency.runs {
             let (own, planner) = (Arc::clone(&served.engine), planner.clone());
             spawn("run", Box::new(move || own.serve(&planner)))?;
         }
@@ -174,9 +175,9 @@ impl Served {
         if overloaded {
             return Refusal::overloaded(waiting);
         }
-        let Limits { instances, max_batch, .. } = self.limits;
+        let Limits { concurrency, max_batch, .. } = self.limits;
         let batch = if self.batched { max_batch } else { 1 };
-        let retry = run::expected_wait(waiting, self.metrics.run_time(), instances, batch);
+        let retry = run::expected_wait(waiting, self.metrics.run_time(), concurrency.runs, batch);
         Refusal::QueueFull { waiting, retry }
     }
 

@@ -22,18 +22,30 @@ pub(crate) struct Batching {
 #[derive(Debug)]
 pub(crate) struct Queue {
     batching: Batching,
-    /// Runs at a time.
-    instances: usize,
     state: Mutex<State>,
+    /// What the thread in front waits for.
     more: Condvar,
+    /// What the others wait for.
+    front: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     jobs: VecDeque<Job>,
+    /// Turns that there are.
+    most_runs: usize,
     /// Turns that are taken.
     runs: usize,
+    /// Whether a thread waits in front of the others. Who has run last goes there if nobody does, so that requests that come one by one
+    /// are run by one thread, and find its caches warm.
+    has_front: bool,
     closed: bool,
+}
+
+impl State {
+    fn has_turn(&self) -> bool {
+        self.runs < self.most_runs
+    }
 }
 
 /// The right to one run, given back when dropped.
@@ -45,9 +57,7 @@ impl Drop for Turn<'_> {
         let mut state = self.0.lock();
         state.runs -= 1;
         // Those that came meanwhile have woken nobody.
-        if !state.jobs.is_empty() {
-            self.0.more.notify_one();
-        }
+        self.0.wake(&state);
     }
 }
 
@@ -61,8 +71,9 @@ pub(crate) struct Batch<'a> {
 }
 
 impl Queue {
-    pub(crate) fn new(batching: Batching, instances: usize) -> Self {
-        Self { batching, instances, state: Mutex::default(), more: Condvar::new() }
+    pub(crate) fn new(batching: Batching, runs: usize) -> Self {
+        let state = State { most_runs: runs, ..State::default() };
+        Self { batching, state: Mutex::new(state), more: Condvar::new(), front: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -73,15 +84,27 @@ impl Queue {
     pub(crate) fn push(&self, job: Job) {
         let mut state = self.lock();
         state.jobs.push_back(job);
-        if state.runs < self.instances {
-            self.more.notify_one();
+        self.wake(&state);
+    }
+
+    /// Wakes a thread if it would find something to do.
+    fn wake(&self, state: &State) {
+        if !state.jobs.is_empty() && state.has_turn() {
+            if state.has_front { &self.more } else { &self.front }.notify_one();
         }
+    }
+
+    /// So many runs at a time from now on.
+    pub(crate) fn set_runs(&self, runs: usize) {
+        let mut state = self.lock();
+        state.most_runs = runs;
+        self.wake(&state);
     }
 
     /// A run for whoever asks, where none waits, one is free, and requests are not to wait for one another.
     pub(crate) fn turn(&self) -> Option<Turn<'_>> {
         let mut state = self.lock();
-        let free = state.jobs.is_empty() && state.runs < self.instances && self.batching.delay.is_zero();
+        let free = state.jobs.is_empty() && state.has_turn() && self.batching.delay.is_zero();
         free.then(|| self.take_turn(&mut state))
     }
 
@@ -108,7 +131,12 @@ impl Queue {
     /// Ends [`Queue::take`] once nothing waits.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
         self.more.notify_all();
+        self.front.notify_all();
     }
 
     /// The next run: the oldest request, and those that may share its run, as many as there is a plan for. Waits while there is
@@ -121,10 +149,14 @@ impl Queue {
                 state.jobs.remove(at).expect("just found").answer(Err(Refusal::Deadline));
             }
             let first = match state.jobs.front() {
-                Some(first) if state.runs < self.instances => first,
-                None if state.closed => return None,
+                Some(first) if state.has_turn() => first,
+                None if state.closed => {
+                    // Others may wait for a turn.
+                    self.wake_all();
+                    return None;
+                }
                 _ => {
-                    state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = self.wait(state, None);
                     continue;
                 }
             };
@@ -133,12 +165,29 @@ impl Queue {
             let together = self.together(&state.jobs);
             let samples: usize = together.iter().map(|&(_, samples)| samples).sum();
             if first.samples.is_some() && samples < self.batching.most && !wait.is_zero() && !state.closed {
-                state = self.more.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+                state = self.wait(state, Some(wait));
                 continue;
             }
             let (jobs, wanted) = self.cut(&mut state.jobs, &together, plans);
-            return Some(Batch { turn: self.take_turn(&mut state), jobs, wanted });
+            let turn = self.take_turn(&mut state);
+            // There may be more than this thread was woken for.
+            self.wake(&state);
+            return Some(Batch { turn, jobs, wanted });
         }
+    }
+
+    /// Waits in front of the others, so long at most, or until that is where this thread may wait.
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>, most: Option<Duration>) -> MutexGuard<'a, State> {
+        if state.has_front {
+            return self.front.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.has_front = true;
+        let mut state = match most {
+            Some(most) => self.more.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.more.wait(state).unwrap_or_else(PoisonError::into_inner),
+        };
+        state.has_front = false;
+        state
     }
 
     /// Places and samples of the first job and of those that may share its run.
@@ -308,6 +357,32 @@ mod tests {
         // It would wait a minute for a third.
         assert_eq!(ids(&queue.take(&plans).unwrap()), [1, 2]);
         pushing.join().unwrap();
+    }
+
+    #[test]
+    fn under_an_overload_fewer_run_at_once_and_all_threads_end() {
+        let (queue, plans) = queue(1);
+        (0..3).for_each(|id| queue.push(job(id, &[1, 3], false).0));
+        queue.set_runs(1);
+        let first = queue.take(&plans).unwrap();
+        let (taken, batches) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                let (queue, plans, taken) = (&queue, &plans, taken.clone());
+                scope.spawn(move || {
+                    while let Some(batch) = queue.take(plans) {
+                        taken.send(ids(&batch)).unwrap();
+                    }
+                });
+            }
+            assert!(batches.try_recv().is_err(), "the only turn is taken");
+            drop(first);
+            assert_eq!([batches.recv().unwrap(), batches.recv().unwrap()], [[1], [2]]);
+            queue.set_runs(2);
+            queue.push(job(3, &[1, 3], false).0);
+            assert_eq!(batches.recv().unwrap(), [3]);
+            queue.close();
+        });
     }
 
     #[test]

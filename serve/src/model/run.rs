@@ -15,6 +15,7 @@ use super::admission::{Admission, Change};
 use super::job::{Done, Job, Times};
 use super::plans::{Form, Plans};
 use super::queue::Queue;
+use crate::config::Concurrency;
 use crate::metrics::ModelMetrics;
 use crate::refusal::Refusal;
 
@@ -129,7 +130,10 @@ impl Engine {
             Some(Change::Left) => info!(model = self.name, "no longer overloaded"),
         }
         if let Some(change) = change {
-            self.metrics.overloaded.set(i64::from(change != Change::Left));
+            let overloaded = change != Change::Left;
+            let Concurrency { runs, overloaded_runs, .. } = self.admission.concurrency();
+            self.queue.set_runs(if overloaded { overloaded_runs } else { runs });
+            self.metrics.overloaded.set(i64::from(overloaded));
         }
     }
 
@@ -245,7 +249,7 @@ fn scatter(outputs: &[Tensor], samples: &[usize]) -> Result<Vec<Vec<Tensor>>, Re
 }
 
 /// About how long until one of so many that wait is served.
-pub(crate) fn expected_wait(waiting: usize, run: Duration, instances: usize, batch: usize) -> Duration {
-    run.saturating_mul((waiting / (instances * batch).max(1)) as u32 + 1)
+pub(crate) fn expected_wait(waiting: usize, run: Duration, runs: usize, batch: usize) -> Duration {
+    run.saturating_mul((waiting / (runs * batch).max(1)) as u32 + 1)
         .clamp(Duration::from_secs(1), Duration::from_mins(1))
 }
