@@ -1,9 +1,10 @@
 //! Activation functions, fused into the epilogue of products and applied to slices.
 
+use super::gelu::Gelu;
 use crate::simd::Simd;
 use rten_simd::ops::{BitOps, FloatOps, NumOps};
 use rten_simd::{Isa, SimdUnaryOp};
-use rten_vecmath::{ApproxGelu, Elu, Gelu, LeakyRelu, Sigmoid, Silu, Tanh};
+use rten_vecmath::{ApproxGelu, Elu, LeakyRelu, Sigmoid, Silu, Tanh};
 
 /// A function applied to every element. Parameters carry ONNX's names.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -191,7 +192,7 @@ impl Activation {
             Self::None => {}
             Self::Relu => clamp(xs, 0.0, f32::INFINITY),
             Self::Clip { min, max } => clamp(xs, min, max),
-            Self::Gelu => Gelu {}.map_mut(xs),
+            Self::Gelu => Gelu.map_mut(xs),
             Self::GeluTanh => ApproxGelu {}.map_mut(xs),
             Self::Silu => Silu {}.map_mut(xs),
             Self::Sigmoid => Sigmoid {}.map_mut(xs),

@@ -1,20 +1,18 @@
 //! The exponential of what is not positive: all that softmax needs.
 
-use rten_simd::Simd as _;
-use rten_simd::ops::{BitOps, IntOps, NumOps};
+use rten_simd::ops::NumOps;
 
-use crate::simd::{Simd, splat, zero};
+use crate::simd::{SHIFT, Simd, splat};
 
 /// `exp(x)` for `x <= 0`, or NaN: within 1.5 ULP, and 0 below −86.
 ///
 /// `2^n · exp(r)` with `|r| <= ln 2 / 2`; the polynomial is the one of least relative error, 9.2e-8 (fitted by Lawson's method).
 #[inline(always)]
 pub(super) fn exp_negative<S: Simd>(simd: S, x: S::F32) -> S::F32 {
-    let (ops, ints) = (simd.f32(), simd.i32());
-    // Adding 1.5 · 2²³ rounds to an integer, which then is in the low bits.
-    let magic = splat(simd, 12_582_912.0);
-    let shifted = ops.mul_add(x, splat(simd, std::f32::consts::LOG2_E), magic);
-    let n = ops.sub(shifted, magic);
+    let ops = simd.f32();
+    let shift = splat(simd, SHIFT);
+    let shifted = ops.mul_add(x, splat(simd, std::f32::consts::LOG2_E), shift);
+    let n = ops.sub(shifted, shift);
     // ln 2 in two parts, of which the first has few bits.
     let r = ops.mul_add(n, splat(simd, -0.693_145_75), x);
     let r = ops.mul_add(n, splat(simd, -1.428_606_8e-6), r);
@@ -22,10 +20,7 @@ pub(super) fn exp_negative<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     for coefficient in [0.041_898_16, 0.166_676_39, 0.499_991_48, 0.999_999_7, 1.0] {
         y = ops.mul_add(y, r, splat(simd, coefficient));
     }
-    let shifted = S::I32::from_bits(shifted.to_bits());
-    let power = ints.shift_left::<23>(ints.add(shifted, ints.splat(127)));
-    let power = S::F32::from_bits(power.to_bits());
-    ops.select(zero(simd), ops.mul(y, power), ops.lt(x, splat(simd, -86.0)))
+    simd.scale_by_power(y, shifted, ops.lt(x, splat(simd, -86.0)))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod attention;
 mod csr;
 pub mod depthwise;
 mod exp;
+mod gelu;
 mod gemm;
 pub(crate) mod movement;
 pub(crate) mod pool;

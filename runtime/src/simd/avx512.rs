@@ -4,15 +4,15 @@ use core::arch::asm;
 use core::arch::x86_64::{
     __m512, __mmask16, _mm_load_ss, _mm_loadu_ps, _mm512_add_epi32, _mm512_broadcast_f32x4, _mm512_castpd_ps,
     _mm512_castps_pd, _mm512_castsi512_ps, _mm512_mask_broadcast_f32x4, _mm512_mask_broadcastss_ps,
-    _mm512_mask_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_min_ps,
-    _mm512_permutex2var_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setr_epi32, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
-    _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    _mm512_mask_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_maskz_scalef_ps,
+    _mm512_max_ps, _mm512_min_ps, _mm512_permutex2var_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+    _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use rten_simd::isa::Avx512Isa;
 
-use super::{Simd, Value};
+use super::{SHIFT, Simd, Value};
 
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
@@ -65,6 +65,16 @@ unsafe impl Simd for Avx512Isa {
     fn greatest(self, v: Self::F32) -> f32 {
         // SAFETY: as above.
         unsafe { _mm512_reduce_max_ps(v.0) }
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, y: Self::F32, shifted: Self::F32, hidden: Self::M32) -> Self::F32 {
+        // SAFETY: the CPU has AVX-512, because `self` exists.
+        unsafe {
+            let n = _mm512_sub_ps(shifted.0, _mm512_set1_ps(SHIFT));
+            _mm512_maskz_scalef_ps(!hidden, y.0, n)
+        }
+        .into()
     }
 
     #[inline(always)]

@@ -11,12 +11,13 @@ mod avx512;
 mod portable;
 mod value;
 
-use rten_simd::Isa;
 #[cfg(target_arch = "x86_64")]
 use rten_simd::isa::Avx2Isa;
 #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
 use rten_simd::isa::Avx512Isa;
 use rten_simd::isa::GenericIsa;
+use rten_simd::ops::{BitOps, IntOps, NumOps};
+use rten_simd::{Isa, Simd as _};
 
 pub(crate) use value::Value;
 
@@ -116,6 +117,16 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
         v
     }
 
+    /// `y · 2ⁿ`, or 0 where `hidden`, given `shifted`, the sum of [`SHIFT`] and an integer `n` from −126 to 127 (elsewhere than where
+    /// `hidden`).
+    #[inline(always)]
+    fn scale_by_power(self, y: Self::F32, shifted: Self::F32, hidden: Self::M32) -> Self::F32 {
+        let (ops, ints) = (self.f32(), self.i32());
+        let exponent = ints.add(Self::I32::from_bits(shifted.to_bits()), ints.splat(127));
+        let power = Self::F32::from_bits(ints.shift_left::<23>(exponent).to_bits());
+        ops.select(zero(self), ops.mul(y, power), hidden)
+    }
+
     /// Writes the transpose of a block: `dst[c · dst_stride + r] = src[r · src_stride + c]` for `r < rows`, `c < cols`,
     /// both at most `LANES`. Touches nothing else.
     ///
@@ -130,6 +141,9 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
         dst_stride: usize,
     );
 }
+
+/// 1.5 · 2²³: adding it rounds to an integer, which then is in the low bits.
+pub(crate) const SHIFT: f32 = 12_582_912.0;
 
 /// `x` in every lane.
 #[inline(always)]

@@ -8,7 +8,7 @@ use super::super::gemm::Mat;
 use super::few::{self, FEW};
 use super::tile::{self, Operands, Output, STRIDE, padded};
 use super::weights::{RowMask, Seen, Statistics, score, weigh};
-use super::{Attention, Order, Undefined};
+use super::{Attention, Causal, Order, Undefined};
 use crate::packing::scratch::Scratch;
 use crate::packing::transpose::transpose;
 use crate::simd::{Simd, Vectorized, splat, zero};
@@ -164,9 +164,16 @@ impl Part<'_> {
     }
 
     /// Keys that a row may see: the first so many.
+    #[inline(always)]
     fn visible(&self, row: usize) -> usize {
-        let spoken = self.of.scoring.mask.map_or(usize::MAX, |mask| mask.keys);
-        self.of.visible(self.batch, row % self.of.q.shape[2]).min(spoken)
+        let scoring = &self.of.scoring;
+        let spoken = scoring.mask.map_or(usize::MAX, |mask| mask.keys);
+        let visible = match (scoring.causal, scoring.lengths) {
+            // (All rows see the same, without a division for each.)
+            (Causal::No, None) => self.of.k.shape[2],
+            _ => self.of.visible(self.batch, row % self.of.q.shape[2]),
+        };
+        visible.min(spoken)
     }
 
     /// # Safety
@@ -231,7 +238,7 @@ impl Part<'_> {
                 greatest[i] = score(simd, [scoring.scale, scoring.softcap], seen, scores);
             }
         }
-        let bases = statistics.grow(simd, &greatest);
+        let bases = statistics.grow(simd, &greatest, keys.start == 0);
         for i in 0..rows.len() {
             // SAFETY: by the caller.
             let sum = unsafe {

@@ -160,7 +160,7 @@ impl Statistics {
     ///
     /// A row that has seen nothing but −∞ so far counts from 0, so that its weights are exp(−∞) = 0 rather than NaN.
     #[inline(always)]
-    pub(super) fn grow<S: Simd>(&mut self, simd: S, block: &[f32; 16]) -> [f32; 16] {
+    pub(super) fn grow<S: Simd>(&mut self, simd: S, block: &[f32; 16], is_first: bool) -> [f32; 16] {
         let ops = simd.f32();
         let mut bases = [0.0; 16];
         let nothing = splat(simd, f32::NEG_INFINITY);
@@ -172,7 +172,11 @@ impl Statistics {
                 let base = ops.select(zero(simd), new, ops.eq(new, nothing));
                 ops.store_ptr(new, self.greatest.as_mut_ptr().add(at));
                 ops.store_ptr(base, bases.as_mut_ptr().add(at));
-                ops.store_ptr(exp_negative(simd, ops.sub(old, base)), self.factors.as_mut_ptr().add(at));
+                // (Before the first block there is nothing that could shrink.)
+                if !is_first {
+                    let factor = exp_negative(simd, ops.sub(old, base));
+                    ops.store_ptr(factor, self.factors.as_mut_ptr().add(at));
+                }
             }
         }
         bases
