@@ -10,6 +10,7 @@
 //!     cargo bench -p poda-runtime --bench kernels -- conv                      # dense layers of ResNet-50, one after another
 //!     cargo bench -p poda-runtime --bench kernels -- depthwise                 # and its depthwise ones
 //!     cargo bench -p poda-runtime --bench kernels -- attention                 # of encoders, decoders, and over a long cache
+//!     cargo bench -p poda-runtime --bench kernels -- activation                # GELU over a layer's output
 //!
 //! `THREADS=2` takes two threads, `ROUNDS=21` more turns; of a product, `MASK=uneven` chooses the mask, `PARAMS=4x128x768x2x1,…`
 //! tries measures of panels, and `VALUES=bf16,f16,int8` adds the kernels that read weights stored so.
@@ -17,6 +18,7 @@
 //! Variants take turns in one process; each line gives the median, GFLOP/s of the *kept* weights, the fraction of the FMA roof
 //! measured in this process, and the speed-up over `rten-gemm` with a prepacked weight and over Poda's own dense kernel.
 
+mod activation;
 mod attention;
 mod choice;
 mod conv;
@@ -26,6 +28,7 @@ mod scaling;
 mod timing;
 mod weights;
 
+use activation::activation;
 use attention::attention;
 use choice::{Tally, choice};
 use conv::conv;
@@ -119,6 +122,7 @@ fn main() {
         "conv" => conv(&threads),
         "depthwise" => depthwise(&threads, roof),
         "attention" => attention(&threads, roof),
+        "activation" => activation(&threads),
         "pointwise" => {
             for shape in POINTWISE {
                 product(shape, 0.0, MASKS[0].1, &threads, roof, arguments.get(1).map(String::as_str), &[]);

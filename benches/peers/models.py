@@ -38,6 +38,8 @@ MODELS = {
     "resnet50_tensorflow": ("resnet50_tensorflow", {"x": [1, 224, 224, 3]}),
     "detector": ("detector", {"x": [1, 3, 320, 320]}),
     "bytes_cnn": ("bytes_cnn", {"bytes": [1, 512]}),
+    **{f"bert_base_l{length}": ("bert_base", {"input_ids": [1, length]}) for length in (128, 384)},
+    **{f"lenet_300_100_b{batch}": ("lenet_300_100", {"x": [batch, 784]}) for batch in (1, 64)},
 }
 
 # Label, engine, and which form of the network it gets.

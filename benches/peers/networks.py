@@ -199,9 +199,55 @@ def bytes_cnn():
     return net.model(net.classify(x, inputs, 10))
 
 
+def bert_base():
+    """As PyTorch exports it, attention and GELU spelled out; of a thousand tokens, which change no time but that of reading the file."""
+    hidden, heads, inner, layers, longest = 768, 12, 3072, 12, 512
+    net = Network(["length"], TensorProto.INT64, "input_ids")
+
+    def norm(x):
+        return net.node("LayerNormalization", x, net.normal([hidden], 0.05, 1.0), net.normal([hidden], 0.05), axis=-1)
+
+    def linear(x, inputs, outputs):
+        y = net.node("MatMul", x, net.normal([inputs, outputs], inputs**-0.5))
+        return net.node("Add", net.normal([outputs], 0.05), y)
+
+    def head_major(x):
+        return net.node("Transpose", net.node("Reshape", x, net.ints(0, 0, heads, hidden // heads)), perm=[0, 2, 1, 3])
+
+    def scalar(value):
+        return net.constant(numpy.array(value, numpy.float32))
+
+    places = net.node("Gather", net.node("Shape", "input_ids"), net.constant(numpy.array(1, numpy.int64)))
+    places = net.node("Slice", net.normal([longest, hidden], 1.0), net.ints(0), net.node("Unsqueeze", places, net.ints(0)))
+    x = norm(net.node("Add", net.node("Gather", net.normal([1000, hidden], 1.0), "input_ids"), places))
+    for _ in range(layers):
+        q, k, v = (head_major(linear(x, hidden, hidden)) for _ in range(3))
+        scores = net.node("MatMul", q, net.node("Transpose", k, perm=[0, 1, 3, 2]))
+        weights = net.node("Softmax", net.node("Div", scores, scalar((hidden // heads) ** 0.5)), axis=-1)
+        seen = net.node("Transpose", net.node("MatMul", weights, v), perm=[0, 2, 1, 3])
+        seen = net.node("Reshape", seen, net.ints(0, 0, hidden))
+        x = norm(net.node("Add", linear(seen, hidden, hidden), x))
+        y = linear(x, hidden, inner)
+        erf = net.node("Add", net.node("Erf", net.node("Div", y, scalar(2**0.5))), scalar(1))
+        y = net.node("Mul", net.node("Mul", y, erf), scalar(0.5))
+        x = norm(net.node("Add", linear(y, inner, hidden), x))
+    return net.model(x)
+
+
+def lenet_300_100():
+    net = Network([784])
+    x = "x"
+    for inputs, outputs, activation in [(784, 300, "Relu"), (300, 100, "Relu"), (100, 10, None)]:
+        x = net.node("Gemm", x, net.weight([outputs, inputs]), net.normal([outputs], 0.05), transB=1)
+        x = net.activation(x, activation)
+    return net.model(x)
+
+
 NETWORKS = {
     builder.__name__: builder
-    for builder in (resnet50, resnet50_tensorflow, mobilenet_v1, mobilenet_v2, detector, bytes_cnn)
+    for builder in (
+        resnet50, resnet50_tensorflow, mobilenet_v1, mobilenet_v2, detector, bytes_cnn, bert_base, lenet_300_100
+    )  # fmt: skip
 }
 
 

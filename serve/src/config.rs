@@ -47,7 +47,7 @@ pub struct Config {
     pub queue: usize,
     /// Whether the queue is as long under an overload, too.
     pub no_shed_load: bool,
-    /// Sizes of batches to plan for before the server is ready.
+    /// Sizes of batches to plan for: of the usual shapes before the server is ready, of others once they would have been run.
     pub warm: Vec<usize>,
     /// Sizes of open dimensions to plan for, such as `sequence=128`.
     pub shape: Vec<String>,
@@ -103,7 +103,7 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// As many as threads, which those that are fewer share; under an overload one, so that what is accepted is answered soon.
+    /// As many as threads, up to 8, and those that are fewer share them; under an overload one, so that what is accepted is answered soon.
     #[default]
     Auto,
     /// One, on all threads.
@@ -111,6 +111,9 @@ pub enum Mode {
     /// As many as CPUs, on one each, under an overload too.
     Throughput,
 }
+
+/// Runs at once in [`Mode::Auto`]: each takes memory for its activations.
+const MOST_RUNS: usize = 8;
 
 /// How many runs of a model there are at once, at most, and on what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -295,9 +298,15 @@ impl Config {
             (None, Mode::Throughput) => fixed((cpus / self.threads.unwrap_or(1)).max(1)),
             (None, Mode::Auto) => {
                 let threads = self.threads.unwrap_or(cpus);
-                Concurrency { runs: threads, overloaded_runs: 1, threads }
+                Concurrency { runs: threads.min(MOST_RUNS), overloaded_runs: 1, threads }
             }
         }
+    }
+
+    /// Samples of runs that are planned for: those of `warm`, and the most that there may be.
+    pub(crate) fn batch_sizes(&self) -> Vec<usize> {
+        let sizes = self.warm.iter().chain([&self.max_batch]);
+        sizes.copied().filter(|&size| size > 1 && size <= self.max_batch).collect()
     }
 
     pub(crate) fn max_delay(&self) -> Duration {
@@ -365,8 +374,9 @@ mod tests {
         assert_eq!(of(Some(2), Some(3), Mode::Auto), [3, 3, 6]);
         assert_eq!(of(Some(2), None, Mode::Latency), [1, 1, 2]);
         assert_eq!(of(Some(5), None, Mode::Auto), [5, 1, 5]);
+        assert_eq!(of(Some(64), None, Mode::Auto), [8, 1, 64]);
         let cpus = poda_runtime::Threads::available();
-        assert_eq!(of(None, None, Mode::Auto), [cpus, 1, cpus]);
+        assert_eq!(of(None, None, Mode::Auto), [cpus.min(8), 1, cpus]);
         assert_eq!(of(None, None, Mode::Latency), [1, 1, cpus]);
         assert_eq!(of(None, None, Mode::Throughput), [cpus, cpus, cpus]);
     }

@@ -79,8 +79,8 @@ pub(crate) struct Args {
     #[arg(long, env = "PODA_INSTANCES", value_name = "N", help_heading = "Running models")]
     #[serde(skip_serializing_if = "Option::is_none")]
     instances: Option<usize>,
-    /// Runs at once: as many as wait, up to one a thread, and one under an overload (auto); always one, on all threads
-    /// (latency); or one a CPU (throughput) [default: auto]
+    /// Runs at once: as many as wait, up to one a thread and 8, but one under an overload (auto); always one, on all
+    /// threads (latency); or one a CPU (throughput) [default: auto]
     #[arg(long, env = "PODA_MODE", value_enum, help_heading = "Running models")]
     #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<ModeArg>,

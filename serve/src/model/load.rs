@@ -104,7 +104,8 @@ fn try_load(
     if let Some(note) = executable.tuner().cache_note() {
         warn!(model = name, "kernels are timed at each start: {note}");
     }
-    let batching = Batching { most: config.max_batch, delay: config.max_delay() };
+    let batching =
+        Batching { most: config.max_batch, sizes: config.batch_sizes(), delay: config.max_delay() };
     let engine = Engine {
         name: name.to_owned(),
         executable,
