@@ -110,8 +110,6 @@ pub mod dataset;
 pub mod feeds;
 #[cfg(feature = "prune")]
 pub mod finetuning;
-#[cfg(feature = "prune")]
-pub mod fingerprint;
 pub mod inspection;
 #[cfg(feature = "cli")]
 pub mod json_lines;
@@ -135,6 +133,8 @@ pub mod training;
 pub use poda_formats as formats;
 #[cfg(feature = "prune")]
 pub use poda_pruner as pruner;
+#[cfg(feature = "prune")]
+pub use poda_pruner::fingerprint;
 pub use poda_runtime as runtime;
 pub use poda_runtime::shapes;
 

@@ -38,6 +38,7 @@
 //! * [`values`], [`names`]: what is checked before: numbers that are none, patterns that fit nothing;
 //! * [`observer`]: who is told how far a run is, and may end it or judge its steps;
 //! * [`gradients`], [`finetune`]: gradients as nodes of the graph, and training what is left;
+//! * [`fingerprint`]: what tells files, and states of a training, from others;
 //! * [`check`], [`report`]: the numerical check at the end, and what was done.
 //!
 //! It changes graphs, and neither reads data from files nor stores zeros as nothing: see `poda::calibration` and
@@ -55,6 +56,7 @@ mod defaults;
 pub mod dependency;
 pub mod depth;
 pub mod finetune;
+pub mod fingerprint;
 pub mod gates;
 pub mod goal;
 pub mod gradients;

@@ -60,6 +60,13 @@ pub fn submodules(graph: &Graph, weights: &[ValueId], extent: Extent) -> Vec<Sub
     found
 }
 
+/// Whether some of `weights` are trained together: a chain of layers has no submodules but these.
+pub fn any_joined(graph: &Graph, weights: &[ValueId]) -> bool {
+    let [together, apart] =
+        [Extent::Submodule, Extent::Layer].map(|extent| submodules(graph, weights, extent));
+    together.len() < apart.len()
+}
+
 /// A value that depends on a weight, or that the first weights are multiplied with, and the places between nodes, `from..until`, at
 /// which it is there and still needed. Place 0 is before all nodes.
 struct Life {
@@ -166,6 +173,7 @@ mod tests {
         let expected = [(1..6, "out0"), (6..11, "out1"), (11..12, "y")];
         let expected = expected.map(|(nodes, name)| (nodes, vec![name.to_owned()]));
         assert_eq!(names(&graph, &found), expected);
+        assert!(any_joined(&graph, &weights) && !any_joined(&graph, &weights[3..]));
         let layers = submodules(&graph, &weights, Extent::Layer);
         let ends: Vec<String> = names(&graph, &layers).into_iter().flat_map(|(_, names)| names).collect();
         assert_eq!(ends, ["inner0", "branch0", "inner1", "branch1", "y"]);

@@ -1,9 +1,10 @@
 //! `poda prune`.
 
 mod goal;
+mod plan;
+mod show;
 pub(crate) mod stages;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,26 +16,20 @@ use poda::dataset::Dataset;
 use poda::judge::DataJudge;
 use poda::pruning;
 use poda::shapes::{NamedShape, Shapes, Sizes};
-use poda_formats::storage::check_regular;
 use poda_formats::{FileFormat, Graph, ValueType};
-use poda_pruner::allocation::{Allocate, LayerShare, Scope};
+use poda_pruner::allocation::LayerShare;
 use poda_pruner::calibration::Samples;
-use poda_pruner::criterion::{Aggregate, CRITERIA, Normalize};
+use poda_pruner::criterion::CRITERIA;
 use poda_pruner::goal::{Goal, reach};
 use poda_pruner::judge::Judge;
 use poda_pruner::masks::Masks;
-use poda_pruner::recipe::Inputs;
-use poda_pruner::report::{Fit, Layer, Likeness, Reconstructed, Search, Totals};
-use poda_pruner::stages::Stages;
-use poda_pruner::termination::{self, Bound, BoundError, MEASURES, Scored, Verdict};
+use poda_pruner::termination::{self, Bound, BoundError, MEASURES, Scored};
 use poda_pruner::update::UPDATES;
-use poda_pruner::vocabulary::KeptIds;
-use poda_pruner::{Data, Granularity, Progress, Recipe, Report};
+use poda_pruner::{Data, Granularity, Progress, Recipe};
 use poda_runtime::Options;
 
-use crate::table::{self, count, percent, print, print_json};
-use crate::values;
-use crate::{page, progress};
+use crate::table::{percent, print, print_json};
+use crate::{page, progress, values};
 
 /// Remove what matters least: weights, or whole channels with everything coupled to them
 ///
@@ -214,7 +209,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut plan = plan(args)?;
+    let mut plan = plan::plan(args)?;
     if args.goal.is_none() && args.masks.is_none() {
         plan.validate()?;
     }
@@ -354,107 +349,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         };
         fs::write(path, text).with_context(|| path.display().to_string())?;
     }
-    if args.json { print_json(&report) } else { show(args, &report) }
-}
-
-/// The recipe file, if there is one, with the flags on top.
-fn plan(args: &Args) -> Result<Stages> {
-    let mut stages = match &args.recipe {
-        Some(path) => {
-            let at = || path.display().to_string();
-            // Of a pipe or a device, reading may not end.
-            let regular = fs::metadata(path).and_then(|metadata| check_regular(&metadata));
-            let text = regular.and_then(|()| fs::read_to_string(path)).with_context(at)?;
-            Stages::parse(&text).with_context(at)?
-        }
-        None => Recipe::default().into(),
-    };
-    for recipe in stages.stages.iter_mut().filter_map(|stage| stage.prune.as_mut()) {
-        put_on_top(args, recipe);
-    }
-    // Rows go once.
-    if let Some(recipe) = stages.stages.iter_mut().find_map(|stage| stage.prune.as_mut()) {
-        for text in &args.keep_ids {
-            recipe.keep_ids.push(kept_ids(text, args.unknown_id)?);
-        }
-    }
-    args.stages.on_top(stages, args.seed)
-}
-
-/// The ids of a vocabulary that stay, from `TABLE=FILE`.
-fn kept_ids(text: &str, unknown: Option<u64>) -> Result<KeptIds> {
-    // Names may have an equals sign; paths seldom do.
-    let (table, path) = text.rsplit_once('=').context("--keep-ids: expected TABLE=FILE")?;
-    let unknown = unknown.context("--keep-ids: say what ids that went are taken for (--unknown-id)")?;
-    let list = fs::metadata(path).and_then(|metadata| check_regular(&metadata));
-    let list = list.and_then(|()| fs::read_to_string(path)).with_context(|| path.to_owned())?;
-    let mut ids = Vec::new();
-    for (number, line) in list.lines().enumerate() {
-        let between = |c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']');
-        for word in line.split(between).filter(|word| !word.is_empty()) {
-            let failed =
-                || format!("{path}, line {}: {word:?} is no id; expected a whole number", number + 1);
-            ids.push(word.parse().with_context(failed)?);
-        }
-    }
-    ensure!(!ids.is_empty(), "{path}: no ids");
-    Ok(KeptIds { table: table.to_owned(), unknown, ids })
-}
-
-fn put_on_top(args: &Args, recipe: &mut Recipe) {
-    recipe.sparsity = args.sparsity.or(recipe.sparsity);
-    recipe.target_macs = args.target_macs.or(recipe.target_macs);
-    recipe.max_drop = args.max_drop.or(recipe.max_drop);
-    if let Some(scored) = args.measure.as_deref().and_then(|name| name.parse().ok()) {
-        recipe.measure = scored;
-    }
-    recipe.until.extend(args.latency.iter().chain(&args.until));
-    recipe.until_all |= args.until_all;
-    recipe.keep.extend(&args.keep);
-    recipe.values = args.values.or(recipe.values);
-    recipe.round_to = args.round_to.or(recipe.round_to);
-    recipe.seed = args.seed.unwrap_or(recipe.seed);
-    recipe.remove_dead |= args.remove_dead;
-    recipe.check &= !args.no_check;
-    recipe.exclude.extend(args.exclude.iter().cloned());
-    recipe.layers.extend(args.layer.iter().cloned());
-    recipe.floors.extend(args.floor.iter().cloned());
-    if let Some(criterion) = &args.criterion {
-        recipe.criterion.clone_from(criterion);
-    }
-    recipe.granularity = args.granularity.unwrap_or(recipe.granularity);
-    recipe.update = args.update.clone().or(recipe.update.take());
-    recipe.damping = args.damping.unwrap_or(recipe.damping);
-    recipe.inputs = match args.inputs.as_deref() {
-        Some("dense") => Inputs::Dense,
-        Some("pruned") => Inputs::Pruned,
-        Some(_) => Inputs::Both,
-        None => recipe.inputs,
-    };
-    recipe.flops_penalty = args.flops_penalty.unwrap_or(recipe.flops_penalty);
-    recipe.normalize = match args.normalize.as_deref() {
-        Some("none") => Normalize::None,
-        Some("mean") => Normalize::Mean,
-        Some("l2") => Normalize::L2,
-        Some("standard") => Normalize::Standard,
-        Some(_) => Normalize::Auto,
-        None => recipe.normalize,
-    };
-    recipe.aggregate = match args.aggregate.as_deref() {
-        Some("max") => Aggregate::Max,
-        Some("sum") => Aggregate::Sum,
-        Some(_) => Aggregate::Mean,
-        None => recipe.aggregate,
-    };
-    recipe.allocate = args.allocate.as_deref().and_then(Allocate::find).unwrap_or(recipe.allocate);
-    recipe.scope = match args.scope.as_deref() {
-        Some("global") => Scope::Global,
-        Some("layer") => Scope::Layer,
-        Some("row") => Scope::Row,
-        Some("erdos-renyi") => Scope::ErdosRenyi,
-        Some(_) => Scope::Auto,
-        None => recipe.scope,
-    };
+    if args.json { print_json(&report) } else { show::show(args, &report) }
 }
 
 /// What measures candidates.
@@ -505,186 +400,4 @@ fn updates() -> PossibleValuesParser {
     let none = PossibleValue::new("none").help("weights that stay keep their values");
     let all = UPDATES.iter().map(|update| PossibleValue::new(update.name()).help(update.description()));
     PossibleValuesParser::new(std::iter::once(none).chain(all))
-}
-
-fn show(args: &Args, report: &Report) -> Result<()> {
-    if args.dry_run && !report.groups.is_empty() {
-        show_groups(report)?;
-    }
-    let changed = |l: &&Layer| (l.nnz_before, &l.shape_before) != (l.nnz_after, &l.shape_after);
-    if report.layers.iter().any(|layer| changed(&layer)) {
-        show_layers(report)?;
-    }
-    let Totals { parameters, nnz, nonzero_macs, bytes, .. } = report.before;
-    let after = &report.after;
-    show_fits(report)?;
-    stages::show_rounds(&report.rounds)?;
-    print(format!("granularity                   {}", report.granularity))?;
-    print(format!("parameters                    {} -> {}", count(parameters), count(after.parameters)))?;
-    print(format!("parameters that are not zero  {} -> {}", count(nnz), count(after.nnz)))?;
-    print(format!("MACs on them                  {} -> {}", count(nonzero_macs), count(after.nonzero_macs)))?;
-    print(format!("weights                       {} -> {}", table::bytes(bytes), table::bytes(after.bytes)))?;
-    if let (Some(file), Some(output)) = (&report.file, &args.output) {
-        let (was, is) = (table::bytes(file.before), table::bytes(file.after));
-        print(format!("file                          {was} -> {is} ({})", output.display()))?;
-    }
-    for dead in &report.dead {
-        print(format!("dead: {} of {} units of {}", dead.dead, dead.units, dead.name))?;
-    }
-    if report.looked_for_dead && report.dead.is_empty() {
-        print("no dead units")?;
-    }
-    for layer in report.emptied() {
-        print(format!("{} is all zero: no weight is left in the whole layer", layer.weight))?;
-    }
-    if let Some(tried) = &report.goal {
-        goal::show(tried)?;
-    }
-    if let Some(search) = &report.search {
-        show_search(search)?;
-    }
-    if let Some(check) = &report.check {
-        print(format!(
-            "check: agrees with the masked model to {:.1e} of each output channel, {} of shapes",
-            check.relative,
-            if check.runs == 1 { "at one set".to_owned() } else { format!("at {} sets", check.runs) }
-        ))?;
-    }
-    show_refused(report)?;
-    values::show(&report.rounded, args.output.as_deref().and_then(FileFormat::of_name))?;
-    report.notes.iter().try_for_each(|note| print(format!("note: {note}")))?;
-    report.likeness.as_ref().map_or(Ok(()), show_likeness)
-}
-
-/// Each layer that was fitted, with the error of its outputs before and after.
-fn show_fits(report: &Report) -> Result<()> {
-    let mut rows = table::table(&["fitted to data", "rows", "held out", "error, cut", "and fitted"], 1);
-    let error = |error: Option<f64>| error.map_or_else(|| "?".to_owned(), |error| format!("{error:.2e}"));
-    for fit in &report.fits {
-        let (rows_fitted, held_out) = (count(fit.rows), count(fit.held_out_rows));
-        rows.add_row([
-            fit.weight.clone(),
-            rows_fitted,
-            held_out,
-            error(fit.error_before),
-            error(fit.error_after),
-        ]);
-    }
-    if let Some(Fit { criterion, updates, .. }) = report.fits.first() {
-        print(format!("{rows}\n"))?;
-        let updates = if updates.is_empty() { "none".to_owned() } else { updates.join(", ") };
-        print(format!("criterion                     {criterion}"))?;
-        print(format!("update                        {updates}"))?;
-    }
-    show_submodules(&report.submodules)
-}
-
-/// Submodules that were trained, with the error of their outputs before and after.
-fn show_submodules(submodules: &[Reconstructed]) -> Result<()> {
-    if submodules.is_empty() {
-        return Ok(());
-    }
-    let mut rows =
-        table::table(&["trained up to", "weights", "error, fitted", "and trained", "left because"], 1);
-    let error = |error: Option<f64>| error.map_or_else(|| "?".to_owned(), |error| format!("{error:.2e}"));
-    for submodule in submodules {
-        rows.add_row([
-            submodule.outputs.join(", "),
-            submodule.weights.to_string(),
-            error(submodule.error_before),
-            error(submodule.error_after),
-            submodule.left.clone().unwrap_or_default(),
-        ]);
-    }
-    print(format!("\n{rows}\n"))
-}
-
-fn show_likeness(likeness: &Likeness) -> Result<()> {
-    let Likeness { samples, held_out, mean, worst } = likeness;
-    let which =
-        if *held_out { "samples kept aside" } else { "samples (there were too few to keep any aside)" };
-    print(format!("outputs beside the dense model's, {samples} {which}: cosine {mean:.4}, worst {worst:.4}"))
-}
-
-/// What was tried, and why it ended.
-fn show_search(search: &Search) -> Result<()> {
-    let mut names: Vec<&String> = search.dense.keys().collect();
-    let others = search.trials.iter().flat_map(|trial| trial.answer.measured.keys());
-    others.for_each(|name| {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    });
-    names.retain(|name| *name != "sparsity");
-    let header: Vec<&str> =
-        ["removed"].into_iter().chain(names.iter().map(|name| name.as_str())).chain(["then"]).collect();
-    let mut rows = table::table(&header, 0);
-    let number =
-        |name: &str, measured: &termination::Measured| match (termination::find(name), measured.get(name)) {
-            (Some(measure), Some(&number)) => termination::shown(measure.unit, number),
-            _ => String::new(),
-        };
-    let mut row = |removed: String, measured: &termination::Measured, then: &str| {
-        let numbers = names.iter().map(|name| number(name, measured));
-        rows.add_row(std::iter::once(removed).chain(numbers).chain([then.to_owned()]).collect::<Vec<_>>());
-    };
-    row("dense".to_owned(), &search.dense, "");
-    for (index, trial) in search.trials.iter().enumerate() {
-        let then = match trial.answer.verdict {
-            _ if search.taken == Some(index) => "taken",
-            Verdict::Continue => "not enough",
-            Verdict::Stop => "enough",
-            Verdict::RollBack => "too much",
-        };
-        row(percent(trial.sparsity), &trial.answer.measured, then);
-    }
-    print(format!("\n{rows}\nstopped: {}\n", search.stopped))
-}
-
-fn show_layers(report: &Report) -> Result<()> {
-    let mut rows = table::table(&["layer", "op", "shape", "pruned", "kept", "MACs", "on nonzeros"], 4);
-    for layer in &report.layers {
-        rows.add_row([
-            layer.weight.clone(),
-            layer.op.clone(),
-            format!("{:?}", layer.shape_before),
-            match &layer.shape_after {
-                shape if *shape == layer.shape_before => "same".into(),
-                shape if shape.is_empty() => "gone".into(),
-                shape => format!("{shape:?}"),
-            },
-            percent(layer.nnz_after as f64 / layer.nnz_before.max(1) as f64),
-            count(layer.macs_before),
-            count(layer.macs_after),
-        ]);
-    }
-    print(format!("{rows}\n"))
-}
-
-fn show_groups(report: &Report) -> Result<()> {
-    let mut rows = table::table(&["units of", "there are", "would go", "weights that shrink"], 1);
-    for group in &report.groups {
-        let weights = match &group.weights[..] {
-            [first, second, third, rest @ ..] if !rest.is_empty() => {
-                format!("{first}, {second}, {third} and {} more", rest.len())
-            }
-            weights => weights.join(", "),
-        };
-        rows.add_row([group.name.clone(), group.units.to_string(), group.removed.to_string(), weights]);
-    }
-    print(format!("{rows}\n"))
-}
-
-/// Groups that must stay, gathered by reason.
-fn show_refused(report: &Report) -> Result<()> {
-    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for refused in &report.refused {
-        reasons.entry(&refused.reason).or_default().push(&refused.name);
-    }
-    for (reason, names) in reasons {
-        let shown = names.iter().take(4).copied().collect::<Vec<_>>().join(", ");
-        let more = if names.len() > 4 { format!(" and {} more", names.len() - 4) } else { String::new() };
-        print(format!("must stay: {shown}{more}: {reason}"))?;
-    }
-    Ok(())
 }

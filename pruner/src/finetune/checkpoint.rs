@@ -6,8 +6,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state::State;
 use super::{Epoch, FineTuneError, Options};
+use crate::fingerprint::Fingerprint;
 
 /// Where a run keeps its state, and how often it writes it.
 #[derive(Debug)]
@@ -26,14 +25,14 @@ pub struct Checkpoint {
     every: Duration,
     last: Cell<Instant>,
     /// What tells this run from others; known once it has started.
-    run: Cell<u64>,
+    run: Cell<Fingerprint>,
 }
 
 const KEY: &str = "poda.finetune";
 
 #[derive(Serialize, Deserialize)]
 struct Counters {
-    run: u64,
+    run: String,
     samples: usize,
     options: Options,
     step: u64,
@@ -49,7 +48,7 @@ struct Counters {
 impl Checkpoint {
     /// In the file `path`, written after every epoch, and when `every` has passed.
     pub fn new(path: impl Into<PathBuf>, every: Duration) -> Self {
-        Self { path: path.into(), every, last: Cell::new(Instant::now()), run: Cell::new(0) }
+        Self { path: path.into(), every, last: Cell::new(Instant::now()), run: Cell::default() }
     }
 
     /// The file.
@@ -81,7 +80,7 @@ impl Checkpoint {
         let other = |what| Err(FineTuneError::OtherRun { path: path(), what });
         // More or fewer threads give the same bits.
         let ours = Options { threads: counters.options.threads, ..options.clone() };
-        if counters.run != self.run.get() {
+        if counters.run != self.run.get().to_string() {
             return other("of another model");
         }
         if counters.samples != samples {
@@ -121,7 +120,7 @@ impl Checkpoint {
 
     pub(super) fn save(&self, state: &State, options: &Options, samples: usize) -> Result<(), FineTuneError> {
         let counters = Counters {
-            run: self.run.get(),
+            run: self.run.get().to_string(),
             samples,
             options: options.clone(),
             step: state.step,
@@ -166,12 +165,11 @@ impl Checkpoint {
 }
 
 /// Of names, shapes and elements at the start.
-fn fingerprint(state: &State) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (&state.names, &state.shapes).hash(&mut hasher);
-    for weights in &state.weights {
-        weights.iter().for_each(|w| w.to_bits().hash(&mut hasher));
+fn fingerprint(state: &State) -> Fingerprint {
+    let mut found = Fingerprint::default();
+    for (name, (shape, weights)) in state.names.iter().zip(state.shapes.iter().zip(&state.weights)) {
+        found.add(format!("{name:?} {shape:?}").as_bytes());
+        weights.iter().for_each(|weight| found.add(&weight.to_le_bytes()));
     }
-    // As TOML knows no larger integers.
-    hasher.finish() >> 1
+    found
 }

@@ -10,12 +10,12 @@
 
 mod checkpoint;
 mod optimizer;
+pub(crate) mod part;
 mod rate;
 mod recipe;
 mod state;
 mod statistics;
 pub(crate) mod step;
-pub(crate) mod submodule;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -11,9 +11,6 @@ use crate::calibration::{CalibrationError, Example, Feeds, Samples, SamplesError
 use crate::check::Failure;
 use crate::prune::PruneError;
 
-/// Tries that the time of a goal should be enough for.
-const TRIES: f64 = 12.0;
-
 /// What a fit takes, in runs of the dense model on the samples: both models side by side, Gram matrices, equations. MiniLM, 271
 /// documents of 128 tokens: 84 s on one core, of which a run takes 7.5.
 const RUNS: f64 = 11.0;
@@ -28,12 +25,17 @@ pub(super) struct Fewer<'a> {
 }
 
 impl<'a> Fewer<'a> {
-    /// As many as can be fitted to about a dozen times in `time`, by what the model takes for the first of them.
-    pub(super) fn of(samples: &'a dyn Samples, graph: &Graph, time: Duration) -> Result<Self, PruneError> {
+    /// As many as can be fitted to so many times in `time`, by what the model takes for the first of them.
+    pub(super) fn of(
+        samples: &'a dyn Samples,
+        graph: &Graph,
+        time: Duration,
+        fits: f64,
+    ) -> Result<Self, PruneError> {
         let seconds = seconds(samples, graph)?;
         let held_out: Vec<bool> = (0..samples.batches()).map(|batch| samples.held_out(batch)).collect();
         let all = RUNS * seconds * held_out.len() as f64;
-        Ok(Self { samples, batches: spread(&held_out, time.as_secs_f64() / TRIES / all) })
+        Ok(Self { samples, batches: spread(&held_out, time.as_secs_f64() / fits / all) })
     }
 
     /// Which part of the batches it has.

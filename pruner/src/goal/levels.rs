@@ -60,6 +60,12 @@ impl Levels {
         }
     }
 
+    /// Of a way that keeps more: first what was too much of this one, and from there upward.
+    pub(super) fn onward(&self) -> Option<Self> {
+        let first = self.broken.filter(|&share| share > self.little)?;
+        Some(Self { first, most: self.most.max(first), begun: false, broken: None, ..*self })
+    }
+
     /// Nothing more is to be tried.
     pub(super) fn close(&mut self) {
         (self.begun, self.broken) = (true, Some(self.little));
@@ -96,6 +102,24 @@ mod tests {
         assert!(tried([0.25, 0.5], 0.3, 0.6).iter().all(|&share| share < 0.5));
         let mut closed = Levels::new(0.5, 0.9);
         closed.close();
-        assert_eq!(closed.next(), None);
+        assert_eq!((closed.next(), closed.onward().is_some()), (None, false));
+    }
+
+    #[test]
+    fn what_keeps_more_goes_on_from_what_was_too_much() {
+        let mut levels = Levels::new(0.7, 0.88);
+        assert!(levels.onward().is_none());
+        levels.learn(0.7, Found::Kept);
+        levels.learn(0.77, Found::Broken);
+        let shares = |holds: f64| {
+            let (mut onward, mut all) = (levels.onward().unwrap(), Vec::new());
+            while let Some(share) = onward.next() {
+                all.push(share);
+                onward.learn(share, if share <= holds { Found::Kept } else { Found::Broken });
+            }
+            all
+        };
+        assert_eq!(shares(0.7), [0.77, 0.735, 0.715]);
+        assert_eq!(shares(0.81), [0.77, 0.875, 0.825, 0.8, 0.81]);
     }
 }

@@ -1,9 +1,10 @@
 //! The front door for people who know none of the words: *faster*, or *smaller*, without giving up more than so much.
 //!
 //! Each of [`WAYS`] gets a turn at one share that usually pays, then the one that leads is searched for the most that keeps what
-//! must be kept, then what is left. What a share is worth is known before it costs much: pruned by magnitude, without data, a model
-//! is as fast and as small, so that only shares that would be better than what was found are fitted to data and judged.
-//! The best is returned with the table of what was tried; where no way is better than the dense model, that is the answer.
+//! must be kept, then what is left; last, where there is time for it, what was too much is tried with submodules trained. What a
+//! share is worth is known before it costs much: pruned by magnitude, without data, a model is as fast and as small, so that only
+//! shares that would be better than what was found are fitted to data and judged. The best is returned with the table of what was
+//! tried; where no way is better than the dense model, that is the answer.
 
 mod fewer;
 mod levels;

@@ -12,15 +12,16 @@ use poda_formats::{Graph, Tensor, ValueId};
 use poda_runtime::analysis::Analysis;
 use poda_runtime::{Model, Options as RunOptions};
 
-use super::{Progress, PruneError};
+use super::{Fitted, Progress, PruneError, Run};
 use crate::calibration::{CalibrationError, Lane, Samples, Stream, part, run};
 use crate::check::Failure;
-use crate::finetune::submodule::{Sample, train};
+use crate::finetune::part::{Sample, train};
 use crate::finetune::{Batch, FineTuneError, Options, Rate, RateShape, Term, candidates};
 use crate::gradients::loss::Loss;
 use crate::observer::Observer;
 use crate::recipe::{Inputs, Recipe};
-use crate::report::Reconstructed;
+use crate::report::{Fit, Reconstructed};
+use crate::structured::Matrix;
 use crate::submodule::{Extent, Submodule, submodules};
 
 /// Bytes of inputs and outputs of a submodule that are held; of more, every second batch is taken, or every third, …
@@ -40,6 +41,25 @@ pub(super) struct Reconstruction<'a> {
     /// Weights that were pruned.
     pub(super) weights: &'a [ValueId],
     pub(super) samples: &'a dyn Samples,
+}
+
+impl Run<'_, '_> {
+    /// What layers were fitted to, with submodules trained where an update says so.
+    pub(super) fn reconstruct(
+        &mut self,
+        dense: &Graph,
+        matrices: &[Matrix],
+        samples: &dyn Samples,
+        (mut graph, layers): (Graph, Vec<Fit>),
+    ) -> Result<(Graph, Fitted), PruneError> {
+        let weights: Vec<ValueId> = matrices.iter().map(|matrix| matrix.id).collect();
+        let reconstruction = Reconstruction { recipe: self.recipe, dense, weights: &weights, samples };
+        let mut submodules = Vec::new();
+        for extent in self.updates.iter().filter_map(|update| update.trains()) {
+            submodules.extend(reconstruction.run(&mut graph, extent, self.observer)?);
+        }
+        Ok((graph, Fitted { layers, submodules }))
+    }
 }
 
 impl Reconstruction<'_> {

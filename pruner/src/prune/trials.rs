@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use poda_formats::Graph;
 
-use super::{Progress, PruneError, Run};
+use super::{Data, Progress, PruneError, Run, prune_with};
 use crate::report::{self, Search, Totals, Trial};
+use crate::schedule::{self, Search as Steps};
 use crate::settings::Settings;
 use crate::termination::{Baseline, Bound, Candidate, Conditions, Verdict, shown};
 
@@ -153,5 +154,67 @@ impl<'a> Trials<'a> {
         };
         self.found.stopped = stopped;
         (self.found, missed)
+    }
+}
+
+impl Run<'_, '_> {
+    /// Takes the share that the recipe says; where it bounds measures instead, finds the share whose result holds what must be
+    /// kept, and reaches what is to be reached with as little as possible. `best` is left as it is where nothing does.
+    pub(super) fn follow<T>(
+        &mut self,
+        settings: &Settings,
+        dense: &Graph,
+        best: &mut T,
+        mut take: impl FnMut(&mut Self, f64) -> Result<T, PruneError>,
+        graph: impl Fn(&T) -> &Graph,
+    ) -> Result<(), PruneError> {
+        if self.masks.is_some() {
+            *best = take(self, 0.0)?;
+            return Ok(());
+        }
+        let judges = self.observer.judges();
+        let Some(mut search) = Steps::of(self.recipe, judges) else {
+            if let Some(share) = schedule::one_shot(self.recipe, judges) {
+                *best = take(self, share)?;
+                self.tell(Progress::Step { step: 1, of: 1, sparsity: share, drop: None })?;
+            }
+            return Ok(());
+        };
+        let conditions = Conditions::of(self.recipe);
+        let mut trials = Trials::begin(&conditions, settings, dense, self)?;
+        if let Some(share) = self.guess(&conditions, dense)?.filter(|_| trials.open()) {
+            search.guess(share);
+        }
+        let (mut enough, mut most) = (None, None);
+        while let Some((step, share)) = search.next().filter(|_| trials.open() && !trials.over()) {
+            let taken = take(self, share)?;
+            let verdict = trials.ask(graph(&taken), share, search.most(), self)?;
+            search.learn(step, verdict);
+            match verdict {
+                Verdict::Stop => enough = Some(taken),
+                Verdict::Continue => most = Some(taken),
+                Verdict::RollBack => {}
+            }
+        }
+        let (report, missed) = trials.finish();
+        self.notes.extend(missed);
+        self.search = Some(report);
+        if let Some(found) = enough.or(most) {
+            *best = found;
+        }
+        Ok(())
+    }
+
+    /// The share that reaches targets of size and speed, of the model pruned by magnitude: that costs no fits to data.
+    fn guess(&mut self, conditions: &Conditions, dense: &Graph) -> Result<Option<f64>, PruneError> {
+        let sketched = conditions.targets().all(|bound| bound.measure.of_size_or_speed());
+        let fits = self.samples.is_some() && conditions.targets().next().is_some() && sketched;
+        let Some(sketch) = self.recipe.sketch().filter(|_| fits && !self.observer.judges()) else {
+            return Ok(None);
+        };
+        let data = Data { judge: self.judge, ..Data::default() };
+        let (_, report) = prune_with(dense, &sketch, self.shapes, self.observer, data)?;
+        let taken = report.search.and_then(|search| search.trials.get(search.taken?).cloned());
+        Ok(taken.map(|trial| trial.sparsity))
     }
 }

@@ -19,7 +19,7 @@ pub use homeostasis::{Regulation, SignedRegulation, ZeroSum};
 pub use least_squares::LeastSquares;
 pub(crate) use least_squares::damped;
 pub use obs::ExactObs;
-pub use reconstruction::{AdaPrune, Reconstruction};
+pub use reconstruction::Reconstruction;
 pub use sparse_gpt::{SparseGpt, SparseGptFixed};
 pub use swaps::SparseSwaps;
 
@@ -114,8 +114,8 @@ pub static UPDATES: &[&dyn WeightUpdate] = &[
     &Regulation,
     &SignedRegulation,
     &ZeroSum,
-    &AdaPrune,
-    &Reconstruction,
+    &Reconstruction(Extent::Layer),
+    &Reconstruction(Extent::Submodule),
 ];
 
 /// The update with this name.

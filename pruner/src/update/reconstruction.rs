@@ -8,21 +8,25 @@ use super::{Job, UpdateError, WeightUpdate};
 use crate::calibration::Needs;
 use crate::submodule::Extent;
 
-/// Attention, feed-forward network, residual block: all weights of one together.
+/// All weights of such a piece together.
 #[derive(Debug)]
-pub struct Reconstruction;
-
-/// Each layer by itself.
-#[derive(Debug)]
-pub struct AdaPrune;
+pub struct Reconstruction(pub Extent);
 
 impl WeightUpdate for Reconstruction {
     fn name(&self) -> &'static str {
-        "reconstruction"
+        match self.0 {
+            Extent::Layer => "adaprune",
+            Extent::Submodule => "reconstruction",
+        }
     }
 
     fn description(&self) -> &'static str {
-        "trains each submodule (attention, feed-forward, residual block) to give its dense outputs, after all other updates"
+        match self.0 {
+            Extent::Layer => "trains each layer to give its dense outputs, after all other updates",
+            Extent::Submodule => {
+                "trains each submodule (attention, feed-forward, residual block) to give its dense outputs, after all other updates"
+            }
+        }
     }
 
     fn needs(&self) -> Needs {
@@ -30,33 +34,10 @@ impl WeightUpdate for Reconstruction {
     }
 
     fn trains(&self) -> Option<Extent> {
-        Some(Extent::Submodule)
+        Some(self.0)
     }
 
-    /// Nothing: submodules are trained once all their layers are there.
-    fn update(&self, _: &mut Job<'_>) -> Result<(), UpdateError> {
-        Ok(())
-    }
-}
-
-impl WeightUpdate for AdaPrune {
-    fn name(&self) -> &'static str {
-        "adaprune"
-    }
-
-    fn description(&self) -> &'static str {
-        "trains each layer to give its dense outputs, after all other updates"
-    }
-
-    fn needs(&self) -> Needs {
-        Needs::Weights
-    }
-
-    fn trains(&self) -> Option<Extent> {
-        Some(Extent::Layer)
-    }
-
-    /// Nothing: the layer is trained once all layers are there.
+    /// Nothing: pieces are trained once all their layers are there.
     fn update(&self, _: &mut Job<'_>) -> Result<(), UpdateError> {
         Ok(())
     }

@@ -13,10 +13,10 @@ use poda_runtime::{Model, Options};
 use crate::networks::{Block, Head, Layer, network, transformer};
 
 /// Batches of made-up samples, every fourth kept aside.
-struct MadeUp(Vec<Feeds>);
+pub(crate) struct MadeUp(Vec<Feeds>);
 
 impl MadeUp {
-    fn new(graph: &Graph, batches: usize, shape: &dyn Fn(&str) -> Vec<usize>) -> Self {
+    pub(crate) fn new(graph: &Graph, batches: usize, shape: &dyn Fn(&str) -> Vec<usize>) -> Self {
         let mut state = 1_u64;
         let mut next = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -54,7 +54,7 @@ impl Samples for MadeUp {
     }
 }
 
-fn small() -> (Graph, MadeUp) {
+pub(crate) fn small() -> (Graph, MadeUp) {
     let layers = [
         Layer::Conv { out: 16, wide: true, bias: true },
         Layer::Activation(0),
@@ -74,13 +74,17 @@ fn small() -> (Graph, MadeUp) {
     (graph, samples)
 }
 
-fn run(graph: &Graph, samples: &dyn Samples, recipe: &Recipe) -> Result<(Graph, Report), PruneError> {
+pub(crate) fn run(
+    graph: &Graph,
+    samples: &dyn Samples,
+    recipe: &Recipe,
+) -> Result<(Graph, Report), PruneError> {
     let data = Data { samples: Some(samples), ..Data::default() };
     prune_with(graph, recipe, &Shapes::new(), &mut |_| (), data)
 }
 
 /// Mean squared difference of outputs on what was kept aside.
-fn distance(a: &Graph, b: &Graph, samples: &MadeUp) -> f64 {
+pub(crate) fn distance(a: &Graph, b: &Graph, samples: &MadeUp) -> f64 {
     let options = || Options { threads: Some(1), tune: false, ..Options::default() };
     let run = |graph: &Graph, feeds: &Feeds| -> Vec<f32> {
         let executable = Model::from_graph(graph.clone()).unwrap().prepare(options()).unwrap();

@@ -3,6 +3,7 @@
 mod calibrated;
 mod chechik;
 mod criteria;
+mod goals;
 mod gradients;
 mod networks;
 mod prune;
