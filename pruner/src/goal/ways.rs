@@ -135,6 +135,6 @@ impl Way {
         } else {
             base.update.clone()
         };
-        Recipe { granularity, sparsity, max_drop, keep, scope, values, update, ..base.clone() }
+        Recipe { granularity, sparsity, max_drop, keep, update, scope, values, ..base.clone() }
     }
 }
