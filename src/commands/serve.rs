@@ -100,7 +100,8 @@ pub(crate) struct Args {
     #[arg(long, env = "PODA_NO_SHED_LOAD", help_heading = "Running models")]
     #[serde(skip_serializing_if = "is_false")]
     no_shed_load: bool,
-    /// Sizes of batches to plan for before the server is ready [default: 1,4,16]
+    /// Sizes of batches to plan for: of the usual shapes before the server is ready, of others when they would be run
+    /// [default: 1,4,16]
     #[arg(
         long,
         env = "PODA_WARM",

@@ -27,9 +27,9 @@ pub(crate) struct Queue {
     batching: Batching,
     state: Mutex<State>,
     /// What the thread in front waits for.
-    more: Condvar,
-    /// What the others wait for.
     front: Condvar,
+    /// What the others wait for.
+    behind: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ pub(crate) struct Batch<'a> {
 impl Queue {
     pub(crate) fn new(batching: Batching, runs: usize) -> Self {
         let state = State { most_runs: runs, ..State::default() };
-        Self { batching, state: Mutex::new(state), more: Condvar::new(), front: Condvar::new() }
+        Self { batching, state: Mutex::new(state), front: Condvar::new(), behind: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -93,7 +93,7 @@ impl Queue {
     /// Wakes a thread if it would find something to do.
     fn wake(&self, state: &State) {
         if !state.jobs.is_empty() && state.has_turn() {
-            if state.has_front { &self.more } else { &self.front }.notify_one();
+            if state.has_front { &self.front } else { &self.behind }.notify_one();
         }
     }
 
@@ -138,8 +138,8 @@ impl Queue {
     }
 
     fn wake_all(&self) {
-        self.more.notify_all();
         self.front.notify_all();
+        self.behind.notify_all();
     }
 
     /// The next run: the oldest request, and those that may share its run, as many as there is a plan for. Waits while there is
@@ -182,12 +182,12 @@ impl Queue {
     /// Waits in front of the others, so long at most, or until that is where this thread may wait.
     fn wait<'a>(&self, mut state: MutexGuard<'a, State>, most: Option<Duration>) -> MutexGuard<'a, State> {
         if state.has_front {
-            return self.front.wait(state).unwrap_or_else(PoisonError::into_inner);
+            return self.behind.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.has_front = true;
         let mut state = match most {
-            Some(most) => self.more.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner).0,
-            None => self.more.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(most) => self.front.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.front.wait(state).unwrap_or_else(PoisonError::into_inner),
         };
         state.has_front = false;
         state

@@ -156,7 +156,8 @@ pub(super) unsafe fn weigh<S: Simd>(simd: S, greatest: f32, seen: usize, keys: u
 }
 
 impl Statistics {
-    /// Takes in the greatest score that each row has in a block; gives what weights are to be relative to.
+    /// Takes in the greatest score that each row has in a block; gives what weights are to be relative to. `is_first`: of the
+    /// first block that there is.
     ///
     /// A row that has seen nothing but −∞ so far counts from 0, so that its weights are exp(−∞) = 0 rather than NaN.
     #[inline(always)]
