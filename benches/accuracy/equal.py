@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Speed at equal accuracy: dense, int8 and pruned forms of pretrained models, each with its score and its time, in one run.
 
-    equal.py PODA MODELS DATA [--models minilm] [--sparsities 70 80 85] [--threads 2]
+    equal.py PODA MODELS DATA [--models minilm] [--sparsities 70 80 85] [--goal 10min] [--threads 2]
 
 PODA, MODELS and DATA as for table.py. Pruning and quantization see the same unlabelled samples: `poda prune --data`, and ONNX
-Runtime's static quantization (per channel, QuantizeLinear/DequantizeLinear) on the first hundred; `dynamic` needs none. Scores are
+Runtime's static quantization (per channel, QuantizeLinear/DequantizeLinear) on the first hundred; `dynamic` needs none. With --goal
+also what `poda prune --goal faster --max-drop 0.01` finds in that time, judged by DATA's validation file. Scores are
 ONNX Runtime's; times those of engines in turns, as benches/peers does it. With --folder the forms are made once, so that a second
 run, on a machine that does nothing else, only takes times.
 """
@@ -27,6 +28,7 @@ import table
 
 CALIBRATED = 100  # samples that static quantization sees
 SHAPES = {"minilm": "minilm_b1", "mnist_cnn": "mnist_cnn", "efficientnet_lite0": "efficientnet_lite0"}
+OPEN = {"minilm": ["--shape", "sequence=128"]}  # sizes that the model leaves open
 
 
 class Calibration(quantization.CalibrationDataReader):
@@ -56,12 +58,20 @@ def quantize(source, folder, samples):
     return forms
 
 
+def prune(poda, dense, out, samples, *options):
+    """The path of the pruned form, made if it is not there."""
+    if not out.exists():
+        subprocess.run([poda, "prune", dense, "-o", out, "--data", samples, "--no-check", *options], check=True, capture_output=True)
+    return out
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("poda", "models_folder", "data"):
         parser.add_argument(name, type=pathlib.Path)
     parser.add_argument("--models", nargs="+", default=list(SHAPES))
     parser.add_argument("--sparsities", nargs="+", type=int, default=[50, 70, 80, 85, 90])
+    parser.add_argument("--goal", metavar="TIME", help="how long to look for the fastest model that keeps its score")
     parser.add_argument("--seconds-a-turn", type=float, default=0.05)
     parser.add_argument("--folder", type=pathlib.Path, help="keep the forms here, and do not make again what it has")
     race.add_arguments(parser, "equal.json")
@@ -75,10 +85,12 @@ def main():
             samples = args.data / f"{model}.calib.npz"
             forms = {"dense": dense, **quantize(dense, folder, dict(np.load(samples)))}
             for sparsity in args.sparsities:
-                pruned = forms[f"pruned {sparsity} %"] = folder / f"{sparsity}.onnx"
-                if not pruned.exists():
-                    command = [args.poda, "prune", dense, "-o", pruned, "--sparsity", str(sparsity / 100)]
-                    subprocess.run([*command, "--data", samples, "--no-check"], check=True, capture_output=True)
+                share = ["--sparsity", str(sparsity / 100)]
+                forms[f"pruned {sparsity} %"] = prune(args.poda, dense, folder / f"{sparsity}.onnx", samples, *share)
+            if args.goal:
+                goal = ["--goal", "faster", "--max-drop", "0.01", "--time", args.goal, "--threads", str(args.threads)]
+                judge = ["--validation", args.data / f"{model}.validation.npz", *OPEN.get(model, [])]
+                forms["goal"] = prune(args.poda, dense, folder / "goal.onnx", samples, *goal, *judge)
             session = ort.InferenceSession(str(dense), providers=["CPUExecutionProvider"])
             shapes = peers.MODELS[SHAPES[model]][1]
             feeds = {given.name: peers.made_up(given.name, shapes[given.name], given.type) for given in session.get_inputs()}

@@ -137,6 +137,20 @@ unsafe impl Simd for Avx512Isa {
         [bits, bits >> 32].map(|bits| unsafe { _mm512_castsi512_ps(_mm512_set1_epi32(bits as i32)) }.into())
     }
 
+    /// By two loads: to fill a vector from a register takes a port that multiply-adds wait for.
+    #[inline(always)]
+    unsafe fn splat_shared_pair(self, weights: *const f32) -> [Self::F32; 2] {
+        // SAFETY: by the caller.
+        unsafe { [0, 1].map(|i| _mm512_set1_ps(*weights.add(i)).into()) }
+    }
+
+    #[inline(always)]
+    fn keep_address(self, mut address: *const f32) -> *const f32 {
+        // SAFETY: there is no instruction; the address stays as it is.
+        unsafe { asm!("/* {0} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags)) };
+        address
+    }
+
     #[inline(always)]
     unsafe fn transpose_block(
         self,

@@ -70,6 +70,16 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
         unsafe { [splat(self, *weights), splat(self, *weights.add(1))] }
     }
 
+    /// The same where both multiply one vector, so that loads are fewer than multiply-adds.
+    ///
+    /// # Safety
+    /// As [`Simd::splat_pair`].
+    #[inline(always)]
+    unsafe fn splat_shared_pair(self, weights: *const f32) -> [Self::F32; 2] {
+        // SAFETY: by the caller.
+        unsafe { self.splat_pair(weights) }
+    }
+
     /// The elements of even index of `a` and then of `b`, and those of odd index.
     fn unzip(self, a: Self::F32, b: Self::F32) -> [Self::F32; 2];
 
@@ -115,6 +125,13 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
     #[inline(always)]
     fn keep(self, v: Self::F32) -> Self::F32 {
         v
+    }
+
+    /// `address`, which the compiler then holds in a register: loads at a distance from it, which a multiply-add has for an operand,
+    /// stay one operation with it on CPUs that split those from the sum of two registers.
+    #[inline(always)]
+    fn keep_address(self, address: *const f32) -> *const f32 {
+        address
     }
 
     /// `y · 2ⁿ`, or 0 where `hidden`, given `shifted`, the sum of [`SHIFT`] and an integer `n` from −126 to 127 (elsewhere than where

@@ -241,7 +241,7 @@ const AHEAD: usize = 256;
 #[allow(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
 unsafe fn one<S: Simd, const N: usize>(simd: S, weight: S::F32, x: *const u8, a: &mut [S::F32; N]) {
     let ops = simd.f32();
-    let x: *const f32 = x.cast();
+    let x: *const f32 = simd.keep_address(x.cast());
     // SAFETY: by the caller.
     unsafe {
         for i in 0..N {
@@ -290,7 +290,7 @@ unsafe fn both<S: Simd, const N: usize>(
     let x: *const f32 = x.cast();
     // SAFETY: by the caller.
     unsafe {
-        let [first, second] = simd.splat_pair(weights);
+        let [first, second] = simd.splat_shared_pair(weights);
         for i in 0..N {
             let x = simd.keep(ops.load_ptr(x.add(i * S::LANES)));
             a[i] = ops.mul_add(first, x, a[i]);
