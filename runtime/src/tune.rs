@@ -235,10 +235,11 @@ fn offered(
 /// How uneven the rows of a weight are: their deviation in halves of their mean. Lanes that wait for the longest row make some
 /// kernels slow, so an answer for even rows is none for uneven ones.
 fn spread(weight: &WeightMatrix) -> u32 {
-    let Some(csr) = weight.csr().filter(|csr| csr.nnz() > 0) else { return 0 };
-    let mean = csr.nnz() as f64 / csr.rows() as f64;
+    let Some(starts) = weight.row_offsets().filter(|_| weight.nnz() > 0) else { return 0 };
+    let rows = (starts.len() - 1) as f64;
+    let mean = weight.nnz() as f64 / rows;
     let far = |pair: &[u32]| (f64::from(pair[1] - pair[0]) - mean).powi(2);
-    let variance = csr.row_offsets().windows(2).map(far).sum::<f64>() / csr.rows() as f64;
+    let variance = starts.windows(2).map(far).sum::<f64>() / rows;
     (2.0 * variance.sqrt() / mean) as u32
 }
 

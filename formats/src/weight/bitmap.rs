@@ -35,6 +35,11 @@ impl Bitmap {
         Self { bits }
     }
 
+    /// The bits, row by row; each row begins with a byte.
+    pub fn bits(&self) -> &[u8] {
+        self.bits.as_slice().expect("u8, checked when made")
+    }
+
     /// The bits of a matrix.
     pub(super) fn of(matrix: &CsrMatrix) -> Self {
         let [rows, width] = [matrix.rows(), row_bytes(matrix.cols())];
@@ -49,8 +54,7 @@ impl Bitmap {
 
     /// The bytes of each row.
     fn rows(&self, cols: usize) -> impl Iterator<Item = &[u8]> {
-        let bits: &[u8] = self.bits.as_slice().expect("u8, checked when made");
-        bits.chunks_exact(row_bytes(cols))
+        self.bits().chunks_exact(row_bytes(cols))
     }
 
     /// As columns of type `T`, written where they stay: who opens a model waits for this.

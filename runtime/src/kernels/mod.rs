@@ -29,6 +29,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use poda_formats::dtype::DataType;
@@ -39,6 +40,7 @@ use poda_formats::{CsrMatrix, DenseMatrix, Matrix, Pattern, Tensor};
 
 use crate::packing::ConvGeometry;
 pub(crate) use crate::packing::Right;
+use crate::packing::bit_rows::{self, BitRows};
 pub use crate::packing::{Layout, X};
 use crate::threads::Threads;
 
@@ -83,13 +85,13 @@ pub enum WeightMatrix {
     Csr(CsrMatrix),
     /// Every element, narrower than f32.
     Narrow(DenseMatrix),
-    /// Values, perhaps narrower ones, by a pattern
-    Structured(Box<Structured>),
+    /// Values, perhaps narrower ones, by a pattern or a bitmap
+    Stored(Box<Stored>),
 }
 
-/// A weight stored by a pattern of its zeros, which kernels that make nothing of the pattern take as CSR.
+/// A sparse weight stored otherwise than as CSR, which kernels that make nothing of that take as CSR.
 #[derive(Debug, Clone)]
-pub struct Structured {
+pub struct Stored {
     matrix: Matrix,
     /// Made when it is first asked for.
     csr: OnceLock<CsrMatrix>,
@@ -97,8 +99,8 @@ pub struct Structured {
 
 impl From<Matrix> for WeightMatrix {
     fn from(matrix: Matrix) -> Self {
-        if matrix.pattern().is_some() {
-            return Self::Structured(Box::new(Structured { matrix, csr: OnceLock::new() }));
+        if matrix.pattern().is_some() || matches!(matrix.places(), poda_formats::Layout::Bitmap(_)) {
+            return Self::Stored(Box::new(Stored { matrix, csr: OnceLock::new() }));
         }
         match matrix.dense() {
             Some(dense) if dense.values().rounding_error().is_some() => Self::Narrow(dense),
@@ -137,7 +139,7 @@ impl WeightMatrix {
             Self::Dense(tensor) => (tensor.dtype(), tensor.shape().to_vec()),
             Self::Csr(csr) => (csr.values().dtype(), vec![csr.rows(), csr.cols()]),
             Self::Narrow(narrow) => (DataType::F32, vec![narrow.rows(), narrow.cols()]),
-            Self::Structured(weight) => (weight.matrix.values().dtype(), weight.matrix.shape().to_vec()),
+            Self::Stored(weight) => (weight.matrix.values().dtype(), weight.matrix.shape().to_vec()),
         };
         match shape[..] {
             _ if dtype != DataType::F32 => Err(KernelError::Values { found: dtype }),
@@ -152,7 +154,7 @@ impl WeightMatrix {
             Self::Dense(tensor) => tensor.len(),
             Self::Csr(csr) => csr.nnz(),
             Self::Narrow(narrow) => narrow.values().len(),
-            Self::Structured(weight) => weight.matrix.nnz(),
+            Self::Stored(weight) => weight.matrix.nnz(),
         }
     }
 
@@ -161,38 +163,58 @@ impl WeightMatrix {
         match self {
             Self::Dense(_) | Self::Narrow(_) => None,
             Self::Csr(csr) => Some(csr),
-            Self::Structured(weight) => Some(weight.csr.get_or_init(|| weight.matrix.to_csr())),
+            Self::Stored(weight) => Some(weight.csr.get_or_init(|| weight.matrix.to_csr())),
+        }
+    }
+
+    /// Where the weights of each row of a sparse weight begin, `[m + 1]`.
+    pub(crate) fn row_offsets(&self) -> Option<Cow<'_, [u32]>> {
+        match self.stored_matrix().map(|matrix| (matrix, matrix.places())) {
+            Some((matrix, poda_formats::Layout::Bitmap(bits))) => {
+                Some(bit_rows::starts(matrix.shape(), bits, matrix.values().len()).into())
+            }
+            _ => self.csr().map(|csr| csr.row_offsets().into()),
+        }
+    }
+
+    /// A sparse weight of f32 as bits and values.
+    pub(crate) fn bit_rows(&self) -> Option<BitRows<'_>> {
+        match self.stored_matrix().map(|matrix| (matrix, matrix.places())) {
+            Some((matrix, poda_formats::Layout::Bitmap(bits))) => {
+                Some(BitRows::new(matrix.shape(), bits, matrix.values_f32().ok()?))
+            }
+            _ => self.csr()?.view().ok().map(BitRows::from),
         }
     }
 
     /// Whether what is zero is not stored.
     pub(crate) fn is_sparse(&self) -> bool {
-        matches!(self, Self::Csr(_) | Self::Structured(_))
+        matches!(self, Self::Csr(_) | Self::Stored(_))
     }
 
-    /// A weight that is stored by a pattern.
-    fn structured(&self) -> Option<&Matrix> {
+    /// A weight that is stored otherwise than as CSR.
+    fn stored_matrix(&self) -> Option<&Matrix> {
         match self {
             Self::Dense(_) | Self::Csr(_) | Self::Narrow(_) => None,
-            Self::Structured(weight) => Some(&weight.matrix),
+            Self::Stored(weight) => Some(&weight.matrix),
         }
     }
 
     /// A weight that is stored in blocks.
     #[cfg(feature = "structured")]
     pub(crate) fn blocks(&self) -> Option<BlockMatrix> {
-        self.structured()?.blocks()
+        self.stored_matrix()?.blocks()
     }
 
     /// A weight that is stored as N:M.
     #[cfg(feature = "structured")]
     pub(crate) fn n_of_m(&self) -> Option<NmMatrix> {
-        self.structured()?.n_of_m()
+        self.stored_matrix()?.n_of_m()
     }
 
     /// The pattern that the weight is stored by.
     pub(crate) fn pattern(&self) -> Option<Pattern> {
-        self.structured().and_then(Matrix::pattern)
+        self.stored_matrix().and_then(Matrix::pattern)
     }
 
     /// Bytes of the smallest lossless format for the values that are stored: dense, a bitmap with the values, CSR, or the
@@ -208,7 +230,7 @@ impl WeightMatrix {
         let index = if k <= 1 << 16 { size_of::<u16>() } else { size_of::<u32>() };
         let csr = self.nnz() * index + (m + 1) * size_of::<u32>();
         let any = (m * k * size).min(values + csr.min((m * k).div_ceil(8)));
-        self.structured().map_or(any, |matrix| any.min(matrix.bytes()))
+        self.stored_matrix().map_or(any, |matrix| any.min(matrix.bytes()))
     }
 
     /// Type of the stored values.
@@ -217,7 +239,7 @@ impl WeightMatrix {
             Self::Dense(tensor) => tensor.dtype(),
             Self::Csr(csr) => csr.values().stored(),
             Self::Narrow(narrow) => narrow.values().stored(),
-            Self::Structured(weight) => weight.matrix.values().stored(),
+            Self::Stored(weight) => weight.matrix.values().stored(),
         }
     }
 
@@ -230,7 +252,7 @@ impl WeightMatrix {
             Self::Dense(tensor) => Self::Dense(tensor.clone()),
             Self::Csr(csr) => Self::Csr(csr.widened()?),
             Self::Narrow(narrow) => Self::Dense(narrow.to_tensor()?),
-            Self::Structured(weight) => weight.matrix.widened()?.into(),
+            Self::Stored(weight) => weight.matrix.widened()?.into(),
         })
     }
 }

@@ -5,6 +5,7 @@
     reason = "code with vectors must be inlined into a function that has the instructions enabled"
 )]
 
+pub(crate) mod bit_rows;
 pub(crate) mod bitmap;
 #[cfg(feature = "structured")]
 pub(crate) mod blocks;

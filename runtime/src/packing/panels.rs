@@ -7,8 +7,7 @@
 //! Of a pair: for each shared column a weight of each row and one offset, then weights and offsets of the first and the second
 //! row in turn. At 4 bytes a weight and 2 an offset, what is shared takes 5 bytes a weight.
 
-use poda_formats::CsrView;
-
+use super::bit_rows::BitRows;
 use super::pairs::Pairs;
 use crate::simd::Supported;
 
@@ -74,28 +73,22 @@ impl Panels {
     /// When a panel of `X` takes more than 64 KiB.
     pub(crate) fn new(
         level: Supported,
-        weight: CsrView<'_>,
+        weight: BitRows<'_>,
         shape: PanelShape,
         unit: usize,
         skip_unused: bool,
     ) -> Self {
         assert!(shape.depth * shape.width * size_of::<f32>() <= 1 << 16, "{shape:?}");
-        let matrix = weight.matrix();
-        let (m, k) = (matrix.rows(), matrix.cols());
-        let mut columns = matrix.columns();
-        let used = skip_unused.then(|| used_columns(&columns, k)).filter(|used| used.len() * 8 < k * 7);
-        if let Some(used) = &used {
-            // Where a column of the matrix lies among those that are packed.
-            let mut place = vec![0; k];
-            for (i, &column) in used.iter().enumerate() {
-                place[column as usize] = i as u32;
-            }
-            columns.iter_mut().for_each(|column| *column = place[*column as usize]);
-        }
+        let [m, k] = weight.shape();
+        let used = skip_unused.then(|| weight.used()).filter(|used| used.len() * 8 < k * 7);
+        let weight = match &used {
+            Some(used) => weight.only(used),
+            None => weight,
+        };
         let depth = used.as_ref().map_or(k, Vec::len);
         let mut packed = Self {
             shape,
-            blocks: balanced(matrix.row_offsets(), m.div_ceil(shape.rows).next_multiple_of(unit.max(1))),
+            blocks: balanced(weight.starts(), m.div_ceil(shape.rows).next_multiple_of(unit.max(1))),
             across: depth.div_ceil(shape.depth),
             used,
             depth,
@@ -106,13 +99,13 @@ impl Panels {
             offsets: Vec::new(),
             height: 1,
         };
-        level.run(Pairs {
-            panels: &mut packed,
-            starts: matrix.row_offsets(),
-            columns: &columns,
-            values: weight.values(),
-        });
+        level.run(Pairs { panels: &mut packed, from: &weight });
         packed
+    }
+
+    /// Bytes from one row of a tile of `X` to the next.
+    pub(super) fn pitch(&self) -> usize {
+        self.shape.width * size_of::<f32>()
     }
 
     /// Bytes of the weights.
@@ -124,19 +117,6 @@ impl Panels {
             + size_of_val(&self.segments[..])
             + self.used.as_ref().map_or(0, |used| size_of_val(&used[..]))
     }
-}
-
-/// Columns that hold any weight, ascending.
-fn used_columns(columns: &[u32], k: usize) -> Vec<u32> {
-    let mut used = vec![false; k];
-    let mut left = k;
-    for &column in columns {
-        left -= usize::from(!std::mem::replace(&mut used[column as usize], true));
-        if left == 0 {
-            break;
-        }
-    }
-    (0..k as u32).filter(|&column| used[column as usize]).collect()
 }
 
 /// Cuts rows into at most `parts` ranges of about equal work (weights, and a little for each row): where they start, and the
@@ -166,7 +146,9 @@ mod tests {
 
     fn pack(matrix: &CsrMatrix, shape: PanelShape, unit: usize, skip_unused: bool) -> Vec<Panels> {
         let levels = [Level::Portable, Level::Avx2, Level::Avx512].into_iter().filter_map(Level::supported);
-        levels.map(|level| Panels::new(level, matrix.view().unwrap(), shape, unit, skip_unused)).collect()
+        levels
+            .map(|level| Panels::new(level, matrix.view().unwrap().into(), shape, unit, skip_unused))
+            .collect()
     }
 
     /// What segments say, `[m, k]`; that each begins where the one before ends is checked.

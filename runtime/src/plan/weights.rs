@@ -107,7 +107,7 @@ impl Source {
         if let Some(dense) = matrix.dense() {
             return Ok(Some(self.narrow_matrices(&dense, parts)?));
         }
-        if pattern {
+        if pattern || parts.len() == 1 {
             return Ok(Some(vec![self.scaled(&matrix)?.into()]));
         }
         let matrix = self.scaled(&matrix.to_csr())?;

@@ -2,13 +2,14 @@
 
 use core::arch::asm;
 use core::arch::x86_64::{
-    __m256, __m256i, _mm_add_ps, _mm_add_ss, _mm_castps_pd, _mm_cvtss_f32, _mm_loadu_ps, _mm_max_ps,
-    _mm_max_ss, _mm_movehdup_ps, _mm_movehl_ps, _mm_store_ss, _mm_storel_pd, _mm_storeu_ps,
+    __m256, __m256i, _mm_add_ps, _mm_add_ss, _mm_castps_pd, _mm_cvtsi64_si128, _mm_cvtss_f32, _mm_loadu_ps,
+    _mm_max_ps, _mm_max_ss, _mm_movehdup_ps, _mm_movehl_ps, _mm_store_ss, _mm_storel_pd, _mm_storeu_ps,
     _mm256_andnot_si256, _mm256_blend_ps, _mm256_blendv_ps, _mm256_castpd_ps, _mm256_castps_pd,
-    _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_extractf128_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_maskload_ps, _mm256_max_ps, _mm256_min_ps, _mm256_movehdup_ps, _mm256_moveldup_ps,
-    _mm256_permute2f128_ps, _mm256_permute4x64_pd, _mm256_set_m128, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cvtepu8_epi32, _mm256_extractf128_ps,
+    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps, _mm256_max_ps, _mm256_min_ps,
+    _mm256_movehdup_ps, _mm256_moveldup_ps, _mm256_permute2f128_ps, _mm256_permute4x64_pd,
+    _mm256_permutevar8x32_ps, _mm256_set_m128, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps,
+    _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps, _pdep_u64, _pext_u64,
 };
 
 use rten_simd::isa::Avx2Isa;
@@ -44,6 +45,24 @@ unsafe impl Simd for Avx2Isa {
             _mm256_blendv_ps(v.0, _mm256_maskload_ps(ptr, lanes), _mm256_castsi256_ps(lanes))
         }
         .into()
+    }
+
+    #[inline(always)]
+    unsafe fn compress(self, v: Self::F32, lanes: u32, dst: *mut f32) {
+        // SAFETY: by the caller; a CPU with AVX2 has BMI2, which is looked for.
+        unsafe {
+            // A byte for each lane: full where its bit is set, then the numbers of these.
+            let full = _pdep_u64(u64::from(lanes), 0x0101_0101_0101_0101).wrapping_mul(0xff);
+            let numbers = _pext_u64(0x0706_0504_0302_0100, full);
+            let order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(numbers.cast_signed()));
+            _mm256_storeu_ps(dst, _mm256_permutevar8x32_ps(v.0, order));
+        }
+    }
+
+    #[inline(always)]
+    fn extract(self, bits: u64, mask: u64) -> u64 {
+        // SAFETY: as above.
+        unsafe { _pext_u64(bits, mask) }
     }
 
     #[inline(always)]

@@ -121,6 +121,33 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
     #[cfg_attr(not(feature = "structured"), allow(dead_code))]
     unsafe fn load_parts(self, at: [*const f32; 4]) -> Self::F32;
 
+    /// Writes a vector: first the lanes whose bits are set in `lanes`, in their order, then anything.
+    ///
+    /// # Safety
+    /// `LANES` elements at `dst` must be writable.
+    #[inline(always)]
+    unsafe fn compress(self, v: Self::F32, lanes: u32, dst: *mut f32) {
+        use rten_simd::Simd as _;
+        let mut at = 0;
+        for (i, lane) in v.to_array().into_iter().enumerate() {
+            // SAFETY: `at <= i`; the caller says that a vector is writable.
+            unsafe { *dst.add(at) = lane };
+            at += (lanes >> i & 1) as usize;
+        }
+    }
+
+    /// The bits of `bits` where `mask` has ones, next to one another from the lowest on.
+    #[inline(always)]
+    fn extract(self, bits: u64, mut mask: u64) -> u64 {
+        let (mut found, mut at) = (0, 0);
+        while mask != 0 {
+            found |= (bits >> mask.trailing_zeros() & 1) << at;
+            mask &= mask - 1;
+            at += 1;
+        }
+        found
+    }
+
     /// `v`, which the compiler then holds in a register rather than loading it again for a second use.
     #[inline(always)]
     fn keep(self, v: Self::F32) -> Self::F32 {
@@ -189,7 +216,7 @@ pub(crate) trait Vectorized {
 pub enum Level {
     /// What every CPU has.
     Portable,
-    /// AVX2 with FMA, F16C, POPCNT and BMI1, which came with it or before.
+    /// AVX2 with FMA, F16C, POPCNT, BMI1 and BMI2, which came with it or before.
     Avx2,
     /// AVX-512 F, VL, BW, DQ, with FMA, F16C, POPCNT, BMI1 and BMI2.
     Avx512,
@@ -243,7 +270,9 @@ impl Supported {
         let found = match level {
             Level::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => have!("avx", "avx2", "fma", "f16c", "popcnt", "bmi1") && Avx2Isa::new().is_some(),
+            Level::Avx2 => {
+                have!("avx", "avx2", "fma", "f16c", "popcnt", "bmi1", "bmi2") && Avx2Isa::new().is_some()
+            }
             #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
             Level::Avx512 => {
                 have!("avx512f", "avx512vl", "avx512bw", "avx512dq", "fma", "f16c", "popcnt", "bmi1", "bmi2")
@@ -273,7 +302,7 @@ impl Supported {
             Level::Portable => op.eval(GenericIsa::new()),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => {
-                #[target_feature(enable = "avx,avx2,fma,f16c,popcnt,bmi1")]
+                #[target_feature(enable = "avx,avx2,fma,f16c,popcnt,bmi1,bmi2")]
                 unsafe fn run<V: Vectorized>(op: V, isa: Avx2Isa) -> V::Output {
                     op.eval(isa)
                 }
@@ -384,6 +413,23 @@ mod tests {
                 // SAFETY: `dst` holds a vector.
                 unsafe { simd.store_first(v, dst.as_mut_ptr(), lanes) };
                 assert!(dst.iter().all(|&v| v == src[1 + i]));
+            }
+            for chosen in [0, 1, 0b1010, 0b0111_0110, 0xaaaa, 0xffff] {
+                let chosen = chosen & ((1 << lanes) - 1);
+                let mut dst = vec![-1.0; lanes];
+                // SAFETY: `src` holds more than a vector, `dst` one.
+                unsafe { simd.compress(simd.load_first(src.as_ptr(), lanes), chosen, dst.as_mut_ptr()) };
+                let expected: Vec<f32> =
+                    (0..lanes).filter(|i| chosen >> i & 1 == 1).map(|i| src[i]).collect();
+                assert_eq!(dst[..expected.len()], expected, "{chosen:b} of {lanes} lanes");
+            }
+            for (bits, mask, expected) in [
+                (0b1101, 0b0110, 0b10),
+                (u64::MAX, u64::MAX, u64::MAX),
+                (0x8000_0000_0000_0001, 0xc000_0000_0000_0003, 0b1001),
+                (7, 0, 0),
+            ] {
+                assert_eq!(simd.extract(bits, mask), expected, "{bits:b}, {mask:b}");
             }
         }
     }

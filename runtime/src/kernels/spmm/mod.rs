@@ -50,9 +50,9 @@ struct Spmm {
 
 /// Widths and depths worth trying on any CPU; the first is the guess where nothing is timed.
 pub(super) fn variants(weight: &WeightMatrix, problem: &Problem, level: Level) -> Vec<Params> {
-    let Some(csr) = weight.csr() else { return Vec::new() };
+    let (true, Ok([m, k])) = (weight.is_sparse(), weight.shape()) else { return Vec::new() };
     // In whole percents, as the tuner remembers: weights that share an answer have the same choice.
-    let density = (csr.nnz() as f64 / (csr.rows() * csr.cols()).max(1) as f64 * 100.0).round() / 100.0;
+    let density = (weight.nnz() as f64 / (m * k).max(1) as f64 * 100.0).round() / 100.0;
     let lanes = level.lanes();
     // 16 registers hold a pair's sums of 6 vectors, or two sets of 3; 32 hold two sets of 4 and more.
     let sets = if lanes < 16 { 1 } else { 2 };
@@ -72,25 +72,25 @@ pub(super) fn variants(weight: &WeightMatrix, problem: &Problem, level: Level) -
     variants.collect()
 }
 
-/// Packs a CSR weight.
+/// Packs a sparse weight.
 ///
 /// # Panics
-/// When the weight is not CSR; the table says that it must be.
+/// When the weight is not sparse or not of f32; the table says that it must be.
 pub(super) fn prepare(
     weight: &WeightMatrix,
     problem: &Problem,
     level: Supported,
     params: Params,
 ) -> Box<dyn Packed> {
-    let Some(csr) = weight.csr() else { panic!("the panel kernel takes CSR weights") };
+    let Some(rows_of) = weight.bit_rows() else { panic!("the panel kernel takes sparse weights of f32") };
+    let [m, k] = weight.shape().expect("checked by PackedWeight");
     let Params { vectors, depth, rows, parts, .. } = params;
     let shape =
         PanelShape { width: vectors * level.lanes(), depth: depth * 16 / level.lanes().min(16), rows };
     // Rows of X are picked one by one when they are packed, except from token-major X, where they are columns.
     let skip = problem.conv.is_some() || problem.x_layout == Layout::FeatureMajor;
-    let view = csr.view().expect("f32 is checked by PackedWeight");
-    let panels = Panels::new(level, view, shape, block_unit(csr.rows(), parts), skip);
-    of_panels([csr.rows(), csr.cols()], level, params, panels)
+    let panels = Panels::new(level, rows_of, shape, block_unit(m, parts), skip);
+    of_panels([m, k], level, params, panels)
 }
 
 /// What the number of blocks of `m` rows is a multiple of, for so many threads.

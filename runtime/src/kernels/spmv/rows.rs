@@ -28,7 +28,7 @@ pub(in crate::kernels) fn prepare<V: Value>(
     assert_eq!(weight.stored(), V::DTYPE, "checked by the table");
     let matrix = match weight {
         WeightMatrix::Narrow(matrix) => matrix.clone(),
-        WeightMatrix::Csr(_) | WeightMatrix::Structured(_) => {
+        WeightMatrix::Csr(_) | WeightMatrix::Stored(_) => {
             let csr = weight.csr().expect("it is sparse");
             DenseMatrix::from_csr(csr).expect("narrow values, and memory for them")
         }

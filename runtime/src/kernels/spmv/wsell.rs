@@ -29,12 +29,13 @@ pub(in crate::kernels) fn fits<V: Value, const T: usize, const B: usize>(
     weight: &WeightMatrix,
     problem: &Problem,
 ) -> bool {
+    if problem.n > 2 * COLUMNS {
+        return false;
+    }
     let Some(csr) = weight.csr() else { return false };
     let (bitmap, rows) = (csr.rows() * csr.cols() / 8, (csr.rows() + 1) * size_of::<u32>());
     let smallest = csr.nnz() * size_of::<V>() + bitmap.min(rows + csr.indices().bytes().len());
-    csr.cols() <= 1 << 20
-        && problem.n <= 2 * COLUMNS
-        && WindowedSell::<V>::bytes_of(csr, T * LANES, B) <= smallest * 8 / 5 + 4096
+    csr.cols() <= 1 << 20 && WindowedSell::<V>::bytes_of(csr, T * LANES, B) <= smallest * 8 / 5 + 4096
 }
 
 /// Packs a weight for windows of `16 · T` columns and bursts of `B` steps.
