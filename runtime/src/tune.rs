@@ -128,6 +128,16 @@ impl Tuner {
         self.lock().save();
     }
 
+    /// What ways to run a batch took, in microseconds, if they have been timed.
+    pub(crate) fn batch(&self, key: &str) -> Option<Vec<(String, f64)>> {
+        self.lock().batch(key)
+    }
+
+    /// Remembers what ways to run a batch take.
+    pub(crate) fn keep_batch(&self, key: String, timed: Vec<(String, f64)>) {
+        self.lock().insert_batch(key, timed);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
         // Answers are inserted whole, so a panic elsewhere leaves them valid.
         self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

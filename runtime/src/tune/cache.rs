@@ -23,15 +23,25 @@ const MOST_BYTES: u64 = 64 << 20;
 struct Answers {
     version: u32,
     cpu: String,
-    /// What was timed, by what was asked.
-    timed: BTreeMap<String, Vec<Candidate>>,
+    #[serde(flatten)]
+    timed: Timed,
+}
+
+/// What was timed, by what was asked.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Timed {
+    #[serde(rename = "timed")]
+    kernels: BTreeMap<String, Vec<Candidate>>,
+    /// Ways to run a batch, in microseconds.
+    #[serde(default)]
+    batches: BTreeMap<String, Vec<(String, f64)>>,
 }
 
 /// Answers of this machine.
 #[derive(Debug)]
 pub(super) struct Cache {
     path: Option<PathBuf>,
-    timed: BTreeMap<String, Vec<Candidate>>,
+    timed: Timed,
     changed: bool,
     /// Why the file is not used.
     pub(super) note: Option<String>,
@@ -40,7 +50,7 @@ pub(super) struct Cache {
 impl Cache {
     /// Reads the file, if there is one for this machine.
     pub(super) fn open(path: Option<PathBuf>) -> Self {
-        let mut cache = Self { path, timed: BTreeMap::new(), changed: false, note: None };
+        let mut cache = Self { path, timed: Timed::default(), changed: false, note: None };
         match cache.read() {
             Ok(timed) => cache.timed = timed,
             Err(note) => cache.note = Some(note),
@@ -48,11 +58,11 @@ impl Cache {
         cache
     }
 
-    fn read(&self) -> Result<BTreeMap<String, Vec<Candidate>>, String> {
-        let Some(path) = &self.path else { return Ok(BTreeMap::new()) };
+    fn read(&self) -> Result<Timed, String> {
+        let Some(path) = &self.path else { return Ok(Timed::default()) };
         let text = match text(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Timed::default()),
             Err(error) => return Err(format!("{}: {error}", path.display())),
         };
         let answers: Answers =
@@ -64,11 +74,20 @@ impl Cache {
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Vec<Candidate>> {
-        self.timed.get(key).cloned()
+        self.timed.kernels.get(key).cloned()
     }
 
     pub(super) fn insert(&mut self, key: String, timed: Vec<Candidate>) {
-        self.timed.insert(key, timed);
+        self.timed.kernels.insert(key, timed);
+        self.changed = true;
+    }
+
+    pub(super) fn batch(&self, key: &str) -> Option<Vec<(String, f64)>> {
+        self.timed.batches.get(key).cloned()
+    }
+
+    pub(super) fn insert_batch(&mut self, key: String, timed: Vec<(String, f64)>) {
+        self.timed.batches.insert(key, timed);
         self.changed = true;
     }
 
@@ -76,7 +95,8 @@ impl Cache {
     pub(super) fn save(&mut self) {
         let Some(path) = self.path.clone().filter(|_| self.changed) else { return };
         let mut timed = self.read().unwrap_or_default();
-        timed.extend(self.timed.clone());
+        timed.kernels.extend(self.timed.kernels.clone());
+        timed.batches.extend(self.timed.batches.clone());
         let write = || -> io::Result<()> {
             fs::create_dir_all(folder(&path))?;
             let path = destination(&path)?;

@@ -3,7 +3,7 @@
 //! The activations of one image stay in a core's cache, those of sixteen pass through memory at every layer; and threads that
 //! have an image each never wait for each other. On the other hand weights serve several samples at once, which is what
 //! counts where a sample has few columns. What is fastest depends on the network and the CPU, so a few ways are
-//! timed once a shape. The graph for a part is proved to compute the same as the whole ([`proof`]).
+//! timed once a shape, and remembered as the kernels are. The graph for a part is proved to compute the same as the whole ([`proof`]).
 
 mod proof;
 mod rules;
@@ -12,6 +12,7 @@ mod run;
 mod tests;
 
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use poda_formats::storage::AlignedBytes;
@@ -22,6 +23,8 @@ use crate::analysis::{self, Analysis};
 use crate::threads::Pace;
 use crate::tune;
 
+/// The name of the whole batch among the ways to run it.
+const WHOLE: &str = "whole";
 /// Samples in a part at most, in powers of two from 1.
 const MOST: usize = 8;
 /// Columns that a product needs for its weight to be used well.
@@ -82,8 +85,12 @@ pub(crate) fn plan(context: &Context<'_>, request: &Request) -> Result<Plan, Pla
     let samples = proof::samples(request).filter(|&samples| samples > 1 && !whole);
     let Some(samples) = samples else { return build::build(context, request) };
     let batch = Batch::new(context, request, samples);
-    let mut timer = Timer::new(&batch);
     let first = batch.sizes().find(|&size| batch.worth_timing(size));
+    let known = first.and_then(|_| context.weights.tuner().batch(&batch.key()));
+    if let Some(plan) = known.and_then(|timed| batch.remembered(&timed)) {
+        return Ok(plan);
+    }
+    let mut timer = Timer::new(&batch);
     if let Some(first) = first {
         if context.threads.count() > 1 {
             timer.try_sizes(first, Way::Beside);
@@ -96,7 +103,7 @@ pub(crate) fn plan(context: &Context<'_>, request: &Request) -> Result<Plan, Pla
     match build::build(context, request) {
         Ok(whole) if first.is_none() => Ok(whole),
         Ok(whole) => {
-            timer.try_plan("whole".to_owned(), whole);
+            timer.try_plan(WHOLE.to_owned(), whole);
             timer.fastest().map_or_else(|| build::build(context, request), Ok)
         }
         Err(error @ PlanError::Memory { .. }) => {
@@ -129,6 +136,40 @@ impl<'a> Batch<'a> {
     fn new(context: &'a Context<'a>, request: &'a Request, samples: usize) -> Self {
         let whole = analysis::analyze(context.graph, &build::named_shapes(context.graph, request));
         Self { context, request, whole, samples }
+    }
+
+    /// What ways to run it are remembered by: its shapes and operators, how much is stored of the weights, and the threads.
+    fn key(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        // Checks of a debug build cost sparse kernels more than dense ones.
+        cfg!(debug_assertions).hash(&mut hasher);
+        for node in &self.context.graph.nodes {
+            node.op.name().hash(&mut hasher);
+            for id in node.inputs.iter().flatten().chain(node.outputs.iter().flatten()) {
+                self.whole.shape(*id).hash(&mut hasher);
+                let weight = self.context.graph.value(*id).weight.as_ref();
+                weight.map(|weight| (weight.layout(), weight.bytes())).hash(&mut hasher);
+            }
+        }
+        let threads = self.context.threads.count();
+        format!("{} samples, {threads} threads, {:016x}", self.samples, hasher.finish())
+    }
+
+    /// The plan of the fastest way, if it is one of those that could be timed now.
+    fn remembered(&self, timed: &[(String, f64)]) -> Option<Plan> {
+        let micros = |micros: f64| Duration::try_from_secs_f64(micros * 1e-6).ok();
+        let timings = timed.iter().map(|(name, took)| Some((name.clone(), micros(*took)?)));
+        let timings = timings.collect::<Option<Vec<_>>>()?;
+        let (fastest, _) = timings.iter().min_by_key(|(_, took)| *took)?;
+        if fastest == WHOLE {
+            return build::build(self.context, self.request).ok();
+        }
+        let ways = [Way::Beside, Way::InTurn].into_iter();
+        let mut ways = ways.flat_map(|way| self.sizes().map(move |size| (size, way)));
+        let (size, way) = ways.find(|&(size, way)| *fastest == name(size, way))?;
+        let mut plan = self.apart(size, way)?;
+        plan.split.as_mut()?.timings = timings;
+        Some(plan)
     }
 
     /// Samples in a part.
@@ -212,6 +253,11 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// The name of a way to run a batch.
+fn name(size: usize, way: Way) -> String {
+    format!("{size} {way}")
+}
+
 /// Times plans of one request on made-up inputs, and keeps the fastest.
 struct Timer<'a> {
     batch: &'a Batch<'a>,
@@ -244,7 +290,7 @@ impl<'a> Timer<'a> {
                 break;
             }
             let plan = self.batch.apart(size, way);
-            let Some(took) = plan.and_then(|plan| self.try_plan(format!("{size} {way}"), plan)) else {
+            let Some(took) = plan.and_then(|plan| self.try_plan(name(size, way), plan)) else {
                 return false;
             };
             if took.as_secs_f64() > GAIN * fastest.as_secs_f64() {
@@ -265,9 +311,12 @@ impl<'a> Timer<'a> {
         Some(took)
     }
 
-    /// The fastest of what was timed.
+    /// The fastest of what was timed, which is remembered.
     fn fastest(self) -> Option<Plan> {
         let (mut plan, _) = self.best?;
+        let micros = |(name, took): &(String, Duration)| (name.clone(), took.as_secs_f64() * 1e6);
+        let timed = self.timings.iter().map(micros).collect();
+        self.batch.context.weights.tuner().keep_batch(self.batch.key(), timed);
         if let Some(split) = &mut plan.split {
             split.timings = self.timings;
         }

@@ -7,7 +7,7 @@ use poda_formats::storage::{AlignedBytes, Storage};
 use poda_formats::{DataType, Graph, Op, Tensor, TensorView, ValueId};
 use proptest::prelude::*;
 
-use super::{Batch, Way, proof};
+use super::{Batch, Split, Way, proof};
 use crate::analysis;
 use crate::memory;
 use crate::optimize::Passes;
@@ -15,7 +15,7 @@ use crate::plan::tests::links::{Link, chain};
 use crate::plan::tests::{Chain, close, numbers, reference};
 use crate::plan::{Between, Context, Plan, Request, Run, Wanted, Wants, Weights};
 use crate::threads::Threads;
-use crate::tune::Tuner;
+use crate::tune::{TuneOptions, Tuner};
 
 fn weights() -> Weights {
     Weights::new(Tuner::by_model(), Vec::new())
@@ -270,6 +270,58 @@ fn parts_that_memory_does_not_hold_are_refused() {
     assert_eq!(plan.parts(), 64);
     let found = results(&plan, std::slice::from_ref(&feed), &threads);
     assert!(close(&found[0], &reference(&graph, &[("x", feed)])[0]));
+}
+
+#[test]
+fn how_a_batch_is_run_is_timed_once_and_a_hostile_file_changes_no_more_than_that() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kernels.json");
+    let (graph, threads) = (images(None), Threads::new(2).unwrap());
+    let feed = numbers(&[6, 3, 9, 8], 4, 0.0);
+    let request = request(std::slice::from_ref(&feed));
+    let note = || {
+        let tuner = Tuner::new(TuneOptions { cache: Some(path.clone()), ..TuneOptions::default() });
+        let weights = Weights::new(tuner, vec![true; graph.values.len()]);
+        let context = Context {
+            graph: &graph,
+            weights: &weights,
+            arenas: &Arc::default(),
+            threads: &threads,
+            limit: memory::limit(),
+            passes: Passes::all(),
+            open: true,
+            split: true,
+        };
+        let plan = super::plan(&context, &request).unwrap();
+        let found = results(&plan, std::slice::from_ref(&feed), &threads);
+        assert!(close(&found[0], &reference(&graph, &[("x", feed.clone())])[0]));
+        plan.split.as_ref().map_or_else(|| super::WHOLE.to_owned(), Split::note)
+    };
+    let first = note();
+    // The very same times: nothing was timed again.
+    assert_eq!(first, note());
+    let change = |timed: serde_json::Value| {
+        let mut file: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let batches = file["batches"].as_object_mut().unwrap();
+        assert_eq!(batches.len(), 1);
+        *batches.values_mut().next().unwrap() = timed;
+        std::fs::write(&path, file.to_string()).unwrap();
+    };
+    change(serde_json::json!([["2 in turn", 1.0], ["whole", 2.0]]));
+    assert_eq!(note(), "6 samples, 2 in turn (2 in turn 0.001 ms, whole 0.002 ms)");
+    change(serde_json::json!([["2 in turn", 2.0], ["whole", 1.0]]));
+    assert_eq!(note(), super::WHOLE);
+    for hostile in [
+        serde_json::json!([]),
+        serde_json::json!([["7 in turn", 1.0]]),
+        serde_json::json!([["0 on each thread", 1.0]]),
+        serde_json::json!([["\u{1b}[2J", 1.0]]),
+        serde_json::json!([["2 in turn", -1.0]]),
+        serde_json::json!([["2 in turn", 1e300]]),
+    ] {
+        change(hostile.clone());
+        assert!(!note().contains("0.001 ms"), "{hostile} is timed again");
+    }
 }
 
 proptest! {
