@@ -10,7 +10,8 @@ tests/models/fetch_models.py). Calibration samples are never those that are scor
 * mnist_cnn: digits 0..499 of the file calibrate, the other 1500 are scored;
 * efficientnet_lite0: 20 labelled photos are all there are for scoring; it is calibrated on other photos, those that ship with
   packages: of GCompris, of wallpapers, of scikit-image and scikit-learn, and things cut out of photos, Tux Paint's stamps, laid on
-  patches of the former (three crops of each). A quarter of them is for validation, without labels: no photo is on both sides;
+  patches of the former. OUT/efficientnet_lite0.train.npz has three crops of each, the first of which calibrate. A quarter of the
+  photos is for validation, two crops each, without labels: none is on both sides;
 * minilm: Pearson correlation with human judgement on all pairs of the 50 documents of Lee et al. (2005); it is calibrated on
   Lee's background corpus, other news of other days.
 """
@@ -180,15 +181,16 @@ def photos(out):
     random = np.random.default_rng(0)
     whole, cut = (random.permutation(np.fromiter(found, object)) for found in [
         images(whole_photos(out), "RGB", 150), images(stamps(out), "RGBA", 48)])
-    for name, part in [("validation", slice(0, None, 4)), ("calib", None)]:
-        take = lambda all: all[part] if part else np.delete(all, slice(0, None, 4))
-        grounds, things = take(whole), take(cut)
-        views = [view for _ in range(2 if part else 3) for view in
+    aside = lambda all: np.arange(len(all)) % 4 == 0
+    for name, part, each in [("validation", aside, 2), ("train", lambda all: ~aside(all), 3)]:
+        grounds, things = whole[part(whole)], cut[part(cut)]
+        views = [view for _ in range(each) for view in
                  [crop(photo, random) for photo in grounds] + [laid_on(thing, grounds, random) for thing in things]]
         flipped = [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.integers(2) else view for view in views]
         samples = np.stack([(np.asarray(view, np.float32).transpose(2, 0, 1) - 127) / 128 for view in flipped])
         np.savez(out / f"efficientnet_lite0.{name}.npz", input=samples)
         print(f"efficientnet_lite0: {len(grounds)} photos, {len(things)} cut out of photos, {len(samples)} crops for {name}")
+    np.savez(out / "efficientnet_lite0.calib.npz", input=samples[: len(samples) // each])
 
 
 def mnist(models, out):
