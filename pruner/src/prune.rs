@@ -27,6 +27,7 @@ use crate::check::{self, CheckError, Difference, TOLERANCE};
 use crate::criterion::Criterion;
 use crate::dead::{Proof, remove_dead};
 use crate::defaults;
+use crate::goal::Way;
 use crate::judge::Judge;
 use crate::masks::{self, Kept, Masks};
 use crate::names;
@@ -63,7 +64,7 @@ pub enum Progress {
     /// Comparing the result with the masked model.
     Checking,
     /// A way to a goal is tried, counted from 1.
-    Trying { way: &'static str, sparsity: f64, attempt: usize },
+    Trying { way: Way, sparsity: f64, attempt: usize },
 }
 
 /// Greatest difference in a channel that removing dead units may make: rounding.

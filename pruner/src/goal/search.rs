@@ -166,7 +166,8 @@ impl<'a, 'o> Search<'a, 'o> {
     /// Why a way was not tried, where it was not.
     fn not_tried(&self, at: usize) -> Option<String> {
         let Known { way, levels, passed, seconds, .. } = &self.ways[at];
-        if self.tried.attempts.iter().any(|attempt| attempt.way == way.name) {
+        let name = way.to_string();
+        if self.tried.attempts.iter().any(|attempt| attempt.way == name) {
             return None;
         }
         let passed = passed.map(|(share, gain)| {
@@ -176,7 +177,7 @@ impl<'a, 'o> Search<'a, 'o> {
             Some(seconds) => format!("a try takes about {seconds:.0} s, which were not left"),
             None => "no time was left".to_owned(),
         });
-        Some(format!("{}: {}", way.name, passed.into_iter().chain(time).collect::<Vec<_>>().join("; ")))
+        Some(format!("{name}: {}", passed.into_iter().chain(time).collect::<Vec<_>>().join("; ")))
     }
 
     fn over(&self) -> bool {

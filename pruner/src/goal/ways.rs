@@ -1,8 +1,10 @@
 //! Ways of pruning that a goal tries.
 
+use std::fmt;
 use std::num::NonZero;
 
 use poda_formats::{Pattern, ValueType};
+use serde::{Serialize, Serializer};
 
 use super::Goal;
 use crate::allocation::Scope;
@@ -10,13 +12,10 @@ use crate::recipe::{Granularity, Recipe};
 use crate::submodule::Extent;
 use crate::update::{Bias, LeastSquares, Reconstruction, WeightUpdate};
 
-/// A way of pruning.
-#[derive(Debug, Clone, Copy)]
+/// A way of pruning; shown by its name.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Way {
-    /// In tables.
-    pub name: &'static str,
-    /// Its name with submodules trained once layers are fitted, for ways of which that is worth its time.
-    pub(super) trained: Option<&'static str>,
+    name: &'static str,
     /// The share that is tried first: where the way usually begins to pay, and often still holds.
     pub(super) first: f64,
     /// More than this is tried only once something holds.
@@ -25,103 +24,66 @@ pub struct Way {
     scope: Scope,
     values: Option<ValueType>,
     goals: &'static [Goal],
+    /// Whether submodules are trained once layers are fitted.
     trains: bool,
 }
 
-const BOTH: &[Goal] = &[Goal::Faster, Goal::Smaller];
+const WEIGHTS: Way = Way {
+    name: "weights",
+    first: 0.75,
+    most: 0.92,
+    granularity: Granularity::Unstructured,
+    scope: Scope::Auto,
+    values: None,
+    goals: &[Goal::Faster, Goal::Smaller],
+    trains: false,
+};
+
+const CHANNELS: Way =
+    Way { name: "channels", first: 0.25, most: 0.75, granularity: Granularity::Channel, ..WEIGHTS };
 
 /// What is tried, in this order: what usually gives most comes first, since time may run out.
 pub static WAYS: &[Way] = &[
-    Way {
-        name: "weights",
-        trained: Some("weights, submodules trained"),
-        first: 0.75,
-        most: 0.92,
-        granularity: Granularity::Unstructured,
-        scope: Scope::Auto,
-        values: None,
-        goals: BOTH,
-        trains: false,
-    },
-    Way {
-        name: "weights, layers compete",
-        trained: Some("weights, layers compete, submodules trained"),
-        first: 0.75,
-        most: 0.92,
-        granularity: Granularity::Unstructured,
-        scope: Scope::Global,
-        values: None,
-        goals: BOTH,
-        trains: false,
-    },
-    Way {
-        name: "weights in int8",
-        trained: Some("weights in int8, submodules trained"),
-        first: 0.75,
-        most: 0.92,
-        granularity: Granularity::Unstructured,
-        scope: Scope::Auto,
-        values: Some(ValueType::Int8),
-        goals: &[Goal::Smaller],
-        trains: false,
-    },
-    Way {
-        name: "channels",
-        trained: Some("channels, submodules trained"),
-        first: 0.25,
-        most: 0.75,
-        granularity: Granularity::Channel,
-        scope: Scope::Auto,
-        values: None,
-        goals: BOTH,
-        trains: false,
-    },
-    Way {
-        name: "channels, layers compete",
-        trained: Some("channels, layers compete, submodules trained"),
-        first: 0.25,
-        most: 0.75,
-        granularity: Granularity::Channel,
-        scope: Scope::Global,
-        values: None,
-        goals: BOTH,
-        trains: false,
-    },
-    Way {
-        name: "whole residual blocks",
-        trained: None,
-        first: 0.1,
-        most: 0.35,
-        granularity: Granularity::Depth,
-        scope: Scope::Auto,
-        values: None,
-        goals: BOTH,
-        trains: false,
-    },
+    WEIGHTS,
+    Way { name: "weights, layers compete", scope: Scope::Global, ..WEIGHTS },
+    Way { name: "weights in int8", values: Some(ValueType::Int8), goals: &[Goal::Smaller], ..WEIGHTS },
+    CHANNELS,
+    Way { name: "channels, layers compete", scope: Scope::Global, ..CHANNELS },
+    Way { name: "whole residual blocks", first: 0.1, most: 0.35, granularity: Granularity::Depth, ..WEIGHTS },
     Way {
         name: "blocks of 4x1",
-        trained: Some("blocks of 4x1, submodules trained"),
         first: 0.7,
         most: 0.88,
         granularity: Granularity::Pattern(Pattern::Block {
             rows: NonZero::new(4).expect("not zero"),
             cols: NonZero::<u8>::MIN,
         }),
-        scope: Scope::Auto,
-        values: None,
         goals: &[Goal::Faster],
-        trains: false,
+        ..WEIGHTS
     },
 ];
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.name, if self.trains { ", submodules trained" } else { "" })
+    }
+}
+
+impl Serialize for Way {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 impl Way {
     pub(super) fn serves(&self, goal: Goal) -> bool {
         self.goals.contains(&goal)
     }
 
-    /// The way that trains submodules as well.
+    /// The way that trains submodules as well, where there is one: nothing is fitted once whole blocks have gone.
     pub(super) fn with_training(&self) -> Option<Self> {
-        Some(Self { name: self.trained?, trained: None, trains: true, ..*self })
+        let more = !self.trains && self.granularity != Granularity::Depth;
+        more.then_some(Self { trains: true, ..*self })
     }
 
     /// What prunes so, this share; `base` says what is not the way's to choose.

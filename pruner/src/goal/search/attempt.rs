@@ -18,13 +18,13 @@ impl Search<'_, '_> {
     pub(super) fn attempt(&mut self, at: usize, share: f64) -> Result<bool, PruneError> {
         let (way, begun) = (self.ways[at].way, Instant::now());
         let attempt = self.tried.attempts.len() + 1;
-        let trying = Progress::Trying { way: way.name, sparsity: share, attempt };
+        let trying = Progress::Trying { way, sparsity: share, attempt };
         if self.observer.progress(trying).is_break() {
             return if self.observer.over { Ok(false) } else { Err(PruneError::Stopped) };
         }
         let recipe = way.recipe(self.base, share);
         let mut attempt = Attempt {
-            way: way.name.to_owned(),
+            way: way.to_string(),
             sparsity: share,
             result: None,
             measured: Measured::new(),
