@@ -158,6 +158,7 @@ unsafe impl Simd for Avx512Isa {
     }
 
     #[inline(always)]
+    #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing follows the address")]
     fn keep_address(self, mut address: *const f32) -> *const f32 {
         // SAFETY: there is no instruction; the address stays as it is.
         unsafe { asm!("/* {0} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags)) };
