@@ -19,14 +19,9 @@ pub struct Bitmap {
     bits: Tensor,
 }
 
-/// Bytes of a row; at least one, so that few bytes never stand for many rows.
-fn row_bytes(cols: usize) -> usize {
-    cols.div_ceil(8).max(1)
-}
-
 /// Bytes of all rows.
 pub(super) fn bytes([rows, cols]: [usize; 2]) -> usize {
-    rows.saturating_mul(row_bytes(cols))
+    rows.saturating_mul(Bitmap::row_bytes(cols))
 }
 
 impl Bitmap {
@@ -35,14 +30,19 @@ impl Bitmap {
         Self { bits }
     }
 
-    /// The bits, row by row; each row begins with a byte.
+    /// Bytes of a row; at least one, so that few bytes never stand for many rows.
+    pub fn row_bytes(cols: usize) -> usize {
+        cols.div_ceil(8).max(1)
+    }
+
+    /// The bits, row by row, [`Bitmap::row_bytes`] each.
     pub fn bits(&self) -> &[u8] {
         self.bits.as_slice().expect("u8, checked when made")
     }
 
     /// The bits of a matrix.
     pub(super) fn of(matrix: &CsrMatrix) -> Self {
-        let [rows, width] = [matrix.rows(), row_bytes(matrix.cols())];
+        let [rows, width] = [matrix.rows(), Bitmap::row_bytes(matrix.cols())];
         let mut bits = vec![0_u8; rows * width];
         for row in 0..rows {
             for col in matrix.row_columns(row) {
@@ -54,7 +54,7 @@ impl Bitmap {
 
     /// The bytes of each row.
     fn rows(&self, cols: usize) -> impl Iterator<Item = &[u8]> {
-        self.bits().chunks_exact(row_bytes(cols))
+        self.bits().chunks_exact(Bitmap::row_bytes(cols))
     }
 
     /// As columns of type `T`, written where they stay: who opens a model waits for this.

@@ -10,24 +10,19 @@ use poda_formats::{CsrView, Places};
 pub(crate) struct BitRows<'a> {
     m: usize,
     k: usize,
-    /// `[m][⌈k / 8⌉]`, the first column of a byte in its lowest bit.
+    /// `[m]`, each as a [`Bitmap`] has it.
     bits: Cow<'a, [u8]>,
     /// Where the weights of each row begin, `[m + 1]`.
     starts: Cow<'a, [u32]>,
     values: &'a [f32],
 }
 
-/// Bytes of a row.
-fn row_bytes(k: usize) -> usize {
-    k.div_ceil(8).max(1)
-}
-
 impl<'a> From<CsrView<'a>> for BitRows<'a> {
     fn from(view: CsrView<'a>) -> Self {
         let matrix = view.matrix();
         let (m, k) = (matrix.rows(), matrix.cols());
-        let mut bits = vec![0; m * row_bytes(k)];
-        for (row, bits) in bits.chunks_exact_mut(row_bytes(k)).enumerate() {
+        let mut bits = vec![0; m * Bitmap::row_bytes(k)];
+        for (row, bits) in bits.chunks_exact_mut(Bitmap::row_bytes(k)).enumerate() {
             matrix.row_columns(row).for_each(|column| set(bits, column));
         }
         Self { m, k, bits: bits.into(), starts: matrix.row_offsets().into(), values: view.values() }
@@ -57,13 +52,13 @@ impl<'a> BitRows<'a> {
     }
 
     fn row(&self, row: usize) -> &[u8] {
-        &self.bits[row * row_bytes(self.k)..][..row_bytes(self.k)]
+        &self.bits[row * Bitmap::row_bytes(self.k)..][..Bitmap::row_bytes(self.k)]
     }
 
     /// Columns that hold any weight, ascending.
     pub(super) fn used(&self) -> Vec<u32> {
-        let mut used = vec![0; row_bytes(self.k)];
-        for row in self.bits.chunks_exact(row_bytes(self.k)) {
+        let mut used = vec![0; Bitmap::row_bytes(self.k)];
+        for row in self.bits.chunks_exact(Bitmap::row_bytes(self.k)) {
             used.iter_mut().zip(row).for_each(|(used, bits)| *used |= bits);
         }
         columns(&used).collect()
@@ -74,8 +69,8 @@ impl<'a> BitRows<'a> {
         let mut place = vec![0; self.k];
         (0..).zip(used).for_each(|(i, &column)| place[column as usize] = i);
         let k = used.len();
-        let mut bits = vec![0; self.m * row_bytes(k)];
-        for (row, bits) in bits.chunks_exact_mut(row_bytes(k)).enumerate() {
+        let mut bits = vec![0; self.m * Bitmap::row_bytes(k)];
+        for (row, bits) in bits.chunks_exact_mut(Bitmap::row_bytes(k)).enumerate() {
             columns(self.row(row)).for_each(|column| set(bits, place[column as usize]));
         }
         Self { k, bits: bits.into(), ..self }

@@ -127,7 +127,6 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
     /// `LANES` elements at `dst` must be writable.
     #[inline(always)]
     unsafe fn compress(self, v: Self::F32, lanes: u32, dst: *mut f32) {
-        use rten_simd::Simd as _;
         let mut at = 0;
         for (i, lane) in v.to_array().into_iter().enumerate() {
             // SAFETY: `at <= i`; the caller says that a vector is writable.

@@ -13,7 +13,7 @@ use crate::memory;
 use crate::optimize::Passes;
 use crate::plan::tests::links::{Link, chain};
 use crate::plan::tests::{Chain, close, numbers, reference};
-use crate::plan::{Between, Context, Plan, Request, Run, Wanted, Wants, Weights};
+use crate::plan::{Arenas, Between, Context, Plan, Request, Run, Wanted, Wants, Weights};
 use crate::threads::Threads;
 use crate::tune::{TuneOptions, Tuner};
 
@@ -28,19 +28,21 @@ fn request(feeds: &[Tensor]) -> Request {
     }
 }
 
+fn context<'a>(
+    graph: &'a Graph,
+    weights: &'a Weights,
+    arenas: &'a Arc<Arenas>,
+    threads: &'a Threads,
+) -> Context<'a> {
+    let (limit, passes) = (memory::limit(), Passes::all());
+    Context { graph, weights, arenas, threads, limit, passes, open: true, split: true }
+}
+
 /// The plan of parts of `size` samples.
 fn parts(graph: &Graph, feeds: &[Tensor], size: usize, way: Way, threads: &Threads) -> Option<Plan> {
     let weights = weights();
-    let context = Context {
-        graph,
-        weights: &weights,
-        arenas: &Arc::default(),
-        threads,
-        limit: memory::limit(),
-        passes: Passes::all(),
-        open: true,
-        split: true,
-    };
+    let arenas = Arc::default();
+    let context = context(graph, &weights, &arenas, threads);
     Batch::new(&context, &request(feeds), feeds[0].shape()[0]).apart(size, way)
 }
 
@@ -218,16 +220,8 @@ fn images_that_share_a_product_keep_their_bits() {
     let weights = weights();
     for threads in [1, 2] {
         let threads = Threads::new(threads).unwrap();
-        let context = Context {
-            graph: &graph,
-            weights: &weights,
-            arenas: &Arc::default(),
-            threads: &threads,
-            limit: memory::limit(),
-            passes: Passes::all(),
-            open: true,
-            split: false,
-        };
+        let arenas = Arc::default();
+        let context = Context { split: false, ..context(&graph, &weights, &arenas, &threads) };
         let run = |feeds: &[Tensor]| {
             let plan = super::plan(&context, &request(feeds)).unwrap();
             // (Others take images one by one.)
@@ -248,16 +242,7 @@ fn parts_that_memory_does_not_hold_are_refused() {
     let (graph, feed) = (images(None), numbers(&[64, 3, 9, 8], 9, 0.0));
     let (weights, arenas, threads) = (weights(), Arc::default(), Threads::new(2).unwrap());
     let request = request(std::slice::from_ref(&feed));
-    let context = |limit| Context {
-        graph: &graph,
-        weights: &weights,
-        arenas: &arenas,
-        threads: &threads,
-        limit,
-        passes: Passes::all(),
-        open: true,
-        split: true,
-    };
+    let context = |limit| Context { limit, ..context(&graph, &weights, &arenas, &threads) };
     let apart = |limit, way| Batch::new(&context(limit), &request, 64).apart(1, way);
     let most = memory::limit();
     let [one, two] = [Way::InTurn, Way::Beside].map(|way| apart(most, way).unwrap());
@@ -282,16 +267,8 @@ fn how_a_batch_is_run_is_timed_once_and_a_hostile_file_changes_no_more_than_that
     let note = || {
         let tuner = Tuner::new(TuneOptions { cache: Some(path.clone()), ..TuneOptions::default() });
         let weights = Weights::new(tuner, vec![true; graph.values.len()]);
-        let context = Context {
-            graph: &graph,
-            weights: &weights,
-            arenas: &Arc::default(),
-            threads: &threads,
-            limit: memory::limit(),
-            passes: Passes::all(),
-            open: true,
-            split: true,
-        };
+        let arenas = Arc::default();
+        let context = context(&graph, &weights, &arenas, &threads);
         let plan = super::plan(&context, &request).unwrap();
         let found = results(&plan, std::slice::from_ref(&feed), &threads);
         assert!(close(&found[0], &reference(&graph, &[("x", feed.clone())])[0]));
