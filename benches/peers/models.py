@@ -26,7 +26,7 @@ import networks
 import race
 
 IMAGES = {name: [3, 224, 224] for name in ("resnet50", "mobilenet_v1", "mobilenet_v2")}
-# Name: the network, and the shapes of its inputs.
+# Name: the network, and the shapes of its inputs, of which one that is left out has open dimensions of 1.
 MODELS = {
     "mnist_cnn": ("mnist_cnn", {"input": [1, 1, 28, 28]}),
     "efficientnet_lite0": ("efficientnet_lite0", {"input": [1, 3, 224, 224]}),
@@ -39,7 +39,10 @@ MODELS = {
     "detector": ("detector", {"x": [1, 3, 320, 320]}),
     "bytes_cnn": ("bytes_cnn", {"bytes": [1, 512]}),
     **{f"bert_base_l{length}": ("bert_base", {"input_ids": [1, length]}) for length in (128, 384)},
+    "llama_step": ("llama_step", {"x": [1, 1, 2048]}),
     **{f"lenet_300_100_b{batch}": ("lenet_300_100", {"x": [batch, 784]}) for batch in (1, 64)},
+    "denoiser": ("denoiser", {"x": [1, 40, 513]}),
+    "text_recogniser": ("text_recogniser", {"x": [1, 1, 32, 100]}),
 }
 
 # Label, engine, and which form of the network it gets.
@@ -90,7 +93,8 @@ def with_fixed_shapes(source, path, shapes):
     """Writes a copy of a network with the given input shapes, which some engines need."""
     model = onnx.load(source)
     for value in model.graph.input:
-        for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
+        dims = value.type.tensor_type.shape.dim
+        for dim, size in zip(dims, shapes.get(value.name, [dim.dim_value or 1 for dim in dims]), strict=True):
             dim.dim_value = size
     # What is declared of other values may name the old symbols.
     del model.graph.value_info[:]
@@ -106,15 +110,18 @@ def prune(source, path, sparsity, ends):
     """
     model = onnx.load(source)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    convolutions = 0
+    convolutions, pruned = 0, []
     for node in model.graph.node:
         groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        if node.op_type in ("GRU", "LSTM"):
+            pruned += [weights[name] for name in node.input[1:3]]
         if node.op_type not in ("Conv", "Gemm", "MatMul") or groups != 1 or node.input[1] not in weights:
             continue
         convolutions += node.op_type == "Conv"
         if not ends and (convolutions == 1 if node.op_type == "Conv" else convolutions > 0):
             continue
-        tensor = weights[node.input[1]]
+        pruned.append(weights[node.input[1]])
+    for tensor in pruned:
         kept = race.prune_smallest(onnx.numpy_helper.to_array(tensor), sparsity)
         tensor.CopyFrom(onnx.numpy_helper.from_array(kept, tensor.name))
     onnx.save(model, path)

@@ -17,7 +17,12 @@ class Network:
     def __init__(self, shape, dtype=TensorProto.FLOAT, name="x"):
         self.random = numpy.random.default_rng(0)
         self.nodes, self.weights = [], []
-        self.inputs = [helper.make_tensor_value_info(name, dtype, ["batch", *shape])]
+        self.inputs = []
+        self.input(name, shape, dtype)
+
+    def input(self, name, shape, dtype=TensorProto.FLOAT):
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, ["batch", *shape]))
+        return name
 
     def node(self, op, *inputs, **attributes):
         output = f"{op.lower()}_{len(self.nodes)}"
@@ -39,6 +44,23 @@ class Network:
     def ints(self, *values):
         return self.constant(numpy.array(values, numpy.int64))
 
+    def scalar(self, value):
+        return self.constant(numpy.array(value, numpy.float32))
+
+    def linear(self, x, inputs, outputs, activation=None):
+        """Over the last axis, as exporters write it over sequences."""
+        y = self.node("MatMul", x, self.normal([inputs, outputs], inputs**-0.5))
+        return self.activation(self.node("Add", self.normal([outputs], 0.05), y), activation)
+
+    def recurrent(self, op, x, inputs, hidden, directions=1, **attributes):
+        """A GRU or LSTM over `[sequence, batch, inputs]`; gives `[sequence, batch, directions · hidden]`."""
+        rows = {"GRU": 3, "LSTM": 4}[op] * hidden
+        weights = [self.normal([directions, rows, size], hidden**-0.5 / 2) for size in (inputs, hidden)]
+        direction = "bidirectional" if directions == 2 else "forward"
+        bias = self.normal([directions, 2 * rows], 0.05)
+        y = self.node(op, x, *weights, bias, hidden_size=hidden, direction=direction, **attributes)
+        return self.node("Reshape", self.node("Transpose", y, perm=[0, 2, 1, 3]), self.ints(0, 0, -1))
+
     def conv(self, x, channels, kernel=(1, 1), stride=1, group=1, activation="Relu"):
         """A convolution of `channels = (in, out)` that keeps the size, with bias and activation."""
         inputs, outputs = channels
@@ -57,8 +79,7 @@ class Network:
             case "Silu":
                 return self.node("Mul", x, self.node("Sigmoid", x))
             case "Relu6":
-                bounds = [self.constant(numpy.array(bound, numpy.float32)) for bound in (0, 6)]
-                return self.node("Clip", x, *bounds)
+                return self.node("Clip", x, self.scalar(0), self.scalar(6))
             case _:
                 return self.node(activation, x)
 
@@ -207,31 +228,96 @@ def bert_base():
     def norm(x):
         return net.node("LayerNormalization", x, net.normal([hidden], 0.05, 1.0), net.normal([hidden], 0.05), axis=-1)
 
-    def linear(x, inputs, outputs):
-        y = net.node("MatMul", x, net.normal([inputs, outputs], inputs**-0.5))
-        return net.node("Add", net.normal([outputs], 0.05), y)
-
     def head_major(x):
         return net.node("Transpose", net.node("Reshape", x, net.ints(0, 0, heads, hidden // heads)), perm=[0, 2, 1, 3])
-
-    def scalar(value):
-        return net.constant(numpy.array(value, numpy.float32))
 
     places = net.node("Gather", net.node("Shape", "input_ids"), net.constant(numpy.array(1, numpy.int64)))
     places = net.node("Slice", net.normal([longest, hidden], 1.0), net.ints(0), net.node("Unsqueeze", places, net.ints(0)))
     x = norm(net.node("Add", net.node("Gather", net.normal([1000, hidden], 1.0), "input_ids"), places))
     for _ in range(layers):
-        q, k, v = (head_major(linear(x, hidden, hidden)) for _ in range(3))
+        q, k, v = (head_major(net.linear(x, hidden, hidden)) for _ in range(3))
         scores = net.node("MatMul", q, net.node("Transpose", k, perm=[0, 1, 3, 2]))
-        weights = net.node("Softmax", net.node("Div", scores, scalar((hidden // heads) ** 0.5)), axis=-1)
+        weights = net.node("Softmax", net.node("Div", scores, net.scalar((hidden // heads) ** 0.5)), axis=-1)
         seen = net.node("Transpose", net.node("MatMul", weights, v), perm=[0, 2, 1, 3])
         seen = net.node("Reshape", seen, net.ints(0, 0, hidden))
-        x = norm(net.node("Add", linear(seen, hidden, hidden), x))
-        y = linear(x, hidden, inner)
-        erf = net.node("Add", net.node("Erf", net.node("Div", y, scalar(2**0.5))), scalar(1))
-        y = net.node("Mul", net.node("Mul", y, erf), scalar(0.5))
-        x = norm(net.node("Add", linear(y, inner, hidden), x))
+        x = norm(net.node("Add", net.linear(seen, hidden, hidden), x))
+        y = net.linear(x, hidden, inner)
+        erf = net.node("Add", net.node("Erf", net.node("Div", y, net.scalar(2**0.5))), net.scalar(1))
+        y = net.node("Mul", net.node("Mul", y, erf), net.scalar(0.5))
+        x = norm(net.node("Add", net.linear(y, inner, hidden), x))
     return net.model(x)
+
+
+def llama_step():
+    """One token of a decoder of the shape of Llama with 8 layers of 2048, 128 tokens seen before: keys and values come in."""
+    hidden, heads, inner, layers, seen = 2048, 16, 5632, 8, 128
+    size = hidden // heads
+    net = Network([1, hidden])
+    cos, sin = net.input("cos", [1, 1, size]), net.input("sin", [1, 1, size])
+
+    def norm(x):
+        squares = net.node("ReduceMean", net.node("Mul", x, x), axes=[-1])
+        deviation = net.node("Sqrt", net.node("Add", squares, net.scalar(1e-5)))
+        return net.node("Mul", net.node("Div", x, deviation), net.normal([hidden], 0.05, 1.0))
+
+    def linear(x, inputs, outputs):
+        return net.node("MatMul", x, net.normal([inputs, outputs], inputs**-0.5))
+
+    def head_major(x):
+        return net.node("Transpose", net.node("Reshape", x, net.ints(0, 0, heads, size)), perm=[0, 2, 1, 3])
+
+    def half(x, start):
+        return net.node("Slice", x, net.ints(start), net.ints(start + size // 2), net.ints(3))
+
+    def rotated(x):
+        turned = net.node("Concat", net.node("Neg", half(x, size // 2)), half(x, 0), axis=3)
+        return net.node("Add", net.node("Mul", x, cos), net.node("Mul", turned, sin))
+
+    x = "x"
+    for layer in range(layers):
+        y = norm(x)
+        q, k, v = (head_major(linear(y, hidden, hidden)) for _ in range(3))
+        past = [net.input(f"past_{kind}_{layer}", [heads, seen, size]) for kind in ("k", "v")]
+        keys = net.node("Concat", past[0], rotated(k), axis=2)
+        values = net.node("Concat", past[1], v, axis=2)
+        scores = net.node("MatMul", rotated(q), net.node("Transpose", keys, perm=[0, 1, 3, 2]))
+        weights = net.node("Softmax", net.node("Div", scores, net.scalar(size**0.5)), axis=-1)
+        y = net.node("Transpose", net.node("MatMul", weights, values), perm=[0, 2, 1, 3])
+        x = net.node("Add", x, linear(net.node("Reshape", y, net.ints(0, 0, hidden)), hidden, hidden))
+        y = norm(x)
+        gate = net.activation(linear(y, hidden, inner), "Silu")
+        x = net.node("Add", x, linear(net.node("Mul", gate, linear(y, hidden, inner)), inner, hidden))
+    return net.model(norm(x))
+
+
+def denoiser():
+    """Speech: a mask for each of 513 frequencies of each frame, by two GRUs between linear layers."""
+    net = Network(["frames", 513])
+    x = net.node("Transpose", net.linear("x", 513, 600), perm=[1, 0, 2])
+    for _ in range(2):
+        x = net.recurrent("GRU", x, 600, 600, linear_before_reset=1)
+    x = net.node("Transpose", x, perm=[1, 0, 2])
+    x = net.linear(net.linear(x, 600, 800, "Relu"), 800, 800, "Relu")
+    return net.model(net.linear(x, 800, 513, "Sigmoid"))
+
+
+def text_recogniser():
+    """Text in an image of 32 rows: convolutions down to one row, two bidirectional LSTMs over its columns."""
+    net = Network([1, 32, "width"])
+
+    def pool(x, height, width):
+        return net.node("MaxPool", x, kernel_shape=[height, width], strides=[height, width])
+
+    x, inputs = "x", 1
+    for outputs, pooled in [(64, 2), (128, 2), (256, 0), (256, 1), (512, 0), (512, 1)]:
+        x, inputs = net.conv(x, (inputs, outputs), (3, 3)), outputs
+        if pooled:
+            x = pool(x, 2, pooled)
+    x = net.node("AveragePool", x, kernel_shape=[2, 2], strides=[1, 1])
+    x = net.node("Transpose", net.node("Squeeze", x, net.ints(2)), perm=[2, 0, 1])
+    for _ in range(2):
+        x = net.recurrent("LSTM", x, 512, 256, directions=2)
+    return net.model(net.linear(x, 512, 97))
 
 
 def lenet_300_100():
@@ -246,7 +332,8 @@ def lenet_300_100():
 NETWORKS = {
     builder.__name__: builder
     for builder in (
-        resnet50, resnet50_tensorflow, mobilenet_v1, mobilenet_v2, detector, bytes_cnn, bert_base, lenet_300_100
+        resnet50, resnet50_tensorflow, mobilenet_v1, mobilenet_v2, detector, bytes_cnn, bert_base, llama_step, lenet_300_100,
+        denoiser, text_recogniser,
     )  # fmt: skip
 }
 

@@ -74,6 +74,8 @@ pub struct Problem {
     pub y_layout: Layout,
     /// The geometry, when the input is an image.
     pub conv: Option<ConvGeometry>,
+    /// Whether sums of whole numbers must come out whole: leaves out kernels that multiply with fractions of the weights.
+    pub exact: bool,
 }
 
 /// A weight `[m, k]` as it is stored.
@@ -187,6 +189,17 @@ impl WeightMatrix {
         }
     }
 
+    /// Whether all its elements are whole numbers.
+    pub(crate) fn is_whole(&self) -> bool {
+        let whole = |values: &[f32]| values.iter().all(|v| v.fract() == 0.0);
+        match self {
+            Self::Dense(tensor) => tensor.as_slice().is_ok_and(whole),
+            Self::Csr(csr) => csr.values().tensor().as_slice().is_ok_and(whole),
+            Self::Narrow(_) => false,
+            Self::Stored(weight) => weight.matrix.values_f32().is_ok_and(whole),
+        }
+    }
+
     /// Whether what is zero is not stored.
     pub(crate) fn is_sparse(&self) -> bool {
         matches!(self, Self::Csr(_) | Self::Stored(_))
@@ -274,6 +287,11 @@ pub(crate) trait Packed: Send + Sync {
 
     /// Bytes of the packed weight.
     fn bytes(&self) -> usize;
+
+    /// Side of the squares of outputs that it computes together; the columns of an image are then what such squares read.
+    fn tile(&self) -> usize {
+        1
+    }
 
     /// Whether it takes the columns of several images at once.
     fn takes_images(&self) -> bool {

@@ -122,7 +122,7 @@ fn check_values(
         [[Layout::TokenMajor; 2], [Layout::FeatureMajor; 2], [Layout::FeatureMajor, Layout::TokenMajor]]
     {
         for planned in [n, 1, 64] {
-            let problem = Problem { n: planned, x_layout, y_layout, conv: None };
+            let problem = Problem { n: planned, x_layout, y_layout, conv: None, exact: false };
             for kernel in all().filter(|kernel| kernel.takes(&weight, &problem)) {
                 if bad.is_some() && kernel.dense {
                     continue;
@@ -239,7 +239,8 @@ fn images_meet_blocks() {
         let expected = reference([m, k], n, &w, &stored, &columns);
         let weight = WeightMatrix::from(matrix);
         let layout = Layout::FeatureMajor;
-        let problem = Problem { n, x_layout: layout, y_layout: layout, conv: Some(conv.clone()) };
+        let problem =
+            Problem { n, x_layout: layout, y_layout: layout, conv: Some(conv.clone()), exact: false };
         for kernel in all().filter(|kernel| kernel.takes(&weight, &problem)) {
             let params = kernel.guess(&weight, &problem, &Threads::single());
             let packed = PackedWeight::with_kernel(&weight, &problem, kernel, params).unwrap();
@@ -299,7 +300,7 @@ fn what_lies_beyond_the_matrix_is_never_used() {
         let weight = WeightMatrix::from(matrix);
         for n in [1, 3, 20] {
             let layout = Layout::TokenMajor;
-            let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None };
+            let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None, exact: false };
             let x: Vec<f32> = (0..k * n).map(value).collect();
             for kernel in all().filter(|kernel| kernel.takes(&weight, &problem)) {
                 let params = kernel.guess(&weight, &problem, &Threads::single());

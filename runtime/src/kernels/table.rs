@@ -165,6 +165,20 @@ const fn dense(name: &'static str, level: Level) -> Kernel {
     }
 }
 
+const fn winograd(name: &'static str, level: Level) -> Kernel {
+    let (fits, cost, prepare) = (gemm::winograd::fits, gemm::winograd::cost, gemm::winograd::prepare);
+    Kernel {
+        name,
+        level,
+        values: DataType::F32,
+        dense: true,
+        fits,
+        cost,
+        variants: |_, _, _| Vec::new(),
+        prepare,
+    }
+}
+
 const fn panels(name: &'static str, level: Level) -> Kernel {
     let fits = |weight: &WeightMatrix, _: &Problem| weight.is_sparse();
     // Measured on Zen 5: 1.3 multiply-adds a cycle, and the packing and writing of X and Y.
@@ -335,6 +349,9 @@ static FAMILIES: &[&[Kernel]] = &[
         dense("gemm_f32_portable", Level::Portable),
         dense("gemm_f32_avx2", Level::Avx2),
         dense("gemm_f32_avx512", Level::Avx512),
+        winograd("winograd_f32_4x4_portable", Level::Portable),
+        winograd("winograd_f32_4x4_avx2", Level::Avx2),
+        winograd("winograd_f32_4x4_avx512", Level::Avx512),
         Kernel {
             name: "spmm_f32_csr_portable",
             level: Level::Portable,

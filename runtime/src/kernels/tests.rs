@@ -96,7 +96,8 @@ fn check(case: &Case) {
     let residual = case.residual.then(|| values(&mut random, m * n));
     let epilogue =
         Epilogue { bias: bias.as_deref(), residual: residual.as_deref(), activation: case.activation };
-    let problem = Problem { n, x_layout: case.x_layout, y_layout: case.y_layout, conv: case.conv.clone() };
+    let conv = case.conv.clone();
+    let problem = Problem { n, x_layout: case.x_layout, y_layout: case.y_layout, conv, exact: rounds };
     let threads = Threads::new(case.threads).unwrap();
     // (Bytes stand for whole numbers with an error.)
     let to = ValueType::ALL[1 + n % if rounds { 2 } else { 3 }];
@@ -266,6 +267,86 @@ fn images_of_every_geometry() {
 }
 
 #[test]
+fn convolutions_of_three_by_three_in_tiles() {
+    // Tiles that fill lines and vectors or do not, one after another and beside each other; pads on every side, and none.
+    let geometries = [
+        ([4, 4], [0; 4]),
+        ([14, 14], [1; 4]),
+        ([9, 70], [1, 0, 0, 2]),
+        ([30, 7], [0, 3, 4, 1]),
+        ([66, 66], [0; 4]),
+    ];
+    let activations = [Activation::Relu, Activation::None, Activation::Silu, Activation::Sigmoid];
+    let cases = geometries.into_iter().flat_map(|g| activations.map(|activation| (g, activation)));
+    for (i, ((input, pads), activation)) in cases.enumerate() {
+        let channels = [8, 11, 17][i % 3];
+        let Ok(conv) = ConvGeometry::new(channels, input, [3; 2], [1; 2], [1; 2], pads) else { continue };
+        let (k, n) = (conv.k(), conv.n());
+        let (bias, residual, threads) = (i % 2 == 0, i % 3 == 0, 1 + i % 3);
+        let kept = [1000, 600][i % 2];
+        let case = Case {
+            shape: [[8, 29][i % 2], k],
+            n,
+            kept,
+            conv: Some(conv.clone()),
+            bias,
+            residual,
+            activation,
+            threads,
+            ..BASE
+        };
+        check(&case);
+    }
+}
+
+#[test]
+fn several_images_have_the_bits_of_each_alone() {
+    for (side, kernel) in [(14, 3), (7, 3), (5, 1)] {
+        let conv =
+            ConvGeometry::new(9, [side, side + 2], [kernel; 2], [1; 2], [1; 2], [kernel / 2; 4]).unwrap();
+        let (m, k, n, images) = (21, conv.k(), conv.n(), 5);
+        let mut random = Random(8);
+        let mut w = random.values(m * k);
+        let x = random.values(images * conv.image_len());
+        let residual = random.values(images * m * n);
+        let layout = Layout::FeatureMajor;
+        let given = (kernel > 1).then(|| conv.clone());
+        let problem = Problem { n, x_layout: layout, y_layout: layout, conv: given, exact: false };
+        let dense = WeightMatrix::Dense(Tensor::from_slice(&[m, k], &w));
+        w.iter_mut().step_by(2).for_each(|w| *w = 0.0);
+        let mut found = 0;
+        for weight in [dense, WeightMatrix::Csr(CsrMatrix::from_dense(m, k, &w))] {
+            for kernel in all().filter(|kernel| kernel.takes(&weight, &problem)) {
+                let params = kernel.guess(&weight, &problem, &Threads::single());
+                let packed = PackedWeight::with_kernel(&weight, &problem, kernel, params).unwrap();
+                if !packed.takes_images() {
+                    continue;
+                }
+                found += 1;
+                let threads = Threads::new(2).unwrap();
+                let epilogue = Epilogue {
+                    residual: Some(&residual),
+                    activation: Activation::Relu,
+                    ..Epilogue::default()
+                };
+                let mut together = vec![f32::NAN; images * m * n];
+                packed.run_images(images, &x, &conv, &mut together, &epilogue, &threads);
+                let mut alone = vec![f32::NAN; images * m * n];
+                for (i, y) in alone.chunks_exact_mut(m * n).enumerate() {
+                    let data = &x[i * conv.image_len()..][..conv.image_len()];
+                    let image = X::Image { data, geometry: &conv };
+                    let epilogue = Epilogue { residual: Some(&residual[i * m * n..][..m * n]), ..epilogue };
+                    packed.run(n, image, y, layout, &epilogue, &threads);
+                }
+                let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&together), bits(&alone), "{}, {conv:?}", kernel.name);
+            }
+        }
+        assert!(found > 0, "no kernel takes several images of {conv:?}");
+    }
+}
+
+#[test]
 fn nan_and_infinity_reach_only_rows_that_keep_their_column() {
     let (m, k, n) = (40, 50, 33);
     let mut w = Random(5).values(m * k);
@@ -280,8 +361,13 @@ fn nan_and_infinity_reach_only_rows_that_keep_their_column() {
         let mut x = Random(6).values(k * n);
         x[7 * n + 20] = bad;
         for kernel in all().filter(|kernel| kernel.name.starts_with("sp")) {
-            let problem =
-                Problem { n, x_layout: Layout::FeatureMajor, y_layout: Layout::FeatureMajor, conv: None };
+            let problem = Problem {
+                n,
+                x_layout: Layout::FeatureMajor,
+                y_layout: Layout::FeatureMajor,
+                conv: None,
+                exact: false,
+            };
             if !kernel.takes(&weight, &problem) {
                 continue;
             }

@@ -125,6 +125,20 @@ impl ConvGeometry {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.pads == [0; 4]
     }
 
+    /// The windows that squares of `side` outputs read, one for each square: those of a convolution with stride and dilation 1 lie
+    /// `side` apart and are `side - 1` longer. Squares at the end may reach beyond the outputs.
+    pub(crate) fn tiled(&self, side: usize) -> Self {
+        debug_assert_eq!([self.stride, self.dilation], [[1; 2]; 2], "tiles of {self:?}");
+        let kernel = self.kernel.map(|size| size + side - 1);
+        let output = self.output.map(|size| size.div_ceil(side));
+        let [top, left, ..] = self.pads;
+        let after = |axis: usize, before: usize| {
+            ((output[axis] - 1) * side + kernel[axis]).saturating_sub(self.input[axis] + before)
+        };
+        let pads = [top, left, after(0, top), after(1, left)];
+        Self { kernel, stride: [side; 2], pads, output, ..self.clone() }
+    }
+
     /// The same convolution over images of another size.
     ///
     /// # Errors

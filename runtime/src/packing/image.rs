@@ -17,7 +17,9 @@ const GRAIN: usize = 1 << 14;
 /// modulo the strides that a kernel tap reads. All outputs of a line then read neighbours, and each row of the im2col matrix
 /// reads what row 0 reads at a constant distance. Pads are zeros, so nothing needs to be clipped.
 pub(crate) struct PaddedImage<'a> {
-    geometry: &'a ConvGeometry,
+    geometry: ConvGeometry,
+    /// Height and width of what a kernel writes for an image.
+    output: [usize; 2],
     data: Data<'a>,
     /// From one image to the next.
     image: usize,
@@ -88,14 +90,16 @@ struct Pad<'a> {
 
 impl<'a> PaddedImage<'a> {
     /// `images` is `[images, channels, h, w]`; the columns of the im2col matrix are those of the first image, then those of the
-    /// next.
+    /// next. A column is what a square of `tile` × `tile` outputs reads ([`ConvGeometry::tiled`]).
     ///
     /// # Panics
     /// When it has not the elements of whole images.
-    pub(crate) fn new(images: &'a [f32], geometry: &'a ConvGeometry) -> Self {
+    pub(crate) fn new(images: &'a [f32], geometry: &ConvGeometry, tile: usize) -> Self {
+        let output = geometry.output();
+        let geometry = if tile == 1 { geometry.clone() } else { geometry.tiled(tile) };
         let count = images.len() / geometry.image_len().max(1);
         assert_eq!(images.len(), count * geometry.image_len(), "{geometry:?}");
-        let axes = [0, 1].map(|axis| Phases::new(geometry, axis));
+        let axes = [0, 1].map(|axis| Phases::new(&geometry, axis));
         let [vertical, horizontal] = axes;
         let (line, plane) = (horizontal.lines, vertical.lines * horizontal.lines);
         let same = geometry.stride() == [1, 1] && geometry.pads() == [0; 4];
@@ -106,7 +110,8 @@ impl<'a> PaddedImage<'a> {
             let pixels = geometry.input()[0] * geometry.input()[1];
             let mut padded = Scratch::new(count * geometry.channels() * channel);
             threads::for_each_chunk(&mut padded, channel, GRAIN.div_ceil(channel), |i, to| {
-                Supported::best().run(Pad { from: &images[i * pixels..][..pixels], to, geometry, axes });
+                let from = &images[i * pixels..][..pixels];
+                Supported::best().run(Pad { from, to, geometry: &geometry, axes });
             });
             Data::Padded(padded)
         };
@@ -120,12 +125,18 @@ impl<'a> PaddedImage<'a> {
             // (Padded images have fewer than 2³² elements.)
             rows.iter_mut().zip(&taps).for_each(|(to, tap)| *to = (c * channel + tap) as u32);
         }
-        Self { geometry, data, image: geometry.channels() * channel, line, starts }
+        let image = geometry.channels() * channel;
+        Self { geometry, output, data, image, line, starts }
     }
 
-    /// Columns of the im2col matrix that are of one image.
-    pub(crate) fn pixels(&self) -> usize {
-        self.geometry.n()
+    /// Height and width of what a kernel writes for an image.
+    pub(crate) fn output(&self) -> [usize; 2] {
+        self.output
+    }
+
+    /// Columns of the im2col matrix that are of one image, along both axes.
+    pub(crate) fn columns(&self) -> [usize; 2] {
+        self.geometry.output()
     }
 
     /// Writes the im2col matrix of one image, `[channels · kh · kw, oh · ow]`.
@@ -251,6 +262,21 @@ impl Vectorized for Pad<'_> {
         let [height, width] = geometry.input();
         let [top, left, ..] = geometry.pads();
         let (step, length) = (horizontal.stride, horizontal.lines);
+        let plane = vertical.lines * length;
+        if [step, horizontal.dilation, horizontal.count] == [4, 1, 4] {
+            // All four at once: each reads the lines that the others read.
+            for (py, to) in to.chunks_exact_mut(4 * plane).take(vertical.count).enumerate() {
+                for line in 0..vertical.lines {
+                    let y = (line * vertical.stride + vertical.first(py)).wrapping_sub(top);
+                    let from = if y < height { &from[y * width..][..width] } else { &[] };
+                    // SAFETY: `to` is four planes, of which this is a line each.
+                    unsafe {
+                        four_phases(simd, from, left, to.as_mut_ptr().add(line * length), plane, length)
+                    };
+                }
+            }
+            return;
+        }
         let mut lines = to.chunks_exact_mut(length);
         for py in 0..vertical.count {
             for px in 0..horizontal.count {
@@ -322,6 +348,37 @@ fn every_second<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
     }
 }
 
+/// Writes elements 0, 4, 8 … of a line with `left` zeros before it, elements 1, 5, 9 … and so on to four lines of `length`, `plane`
+/// apart, with zeros behind it.
+///
+/// # Safety
+/// Those elements at `to` must be writable.
+#[inline(always)]
+unsafe fn four_phases<S: Simd>(
+    simd: S,
+    line: &[f32],
+    left: usize,
+    to: *mut f32,
+    plane: usize,
+    length: usize,
+) {
+    for start in (0..length).step_by(S::LANES) {
+        let load = |i: usize| {
+            let first = 4 * start + i * S::LANES;
+            let lane = |at: usize| at.saturating_sub(first).min(S::LANES);
+            let at = line.as_ptr().wrapping_add(first).wrapping_sub(left);
+            // SAFETY: lanes from `left` on, as many as the line has.
+            unsafe { simd.load_between(splat(simd, 0.0), at, lane(left), lane(left + line.len())) }
+        };
+        let ([a, b], [c, d]) = (simd.unzip(load(0), load(1)), simd.unzip(load(2), load(3)));
+        let ([zeroth, second], [first, third]) = (simd.unzip(a, c), simd.unzip(b, d));
+        for (i, v) in [zeroth, first, second, third].into_iter().enumerate() {
+            // SAFETY: by the caller.
+            unsafe { simd.store_first(v, to.add(i * plane + start), S::LANES.min(length - start)) };
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -342,8 +399,34 @@ mod tests {
             let mut expected = vec![f32::NAN; geometry.k() * geometry.n()];
             crate::packing::im2col(&image, &geometry, &mut expected);
             let mut unrolled = vec![f32::NAN; expected.len()];
-            PaddedImage::new(&image, &geometry).unroll(&mut unrolled);
+            PaddedImage::new(&image, &geometry, 1).unroll(&mut unrolled);
             prop_assert_eq!(unrolled, expected);
+        }
+
+        #[test]
+        fn tiles_are_what_squares_of_outputs_read(
+            channels in 1_usize..4, input in [1_usize..20, 1_usize..140], kernel in [1_usize..5, 1_usize..5],
+            pads in [0_usize..4, 0_usize..9, 0_usize..4, 0_usize..9], side in 1_usize..6,
+        ) {
+            let Ok(geometry) = ConvGeometry::new(channels, input, kernel, [1, 1], [1, 1], pads) else {
+                return Ok(());
+            };
+            let image: Vec<f32> = (0..geometry.image_len()).map(|i| 1.0 + i as f32).collect();
+            let mut outputs = vec![f32::NAN; geometry.k() * geometry.n()];
+            crate::packing::im2col(&image, &geometry, &mut outputs);
+            let tiles = PaddedImage::new(&image, &geometry, side);
+            let ([height, width], [down, across]) = (geometry.output(), tiles.columns());
+            prop_assert_eq!([down, across], [height.div_ceil(side), width.div_ceil(side)]);
+            let window = kernel.map(|size| size + side - 1);
+            let mut unrolled = vec![f32::NAN; channels * window[0] * window[1] * down * across];
+            tiles.unroll(&mut unrolled);
+            for (i, &output) in outputs.iter().enumerate() {
+                let (row, pixel) = (i / (height * width), i % (height * width));
+                let [c, ky, kx] = [row / (kernel[0] * kernel[1]), row / kernel[1] % kernel[0], row % kernel[1]];
+                let [y, x] = [pixel / width, pixel % width];
+                let tap = (c * window[0] + ky + y % side) * window[1] + kx + x % side;
+                prop_assert_eq!(unrolled[tap * down * across + y / side * across + x / side], output);
+            }
         }
     }
 }

@@ -32,14 +32,14 @@ pub enum X<'a> {
 }
 
 impl X<'_> {
-    /// Calls `f` with what kernels take.
-    pub(crate) fn with_right<R>(self, f: impl FnOnce(Right<'_>) -> R) -> R {
+    /// Calls `f` with what kernels take that compute squares of `tile` × `tile` outputs together.
+    pub(crate) fn with_right<R>(self, tile: usize, f: impl FnOnce(Right<'_>) -> R) -> R {
         match self {
             Self::Matrix { data, layout } => f(Right::Matrix { data, layout }),
             Self::Image { data, geometry } if geometry.is_pointwise() => {
                 f(Right::Matrix { data, layout: Layout::FeatureMajor })
             }
-            Self::Image { data, geometry } => f(Right::Image(&PaddedImage::new(data, geometry))),
+            Self::Image { data, geometry } => f(Right::Image(&PaddedImage::new(data, geometry, tile))),
         }
     }
 }
@@ -60,7 +60,7 @@ impl Right<'_> {
     pub(crate) fn pixels(&self, n: usize) -> usize {
         match self {
             Self::Matrix { .. } => n,
-            Self::Image(image) => image.pixels(),
+            Self::Image(image) => image.output().iter().product(),
             Self::Images { pixels, .. } => *pixels,
         }
     }

@@ -192,6 +192,7 @@ struct Identity {
     parts: Vec<usize>,
     layouts: (Layout, Layout),
     window: Option<[[usize; 2]; 3]>,
+    exact: bool,
     depthwise: bool,
 }
 
@@ -205,6 +206,7 @@ impl Identity {
             parts,
             layouts: (Layout::FeatureMajor, Layout::FeatureMajor),
             window: None,
+            exact: false,
             depthwise: false,
         }
     }
@@ -313,6 +315,7 @@ impl Weights {
         let identity = Arc::new(Identity {
             layouts: (problem.x_layout, problem.y_layout),
             window: problem.conv.as_ref().map(window),
+            exact: problem.exact,
             ..Identity::new(source, parts.to_vec())
         });
         let class = size_class(problem.n);

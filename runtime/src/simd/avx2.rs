@@ -75,6 +75,19 @@ unsafe impl Simd for Avx2Isa {
         }
     }
 
+    #[inline(always)]
+    fn zip(self, a: Self::F32, b: Self::F32) -> [Self::F32; 2] {
+        // SAFETY: the CPU has AVX2, because `self` exists.
+        unsafe {
+            // Within 128-bit lanes, then the lower of both, and the upper.
+            let (low, high) = (_mm256_unpacklo_ps(a.0, b.0), _mm256_unpackhi_ps(a.0, b.0));
+            [
+                _mm256_permute2f128_ps::<0x20>(low, high).into(),
+                _mm256_permute2f128_ps::<0x31>(low, high).into(),
+            ]
+        }
+    }
+
     /// Of two NaN, or a NaN and a number, the instructions give the second.
     #[inline(always)]
     fn clamp(self, x: Self::F32, [min, max]: [Self::F32; 2]) -> Self::F32 {

@@ -49,6 +49,16 @@ unsafe impl Simd for Avx512Isa {
         }
     }
 
+    #[inline(always)]
+    fn zip(self, a: Self::F32, b: Self::F32) -> [Self::F32; 2] {
+        // SAFETY: the CPU has AVX-512, because `self` exists.
+        unsafe {
+            let first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+            [first, second].map(|index| _mm512_permutex2var_ps(a.0, index, b.0).into())
+        }
+    }
+
     /// Of two NaN, or a NaN and a number, the instructions give the second.
     #[inline(always)]
     fn clamp(self, x: Self::F32, [min, max]: [Self::F32; 2]) -> Self::F32 {

@@ -83,6 +83,9 @@ pub(crate) unsafe trait Simd: Isa + Send + Sync {
     /// The elements of even index of `a` and then of `b`, and those of odd index.
     fn unzip(self, a: Self::F32, b: Self::F32) -> [Self::F32; 2];
 
+    /// The elements of `a` and `b` in turns, the first and the second half: what [`Simd::unzip`] takes apart.
+    fn zip(self, a: Self::F32, b: Self::F32) -> [Self::F32; 2];
+
     /// The sum of the elements.
     #[inline(always)]
     fn total(self, v: Self::F32) -> f32 {
@@ -404,6 +407,10 @@ mod tests {
                 // SAFETY: `dst` holds a vector.
                 unsafe { simd.store_first(v, dst.as_mut_ptr(), lanes) };
                 assert!(dst.iter().enumerate().all(|(i, &v)| v == src[2 * i + odd]), "{odd}: {dst:?}");
+            }
+            let [even, odd] = simd.unzip(a, b);
+            for (zipped, v) in simd.zip(even, odd).into_iter().zip([a, b]) {
+                assert_eq!(zipped.to_array().as_ref(), v.to_array().as_ref());
             }
             // SAFETY: `src` holds more than two elements.
             let pair = unsafe { simd.splat_pair(src.as_ptr().add(1)) };

@@ -45,6 +45,17 @@ unsafe impl Simd for GenericIsa {
     }
 
     #[inline(always)]
+    fn zip(self, a: Self::F32, b: Self::F32) -> [Self::F32; 2] {
+        let (a, b) = (a.to_array(), b.to_array());
+        [0, Self::LANES].map(|start| {
+            let lane = |i: usize| if i.is_multiple_of(2) { a[i / 2] } else { b[i / 2] };
+            let lanes: [f32; Self::LANES] = std::array::from_fn(|i| lane(start + i));
+            // SAFETY: `lanes` is a local of a vector's size.
+            unsafe { self.f32().load_ptr(lanes.as_ptr()) }
+        })
+    }
+
+    #[inline(always)]
     unsafe fn load_values<V: Value>(self, ptr: *const V) -> Self::F32 {
         // SAFETY: the caller says that as many are readable.
         let lanes: [f32; Self::LANES] = std::array::from_fn(|i| unsafe { *ptr.add(i) }.widen());

@@ -52,7 +52,7 @@ pub(super) fn time(
     let mut run = |packed: &dyn Packed| {
         let start = Instant::now();
         let (y, y_layout, epilogue) = (&mut *y, problem.y_layout, &Epilogue::default());
-        x.with_right(|x| packed.run(Call { n, x, y, y_layout, epilogue, threads }));
+        x.with_right(packed.tile(), |x| packed.run(Call { n, x, y, y_layout, epilogue, threads }));
         start.elapsed()
     };
     let rounded = |micros: f64| (micros * 1e3).round() / 1e3;

@@ -114,7 +114,9 @@ impl PackedWeight {
             assert_eq!(residual.len(), y.len(), "residual");
         }
         if !y.is_empty() {
-            x.with_right(|x| self.packed.run(Call { n, x, y, y_layout, epilogue, threads }));
+            x.with_right(self.packed.tile(), |x| {
+                self.packed.run(Call { n, x, y, y_layout, epilogue, threads })
+            });
         }
     }
 
@@ -151,7 +153,7 @@ impl PackedWeight {
         let x = if geometry.is_pointwise() {
             Right::Images { data: x, pixels }
         } else {
-            padded = PaddedImage::new(x, geometry);
+            padded = PaddedImage::new(x, geometry, self.packed.tile());
             Right::Image(&padded)
         };
         self.packed.run(Call { n, x, y, y_layout, epilogue, threads });

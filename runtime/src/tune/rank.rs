@@ -7,6 +7,8 @@ use crate::kernels::WeightMatrix;
 
 /// A sparse kernel must beat dense by this factor: less is noise.
 const MARGIN: f64 = 1.05;
+/// What a dense kernel must gain for each time that it takes the bytes of the weight once more.
+const BYTES: f64 = 0.05;
 /// Bytes that every packing may take beside its weights.
 pub(super) const OVERHEAD: usize = 4096;
 
@@ -17,6 +19,8 @@ pub(super) struct Rank {
     /// Bytes that a packing may take.
     limit: usize,
     smallest_bytes: usize,
+    /// Bytes of every element.
+    dense_bytes: usize,
     /// Fraction of values that are stored.
     density: f64,
 }
@@ -41,14 +45,16 @@ impl Rank {
             prefer,
             limit: (weight.smallest_bytes_of(values) as f64 * times) as usize + OVERHEAD,
             smallest_bytes: weight.smallest_bytes(),
+            dense_bytes: m * k * size_of::<f32>(),
             density: weight.nnz() as f64 / (m * k).max(1) as f64,
         }
     }
 
     /// Puts the best first.
     pub(super) fn sort(&self, candidates: &mut [Candidate]) {
-        // Dense wins at parity.
-        let time = |c: &Candidate| micros(c) * if c.is_dense() { 1.0 } else { MARGIN };
+        // Dense wins at parity, and of two dense kernels the smaller.
+        let more = |c: &Candidate| (bytes(c) as f64 / self.dense_bytes.max(1) as f64 - 1.0).max(0.0);
+        let time = |c: &Candidate| micros(c) * if c.is_dense() { 1.0 + BYTES * more(c) } else { MARGIN };
         // Those that take too many bytes come last. For memory dense is no exception, and the smallest is best where all do.
         let excess = |c: &Candidate| match self.prefer {
             Prefer::Latency if c.is_dense() => 0,
@@ -77,6 +83,12 @@ impl Rank {
                     even.clamp(0.0, 1.0) * 100.0
                 )
             }
+            (Some(_), None, Prefer::Latency) => match candidates.get(1) {
+                Some(other) => {
+                    format!("{:.2}× the speed of {}", micros(other) / micros(winner), other.kernel)
+                }
+                None => "the only dense kernel".to_owned(),
+            },
             (Some(dense), _, Prefer::Latency) => {
                 format!("{:.2}× the speed of dense", micros(dense) / micros(winner))
             }

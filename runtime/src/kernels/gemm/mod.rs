@@ -11,7 +11,9 @@
 mod matmul;
 mod part;
 mod tile;
+pub(super) mod winograd;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use poda_formats::storage::AlignedBytes;
@@ -86,15 +88,15 @@ pub(super) fn prepare(
     let few = problem.n < 4 * level.lanes();
     let lanes =
         if problem.y_layout == Layout::FeatureMajor && !few { Lanes::Columns } else { Lanes::Features };
-    let dense;
-    let values = match (weight, weight.csr()) {
-        (WeightMatrix::Dense(tensor), _) => tensor.as_slice().expect("checked by PackedWeight"),
-        (_, csr) => {
-            dense = csr.expect("widened by the table").to_dense().expect("checked by PackedWeight");
-            &dense[..]
-        }
-    };
-    Box::new(level.run(Pack(values, shape, lanes, level)))
+    Box::new(level.run(Pack(&dense_values(weight), shape, lanes, level)))
+}
+
+/// Every element of a weight of f32, `[m, k]`.
+fn dense_values(weight: &WeightMatrix) -> Cow<'_, [f32]> {
+    match (weight, weight.csr()) {
+        (WeightMatrix::Dense(tensor), _) => tensor.as_slice().expect("checked by PackedWeight").into(),
+        (_, csr) => csr.expect("widened by the table").to_dense().expect("checked by PackedWeight").into(),
+    }
 }
 
 impl Gemm {

@@ -265,20 +265,32 @@ impl Lowered for Product {
         let even = |parts: usize| vec![m / parts.max(1); parts];
         let packed = match &self.form {
             Form::Matrix { n, x_layout, y_layout, parts, .. } => {
-                let problem = Problem { n: *n, x_layout: *x_layout, y_layout: *y_layout, conv: None };
+                let problem =
+                    Problem { n: *n, x_layout: *x_layout, y_layout: *y_layout, conv: None, exact: false };
                 weights.product(&self.source, &weight, &even(*parts), &problem, threads)?
             }
             Form::Conv { groups, geometry, .. } => {
                 let layout = Layout::FeatureMajor;
                 let conv = Some(geometry.clone()).filter(|g| !g.is_pointwise());
-                let problem = Problem { n: geometry.n(), x_layout: layout, y_layout: layout, conv };
+                let problem = Problem {
+                    n: geometry.n(),
+                    x_layout: layout,
+                    y_layout: layout,
+                    conv,
+                    exact: self.activation.rounds(),
+                };
                 weights.product(&self.source, &weight, &even(*groups), &problem, threads)?
             }
             Form::Depthwise { geometry, .. } => weights.depthwise(&self.source, &weight, geometry)?,
             Form::Transposed(transposed) => {
                 let layout = Layout::FeatureMajor;
-                let problem =
-                    Problem { n: transposed.pixels(), x_layout: layout, y_layout: layout, conv: None };
+                let problem = Problem {
+                    n: transposed.pixels(),
+                    x_layout: layout,
+                    y_layout: layout,
+                    conv: None,
+                    exact: false,
+                };
                 weights.product(&self.source, &weight, &transposed.cuts(), &problem, threads)?
             }
         };
