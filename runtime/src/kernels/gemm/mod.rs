@@ -74,6 +74,32 @@ pub(super) fn prepare(
     level: Supported,
     _: Params,
 ) -> Box<dyn Packed> {
+    let few = problem.n < 4 * level.lanes();
+    let lanes =
+        if problem.y_layout == Layout::FeatureMajor && !few { Lanes::Columns } else { Lanes::Features };
+    pack(weight, lanes, level)
+}
+
+/// Packs a weight for feature-major outputs that are computed token-major and transposed, however many columns there are.
+pub(super) fn prepare_turned(
+    weight: &WeightMatrix,
+    _: &Problem,
+    level: Supported,
+    _: Params,
+) -> Box<dyn Packed> {
+    pack(weight, Lanes::Features, level)
+}
+
+/// Whether columns do not fill vectors along the lanes, or do not divide among threads: 196 columns are 12 vectors of 16 and a quarter.
+/// Of more than some hundred the transpose costs more than that.
+pub(super) fn fits_turned(_: &WeightMatrix, problem: &Problem) -> bool {
+    let lanes = Supported::best().lanes();
+    problem.y_layout == Layout::FeatureMajor
+        && (4 * lanes..32 * lanes).contains(&problem.n)
+        && !problem.n.is_multiple_of(4 * lanes)
+}
+
+fn pack(weight: &WeightMatrix, lanes: Lanes, level: Supported) -> Box<dyn Packed> {
     struct Pack<'a>(&'a [f32], [usize; 2], Lanes, Supported);
     impl Vectorized for Pack<'_> {
         type Output = Gemm;
@@ -85,9 +111,6 @@ pub(super) fn prepare(
         }
     }
     let shape = weight.shape().expect("checked by PackedWeight");
-    let few = problem.n < 4 * level.lanes();
-    let lanes =
-        if problem.y_layout == Layout::FeatureMajor && !few { Lanes::Columns } else { Lanes::Features };
     Box::new(level.run(Pack(&dense_values(weight), shape, lanes, level)))
 }
 
