@@ -294,8 +294,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let (best, tried) = reach(&graph, &recipe, goal, &shapes, &mut show_progress, given, args.time)?;
             let Some((pruned, by, mut report)) = best else {
                 bar.finish_and_clear();
-                goal::show(&tried)?;
-                few.iter().try_for_each(|few| print(format!("note: {few}")))?;
+                goal::show_in_vain(&tried, few, args.json)?;
                 bail!(
                     "no way of pruning is better than the dense model and keeps that much; nothing is written"
                 );

@@ -265,6 +265,14 @@ fn a_goal_tries_ways_and_keeps_what_must_be_kept() {
     assert!(said.contains("nearest: ") && said.contains("relative-error at most 0.0000, found 0."), "{said}");
     assert!(said.contains("--keep relative-error=0.") && said.contains(" would take it"), "{said}");
     assert!(said.contains("40 samples to judge by cannot tell a drop of 0.00001"), "{said}");
+    let done = dir.poda(&[&strict[..], &bounds, &["--json"]].concat());
+    assert!(done.error().contains("nothing is written"));
+    let said: serde_json::Value = serde_json::from_str(&done.stdout()).expect("JSON where it was asked for");
+    assert!(
+        said["goal"]["best"].is_null() && !said["goal"]["attempts"].as_array().unwrap().is_empty(),
+        "{said}"
+    );
+    assert!(said["notes"][0].as_str().unwrap().contains("40 samples to judge by"), "{said}");
     assert!(!dir.path("none.safetensors").exists());
     let line = dir.poda(&["prune", "mlp.onnx", "-o", "none.onnx", "--goal", "smaller"]).error();
     assert!(line.contains("--goal needs samples to judge by"), "{line}");

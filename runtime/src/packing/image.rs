@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, Range};
 
+use rten_simd::ops::BitOps;
 use smallvec::SmallVec;
 
 use super::ConvGeometry;
@@ -80,6 +81,35 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+/// How a channel lies once it is padded.
+pub(crate) struct Planes {
+    axes: [Phases; 2],
+}
+
+impl Planes {
+    pub(crate) fn new(geometry: &ConvGeometry) -> Self {
+        Self { axes: [0, 1].map(|axis| Phases::new(geometry, axis)) }
+    }
+
+    /// From one output line to the next.
+    pub(crate) fn line(&self) -> usize {
+        self.axes[1].lines
+    }
+
+    /// Elements of a channel.
+    pub(crate) fn len(&self) -> usize {
+        let [vertical, horizontal] = self.axes;
+        vertical.lines * vertical.count * horizontal.lines * horizontal.count
+    }
+
+    /// Where a tap `(ky, kx)` reads for the first output.
+    pub(crate) fn tap(&self, [ky, kx]: [usize; 2]) -> usize {
+        let [vertical, horizontal] = self.axes;
+        let ([py, y], [px, x]) = (vertical.tap(ky), horizontal.tap(kx));
+        ((py * horizontal.count + px) * vertical.lines + y) * horizontal.lines + x
+    }
+}
+
 /// One channel to be padded.
 struct Pad<'a> {
     from: &'a [f32],
@@ -99,11 +129,9 @@ impl<'a> PaddedImage<'a> {
         let geometry = if tile == 1 { geometry.clone() } else { geometry.tiled(tile) };
         let count = images.len() / geometry.image_len().max(1);
         assert_eq!(images.len(), count * geometry.image_len(), "{geometry:?}");
-        let axes = [0, 1].map(|axis| Phases::new(&geometry, axis));
-        let [vertical, horizontal] = axes;
-        let (line, plane) = (horizontal.lines, vertical.lines * horizontal.lines);
+        let planes = Planes::new(&geometry);
         let same = geometry.stride() == [1, 1] && geometry.pads() == [0; 4];
-        let channel = if same { plane } else { channel_stride(plane * vertical.count * horizontal.count) };
+        let channel = if same { planes.len() } else { channel_stride(planes.len()) };
         let data = if same {
             Data::Same(images)
         } else {
@@ -111,22 +139,21 @@ impl<'a> PaddedImage<'a> {
             let mut padded = Scratch::new(count * geometry.channels() * channel);
             threads::for_each_chunk(&mut padded, channel, GRAIN.div_ceil(channel), |i, to| {
                 let from = &images[i * pixels..][..pixels];
-                Supported::best().run(Pad { from, to, geometry: &geometry, axes });
+                Supported::best().run(Pad { from, to, geometry: &geometry, axes: planes.axes });
             });
             Data::Padded(padded)
         };
         let mut starts = Scratch::new(geometry.k());
         let [kh, kw] = geometry.kernel();
-        let taps = (0..kh).flat_map(|ky| (0..kw).map(move |kx| [vertical.tap(ky), horizontal.tap(kx)]));
-        let taps: SmallVec<[usize; 32]> =
-            taps.map(|[[py, y], [px, x]]| (py * horizontal.count + px) * plane + y * line + x).collect();
+        let taps: SmallVec<[usize; 64]> =
+            (0..kh).flat_map(|ky| (0..kw).map(move |kx| [ky, kx])).map(|tap| planes.tap(tap)).collect();
         let rows = bytemuck::cast_slice_mut::<f32, u32>(&mut starts).chunks_exact_mut(taps.len());
         for (c, rows) in rows.enumerate() {
             // (Padded images have fewer than 2³² elements.)
             rows.iter_mut().zip(&taps).for_each(|(to, tap)| *to = (c * channel + tap) as u32);
         }
         let image = geometry.channels() * channel;
-        Self { geometry, output, data, image, line, starts }
+        Self { geometry, output, data, image, line: planes.line(), starts }
     }
 
     /// Height and width of what a kernel writes for an image.
@@ -263,16 +290,21 @@ impl Vectorized for Pad<'_> {
         let [top, left, ..] = geometry.pads();
         let (step, length) = (horizontal.stride, horizontal.lines);
         let plane = vertical.lines * length;
-        if [step, horizontal.dilation, horizontal.count] == [4, 1, 4] {
-            // All four at once: each reads the lines that the others read.
-            for (py, to) in to.chunks_exact_mut(4 * plane).take(vertical.count).enumerate() {
+        if horizontal.dilation == 1 && horizontal.count == step && matches!(step, 1 | 2 | 4) {
+            // All phases at once: each reads the lines that the others read.
+            for (py, to) in to.chunks_exact_mut(step * plane).take(vertical.count).enumerate() {
                 for line in 0..vertical.lines {
                     let y = (line * vertical.stride + vertical.first(py)).wrapping_sub(top);
                     let from = if y < height { &from[y * width..][..width] } else { &[] };
-                    // SAFETY: `to` is four planes, of which this is a line each.
+                    // SAFETY: `to` is as many planes, of which this is a line each.
                     unsafe {
-                        four_phases(simd, from, left, to.as_mut_ptr().add(line * length), plane, length)
-                    };
+                        let to = to.as_mut_ptr().add(line * length);
+                        match step {
+                            1 => pad_line::<S, 1>(simd, from, left, to, plane, length),
+                            2 => pad_line::<S, 2>(simd, from, left, to, plane, length),
+                            _ => pad_line::<S, 4>(simd, from, left, to, plane, length),
+                        }
+                    }
                 }
             }
             return;
@@ -292,38 +324,15 @@ impl Vectorized for Pad<'_> {
                     }
                     let from = &from[y * width..][..width];
                     let at = inside.start * step + shift - left;
-                    if step == 1 && length <= 2 * S::LANES {
-                        pad_line(simd, &from[at..], inside.clone(), to);
-                        continue;
-                    }
                     to[..inside.start].fill(0.0);
                     to[inside.end..].fill(0.0);
                     let to = &mut to[inside.clone()];
                     match step {
-                        1 => to.copy_from_slice(&from[at..][..to.len()]),
                         2 => every_second(simd, &from[at..], to),
                         _ => to.iter_mut().zip(from[at..].iter().step_by(step)).for_each(|(to, &v)| *to = v),
                     }
                 }
             }
-        }
-    }
-}
-
-/// Writes `from` to elements `inside` of `to`, and zeros to the others: for short lines less than calls to copy and fill take.
-///
-/// # Panics
-/// When `from` has not as many elements.
-#[inline(always)]
-fn pad_line<S: Simd>(simd: S, from: &[f32], inside: Range<usize>, to: &mut [f32]) {
-    let from = from[..inside.len()].as_ptr().wrapping_sub(inside.start);
-    for start in (0..to.len()).step_by(S::LANES) {
-        let lane = |i: usize| i.saturating_sub(start).min(S::LANES);
-        // SAFETY: the elements `inside` are `from`'s, which has as many; those stored are what `to` has left.
-        unsafe {
-            let zero = splat(simd, 0.0);
-            let v = simd.load_between(zero, from.wrapping_add(start), lane(inside.start), lane(inside.end));
-            simd.store_first(v, to.as_mut_ptr().add(start), S::LANES.min(to.len() - start));
         }
     }
 }
@@ -348,13 +357,13 @@ fn every_second<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
     }
 }
 
-/// Writes elements 0, 4, 8 … of a line with `left` zeros before it, elements 1, 5, 9 … and so on to four lines of `length`, `plane`
-/// apart, with zeros behind it.
+/// Writes a line with `left` zeros before it, and zeros behind it, to `N` lines of `length`, `plane` apart: elements 0, `N`, `2 · N`
+/// … to the first, elements 1, `N + 1` … to the second, and so on.
 ///
 /// # Safety
-/// Those elements at `to` must be writable.
+/// Those lines must be writable.
 #[inline(always)]
-unsafe fn four_phases<S: Simd>(
+unsafe fn pad_line<S: Simd, const N: usize>(
     simd: S,
     line: &[f32],
     left: usize,
@@ -362,19 +371,42 @@ unsafe fn four_phases<S: Simd>(
     plane: usize,
     length: usize,
 ) {
+    let ops = simd.f32();
     for start in (0..length).step_by(S::LANES) {
-        let load = |i: usize| {
-            let first = 4 * start + i * S::LANES;
-            let lane = |at: usize| at.saturating_sub(first).min(S::LANES);
-            let at = line.as_ptr().wrapping_add(first).wrapping_sub(left);
-            // SAFETY: lanes from `left` on, as many as the line has.
-            unsafe { simd.load_between(splat(simd, 0.0), at, lane(left), lane(left + line.len())) }
-        };
-        let ([a, b], [c, d]) = (simd.unzip(load(0), load(1)), simd.unzip(load(2), load(3)));
-        let ([zeroth, second], [first, third]) = (simd.unzip(a, c), simd.unzip(b, d));
-        for (i, v) in [zeroth, first, second, third].into_iter().enumerate() {
+        let first = N * start;
+        let whole = first >= left && first + N * S::LANES <= left + line.len();
+        let mut v = [splat(simd, 0.0); N];
+        for (i, v) in v.iter_mut().enumerate() {
+            let at = first + i * S::LANES;
+            let lane = |place: usize| place.saturating_sub(at).min(S::LANES);
+            let (begin, end) = (lane(left), lane(left + line.len()));
+            // (Nothing is loaded where there is nothing: CPUs take hundreds of cycles to find that no lane of an unmapped page is meant.)
+            if begin < end {
+                let from = line.as_ptr().wrapping_add(at).wrapping_sub(left);
+                // SAFETY: the elements of the line are lanes from `left` on.
+                *v = unsafe {
+                    if whole { ops.load_ptr(from) } else { simd.load_between(*v, from, begin, end) }
+                };
+            }
+        }
+        match v.as_mut_slice() {
+            [a, b] => [*a, *b] = simd.unzip(*a, *b),
+            [a, b, c, d] => {
+                let ([even, odd], [then_even, then_odd]) = (simd.unzip(*a, *b), simd.unzip(*c, *d));
+                ([*a, *c], [*b, *d]) = (simd.unzip(even, then_even), simd.unzip(odd, then_odd));
+            }
+            _ => {}
+        }
+        for (i, v) in v.into_iter().enumerate() {
             // SAFETY: by the caller.
-            unsafe { simd.store_first(v, to.add(i * plane + start), S::LANES.min(length - start)) };
+            unsafe {
+                let to = to.add(i * plane + start);
+                if start + S::LANES <= length {
+                    ops.store_ptr(v, to);
+                } else {
+                    simd.store_first(v, to, length - start);
+                }
+            }
         }
     }
 }

@@ -5,6 +5,8 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use poda_formats::atomic::{AtomicFile, destination, folder};
 use poda_formats::storage::check_regular;
@@ -37,12 +39,20 @@ struct Timed {
     batches: BTreeMap<String, Vec<(String, f64)>>,
 }
 
+impl Timed {
+    fn is_empty(&self) -> bool {
+        self.kernels.is_empty() && self.batches.is_empty()
+    }
+}
+
 /// Answers of this machine.
 #[derive(Debug)]
 pub(super) struct Cache {
     path: Option<PathBuf>,
-    timed: Timed,
-    changed: bool,
+    /// What the file held.
+    known: Arc<Timed>,
+    /// What is not in the file yet.
+    new: Timed,
     /// Why the file is not used.
     pub(super) note: Option<String>,
 }
@@ -50,65 +60,117 @@ pub(super) struct Cache {
 impl Cache {
     /// Reads the file, if there is one for this machine.
     pub(super) fn open(path: Option<PathBuf>) -> Self {
-        let mut cache = Self { path, timed: Timed::default(), changed: false, note: None };
+        let mut cache = Self { path, known: Arc::default(), new: Timed::default(), note: None };
         match cache.read() {
-            Ok(timed) => cache.timed = timed,
+            Ok(known) => cache.known = known,
             Err(note) => cache.note = Some(note),
         }
         cache
     }
 
-    fn read(&self) -> Result<Timed, String> {
-        let Some(path) = &self.path else { return Ok(Timed::default()) };
-        let text = match text(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Timed::default()),
-            Err(error) => return Err(format!("{}: {error}", path.display())),
+    fn read(&self) -> Result<Arc<Timed>, String> {
+        let Some(path) = &self.path else { return Ok(Arc::default()) };
+        let parse = |text: &str| -> Result<Timed, String> {
+            let answers: Answers =
+                serde_json::from_str(text).map_err(|error| format!("{}: {error}", path.display()))?;
+            if answers.version != VERSION || answers.cpu != cpu() {
+                return Err(format!("{}: of another CPU or version", path.display()));
+            }
+            Ok(answers.timed)
         };
-        let answers: Answers =
-            serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-        if answers.version != VERSION || answers.cpu != cpu() {
-            return Err(format!("{}: of another CPU or version", path.display()));
+        match shared(path, parse) {
+            Ok(timed) => timed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Arc::default()),
+            Err(error) => Err(format!("{}: {error}", path.display())),
         }
-        Ok(answers.timed)
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Vec<Candidate>> {
-        self.timed.kernels.get(key).cloned()
+        self.new.kernels.get(key).or_else(|| self.known.kernels.get(key)).cloned()
     }
 
     pub(super) fn insert(&mut self, key: String, timed: Vec<Candidate>) {
-        self.timed.kernels.insert(key, timed);
-        self.changed = true;
+        self.new.kernels.insert(key, timed);
     }
 
     pub(super) fn batch(&self, key: &str) -> Option<Vec<(String, f64)>> {
-        self.timed.batches.get(key).cloned()
+        self.new.batches.get(key).or_else(|| self.known.batches.get(key)).cloned()
     }
 
     pub(super) fn insert_batch(&mut self, key: String, timed: Vec<(String, f64)>) {
-        self.timed.batches.insert(key, timed);
-        self.changed = true;
+        self.new.batches.insert(key, timed);
     }
 
     /// Writes the file when there is something new, with what other processes have added meanwhile.
     pub(super) fn save(&mut self) {
-        let Some(path) = self.path.clone().filter(|_| self.changed) else { return };
-        let mut timed = self.read().unwrap_or_default();
-        timed.kernels.extend(self.timed.kernels.clone());
-        timed.batches.extend(self.timed.batches.clone());
+        let Some(path) = self.path.clone().filter(|_| !self.new.is_empty()) else { return };
+        let mut timed = self.read().map_or_else(|_| Timed::default(), |timed| (*timed).clone());
+        timed.kernels.extend(self.new.kernels.clone());
+        timed.batches.extend(self.new.batches.clone());
+        let answers = Answers { version: VERSION, cpu: cpu().to_owned(), timed };
         let write = || -> io::Result<()> {
             fs::create_dir_all(folder(&path))?;
             let path = destination(&path)?;
             let mut file = AtomicFile::create_in(folder(&path))?;
-            file.write_all(&serde_json::to_vec(&Answers { version: VERSION, cpu: cpu(), timed })?)?;
+            file.write_all(&serde_json::to_vec(&answers)?)?;
             file.commit(&path)
         };
         match write() {
-            Ok(()) => self.changed = false,
+            Ok(()) => (self.known, self.new) = (Arc::new(answers.timed), Timed::default()),
             Err(error) => self.note = Some(format!("{}: {error}", path.display())),
         }
     }
+}
+
+/// What tells one state of a file from another: device, inode, length and time of the last change.
+type Stamp = (u64, u64, u64, SystemTime);
+
+/// A file that was read, and what it held.
+struct Last {
+    path: PathBuf,
+    stamp: Stamp,
+    timed: Arc<Timed>,
+}
+
+/// How long ago a file must have been changed for its time to tell it from the next state: clocks of file systems tick.
+const SETTLED: Duration = Duration::from_millis(50);
+
+/// The file at `path`, parsed: of all tuners of this process the first reads it, until it changes (a million bytes take 7 ms).
+///
+/// # Errors
+/// When it cannot be read; what `parse` says is handed on.
+fn shared(
+    path: &Path,
+    parse: impl FnOnce(&str) -> Result<Timed, String>,
+) -> io::Result<Result<Arc<Timed>, String>> {
+    static LAST: Mutex<Option<Last>> = Mutex::new(None);
+    // Replaced whole, so that a panic elsewhere leaves it valid.
+    let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let stamp = stamp(path)?;
+    if let Some(last) = last().as_ref().filter(|last| last.path == path && last.stamp == stamp) {
+        return Ok(Ok(Arc::clone(&last.timed)));
+    }
+    let timed = match parse(&text(path)?) {
+        Ok(timed) => Arc::new(timed),
+        Err(note) => return Ok(Err(note)),
+    };
+    if stamp.3.elapsed().is_ok_and(|ago| ago > SETTLED) {
+        *last() = Some(Last { path: path.to_owned(), stamp, timed: Arc::clone(&timed) });
+    }
+    Ok(Ok(timed))
+}
+
+#[cfg(unix)]
+fn stamp(path: &Path) -> io::Result<Stamp> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino(), metadata.len(), metadata.modified()?))
+}
+
+#[cfg(not(unix))]
+fn stamp(path: &Path) -> io::Result<Stamp> {
+    let metadata = fs::metadata(path)?;
+    Ok((0, 0, metadata.len(), metadata.modified()?))
 }
 
 /// What a regular file of bearable length holds.
@@ -131,7 +193,12 @@ pub(super) fn default_path() -> Option<PathBuf> {
 }
 
 /// Model and features of the CPU.
-fn cpu() -> String {
+fn cpu() -> &'static str {
+    static CPU: OnceLock<String> = OnceLock::new();
+    CPU.get_or_init(find_cpu)
+}
+
+fn find_cpu() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
         let line = info.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));

@@ -41,6 +41,16 @@ pub(super) fn too_few(recipe: &Recipe, graph: &Graph, sets: &[Dataset]) -> Resul
     }))
 }
 
+/// Ways that were tried where none holds, as a report would say it.
+pub(super) fn show_in_vain(tried: &Tried, note: Option<String>, json: bool) -> Result<()> {
+    let notes: Vec<String> = note.into_iter().collect();
+    if json {
+        return table::print_json(&serde_json::json!({ "goal": tried, "notes": notes }));
+    }
+    show(tried)?;
+    notes.iter().try_for_each(|note| print(format!("note: {note}")))
+}
+
 /// Ways that were tried for a goal.
 pub(super) fn show(tried: &Tried) -> Result<()> {
     let mut measures: Vec<&String> = Vec::new();
