@@ -31,6 +31,14 @@ const CHANNELS: usize = 8;
 /// Fewest channels in and out for which the transforms can pay.
 const LEAST: usize = 8;
 
+/// Most bytes of a packed weight that is multiplied with few pixels: a larger one is read from memory in every run, in which four times
+/// the bytes cost more than the multiplications that are saved, although no cache is that cold when a kernel is timed again and again.
+/// (512 to 512 channels at 4×25, 36 MiB: 1.9 ms so, 7.0 in a network, the direct product 2.0. 256 to 256 at 14×14, 9 MiB: 0.65, 0.92
+/// and 1.25. Zen 4, two threads, 2026-11-30.)
+const CACHED: usize = 12 << 20;
+/// Pixels that pay for reading any weight from memory.
+const MANY: usize = 1024;
+
 /// A weight `[m, channels · 9]`, transformed.
 struct Winograd {
     m: usize,
@@ -53,6 +61,7 @@ pub(in crate::kernels) fn fits(weight: &WeightMatrix, problem: &Problem) -> bool
         && problem.y_layout == Layout::FeatureMajor
         && m.min(conv.channels()) >= LEAST
         && conv.output().iter().all(|&side| side >= TILE)
+        && (conv.n() >= MANY || POINTS * m * conv.channels() * size_of::<f32>() <= CACHED)
         && !weight.is_whole()
 }
 
