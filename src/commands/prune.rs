@@ -28,7 +28,7 @@ use poda_pruner::update::UPDATES;
 use poda_pruner::{Data, Granularity, Progress, Recipe};
 use poda_runtime::Options;
 
-use crate::table::{percent, print, print_json};
+use crate::table::{percent, print_json};
 use crate::{page, progress, values};
 
 /// Remove what matters least: weights, or whole channels with everything coupled to them

@@ -115,7 +115,7 @@ impl PackedWeight {
         }
         if !y.is_empty() {
             x.with_right(self.packed.tile(), |x| {
-                self.packed.run(Call { n, x, y, y_layout, epilogue, threads })
+                self.packed.run(Call { n, x, y, y_layout, epilogue, threads });
             });
         }
     }

@@ -199,10 +199,13 @@ impl Vectorized for Part<'_> {
         let Winograd { m, channels, ref starts, .. } = *job.weight;
         let filters: &[f32] = bytemuck::cast_slice(&job.weight.panels);
         let most = S::TILE_VECTORS * S::LANES;
-        let mut windows = Scratch::new(CHANNELS * POINTS * most);
-        let mut inputs = Scratch::new(POINTS * channels * most);
-        let mut sums = Scratch::new(POINTS * S::TILE_ROWS * most);
-        let mut lines = Scratch::new(TILE * TILE * most);
+        // One buffer for all: of several some would be taken by smaller ones the next time, and made anew for larger ones.
+        let lens = [CHANNELS * POINTS, POINTS * channels, POINTS * S::TILE_ROWS, TILE * TILE]
+            .map(|rows| rows * most);
+        let mut scratch = Scratch::new(lens.iter().sum());
+        let (windows, rest) = scratch.split_at_mut(lens[0]);
+        let (inputs, rest) = rest.split_at_mut(lens[1]);
+        let (sums, lines) = rest.split_at_mut(lens[2]);
         for start in tiles.clone().step_by(most) {
             let chosen = start..tiles.end.min(start + most);
             let vectors = if chosen.len() <= S::LANES { 1 } else { S::TILE_VECTORS };
@@ -256,7 +259,7 @@ impl Vectorized for Part<'_> {
                         }
                     }
                     // SAFETY: `lines` was just written, and the outputs of these rows and tiles are this part's.
-                    unsafe { job.finish(simd, &mut lines, TILE * width, channel, &runs) };
+                    unsafe { job.finish(simd, lines, TILE * width, channel, &runs) };
                 }
             }
         }
