@@ -3,7 +3,8 @@
 //! A neighbour that takes half of one CPU holds a thread up in the middle of a part, for which all others wait: on two CPUs that may
 //! cost more than the second thread gains. While the callers of some work wait long for threads that do not come back, both
 //! ways are timed for some milliseconds each, long enough to meet the neighbour at work and at rest, and the faster is taken
-//! for a while.
+//! for a while. That while is time within runs: one that went by between bursts of runs would end where the next burst begins, when whoever
+//! ran meanwhile may not be asleep yet.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -28,6 +29,8 @@ pub(super) struct Crowd(Mutex<State>);
 #[derive(Debug)]
 struct State {
     phase: Phase,
+    /// Nanoseconds of all runs so far.
+    clock: u64,
     /// Of the window under way: nanoseconds, those that the caller waited or had no CPU, runs.
     time: u64,
     waited: u64,
@@ -48,7 +51,7 @@ enum Phase {
     Shared,
     /// Alone for one window.
     Trial,
-    /// Alone until then.
+    /// Alone until the clock says that.
     Alone(u64),
 }
 
@@ -58,6 +61,7 @@ impl Default for State {
         let phase = Phase::Shared;
         Self {
             phase,
+            clock: 0,
             time: 0,
             waited: 0,
             runs: 0,
@@ -72,19 +76,19 @@ impl Default for State {
 }
 
 impl Crowd {
-    /// Whether the run that begins `now`, in nanoseconds, should be shared.
-    pub(super) fn shares(&self, now: u64) -> bool {
+    /// Whether the run that begins should be shared.
+    pub(super) fn shares(&self) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(state.phase, Phase::Alone(until) if now >= until) {
+        if matches!(state.phase, Phase::Alone(until) if state.clock >= until) {
             state.enter(Phase::Shared);
         }
         state.phase == Phase::Shared
     }
 
-    /// Takes note of a run that ended `now`, took `time` and in which the caller waited long, or had no CPU, for `waited`, all in
-    /// nanoseconds.
-    pub(super) fn took(&self, now: u64, shared: bool, time: u64, waited: u64) {
+    /// Takes note of a run that took `time` and in which the caller waited long, or had no CPU, for `waited`, both in nanoseconds.
+    pub(super) fn took(&self, shared: bool, time: u64, waited: u64) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.clock += time;
         if shared != (state.phase == Phase::Shared) {
             return;
         }
@@ -92,7 +96,7 @@ impl Crowd {
         state.waited += waited;
         state.runs += 1;
         if state.time >= WINDOW && state.runs >= RUNS {
-            state.judge(now);
+            state.judge();
         }
     }
 }
@@ -103,7 +107,7 @@ impl State {
     }
 
     /// A window is full.
-    fn judge(&mut self, now: u64) {
+    fn judge(&mut self) {
         let (mean, suspicious) = (self.time / self.runs, self.waited * SUSPICIOUS > self.time);
         match self.phase {
             Phase::Shared => {
@@ -116,7 +120,7 @@ impl State {
                         self.enter(Phase::Shared);
                     }
                     // Known from just before.
-                    Some(alone) if alone <= mean => self.stay_alone(now),
+                    Some(alone) if alone <= mean => self.stay_alone(),
                     Some(_) => self.stay_shared(),
                     None => match before.filter(|_| self.quiet == 0) {
                         Some(before) => {
@@ -129,7 +133,7 @@ impl State {
             }
             Phase::Trial if mean <= self.shared => {
                 self.alone = Some(mean);
-                self.stay_alone(now);
+                self.stay_alone();
             }
             Phase::Trial => self.stay_shared(),
             Phase::Alone(_) => {
@@ -139,9 +143,9 @@ impl State {
         }
     }
 
-    fn stay_alone(&mut self, now: u64) {
+    fn stay_alone(&mut self) {
         let hold = self.hold.max(LONE_RUNS * self.alone.unwrap_or(0));
-        self.enter(Phase::Alone(now + hold));
+        self.enter(Phase::Alone(self.clock + hold));
         self.hold = (2 * self.hold).min(HOLD[1]);
         self.next_quiet = QUIET[0];
     }
@@ -162,10 +166,10 @@ mod tests {
     fn run(crowd: &Crowd, now: &mut u64, millis: u64, [alone, shared]: [u64; 2], waited: u64) -> f64 {
         let (end, mut all, mut together) = (*now + millis * 1_000_000, 0, 0);
         while *now < end {
-            let shares = crowd.shares(*now);
+            let shares = crowd.shares();
             let time = if shares { shared } else { alone };
             *now += time;
-            crowd.took(*now, shares, time, if shares { waited } else { 0 });
+            crowd.took(shares, time, if shares { waited } else { 0 });
             all += 1;
             together += u32::from(shares);
         }
@@ -190,6 +194,19 @@ mod tests {
         // Faster together in spite of the waiting: nearly always shared.
         run(&crowd, &mut now, 200, [3_000_000, 2_000_000], 700_000);
         assert!(run(&crowd, &mut now, 20_000, [3_000_000, 2_000_000], 700_000) > 0.98);
+    }
+
+    #[test]
+    fn bursts_that_begin_beside_a_neighbour_are_shared_once_it_has_gone() {
+        let crowd = Crowd::default();
+        let mut together = 0.0;
+        for burst in 0..20 {
+            let mut now = 0;
+            run(&crowd, &mut now, 60, [10_000_000, 12_000_000], 4_000_000);
+            let shared = run(&crowd, &mut now, 500, [10_000_000, 5_000_000], 0);
+            together += if burst < 5 { 0.0 } else { shared / 15.0 };
+        }
+        assert!(together > 0.7, "{together}");
     }
 
     #[test]
