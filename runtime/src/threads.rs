@@ -131,7 +131,7 @@ impl Threads {
         let idle = Duration::from_nanos(start.saturating_sub(self.last.load(Ordering::Relaxed)));
         let turn = (idle < AWAKE && others == 0).then(|| pace.turn());
         let pays = turn.map_or(pace.estimate() >= WAKING, |turn| turn.shares);
-        let shares = pays && pace.crowd().shares();
+        let shares = pays && pace.crowd().shares(start);
         let clocked = shares && others == 0 && pace.estimate() >= CLOCKED;
         let ran = clocked.then(clock::cpu_nanos).flatten();
         let entered = if shares { Entered::new(pool) } else { Entered::alone(pool) };
@@ -147,7 +147,7 @@ impl Threads {
             // The caller itself may have lost its CPU, for which the others wait.
             let ran = ran.zip(clock::cpu_nanos()).map(|(before, after)| after.saturating_sub(before));
             let lost = ran.map_or(0, |ran| time.saturating_sub(ran));
-            pace.crowd().took(shares, time, waited.max(lost));
+            pace.crowd().took(end, shares, time, waited.max(lost));
         }
         self.last.store(end, Ordering::Relaxed);
         result

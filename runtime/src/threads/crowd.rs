@@ -3,8 +3,7 @@
 //! A neighbour that takes half of one CPU holds a thread up in the middle of a part, for which all others wait: on two CPUs that may
 //! cost more than the second thread gains. While the callers of some work wait long for threads that do not come back, both
 //! ways are timed for some milliseconds each, long enough to meet the neighbour at work and at rest, and the faster is taken
-//! for a while. That while is time within runs: one that went by between bursts of runs would end where the next burst begins, when whoever
-//! ran meanwhile may not be asleep yet.
+//! for a while.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -29,8 +28,6 @@ pub(super) struct Crowd(Mutex<State>);
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// Nanoseconds of all runs so far.
-    clock: u64,
     /// Of the window under way: nanoseconds, those that the caller waited or had no CPU, runs.
     time: u64,
     waited: u64,
@@ -51,7 +48,7 @@ enum Phase {
     Shared,
     /// Alone for one window.
     Trial,
-    /// Alone until the clock says that.
+    /// Alone until then.
     Alone(u64),
 }
 
@@ -61,7 +58,6 @@ impl Default for State {
         let phase = Phase::Shared;
         Self {
             phase,
-            clock: 0,
             time: 0,
             waited: 0,
             runs: 0,
@@ -76,19 +72,19 @@ impl Default for State {
 }
 
 impl Crowd {
-    /// Whether the run that begins should be shared.
-    pub(super) fn shares(&self) -> bool {
+    /// Whether the run that begins `now`, in nanoseconds, should be shared.
+    pub(super) fn shares(&self, now: u64) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(state.phase, Phase::Alone(until) if state.clock >= until) {
+        if matches!(state.phase, Phase::Alone(until) if now >= until) {
             state.enter(Phase::Shared);
         }
         state.phase == Phase::Shared
     }
 
-    /// Takes note of a run that took `time` and in which the caller waited long, or had no CPU, for `waited`, both in nanoseconds.
-    pub(super) fn took(&self, shared: bool, time: u64, waited: u64) {
+    /// Takes note of a run that ended `now`, took `time` and in which the caller waited long, or had no CPU, for `waited`, all in
+    /// nanoseconds.
+    pub(super) fn took(&self, now: u64, shared: bool, time: u64, waited: u64) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.clock += time;
         if shared != (state.phase == Phase::Shared) {
             return;
         }
@@ -96,7 +92,7 @@ impl Crowd {
         state.waited += waited;
         state.runs += 1;
         if state.time >= WINDOW && state.runs >= RUNS {
-            state.judge();
+            state.judge(now);
         }
     }
 }
@@ -107,7 +103,7 @@ impl State {
     }
 
     /// A window is full.
-    fn judge(&mut self) {
+    fn judge(&mut self, now: u64) {
         let (mean, suspicious) = (self.time / self.runs, self.waited * SUSPICIOUS > self.time);
         match self.phase {
             Phase::Shared => {
@@ -120,7 +116,7 @@ impl State {
                         self.enter(Phase::Shared);
                     }
                     // Known from just before.
-                    Some(alone) if alone <= mean => self.stay_alone(),
+                    Some(alone) if alone <= mean => self.stay_alone(now),
                     Some(_) => self.stay_shared(),
                     None => match before.filter(|_| self.quiet == 0) {
                         Some(before) => {
@@ -133,7 +129,7 @@ impl State {
             }
             Phase::Trial if mean <= self.shared => {
                 self.alone = Some(mean);
-                self.stay_alone();
+                self.stay_alone(now);
             }
             Phase::Trial => self.stay_shared(),
             Phase::Alone(_) => {
@@ -143,9 +139,9 @@ impl State {
         }
     }
 
-    fn stay_alone(&mut self) {
+    fn stay_alone(&mut self, now: u64) {
         let hold = self.hold.max(LONE_RUNS * self.alone.unwrap_or(0));
-        self.enter(Phase::Alone(self.clock + hold));
+        self.enter(Phase::Alone(now + hold));
         self.hold = (2 * self.hold).min(HOLD[1]);
         self.next_quiet = QUIET[0];
     }
@@ -166,10 +162,10 @@ mod tests {
     fn run(crowd: &Crowd, now: &mut u64, millis: u64, [alone, shared]: [u64; 2], waited: u64) -> f64 {
         let (end, mut all, mut together) = (*now + millis * 1_000_000, 0, 0);
         while *now < end {
-            let shares = crowd.shares();
+            let shares = crowd.shares(*now);
             let time = if shares { shared } else { alone };
             *now += time;
-            crowd.took(shares, time, if shares { waited } else { 0 });
+            crowd.took(*now, shares, time, if shares { waited } else { 0 });
             all += 1;
             together += u32::from(shares);
         }
@@ -194,19 +190,6 @@ mod tests {
         // Faster together in spite of the waiting: nearly always shared.
         run(&crowd, &mut now, 200, [3_000_000, 2_000_000], 700_000);
         assert!(run(&crowd, &mut now, 20_000, [3_000_000, 2_000_000], 700_000) > 0.98);
-    }
-
-    #[test]
-    fn bursts_that_begin_beside_a_neighbour_are_shared_once_it_has_gone() {
-        let crowd = Crowd::default();
-        let mut together = 0.0;
-        for burst in 0..20 {
-            let mut now = 0;
-            run(&crowd, &mut now, 60, [10_000_000, 12_000_000], 4_000_000);
-            let shared = run(&crowd, &mut now, 500, [10_000_000, 5_000_000], 0);
-            together += if burst < 5 { 0.0 } else { shared / 15.0 };
-        }
-        assert!(together > 0.7, "{together}");
     }
 
     #[test]
