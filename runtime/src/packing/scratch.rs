@@ -5,10 +5,6 @@ use std::ops::{Deref, DerefMut};
 
 use poda_formats::storage::AlignedBytes;
 
-/// Free buffers that a thread keeps. With fewer than kernels hold at once, a small one takes the place of a large one, which is then made
-/// anew in every run (a text recogniser: 11 in place of 6.5 ms).
-const KEPT: usize = 6;
-
 thread_local! {
     static FREE: RefCell<Vec<AlignedBytes>> = const { RefCell::new(Vec::new()) };
 }
@@ -26,13 +22,13 @@ impl Scratch {
     pub(crate) fn new(len: usize) -> Self {
         let needed = len * size_of::<f32>();
         let kept = FREE.with_borrow_mut(|free| {
-            // The smallest that is large enough; otherwise a new one, for which the smallest of several is let go.
+            // The smallest that is large enough; otherwise the largest is let go for a larger one.
             let fits = (0..free.len()).filter(|&i| free[i].len() >= needed);
             if let Some(i) = fits.min_by_key(|&i| free[i].len()) {
                 return Some(free.swap_remove(i));
             }
-            let smallest = (0..free.len()).min_by_key(|&i| free[i].len()).filter(|_| free.len() >= KEPT)?;
-            drop(free.swap_remove(smallest));
+            let largest = (0..free.len()).max_by_key(|&i| free[i].len())?;
+            drop(free.swap_remove(largest));
             None
         });
         Self { bytes: kept.unwrap_or_else(|| AlignedBytes::zeroed(needed.next_multiple_of(4096))), len }
