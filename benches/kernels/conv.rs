@@ -101,7 +101,7 @@ pub(crate) fn conv(threads: &Threads) {
         let [channels, features, side, size, stride] = shape;
         let work = 2.0 * (features * g.k() * g.n()) as f64 * 1e-9;
         let kernel = packed.kernel();
-        if kernel.starts_with("gemm") {
+        if kernel == dense[0].name {
             total = [total[0] + work, total[1] + t];
         }
         println!(
@@ -113,7 +113,8 @@ pub(crate) fn conv(threads: &Threads) {
     }
     let [work, t] = total;
     println!(
-        "conv by gemm in all {:.1} us, {:.1} GFLOP/s, {:.1}% of roof ({roof:.1})",
+        "conv in all by {} {:.1} us, {:.1} GFLOP/s, {:.1}% of roof ({roof:.1})",
+        dense[0].name,
         t * 1e6,
         work / t,
         work / t / roof * 100.0

@@ -106,7 +106,7 @@ def with_fixed_shapes(source, path, shapes):
 def prune(source, path, sparsity, ends):
     """Sets the smallest elements of each weight of a product to zero; those of depthwise convolutions stay.
 
-    Without `ends` the first convolution and the linear layers after convolutions stay, too.
+    Without `ends` the first convolution and the linear layers after convolutions stay, too. Recurrent layers never do.
     """
     model = onnx.load(source)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}

@@ -47,10 +47,18 @@ class Network:
     def scalar(self, value):
         return self.constant(numpy.array(value, numpy.float32))
 
+    def product(self, x, inputs, outputs):
+        """With a weight, over the last axis."""
+        return self.node("MatMul", x, self.normal([inputs, outputs], inputs**-0.5))
+
     def linear(self, x, inputs, outputs, activation=None):
         """Over the last axis, as exporters write it over sequences."""
-        y = self.node("MatMul", x, self.normal([inputs, outputs], inputs**-0.5))
+        y = self.product(x, inputs, outputs)
         return self.activation(self.node("Add", self.normal([outputs], 0.05), y), activation)
+
+    def head_major(self, x, heads, size):
+        """`[batch, sequence, heads · size]` to `[batch, heads, sequence, size]`."""
+        return self.node("Transpose", self.node("Reshape", x, self.ints(0, 0, heads, size)), perm=[0, 2, 1, 3])
 
     def recurrent(self, op, x, inputs, hidden, directions=1, **attributes):
         """A GRU or LSTM over `[sequence, batch, inputs]`; gives `[sequence, batch, directions · hidden]`."""
@@ -228,14 +236,11 @@ def bert_base():
     def norm(x):
         return net.node("LayerNormalization", x, net.normal([hidden], 0.05, 1.0), net.normal([hidden], 0.05), axis=-1)
 
-    def head_major(x):
-        return net.node("Transpose", net.node("Reshape", x, net.ints(0, 0, heads, hidden // heads)), perm=[0, 2, 1, 3])
-
     places = net.node("Gather", net.node("Shape", "input_ids"), net.constant(numpy.array(1, numpy.int64)))
     places = net.node("Slice", net.normal([longest, hidden], 1.0), net.ints(0), net.node("Unsqueeze", places, net.ints(0)))
     x = norm(net.node("Add", net.node("Gather", net.normal([1000, hidden], 1.0), "input_ids"), places))
     for _ in range(layers):
-        q, k, v = (head_major(net.linear(x, hidden, hidden)) for _ in range(3))
+        q, k, v = (net.head_major(net.linear(x, hidden, hidden), heads, hidden // heads) for _ in range(3))
         scores = net.node("MatMul", q, net.node("Transpose", k, perm=[0, 1, 3, 2]))
         weights = net.node("Softmax", net.node("Div", scores, net.scalar((hidden // heads) ** 0.5)), axis=-1)
         seen = net.node("Transpose", net.node("MatMul", weights, v), perm=[0, 2, 1, 3])
@@ -260,12 +265,6 @@ def llama_step():
         deviation = net.node("Sqrt", net.node("Add", squares, net.scalar(1e-5)))
         return net.node("Mul", net.node("Div", x, deviation), net.normal([hidden], 0.05, 1.0))
 
-    def linear(x, inputs, outputs):
-        return net.node("MatMul", x, net.normal([inputs, outputs], inputs**-0.5))
-
-    def head_major(x):
-        return net.node("Transpose", net.node("Reshape", x, net.ints(0, 0, heads, size)), perm=[0, 2, 1, 3])
-
     def half(x, start):
         return net.node("Slice", x, net.ints(start), net.ints(start + size // 2), net.ints(3))
 
@@ -276,17 +275,17 @@ def llama_step():
     x = "x"
     for layer in range(layers):
         y = norm(x)
-        q, k, v = (head_major(linear(y, hidden, hidden)) for _ in range(3))
+        q, k, v = (net.head_major(net.product(y, hidden, hidden), heads, size) for _ in range(3))
         past = [net.input(f"past_{kind}_{layer}", [heads, seen, size]) for kind in ("k", "v")]
         keys = net.node("Concat", past[0], rotated(k), axis=2)
         values = net.node("Concat", past[1], v, axis=2)
         scores = net.node("MatMul", rotated(q), net.node("Transpose", keys, perm=[0, 1, 3, 2]))
         weights = net.node("Softmax", net.node("Div", scores, net.scalar(size**0.5)), axis=-1)
         y = net.node("Transpose", net.node("MatMul", weights, values), perm=[0, 2, 1, 3])
-        x = net.node("Add", x, linear(net.node("Reshape", y, net.ints(0, 0, hidden)), hidden, hidden))
+        x = net.node("Add", x, net.product(net.node("Reshape", y, net.ints(0, 0, hidden)), hidden, hidden))
         y = norm(x)
-        gate = net.activation(linear(y, hidden, inner), "Silu")
-        x = net.node("Add", x, linear(net.node("Mul", gate, linear(y, hidden, inner)), inner, hidden))
+        gate = net.activation(net.product(y, hidden, inner), "Silu")
+        x = net.node("Add", x, net.product(net.node("Mul", gate, net.product(y, hidden, inner)), inner, hidden))
     return net.model(norm(x))
 
 

@@ -167,11 +167,10 @@ const fn dense(name: &'static str, level: Level) -> Kernel {
 
 /// The dense kernel for feature-major outputs whose columns fill vectors badly.
 const fn turned(name: &'static str, level: Level) -> Kernel {
-    let row = dense(name, level);
-    // Measured on Zen 4: at least as fast at 196 columns.
-    Kernel { fits: gemm::fits_turned, prepare: gemm::prepare_turned, ..row }
+    Kernel { fits: gemm::fits_turned, prepare: gemm::prepare_turned, ..dense(name, level) }
 }
 
+/// The dense kernel for 3×3 convolutions.
 const fn winograd(name: &'static str, level: Level) -> Kernel {
     let (fits, cost, prepare) = (gemm::winograd::fits, gemm::winograd::cost, gemm::winograd::prepare);
     Kernel { fits, cost, prepare, ..dense(name, level) }

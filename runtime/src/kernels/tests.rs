@@ -300,6 +300,31 @@ fn convolutions_of_three_by_three_in_tiles() {
 }
 
 #[test]
+fn products_that_must_be_exact_are_not_made_of_fractions() {
+    let conv = ConvGeometry::new(8, [16, 16], [3; 2], [1; 2], [1; 2], [1; 4]).unwrap();
+    let shape = [8, conv.k()];
+    let layout = Layout::FeatureMajor;
+    let problem =
+        |exact| Problem { n: conv.n(), x_layout: layout, y_layout: layout, conv: Some(conv.clone()), exact };
+    let mut random = Random(9);
+    let (any, whole) = (random.values(shape[0] * shape[1]), random.whole(shape[0] * shape[1]));
+    let taken = |w: &[f32], exact| {
+        let weights = [
+            WeightMatrix::Dense(Tensor::from_slice(&shape, w)),
+            WeightMatrix::Csr(CsrMatrix::from_dense(shape[0], shape[1], w)),
+        ];
+        weights.map(|weight| {
+            let takes = |kernel: &&Kernel| {
+                kernel.name.starts_with("winograd") && kernel.takes(&weight, &problem(exact))
+            };
+            all().any(|kernel| takes(&kernel))
+        })
+    };
+    assert_eq!(taken(&any, false), [true; 2]);
+    assert_eq!([taken(&any, true), taken(&whole, false)], [[false; 2]; 2]);
+}
+
+#[test]
 fn several_images_have_the_bits_of_each_alone() {
     for (side, kernel) in [(14, 3), (7, 3), (5, 1)] {
         let conv =

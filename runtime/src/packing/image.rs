@@ -82,28 +82,28 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 /// How a channel lies once it is padded.
-pub(crate) struct Planes {
+struct Planes {
     axes: [Phases; 2],
 }
 
 impl Planes {
-    pub(crate) fn new(geometry: &ConvGeometry) -> Self {
+    fn new(geometry: &ConvGeometry) -> Self {
         Self { axes: [0, 1].map(|axis| Phases::new(geometry, axis)) }
     }
 
     /// From one output line to the next.
-    pub(crate) fn line(&self) -> usize {
+    fn line(&self) -> usize {
         self.axes[1].lines
     }
 
     /// Elements of a channel.
-    pub(crate) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         let [vertical, horizontal] = self.axes;
         vertical.lines * vertical.count * horizontal.lines * horizontal.count
     }
 
     /// Where a tap `(ky, kx)` reads for the first output.
-    pub(crate) fn tap(&self, [ky, kx]: [usize; 2]) -> usize {
+    fn tap(&self, [ky, kx]: [usize; 2]) -> usize {
         let [vertical, horizontal] = self.axes;
         let ([py, y], [px, x]) = (vertical.tap(ky), horizontal.tap(kx));
         ((py * horizontal.count + px) * vertical.lines + y) * horizontal.lines + x
@@ -290,7 +290,9 @@ impl Vectorized for Pad<'_> {
         let [top, left, ..] = geometry.pads();
         let (step, length) = (horizontal.stride, horizontal.lines);
         let plane = vertical.lines * length;
-        if horizontal.dilation == 1 && horizontal.count == step && matches!(step, 1 | 2 | 4) {
+        // Without a stride there is one phase whatever the dilation.
+        let whole = horizontal.count == step && (step == 1 || horizontal.dilation == 1);
+        if whole && matches!(step, 1 | 2 | 4) {
             // All phases at once: each reads the lines that the others read.
             for (py, to) in to.chunks_exact_mut(step * plane).take(vertical.count).enumerate() {
                 for line in 0..vertical.lines {

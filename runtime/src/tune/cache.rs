@@ -70,18 +70,9 @@ impl Cache {
 
     fn read(&self) -> Result<Arc<Timed>, String> {
         let Some(path) = &self.path else { return Ok(Arc::default()) };
-        let parse = |text: &str| -> Result<Timed, String> {
-            let answers: Answers =
-                serde_json::from_str(text).map_err(|error| format!("{}: {error}", path.display()))?;
-            if answers.version != VERSION || answers.cpu != cpu() {
-                return Err(format!("{}: of another CPU or version", path.display()));
-            }
-            Ok(answers.timed)
-        };
-        match shared(path, parse) {
-            Ok(timed) => timed,
+        match shared(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Arc::default()),
-            Err(error) => Err(format!("{}: {error}", path.display())),
+            timed => timed.map_err(|error| format!("{}: {error}", path.display())),
         }
     }
 
@@ -138,26 +129,28 @@ const SETTLED: Duration = Duration::from_millis(50);
 /// The file at `path`, parsed: of all tuners of this process the first reads it, until it changes (a million bytes take 7 ms).
 ///
 /// # Errors
-/// When it cannot be read; what `parse` says is handed on.
-fn shared(
-    path: &Path,
-    parse: impl FnOnce(&str) -> Result<Timed, String>,
-) -> io::Result<Result<Arc<Timed>, String>> {
+/// When it cannot be read, or is not of this CPU and version.
+fn shared(path: &Path) -> io::Result<Arc<Timed>> {
     static LAST: Mutex<Option<Last>> = Mutex::new(None);
     // Replaced whole, so that a panic elsewhere leaves it valid.
     let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
     let stamp = stamp(path)?;
     if let Some(last) = last().as_ref().filter(|last| last.path == path && last.stamp == stamp) {
-        return Ok(Ok(Arc::clone(&last.timed)));
+        return Ok(Arc::clone(&last.timed));
     }
-    let timed = match parse(&text(path)?) {
-        Ok(timed) => Arc::new(timed),
-        Err(note) => return Ok(Err(note)),
-    };
+    let timed = Arc::new(parse(&text(path)?)?);
     if stamp.3.elapsed().is_ok_and(|ago| ago > SETTLED) {
         *last() = Some(Last { path: path.to_owned(), stamp, timed: Arc::clone(&timed) });
     }
-    Ok(Ok(timed))
+    Ok(timed)
+}
+
+fn parse(text: &str) -> io::Result<Timed> {
+    let answers: Answers = serde_json::from_str(text).map_err(io::Error::other)?;
+    if answers.version != VERSION || answers.cpu != cpu() {
+        return Err(io::Error::other("of another CPU or version"));
+    }
+    Ok(answers.timed)
 }
 
 #[cfg(unix)]
@@ -211,4 +204,36 @@ fn find_cpu() -> String {
         field("model"),
         Level::best()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_parsed_once_until_it_changes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kernels.json");
+        let write = |key: &str, age: u64| {
+            let mut timed = Timed::default();
+            timed.batches.insert(key.to_owned(), vec![("whole".to_owned(), 1.0)]);
+            let answers = Answers { version: VERSION, cpu: cpu().to_owned(), timed };
+            fs::write(&path, serde_json::to_vec(&answers).unwrap()).unwrap();
+            let changed = SystemTime::now() - Duration::from_secs(age);
+            File::options().write(true).open(&path).unwrap().set_modified(changed).unwrap();
+        };
+        let open = || Cache::open(Some(path.clone()));
+        write("a", 60);
+        let (first, second) = (open(), open());
+        assert!(Arc::ptr_eq(&first.known, &second.known) && second.batch("a").is_some());
+        // As long as before, but of another time.
+        write("b", 30);
+        let third = open();
+        assert!(third.batch("b").is_some() && third.batch("a").is_none() && first.batch("a").is_some());
+        // Changed just now: the next change may bear the same time.
+        write("c", 0);
+        assert!(!Arc::ptr_eq(&open().known, &open().known));
+        fs::remove_file(&path).unwrap();
+        assert!(open().batch("c").is_none() && open().note.is_none());
+    }
 }

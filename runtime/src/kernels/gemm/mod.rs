@@ -3,7 +3,8 @@
 //! The contiguous side of the output runs along the vector lanes. Token-major outputs have their features there, so the
 //! weight is packed as vectors, and elements of `X` are broadcast ([`Lanes::Features`]); this also serves few columns, down
 //! to a matrix × vector product that streams the weight once. Feature-major outputs with many columns have those along the
-//! lanes: vectors of `X`, broadcast weights ([`Lanes::Columns`]).
+//! lanes: vectors of `X`, broadcast weights ([`Lanes::Columns`]). Where columns fill vectors badly they are computed token-major and
+//! transposed (`gemm_f32_turned_*`), and 3×3 convolutions have a way of their own with the same tiles ([`winograd`]).
 //!
 //! Blocking: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", TOMS 2008, with sums in registers
 //! for up to [`DEPTH`] steps.

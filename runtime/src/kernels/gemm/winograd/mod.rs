@@ -111,8 +111,8 @@ impl Packed for Winograd {
         let Right::Image(image) = x else { unreachable!("windows of 3×3 are an image's") };
         assert_eq!(y_layout, Layout::FeatureMajor, "fitted for no other");
         let [pixels, columns] = [image.output(), image.columns()].map(|[h, w]| h * w);
-        let (tiles, most) = (n / pixels * columns, self.m * self.channels * n);
-        let parts = threads.count().min(most / PARALLEL).max(1);
+        let tiles = n / pixels * columns;
+        let parts = threads.count().min(self.m * self.channels * n / PARALLEL).max(1);
         let job = Job { weight: self, image, y: SyncPtr(y.as_mut_ptr()), pixels, epilogue };
         let multiply = || job.multiply(tiles, parts);
         if parts == 1 { multiply() } else { threads.install(multiply) }
