@@ -62,7 +62,7 @@ pub(crate) fn choice(
     let x: &[f32] = x.as_slice().expect("f32");
     let layouts = [Layout::TokenMajor, Layout::FeatureMajor];
     for layout in layouts.into_iter().take(if n == 1 { 1 } else { 2 }) {
-        let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None, exact: false };
+        let problem = Problem::matrix(n, layout, layout);
         let tuner = Tuner::new(TuneOptions { cache: None, ..TuneOptions::default() });
         let chosen = PackedWeight::prepare(&weight, &problem, &tuner, threads).expect("f32");
         let rival = PackedWeight::prepare(&dense, &problem, &tuner, threads).expect("f32");

@@ -49,8 +49,7 @@ pub(crate) fn conv(threads: &Threads) {
             let weight =
                 WeightMatrix::Dense(Tensor::from_slice(&[features, g.k()], &random.values(features * g.k())));
             let layout = Layout::FeatureMajor;
-            let problem =
-                Problem { n: g.n(), x_layout: layout, y_layout: layout, conv: Some(g.clone()), exact: false };
+            let problem = Problem::image(g.clone());
             let takes = dense.iter().filter(|kernel| kernel.takes(&weight, &problem));
             let layer = |&kernel: &&'static Kernel| {
                 let params = kernel.guess(&weight, &problem, threads);

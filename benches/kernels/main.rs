@@ -52,7 +52,7 @@ fn by_criterion(threads: &Threads) {
             let weight = WeightMatrix::Csr(CsrMatrix::from_dense(m, k, &w));
             let x = Random(5).values(k * n);
             let layout = Layout::TokenMajor;
-            let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None, exact: false };
+            let problem = Problem::matrix(n, layout, layout);
             let mut group = criterion.benchmark_group(format!("{m}x{k}x{n} {percent}%"));
             group.throughput(Throughput::Elements(2 * (weight.nnz() * n) as u64));
             let best = |kernel: &&Kernel| kernel.level == Level::best() && kernel.takes(&weight, &problem);

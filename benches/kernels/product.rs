@@ -42,7 +42,7 @@ pub(crate) fn product(
     // One column is the same in both layouts.
     let layouts = [Layout::TokenMajor, Layout::FeatureMajor];
     for layout in layouts.into_iter().take(if n == 1 { 1 } else { 2 }) {
-        let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None, exact: false };
+        let problem = Problem::matrix(n, layout, layout);
         let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
         let gemm = GemmExecutor::<f32>::new();
         let theirs_w = NdTensorView::from_data([m, k], &w[..]);

@@ -22,7 +22,7 @@ pub(crate) fn scaling([m, k, n]: [usize; 3], sparsity: f32, threads: &Threads, t
     let (x, bias) = (aligned(&random.values(k * n)), random.values(m));
     let data: &[f32] = x.as_slice().expect("f32");
     let layout = Layout::TokenMajor;
-    let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None, exact: false };
+    let problem = Problem::matrix(n, layout, layout);
     let single = Threads::single();
     let all = [&single, threads];
     let packed = all.map(|threads| PackedWeight::prepare(&weight, &problem, tuner, threads).expect("f32"));

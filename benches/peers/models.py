@@ -58,6 +58,7 @@ CONTESTANTS = [
     ("ONNX Runtime, int8", "onnxruntime", "int8"),
     ("OpenVINO, int8", "openvino", "int8"),
     ("DeepSparse, int8", "deepsparse", "int8"),
+    ("Poda, int8", "poda", "int8"),
 ]
 BASE = "ONNX Runtime"
 ROOT = environment.HERE.parents[1]

@@ -262,7 +262,7 @@ fn key(
     prefer: Prefer,
 ) -> String {
     let kept = (weight.nnz() as f64 / (m * k).max(1) as f64 * 100.0).round();
-    let Problem { n, x_layout, y_layout, conv, exact } = problem;
+    let Problem { n, x_layout, y_layout, conv, exact, grid } = problem;
     let layout = |layout: &Layout| match layout {
         Layout::FeatureMajor => 'f',
         Layout::TokenMajor => 't',
@@ -271,11 +271,12 @@ fn key(
         format!(" conv {:?} {:?} {:?} {:?} {:?}", g.input(), g.kernel(), g.stride(), g.dilation(), g.pads())
     });
     let exact = if *exact { " exact" } else { "" };
+    let bytes = if grid.is_some() { " bytes" } else { "" };
     let pattern = weight.pattern().map_or(String::new(), |pattern| format!(" {pattern}"));
     // Checks of a debug build cost sparse kernels more than dense ones.
     let build = if cfg!(debug_assertions) { " checked" } else { "" };
     format!(
-        "{m}x{k}x{n} {} {kept}% ~{}{pattern} {}{} {}t {prefer:?}{conv}{exact}{build}",
+        "{m}x{k}x{n} {} {kept}% ~{}{pattern} {}{} {}t {prefer:?}{conv}{exact}{bytes}{build}",
         weight.stored(),
         spread(weight),
         layout(x_layout),
@@ -298,13 +299,7 @@ mod tests {
         WeightMatrix::Csr(CsrMatrix::from_dense(64, 256, &dense))
     }
 
-    const PROBLEM: Problem = Problem {
-        n: 64,
-        x_layout: Layout::FeatureMajor,
-        y_layout: Layout::FeatureMajor,
-        conv: None,
-        exact: false,
-    };
+    const PROBLEM: Problem = Problem::matrix(64, Layout::FeatureMajor, Layout::FeatureMajor);
 
     #[test]
     fn answers_are_remembered_on_disk() {

@@ -1,5 +1,6 @@
 //! Activation functions, fused into the epilogue of products and applied to slices.
 
+use super::Grid;
 use super::gelu::Gelu;
 use crate::simd::Simd;
 use rten_simd::ops::{BitOps, FloatOps, NumOps};
@@ -76,6 +77,12 @@ impl Rounding {
     fn multiple(self, x: f32) -> f32 {
         let [low, high] = self.clamp;
         (x.max(low).min(high) / self.scale).round_ties_even().max(self.range[0]).min(self.range[1])
+    }
+
+    /// What all that it gives are multiples of.
+    pub(crate) fn grid(self) -> Option<Grid> {
+        let [least, most] = self.range;
+        (least..=most).contains(&self.nan).then(|| Grid::new(self.to, Some(self.range))).flatten()
     }
 
     /// This rounding and another after it.

@@ -76,6 +76,61 @@ pub struct Problem {
     pub conv: Option<ConvGeometry>,
     /// Whether sums of whole numbers must come out whole: leaves out kernels that multiply with fractions of the weights.
     pub exact: bool,
+    /// What inputs are known to be multiples of.
+    pub grid: Option<Grid>,
+}
+
+impl Problem {
+    /// A matrix of `n` columns.
+    pub const fn matrix(n: usize, x_layout: Layout, y_layout: Layout) -> Self {
+        Self { n, x_layout, y_layout, conv: None, exact: false, grid: None }
+    }
+
+    /// An image, as kernels get it: that of a pointwise convolution is a matrix.
+    pub fn image(geometry: ConvGeometry) -> Self {
+        let layout = Layout::FeatureMajor;
+        let matrix = Self::matrix(geometry.n(), layout, layout);
+        Self { conv: Some(geometry).filter(|geometry| !geometry.is_pointwise()), ..matrix }
+    }
+}
+
+/// Whole multiples of a number that 8 bits tell apart, zero among them: what QuantizeLinear leaves of its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Grid {
+    /// As bits.
+    step: u32,
+    least: Option<i32>,
+}
+
+impl Grid {
+    /// Multiples of `step`: those from the first to the second of `range`, or 256 of them, one after another, that are known
+    /// when they are there. None where they are more, or the step is no ordinary number.
+    pub fn new(step: f32, range: Option<[f32; 2]>) -> Option<Self> {
+        let fits = |[least, most]: [f32; 2]| {
+            let whole = least.fract() == 0.0 && most.fract() == 0.0;
+            whole && (-255.0..=0.0).contains(&least) && (0.0..256.0 + least).contains(&most)
+        };
+        let proper = (1e-30..1e30).contains(&step);
+        let least = range.map(|[least, _]| least as i32);
+        (proper && range.is_none_or(fits)).then(|| Self { step: step.to_bits(), least })
+    }
+
+    /// What all are multiples of.
+    pub fn step(self) -> f32 {
+        f32::from_bits(self.step)
+    }
+
+    /// The least multiple, at most 0, if it is known.
+    pub fn least(self) -> Option<i32> {
+        self.least
+    }
+
+    /// The least multiple among some, and 0.
+    pub(crate) fn least_of(self, values: &[f32]) -> i32 {
+        // (As floats they are off by less than half a step.)
+        let least = values.iter().fold(0.0_f32, |least, &x| if x < least { x } else { least });
+        (least / self.step()).round() as i32
+    }
 }
 
 /// A weight `[m, k]` as it is stored.

@@ -122,7 +122,7 @@ fn check_values(
         [[Layout::TokenMajor; 2], [Layout::FeatureMajor; 2], [Layout::FeatureMajor, Layout::TokenMajor]]
     {
         for planned in [n, 1, 64] {
-            let problem = Problem { n: planned, x_layout, y_layout, conv: None, exact: false };
+            let problem = Problem::matrix(planned, x_layout, y_layout);
             for kernel in all().filter(|kernel| kernel.takes(&weight, &problem)) {
                 if bad.is_some() && kernel.dense {
                     continue;
@@ -239,8 +239,7 @@ fn images_meet_blocks() {
         let expected = reference([m, k], n, &w, &stored, &columns);
         let weight = WeightMatrix::from(matrix);
         let layout = Layout::FeatureMajor;
-        let problem =
-            Problem { n, x_layout: layout, y_layout: layout, conv: Some(conv.clone()), exact: false };
+        let problem = Problem::image(conv.clone());
         for kernel in all().filter(|kernel| kernel.takes(&weight, &problem)) {
             let params = kernel.guess(&weight, &problem, &Threads::single());
             let packed = PackedWeight::with_kernel(&weight, &problem, kernel, params).unwrap();
@@ -300,7 +299,7 @@ fn what_lies_beyond_the_matrix_is_never_used() {
         let weight = WeightMatrix::from(matrix);
         for n in [1, 3, 20] {
             let layout = Layout::TokenMajor;
-            let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None, exact: false };
+            let problem = Problem::matrix(n, layout, layout);
             let x: Vec<f32> = (0..k * n).map(value).collect();
             for kernel in all().filter(|kernel| kernel.takes(&weight, &problem)) {
                 let params = kernel.guess(&weight, &problem, &Threads::single());

@@ -176,6 +176,17 @@ const fn winograd(name: &'static str, level: Level) -> Kernel {
     Kernel { fits, cost, prepare, ..dense(name, level) }
 }
 
+/// The dense kernel for weights and inputs of 8 bits.
+#[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
+const fn quads(name: &'static str, level: Level) -> Kernel {
+    // A fourth of the instructions, and the packing of X.
+    let cost = |weight: &WeightMatrix, problem: &Problem| {
+        let [m, k] = weight.shape().unwrap_or_default();
+        filled(m * k * problem.n) / 7.6_f64.min(2.0 * problem.n as f64) + 4.0 * vectors(k, problem.n)
+    };
+    Kernel { fits: gemm::quads::fits, cost, prepare: gemm::quads::prepare, ..dense(name, level) }
+}
+
 const fn panels(name: &'static str, level: Level) -> Kernel {
     let fits = |weight: &WeightMatrix, _: &Problem| weight.is_sparse();
     // Measured on Zen 5: 1.3 multiply-adds a cycle, and the packing and writing of X and Y.
@@ -352,6 +363,8 @@ static FAMILIES: &[&[Kernel]] = &[
         winograd("winograd_f32_4x4_portable", Level::Portable),
         winograd("winograd_f32_4x4_avx2", Level::Avx2),
         winograd("winograd_f32_4x4_avx512", Level::Avx512),
+        #[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
+        quads("gemm_u8i8_avx512", Level::Avx512),
         Kernel {
             name: "spmm_f32_csr_portable",
             level: Level::Portable,

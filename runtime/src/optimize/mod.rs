@@ -77,6 +77,7 @@ pub static PASSES: &[Pass] = &[
     lowering("attention", "put spelled-out attention together"),
     lowering("epilogues", "let products do what follows them"),
     lowering("chains", "join elementwise functions in a row"),
+    lowering("bytes", "multiply bytes where both sides are such"),
 ];
 
 /// What a pass did.

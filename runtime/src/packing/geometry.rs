@@ -139,6 +139,12 @@ impl ConvGeometry {
         Self { kernel, stride: [side; 2], pads, output, ..self.clone() }
     }
 
+    /// The same convolution over images with fewer channels.
+    pub(crate) fn with_channels(&self, channels: usize) -> Self {
+        debug_assert!(channels <= self.channels, "{channels} of {self:?}");
+        Self { channels, ..self.clone() }
+    }
+
     /// The same convolution over images of another size.
     ///
     /// # Errors

@@ -156,6 +156,38 @@ impl<'a> PaddedImage<'a> {
         Self { geometry, output, data, image, line: planes.line(), starts }
     }
 
+    /// The same convolution of images with `count` channels in each element, which `merge` makes of their planes, each of a
+    /// length: of fewer at the end of an image. A part is worth `grain` elements.
+    pub(crate) fn together(
+        &self,
+        count: usize,
+        grain: usize,
+        merge: impl Fn(&[f32], usize, &mut [f32]) + Sync,
+    ) -> PaddedImage<'static> {
+        let channels = self.geometry.channels();
+        let (plane, merged) = (self.image / channels.max(1), channels.div_ceil(count));
+        let images = self.data.len() / self.image.max(1);
+        let mut data = Scratch::new(images * merged * plane);
+        threads::for_each_chunk(&mut data, plane, grain.div_ceil(plane.max(1)), |i, to| {
+            let (image, first) = (i / merged, i % merged * count);
+            let planes = first * plane..channels.min(first + count) * plane;
+            merge(&self.data[image * self.image..][planes], plane, to);
+        });
+        // (The first channels' rows lie where these do.)
+        let geometry = self.geometry.with_channels(merged);
+        let mut starts = Scratch::new(geometry.k());
+        starts.copy_from_slice(&self.starts[..geometry.k()]);
+        let image = merged * plane;
+        PaddedImage {
+            geometry,
+            output: self.output,
+            data: Data::Padded(data),
+            image,
+            line: self.line,
+            starts,
+        }
+    }
+
     /// Height and width of what a kernel writes for an image.
     pub(crate) fn output(&self) -> [usize; 2] {
         self.output

@@ -7,6 +7,7 @@ use poda_formats::{DataType, Graph, Op, Tensor, ValueId, Weight};
 use super::lower::Lowered;
 use crate::analysis::Analysis;
 use crate::info::Info;
+use crate::kernels::Grid;
 use crate::profile::WeightProfile;
 
 /// What a node of a draft computes.
@@ -88,6 +89,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) nodes: Vec<DraftNode>,
     /// What the run gives.
     pub(crate) wanted: Vec<ValueId>,
+    /// By value: what its elements are multiples of; known once it is lowered.
+    pub(crate) grids: Vec<Option<Grid>>,
 }
 
 impl<'a> Draft<'a> {
@@ -99,7 +102,8 @@ impl<'a> Draft<'a> {
             inputs: node.inputs.clone(),
             outputs: node.outputs.clone(),
         });
-        let mut draft = Self { graph, infos: analysis.infos, nodes: nodes.collect(), wanted };
+        let mut draft =
+            Self { graph, infos: analysis.infos, nodes: nodes.collect(), wanted, grids: Vec::new() };
         draft.remove_unused();
         draft
     }
@@ -139,6 +143,11 @@ impl<'a> Draft<'a> {
     /// Facts about a value.
     pub(crate) fn info(&self, id: ValueId) -> Option<&Info> {
         self.infos[id.index()].as_ref()
+    }
+
+    /// What the elements of a value are multiples of, if that is known.
+    pub(crate) fn grid(&self, id: ValueId) -> Option<Grid> {
+        self.grids.get(id.index()).copied().flatten()
     }
 
     /// Name of a value, for messages.

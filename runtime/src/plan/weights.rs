@@ -10,7 +10,9 @@ use poda_formats::{
     CsrMatrix, DenseMatrix, Matrix, MatrixForm, Places, SparseError, Tensor, ValueId, Weight,
 };
 
-use crate::kernels::{self, Depthwise, KernelError, Layout, Level, Packing, Params, Problem, WeightMatrix};
+use crate::kernels::{
+    self, Depthwise, Grid, KernelError, Layout, Level, Packing, Params, Problem, WeightMatrix,
+};
 use crate::ops::OpError;
 use crate::packing::ConvGeometry;
 use crate::threads::Threads;
@@ -193,6 +195,7 @@ struct Identity {
     layouts: (Layout, Layout),
     window: Option<[[usize; 2]; 3]>,
     exact: bool,
+    grid: Option<Grid>,
     depthwise: bool,
 }
 
@@ -207,6 +210,7 @@ impl Identity {
             layouts: (Layout::FeatureMajor, Layout::FeatureMajor),
             window: None,
             exact: false,
+            grid: None,
             depthwise: false,
         }
     }
@@ -316,6 +320,7 @@ impl Weights {
             layouts: (problem.x_layout, problem.y_layout),
             window: problem.conv.as_ref().map(window),
             exact: problem.exact,
+            grid: problem.grid,
             ..Identity::new(source, parts.to_vec())
         });
         let class = size_class(problem.n);

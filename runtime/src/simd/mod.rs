@@ -10,6 +10,8 @@ mod avx2;
 mod avx512;
 mod portable;
 mod value;
+#[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
+mod vnni;
 
 #[cfg(target_arch = "x86_64")]
 use rten_simd::isa::Avx2Isa;
@@ -20,6 +22,8 @@ use rten_simd::ops::{BitOps, IntOps, NumOps};
 use rten_simd::{Isa, Simd as _};
 
 pub(crate) use value::Value;
+#[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
+pub(crate) use vnni::{OnVnni, Vnni};
 
 /// Vectors of f32 on one instruction set. Values of this type exist only where the CPU has the instructions.
 ///

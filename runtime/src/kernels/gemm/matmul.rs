@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use super::tile::Floats;
 use super::{Lanes, Left};
 use crate::kernels::{Epilogue, Layout, Right};
 use crate::packing::scratch::Scratch;
@@ -74,7 +75,7 @@ pub(crate) fn matmul(a: Mat<'_, f32>, b: Mat<'_, f32>, c: &mut [f32]) {
     let left = Left { m, k, level, lanes: Lanes::Columns, panels: &panels, starts: &starts };
     let parts = left.parts(n, threads::current());
     let mut multiply = |data, layout| {
-        left.multiply(n, Right::Matrix { data, layout }, c, &Epilogue::default(), parts);
+        left.multiply(n, Right::Matrix { data, layout }, c, &Epilogue::default(), parts, Floats);
     };
     match (b.row_stride, b.col_stride) {
         (rows, 1) if rows == n || k == 1 => multiply(&b.data[..k * n], Layout::FeatureMajor),

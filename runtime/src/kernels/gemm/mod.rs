@@ -11,6 +11,8 @@
 
 mod matmul;
 mod part;
+#[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
+pub(super) mod quads;
 mod tile;
 pub(super) mod winograd;
 
@@ -25,7 +27,8 @@ use crate::packing::transpose::transpose;
 use crate::simd::{Simd, Supported, Vectorized};
 use crate::threads::{self, Split, SyncPtr, shares};
 pub(crate) use matmul::{Mat, matmul};
-use part::{Job, Part};
+use part::{Elements, Job, Part};
+use tile::Floats;
 
 /// Multiply-adds below which another thread does not pay: half a microsecond, of which dealing out takes 0.2.
 const PARALLEL: usize = 1 << 16;
@@ -42,6 +45,13 @@ const TURNED: usize = 1 << 13;
 enum Lanes {
     Features,
     Columns,
+}
+
+impl Lanes {
+    fn of(problem: &Problem, level: Supported) -> Self {
+        let few = problem.n < 4 * level.lanes();
+        if problem.y_layout == Layout::FeatureMajor && !few { Self::Columns } else { Self::Features }
+    }
 }
 
 /// A dense weight `[m, k]` that was packed for all runs.
@@ -75,10 +85,7 @@ pub(super) fn prepare(
     level: Supported,
     _: Params,
 ) -> Box<dyn Packed> {
-    let few = problem.n < 4 * level.lanes();
-    let lanes =
-        if problem.y_layout == Layout::FeatureMajor && !few { Lanes::Columns } else { Lanes::Features };
-    pack(weight, lanes, level)
+    pack(weight, Lanes::of(problem, level), level)
 }
 
 /// Packs a weight for feature-major outputs that are computed token-major and transposed, however many columns there are.
@@ -161,23 +168,7 @@ fn cuts(len: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {
 
 impl Packed for Gemm {
     fn run(&self, call: Call<'_>) {
-        let transposed = match (self.lanes, call.y_layout) {
-            (Lanes::Features, Layout::TokenMajor) | (Lanes::Columns, Layout::FeatureMajor) => false,
-            // A single row or column is the same in both layouts.
-            _ => call.n > 1 && self.m > 1,
-        };
-        if transposed {
-            return self.run_transposed(call);
-        }
-        match (call.x, self.lanes) {
-            (Right::Image(image), Lanes::Features) => {
-                let mut matrix = Scratch::new(self.k * call.n);
-                image.unroll(&mut matrix);
-                let x = Right::Matrix { data: &matrix, layout: Layout::FeatureMajor };
-                self.multiply(Call { x, ..call });
-            }
-            _ => self.multiply(call),
-        }
+        self.run_with(call, Floats);
     }
 
     fn bytes(&self) -> usize {
@@ -186,17 +177,37 @@ impl Packed for Gemm {
 }
 
 impl Gemm {
-    fn multiply(&self, call: Call<'_>) {
+    fn run_with<E: Elements>(&self, call: Call<'_>, elements: E) {
+        let transposed = match (self.lanes, call.y_layout) {
+            (Lanes::Features, Layout::TokenMajor) | (Lanes::Columns, Layout::FeatureMajor) => false,
+            // A single row or column is the same in both layouts.
+            _ => call.n > 1 && self.m > 1,
+        };
+        if transposed {
+            return self.run_transposed(call, elements);
+        }
+        match (call.x, self.lanes) {
+            (Right::Image(image), Lanes::Features) => {
+                let mut matrix = Scratch::new(self.k * call.n);
+                image.unroll(&mut matrix);
+                let x = Right::Matrix { data: &matrix, layout: Layout::FeatureMajor };
+                self.multiply(Call { x, ..call }, elements);
+            }
+            _ => self.multiply(call, elements),
+        }
+    }
+
+    fn multiply<E: Elements>(&self, call: Call<'_>, elements: E) {
         let Call { n, x, y, epilogue, threads, .. } = call;
         let left = self.left();
         match left.parts(n, threads.count()) {
-            1 => left.multiply(n, x, y, epilogue, 1),
-            parts => threads.install(|| left.multiply(n, x, y, epilogue, parts)),
+            1 => left.multiply(n, x, y, epilogue, 1, elements),
+            parts => threads.install(|| left.multiply(n, x, y, epilogue, parts, elements)),
         }
     }
 
     /// Into scratch in the layout that this packing writes, then over to the one asked for.
-    fn run_transposed(&self, call: Call<'_>) {
+    fn run_transposed<E: Elements>(&self, call: Call<'_>, elements: E) {
         let Call { n, x, y: out, y_layout, epilogue, threads } = call;
         let (natural, shape) = match y_layout {
             Layout::FeatureMajor => (Layout::TokenMajor, [n, self.m]),
@@ -205,14 +216,8 @@ impl Gemm {
         let Epilogue { bias, residual, activation } = *epilogue;
         let fused = if residual.is_some() { Epilogue { bias, ..Epilogue::default() } } else { *epilogue };
         let mut y = Scratch::new(out.len());
-        self.run(Call {
-            n,
-            x,
-            y: &mut y,
-            y_layout: natural,
-            epilogue: &Epilogue { residual: None, ..fused },
-            threads,
-        });
+        let epilogue = &Epilogue { residual: None, ..fused };
+        self.run_with(Call { n, x, y: &mut y, y_layout: natural, epilogue, threads }, elements);
         let epilogue = if residual.is_some() {
             Epilogue { residual, activation, bias: None }
         } else {
@@ -272,7 +277,15 @@ impl Left<'_> {
     }
 
     /// The product with `n` columns, split in `parts` over the threads that are installed.
-    fn multiply(&self, n: usize, x: Right<'_>, y: &mut [f32], epilogue: &Epilogue<'_>, parts: usize) {
+    fn multiply<E: Elements>(
+        &self,
+        n: usize,
+        x: Right<'_>,
+        y: &mut [f32],
+        epilogue: &Epilogue<'_>,
+        parts: usize,
+        elements: E,
+    ) {
         let lanes = self.level.lanes();
         let (panels, columns) = (
             self.starts.len() - 1,
@@ -295,7 +308,7 @@ impl Left<'_> {
             (false, _) => self.m / REPACK[0],
         };
         let split = Split::even(all, shares(parts, most));
-        let job = Job { left: *self, n, x, y: SyncPtr(y.as_mut_ptr()), epilogue };
+        let job = Job { elements, left: *self, n, x, y: SyncPtr(y.as_mut_ptr()), epilogue };
         threads::for_each(split.parts(), 1, |i| {
             let (panels, columns) =
                 if by_columns { (0..panels, split.part(i)) } else { (split.part(i), 0..columns) };
@@ -303,7 +316,7 @@ impl Left<'_> {
                 Lanes::Features => columns,
                 Lanes::Columns => columns.start * lanes..n.min(columns.end * lanes),
             };
-            self.level.run(Part { job: &job, panels, columns });
+            elements.run(self.level, Part { job: &job, panels, columns });
         });
     }
 }

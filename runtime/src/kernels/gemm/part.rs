@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::tile::{Finish, Operands, Output, block, few_rows};
+use super::tile::{Arithmetic, Finish, Floats, Operands, Output, block, few_rows};
 use super::{Lanes, Left, cuts};
 use crate::kernels::{Epilogue, Layout, Right};
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::{Rows, pack_tiles};
 use crate::packing::transpose::transpose;
-use crate::simd::{Simd, Vectorized};
+use crate::simd::{Simd, Supported, Vectorized};
 use crate::threads::SyncPtr;
 
 /// Steps along `k` before partial sums go to memory: bounds the packed part of `X` to what L2 holds.
@@ -20,8 +20,45 @@ const PACKED: usize = 128 << 10;
 /// Bytes of weight that stay in L2 while column tiles pass by.
 const RESIDENT: usize = 512 << 10;
 
+/// What the elements of a product stand for.
+pub(super) trait Elements: Copy + Sync {
+    /// How sums are made where features are rows of the output, and where they run along its lanes.
+    type ByRow: Copy;
+    #[allow(missing_docs)]
+    type ByLane: Copy;
+
+    /// At that feature.
+    fn by_row(self, feature: usize) -> Self::ByRow;
+
+    /// At that feature.
+    fn by_lane(self, feature: usize) -> Self::ByLane;
+
+    /// Computes a part with the instructions that this takes.
+    fn run(self, level: Supported, part: Part<'_, Self>);
+}
+
+impl Elements for Floats {
+    type ByRow = Self;
+    type ByLane = Self;
+
+    #[inline(always)]
+    fn by_row(self, _: usize) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn by_lane(self, _: usize) -> Self {
+        self
+    }
+
+    fn run(self, level: Supported, part: Part<'_, Self>) {
+        level.run(part);
+    }
+}
+
 /// One product, seen by all its parts.
-pub(super) struct Job<'a> {
+pub(super) struct Job<'a, E> {
+    pub(super) elements: E,
     pub(super) left: Left<'a>,
     pub(super) n: usize,
     pub(super) x: Right<'a>,
@@ -30,17 +67,28 @@ pub(super) struct Job<'a> {
 }
 
 /// Panels of the weight times columns of `X`.
-pub(super) struct Part<'a> {
-    pub(super) job: &'a Job<'a>,
+pub(super) struct Part<'a, E> {
+    pub(super) job: &'a Job<'a, E>,
     pub(super) panels: Range<usize>,
     pub(super) columns: Range<usize>,
 }
 
-impl Vectorized for Part<'_> {
+impl Vectorized for Part<'_, Floats> {
     type Output = ();
 
     #[inline(always)]
     fn eval<S: Simd>(self, simd: S) {
+        self.multiply(simd);
+    }
+}
+
+impl<E: Elements> Part<'_, E> {
+    #[inline(always)]
+    pub(super) fn multiply<S: Simd>(self, simd: S)
+    where
+        E::ByRow: Arithmetic<S>,
+        E::ByLane: Arithmetic<S>,
+    {
         // SAFETY: `PackedWeight::run` checked the lengths of `x`, `y`, bias and residual; parts are disjoint.
         unsafe {
             match self.job.left.lanes {
@@ -49,13 +97,14 @@ impl Vectorized for Part<'_> {
             }
         }
     }
-}
 
-impl Part<'_> {
     /// # Safety
-    /// See `eval`.
+    /// See `multiply`.
     #[inline(always)]
-    unsafe fn features<S: Simd>(self, simd: S) {
+    unsafe fn features<S: Simd>(self, simd: S)
+    where
+        E::ByLane: Arithmetic<S>,
+    {
         let Self { job, panels, columns } = self;
         let Left { m, k, starts, .. } = job.left;
         let Right::Matrix { data, layout } = job.x else { unreachable!("images are unrolled before") };
@@ -100,6 +149,7 @@ impl Part<'_> {
                 };
                 let together = if panel + together <= panels.end { together } else { 1 };
                 let cols = starts[panel + together] - starts[panel];
+                let arithmetic = job.elements.by_lane(starts[panel]);
                 // The next panel comes from further away than this one, which stays near: its lines are asked for meanwhile.
                 let next = job.left.next_panel(panel + together - 1, depth.start, width);
                 for (i, group) in groups.clone().enumerate() {
@@ -130,9 +180,9 @@ impl Part<'_> {
                         let output = Output { c, stride: m, cols, first, finish };
                         let size = [rows, together * S::TILE_VECTORS];
                         if pack {
-                            block(simd, size, operands, output);
+                            block(simd, arithmetic, size, operands, output);
                         } else {
-                            few_rows(simd, size, operands, output);
+                            few_rows(simd, arithmetic, size, operands, output);
                         }
                     }
                 }
@@ -145,9 +195,12 @@ impl Part<'_> {
     }
 
     /// # Safety
-    /// See `eval`.
+    /// See `multiply`.
     #[inline(always)]
-    unsafe fn columns<S: Simd>(self, simd: S) {
+    unsafe fn columns<S: Simd>(self, simd: S)
+    where
+        E::ByRow: Arithmetic<S>,
+    {
         let Self { job, panels, columns } = self;
         let (Left { k, starts, .. }, n) = (job.left, job.n);
         let width = S::TILE_VECTORS * S::LANES;
@@ -179,6 +232,7 @@ impl Part<'_> {
                 for panel in panels.clone() {
                     let row = starts[panel];
                     let rows = starts[panel + 1] - row;
+                    let arithmetic = job.elements.by_row(row);
                     for at in (start..end).step_by(width) {
                         let cols = width.min(end - at);
                         // SAFETY: as above; the panel holds `steps` steps from `depth.start`, and `y` the rows' columns.
@@ -207,7 +261,7 @@ impl Part<'_> {
                             let c = job.y.get().add(row * n + at);
                             let output = Output { c, stride: n, cols, first: depth.start == 0, finish };
                             let vectors = if cols <= S::LANES { 1 } else { S::TILE_VECTORS };
-                            block(simd, [rows, vectors], operands, output);
+                            block(simd, arithmetic, [rows, vectors], operands, output);
                         }
                     }
                 }
@@ -218,7 +272,7 @@ impl Part<'_> {
     }
 }
 
-impl Job<'_> {
+impl<E> Job<'_, E> {
     /// The epilogue of the block at element `at` of `y`.
     fn finish(&self, at: usize, row_bias: *const f32, lane_bias: *const f32) -> Finish<'_> {
         let Epilogue { residual, activation, .. } = *self.epilogue;

@@ -60,12 +60,51 @@ pub(super) struct Finish<'a> {
     pub(super) activation: &'a Activation,
 }
 
+/// How sums are made, and what becomes of them; positioned at a block.
+pub(super) trait Arithmetic<S: Simd>: Copy {
+    /// `sum + a · b`, with an element of `A` in every lane of `a`.
+    fn multiply_add(self, simd: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32;
+
+    /// The sum of two sums.
+    fn add(self, simd: S, a: S::F32, b: S::F32) -> S::F32;
+
+    /// The floats of complete sums in row `row`, from lane `lane` on.
+    ///
+    /// # Safety
+    /// The block must have them.
+    unsafe fn finished(self, simd: S, sum: S::F32, row: usize, lane: usize) -> S::F32;
+}
+
+/// Sums of floats.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Floats;
+
+impl<S: Simd> Arithmetic<S> for Floats {
+    #[inline(always)]
+    fn multiply_add(self, simd: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32 {
+        simd.f32().mul_add(a, b, sum)
+    }
+
+    #[inline(always)]
+    fn add(self, simd: S, a: S::F32, b: S::F32) -> S::F32 {
+        simd.f32().add(a, b)
+    }
+
+    #[inline(always)]
+    unsafe fn finished(self, _: S, sum: S::F32, _: usize, _: usize) -> S::F32 {
+        sum
+    }
+}
+
 macro_rules! sizes {
-    ($simd:ident, $operands:ident, $output:ident, $size:expr, $packed:literal, $($rows:literal: $($vectors:literal)*;)*) => {
+    ($block:expr, $size:expr, $packed:literal, $($rows:literal: $($vectors:literal)*;)*) => {
         match $size {
             $($(
-                // SAFETY: by the caller.
-                [$rows, $vectors] => unsafe { sized::<S, $rows, $vectors, $packed>($simd, $operands, $output) },
+                [$rows, $vectors] => {
+                    let (simd, arithmetic, operands, output) = $block;
+                    // SAFETY: by the caller.
+                    unsafe { sized::<S, A, $rows, $vectors, $packed>(simd, arithmetic, operands, output) }
+                }
             )*)*
             other => panic!("no tile of {other:?} rows and vectors"),
         }
@@ -77,9 +116,15 @@ macro_rules! sizes {
 /// # Safety
 /// Everything that [`Operands`] and [`Output`] describe must be accessible.
 #[inline(always)]
-pub(super) unsafe fn block<S: Simd>(simd: S, size: [usize; 2], operands: Operands, output: Output<'_>) {
+pub(super) unsafe fn block<S: Simd, A: Arithmetic<S>>(
+    simd: S,
+    arithmetic: A,
+    size: [usize; 2],
+    operands: Operands,
+    output: Output<'_>,
+) {
     sizes! {
-        simd, operands, output, size, true,
+        (simd, arithmetic, operands, output), size, true,
         1: 1 2; 2: 1 2; 3: 1 2; 4: 1 2; 5: 1 2; 6: 1 2; 7: 1 2; 8: 1 2; 9: 1 2; 10: 1 2; 11: 1 2; 12: 1 2;
     }
     // SAFETY: as above.
@@ -91,8 +136,14 @@ pub(super) unsafe fn block<S: Simd>(simd: S, size: [usize; 2], operands: Operand
 /// # Safety
 /// As [`block`].
 #[inline(always)]
-pub(super) unsafe fn few_rows<S: Simd>(simd: S, size: [usize; 2], operands: Operands, output: Output<'_>) {
-    sizes! { simd, operands, output, size, false, 1: 2 8; 2: 2 4; 3: 2 4; }
+pub(super) unsafe fn few_rows<S: Simd, A: Arithmetic<S>>(
+    simd: S,
+    arithmetic: A,
+    size: [usize; 2],
+    operands: Operands,
+    output: Output<'_>,
+) {
+    sizes! { (simd, arithmetic, operands, output), size, false, 1: 2 8; 2: 2 4; 3: 2 4; }
     // SAFETY: as above.
     unsafe { round(simd, size[0], output) };
 }
@@ -111,8 +162,9 @@ unsafe fn round<S: Simd>(simd: S, rows: usize, Output { c, stride, cols, finish,
 
 /// [`block`] with the size known, so that the sums stay in registers. `PACKED`: `a` is `[k][ROWS]`.
 #[inline(always)]
-unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: bool>(
+unsafe fn sized<S: Simd, A: Arithmetic<S>, const ROWS: usize, const VECTORS: usize, const PACKED: bool>(
     simd: S,
+    arithmetic: A,
     operands: Operands,
     output: Output<'_>,
 ) {
@@ -143,7 +195,7 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
         let steps = const { if S::LANES <= 8 { 4 } else { 1 } };
         for _ in 0..k / steps {
             for _ in 0..steps {
-                step(simd, a, a_row, b, b_panel, &mut sums);
+                step(simd, arithmetic, a, a_row, b, b_panel, &mut sums);
                 a = a.add(a_k);
                 b = b.wrapping_add(b_k);
                 if S::PREFETCH && PACKED {
@@ -153,7 +205,7 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
             }
         }
         for _ in 0..k % steps {
-            step(simd, a, a_row, b, b_panel, &mut sums);
+            step(simd, arithmetic, a, a_row, b, b_panel, &mut sums);
             a = a.add(a_k);
             b = b.wrapping_add(b_k);
         }
@@ -166,9 +218,9 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
             }
         }
         if cols == VECTORS * S::LANES {
-            store::<S, ROWS, VECTORS, true>(simd, &done, output);
+            store::<S, A, ROWS, VECTORS, true>(simd, arithmetic, &done, output);
         } else {
-            store::<S, ROWS, VECTORS, false>(simd, &done, output);
+            store::<S, A, ROWS, VECTORS, false>(simd, arithmetic, &done, output);
         }
     }
 }
@@ -178,8 +230,9 @@ unsafe fn sized<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: 
 /// # Safety
 /// As [`block`].
 #[inline(always)]
-unsafe fn store<S: Simd, const ROWS: usize, const VECTORS: usize, const WHOLE: bool>(
+unsafe fn store<S: Simd, A: Arithmetic<S>, const ROWS: usize, const VECTORS: usize, const WHOLE: bool>(
     simd: S,
+    arithmetic: A,
     sums: &[[S::F32; VECTORS]; ROWS],
     Output { c, stride, cols, first, finish }: Output<'_>,
 ) {
@@ -196,9 +249,10 @@ unsafe fn store<S: Simd, const ROWS: usize, const VECTORS: usize, const WHOLE: b
             unsafe {
                 let load = |at: *const f32| if WHOLE { ops.load_ptr(at) } else { simd.load_first(at, lanes) };
                 if !first {
-                    sum = ops.add(sum, load(c.add(at)));
+                    sum = arithmetic.add(simd, sum, load(c.add(at)));
                 }
                 if let Some(finish) = finish {
+                    sum = arithmetic.finished(simd, sum, row, v * S::LANES);
                     if !finish.row_bias.is_null() {
                         sum = ops.add(sum, splat(simd, *finish.row_bias.add(row)));
                     }
@@ -226,8 +280,9 @@ unsafe fn store<S: Simd, const ROWS: usize, const VECTORS: usize, const WHOLE: b
 /// # Safety
 /// As [`block`].
 #[inline(always)]
-unsafe fn step<S: Simd, const ROWS: usize, const VECTORS: usize>(
+unsafe fn step<S: Simd, A: Arithmetic<S>, const ROWS: usize, const VECTORS: usize>(
     simd: S,
+    arithmetic: A,
     a: *const f32,
     a_row: usize,
     b: *const f32,
@@ -244,7 +299,7 @@ unsafe fn step<S: Simd, const ROWS: usize, const VECTORS: usize>(
         for row in 0..ROWS {
             let w = splat(simd, *a.add(row * a_row));
             for v in 0..VECTORS {
-                sums[row][v] = ops.mul_add(w, xs[v], sums[row][v]);
+                sums[row][v] = arithmetic.multiply_add(simd, w, xs[v], sums[row][v]);
             }
         }
     }

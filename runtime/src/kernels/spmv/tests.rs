@@ -61,7 +61,7 @@ fn weights([m, k]: [usize; 2], mask: Mask) -> Vec<f32> {
 }
 
 fn problem(n: usize, layout: Layout) -> Problem {
-    Problem { n, x_layout: layout, y_layout: layout, conv: None, exact: false }
+    Problem::matrix(n, layout, layout)
 }
 
 /// The kernels that are for few columns, also where so much padding makes windowed SELL stay out of the race.

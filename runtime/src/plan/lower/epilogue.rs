@@ -29,12 +29,12 @@ pub(super) fn absorb(rewriter: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewri
     if let Some([Link::Activation(activation)]) = node.lowered::<Chain>().map(|chain| &chain.links[..]) {
         let (mut id, mut activation) = (node.input(0)?, *activation);
         // A clamp between two roundings goes to the second.
-        if let Some((Op::Clip, clip)) = rewriter.op(id)
+        if let Some((op, before)) = rewriter.op(id)
             && rewriter.once(id)
             && let Some(joined) =
-                clamp(rewriter.draft, &clip.inputs).and_then(|clamp| joined(clamp, activation))
+                bounding(rewriter.draft, op, &before.inputs).and_then(|clamp| joined(clamp, activation))
         {
-            (id, activation) = (clip.input(0)?, joined);
+            (id, activation) = (before.input(0)?, joined);
         }
         let producer = rewriter.producer(id)?;
         let mut product = producer.lowered::<Product>()?.clone();
@@ -149,6 +149,15 @@ fn effect(
         return Some(Effect::Affine { factor: Some(factor), shift: Some(shift) });
     }
     None
+}
+
+/// What an operator with these inputs does that only bounds the first.
+fn bounding(draft: &Draft<'_>, op: &Op, inputs: &[Option<ValueId>]) -> Option<Activation> {
+    match op {
+        Op::Clip => clamp(draft, inputs),
+        Op::Unary(Unary::Relu) => Some(Activation::Relu),
+        _ => None,
+    }
 }
 
 /// What a Clip of these inputs does, if its bounds are known.

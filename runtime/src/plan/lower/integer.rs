@@ -14,7 +14,7 @@ use poda_formats::{DataType, Op, Tensor, TensorView, ValueId};
 use super::call::{Call, Lowered, Preparation, floats, planned};
 use super::rounding::range_of;
 use crate::info::Info;
-use crate::kernels::{Activation, Rounding};
+use crate::kernels::{Activation, Grid, Rounding};
 use crate::ops::OpError;
 use crate::output::Output;
 use crate::plan::draft::{Draft, DraftNode, Explanation, Kind};
@@ -281,7 +281,7 @@ fn reach(draft: &Draft<'_>, x: ValueId, zero: Option<ValueId>) -> Option<f32> {
 }
 
 /// The elements of a tensor of 8 bits.
-fn integers(tensor: &Tensor) -> Option<Vec<f32>> {
+pub(super) fn integers(tensor: &Tensor) -> Option<Vec<f32>> {
     match tensor.dtype() {
         DataType::U8 => Some(tensor.as_slice::<u8>().ok()?.iter().map(|&v| v.into()).collect()),
         DataType::I8 => Some(tensor.as_slice::<i8>().ok()?.iter().map(|&v| v.into()).collect()),
@@ -332,6 +332,11 @@ impl Requantize {
     /// Whether it gives what is rounded so, but for a factor.
     pub(super) fn gives(&self, rounding: &Rounding) -> bool {
         Rounding { to: 1.0, ..*rounding } == self.rounding
+    }
+
+    /// What all that it gives are multiples of.
+    pub(super) fn grid(&self) -> Option<Grid> {
+        self.rounding.grid()
     }
 
     /// The same, and then multiplied.

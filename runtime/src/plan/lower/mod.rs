@@ -15,6 +15,7 @@ mod chain;
 mod control;
 mod einsum;
 mod epilogue;
+mod grid;
 mod heads;
 mod integer;
 mod packed;
@@ -91,6 +92,9 @@ pub(super) fn lower(draft: &mut Draft<'_>, passes: Passes, log: &mut Log) {
     }
     for patterns in LOWERINGS {
         sweep(draft, patterns, passes, log);
+    }
+    if cfg!(feature = "quantized") && passes.has("bytes") {
+        log.add("bytes", grid::find(draft), [0, 0]);
     }
 }
 
@@ -205,7 +209,7 @@ mod tests {
     #[test]
     fn every_pass_of_lowering_is_done_here() {
         let patterns = LOWERINGS.iter().copied().flatten().filter_map(|(pass, _)| *pass);
-        let here: Vec<&str> = patterns.chain(["transposes", "reshapes", "integers"]).collect();
+        let here: Vec<&str> = patterns.chain(["transposes", "reshapes", "integers", "bytes"]).collect();
         for pass in PASSES {
             assert_eq!(pass.is_lowering(), here.contains(&pass.name), "{}", pass.name);
         }

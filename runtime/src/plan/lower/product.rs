@@ -261,36 +261,23 @@ impl Lowered for Product {
     fn prepare(&self, with: &Preparation<'_>) -> Result<Box<dyn Call>, OpError> {
         let weight = with.draft.weight(self.source.value).expect("a product has a weight");
         let Context { weights, threads, .. } = with.context;
+        let grid = with.node.input(0).and_then(|x| with.draft.grid(x));
         let m = self.source.m();
         let even = |parts: usize| vec![m / parts.max(1); parts];
         let packed = match &self.form {
             Form::Matrix { n, x_layout, y_layout, parts, .. } => {
-                let problem =
-                    Problem { n: *n, x_layout: *x_layout, y_layout: *y_layout, conv: None, exact: false };
+                let problem = Problem { grid, ..Problem::matrix(*n, *x_layout, *y_layout) };
                 weights.product(&self.source, &weight, &even(*parts), &problem, threads)?
             }
             Form::Conv { groups, geometry, .. } => {
-                let layout = Layout::FeatureMajor;
-                let conv = Some(geometry.clone()).filter(|g| !g.is_pointwise());
-                let problem = Problem {
-                    n: geometry.n(),
-                    x_layout: layout,
-                    y_layout: layout,
-                    conv,
-                    exact: self.activation.rounds(),
-                };
+                let exact = self.activation.rounds();
+                let problem = Problem { exact, grid, ..Problem::image(geometry.clone()) };
                 weights.product(&self.source, &weight, &even(*groups), &problem, threads)?
             }
             Form::Depthwise { geometry, .. } => weights.depthwise(&self.source, &weight, geometry)?,
             Form::Transposed(transposed) => {
                 let layout = Layout::FeatureMajor;
-                let problem = Problem {
-                    n: transposed.pixels(),
-                    x_layout: layout,
-                    y_layout: layout,
-                    conv: None,
-                    exact: false,
-                };
+                let problem = Problem::matrix(transposed.pixels(), layout, layout);
                 weights.product(&self.source, &weight, &transposed.cuts(), &problem, threads)?
             }
         };

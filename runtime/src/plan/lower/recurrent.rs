@@ -81,7 +81,7 @@ impl Lowered for RecurrentNode {
         let layout = Layout::TokenMajor;
         let pack = |source: &Source, n: usize, parts: &[usize]| {
             let weight = with.draft.weight(source.value).expect("a layer has weights");
-            let problem = Problem { n, x_layout: layout, y_layout: layout, conv: None, exact: false };
+            let problem = Problem::matrix(n, layout, layout);
             weights.product(source, &weight, parts, &problem, threads)
         };
         let (rows, hidden) = (sizes.rows(), sizes.hidden);

@@ -4,6 +4,7 @@ use poda_formats::op::{Binary, Unary};
 use poda_formats::{DataType, Dim, Element, Graph, Op, Tensor, ValueId};
 
 use super::{numbers, prepare, reference, views};
+use crate::{Model, Options, Passes};
 
 fn quantize() -> Op {
     Op::QuantizeLinear { axis: 1, block_size: 0, saturate: true, to: None }
@@ -88,6 +89,52 @@ fn a_product_takes_the_rounding_after_it() {
         let found = kernels(&graph, &[("x", exact(&[5, 12], 1))]);
         assert_eq!(found.len(), 2, "{between}: {found:?}");
     }
+}
+
+/// Convolutions, a pool and a linear layer, all between roundings by powers of two, so that sums of floats are exact, too.
+#[test]
+fn products_between_roundings_are_of_bytes() {
+    let mut graph = Graph::default();
+    let weight = |graph: &mut Graph, name: &str, shape: &[usize], axis: usize| {
+        let q = graph.add_weight(name, signed(shape, shape.len()));
+        let scales: Vec<f32> = (0..shape[axis]).map(|i| [0.25, 0.5, 0.015_625][i % 3]).collect();
+        let scale = graph.add_weight(format!("{name}.scale"), Tensor::from_slice(&[shape[axis]], &scales));
+        let op = Op::DequantizeLinear { axis: axis as i64, block_size: 0 };
+        graph.add_node(op, &[q, scale], format!("{name}.dq"))
+    };
+    let x = graph.add_input("x", DataType::F32, [2, 6, 12, 13].map(Dim::Fixed).to_vec());
+    let x = pair(&mut graph, x, "in", 0.5, 100_u8);
+    let w = weight(&mut graph, "w", &[16, 6, 3, 3], 0);
+    let y = graph.add_node(Op::Conv(conv()), &[x, w], "y");
+    let y = pair(&mut graph, y, "sum", 64.0, 128_u8);
+    let y = graph.add_node(Op::Unary(Unary::Relu), &[y], "relu");
+    let y = pair(&mut graph, y, "bounded", 32.0, 7_u8);
+    let v = weight(&mut graph, "v", &[20, 16, 3, 3], 0);
+    let z = graph.add_node(Op::Conv(conv()), &[y, v], "z");
+    let z = pair(&mut graph, z, "out", 16.0, -3_i8);
+    let z = graph.add_node(Op::Flatten { axis: 2 }, &[z], "rows");
+    let u = weight(&mut graph, "u", &[12 * 13, 40], 1);
+    let z = graph.add_node(Op::MatMul, &[z, u], "linear");
+    graph.outputs.push(z);
+    let feeds = [("x", numbers(&[2, 6, 12, 13], 1, 0.0))];
+    let found = kernels(&graph, &feeds);
+    // A clamp between two roundings goes with them.
+    assert_eq!(found.len(), 4, "{found:?}");
+    let bytes = found.iter().filter(|kernel| kernel.starts_with("gemm_u8i8")).count();
+    assert_eq!(bytes, if vnni() { 3 } else { 0 }, "{found:?}");
+    let passes = Passes::all().with("bytes", false).unwrap();
+    let options = Options { threads: Some(1), passes, tune: false, ..Options::default() };
+    let floats = Model::from_graph(graph).unwrap().prepare(options).unwrap();
+    let steps = floats.profile(&views(&feeds), 1).unwrap().nodes;
+    assert!(steps.iter().all(|step| !step.kernel.starts_with("gemm_u8i8")), "{steps:?}");
+}
+
+/// Whether this CPU and this build multiply bytes.
+fn vnni() -> bool {
+    #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
+    return crate::simd::Vnni::find().is_some();
+    #[cfg(not(all(target_arch = "x86_64", feature = "avx512")))]
+    return false;
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::ops::Range;
 use poda_formats::storage::AlignedBytes;
 use smallvec::SmallVec;
 
-use super::tile::{Operands, Output, block};
+use super::tile::{Floats, Operands, Output, block};
 use super::{PARALLEL, cuts, dense_values};
 use crate::kernels::{Call, Epilogue, Layout, Packed, Params, Problem, Right, WeightMatrix};
 use crate::packing::image::PaddedImage;
@@ -244,7 +244,7 @@ impl Vectorized for Part<'_> {
                         };
                         let c = sums.as_mut_ptr().add(point * rows * width);
                         let output = Output { c, stride: width, cols: width, first: true, finish: None };
-                        block(simd, [rows, vectors], operands, output);
+                        block(simd, Floats, [rows, vectors], operands, output);
                     }
                 }
                 for row in 0..rows {

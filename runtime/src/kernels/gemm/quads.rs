@@ -1,0 +1,374 @@
+//! Dense product of bytes: inputs that a quantiser left, weights that are whole multiples of one number in each row, sums of
+//! integers.
+//!
+//! Inputs and weights come as floats, and are made bytes when they are packed, four features in the 32 bits of an element: from there
+//! on the product is that of floats with a fourth of the features ([`Quads`] says how sums are made), over matrices and images alike.
+//! Sums are exact. A sum then becomes a float, and is multiplied once by what the steps of its input and its row are.
+
+use std::borrow::Cow;
+
+use poda_formats::storage::AlignedBytes;
+use rten_simd::Isa;
+use rten_simd::isa::Avx512Isa;
+use rten_simd::ops::{BitOps, NumOps};
+
+use super::part::{Elements, Part};
+use super::tile::Arithmetic;
+use super::{Gemm, Lanes, dense_values};
+use crate::kernels::{Call, Grid, Layout, Packed, Params, Problem, Right, WeightMatrix};
+use crate::packing::scratch::Scratch;
+use crate::simd::{OnVnni, SHIFT, Simd, Supported, Vectorized, Vnni, splat};
+use crate::threads;
+
+/// A vector: floats, bytes or integers.
+type F32 = <Avx512Isa as Isa>::F32;
+
+/// Features in an element.
+const FEATURES: usize = 4;
+/// Features whose sums fit 32 bits, whatever the bytes.
+const MOST: usize = 1 << 16;
+/// Elements that pay for another thread to make bytes of them.
+const GRAIN: usize = 1 << 13;
+/// What a multiple may be off by for being computed in floats, as a share of it.
+const ROUNDED: f32 = 4.0 * f32::EPSILON;
+
+/// A weight `[m, k]` of bytes.
+struct Bytes {
+    gemm: Gemm,
+    vnni: Vnni,
+    grid: Grid,
+    k: usize,
+    /// By row, and zeros up to whole tiles: the steps of a sum.
+    steps: Vec<f32>,
+    /// By row, too: the sum of its bytes.
+    totals: Vec<i32>,
+}
+
+/// Whether inputs are known to be bytes, weights can be, and the CPU multiplies them.
+pub(in crate::kernels) fn fits(weight: &WeightMatrix, problem: &Problem) -> bool {
+    // (A padded image has elements that are none of the input's.)
+    problem.grid.is_some_and(|grid| grid.least().is_some() || problem.conv.is_none())
+        && Vnni::find().is_some()
+        && weight.shape().is_ok_and(|[_, k]| (1..MOST).contains(&k))
+        && row_steps(weight).is_some()
+}
+
+/// Packs a weight for `level`.
+pub(in crate::kernels) fn prepare(
+    weight: &WeightMatrix,
+    problem: &Problem,
+    level: Supported,
+    _: Params,
+) -> Box<dyn Packed> {
+    struct Pack<'a>(&'a [f32], [usize; 2], Lanes, Supported);
+    impl Vectorized for Pack<'_> {
+        type Output = (Gemm, usize);
+
+        #[inline(always)]
+        fn eval<S: Simd>(self, simd: S) -> Self::Output {
+            let Self(weight, shape, lanes, level) = self;
+            (Gemm::pack(simd, weight, shape, lanes, level), S::TILE_VECTORS * S::LANES)
+        }
+    }
+    let [m, k] = weight.shape().expect("checked by PackedWeight");
+    let (grid, row_steps) = (problem.grid.expect("fitted"), row_steps(weight).expect("fitted"));
+    let values = every_value(weight).expect("fitted");
+    // Rows of the matrix are taps of channels; an element holds one tap of four channels.
+    let taps = problem.conv.as_ref().map_or(1, |conv| conv.kernel().iter().product());
+    let quads = (k / taps).div_ceil(FEATURES) * taps;
+    let mut elements = AlignedBytes::zeroed(m * quads * FEATURES);
+    let mut totals = vec![0_i32; m];
+    let rows = elements.chunks_exact_mut(quads * FEATURES).zip(values.chunks_exact(k));
+    for ((to, row), (total, step)) in rows.zip(totals.iter_mut().zip(&row_steps)) {
+        // (The nearest integer is in the low bits.)
+        let byte = |w: f32| (w * (1.0 / step) + SHIFT).to_bits() as u8;
+        if taps == 1 {
+            to.iter_mut().zip(row).for_each(|(to, &w)| *to = byte(w));
+        } else {
+            for (channel, row) in row.chunks_exact(taps).enumerate() {
+                let to = &mut to[channel / FEATURES * taps * FEATURES + channel % FEATURES..];
+                to.iter_mut().step_by(FEATURES).zip(row).for_each(|(to, &w)| *to = byte(w));
+            }
+        }
+        *total = to.iter().map(|&byte| i32::from(byte.cast_signed())).sum();
+    }
+    let lanes = Lanes::of(problem, level);
+    let (gemm, tile) = level.run(Pack(bytemuck::cast_slice(&elements), [m, quads], lanes, level));
+    let mut steps: Vec<f32> = row_steps.iter().map(|step| grid.step() * step).collect();
+    steps.resize(m.next_multiple_of(tile), 0.0);
+    totals.resize(m.next_multiple_of(tile), 0);
+    Box::new(Bytes { gemm, vnni: Vnni::find().expect("fitted"), grid, k, steps, totals })
+}
+
+/// The steps of the rows of a weight, if in each all elements are multiples of one, from -128 to 127 times.
+fn row_steps(weight: &WeightMatrix) -> Option<Vec<f32>> {
+    struct Check<'a>(&'a [f32], f32);
+    impl Vectorized for Check<'_> {
+        type Output = bool;
+
+        #[inline(always)]
+        fn eval<S: Simd>(self, _: S) -> bool {
+            let Self(row, step) = self;
+            let per = 1.0 / step;
+            // (Without a branch, so that vectors do it.)
+            row.iter().fold(true, |fits, &w| {
+                let multiple = (w * per).round_ties_even();
+                let near = (multiple * step - w).abs() <= ROUNDED * w.abs();
+                fits & near & (multiple >= -128.0) & (multiple <= 127.0)
+            })
+        }
+    }
+    let [m, k] = weight.shape().ok()?;
+    let values = every_value(weight)?;
+    let step = |row: &[f32]| {
+        let greatest = row.iter().fold(0.0_f32, |most, w| if w.abs() > most { w.abs() } else { most });
+        let (few, level) = (&row[..row.len().min(16)], Supported::best());
+        // Most quantisers make the greatest element 127 steps; one of none is told by its NaN.
+        let steps = [127_u8, 128].into_iter().chain(1..127).map(|top| greatest / f32::from(top));
+        let mut steps = steps.map(|step| if greatest == 0.0 { 1.0 } else { step });
+        steps.find(|&step| level.run(Check(few, step)) && level.run(Check(row, step)))
+    };
+    (0..m).map(|row| step(&values[row * k..][..k])).collect()
+}
+
+fn every_value(weight: &WeightMatrix) -> Option<Cow<'_, [f32]>> {
+    match weight {
+        WeightMatrix::Narrow(narrow) => {
+            Some(narrow.to_tensor().ok()?.as_slice::<f32>().ok()?.to_vec().into())
+        }
+        wide => Some(dense_values(wide)),
+    }
+}
+
+impl Packed for Bytes {
+    fn run(&self, call: Call<'_>) {
+        let n = call.n;
+        let least = self.grid.least().unwrap_or_else(|| match &call.x {
+            Right::Matrix { data, .. } => self.grid.least_of(data),
+            Right::Image(_) | Right::Images { .. } => unreachable!("fitted for matrices"),
+        });
+        let narrow = Narrow { per: 1.0 / self.grid.step(), shift: SHIFT - least as f32 };
+        let Self { vnni, ref steps, ref totals, .. } = *self;
+        let elements = Quads { vnni, steps, totals, least };
+        match call.x {
+            Right::Matrix { data, layout: Layout::TokenMajor } => {
+                let mut x = Scratch::new(n * self.gemm.k);
+                threads::for_each_chunk(&mut x, self.gemm.k, GRAIN.div_ceil(self.gemm.k), |token, to| {
+                    narrow.run(Narrowed::Row(&data[token * self.k..][..self.k]), to);
+                });
+                let x = Right::Matrix { data: &x, layout: Layout::TokenMajor };
+                self.gemm.run_with(Call { x, ..call }, elements);
+            }
+            Right::Matrix { data, layout: Layout::FeatureMajor } => {
+                let mut x = Scratch::new(n * self.gemm.k);
+                threads::for_each_chunk(&mut x, n, GRAIN.div_ceil(n), |quad, to| {
+                    narrow.run(Narrowed::planes(&data[quad * FEATURES * n..], n), to);
+                });
+                let x = Right::Matrix { data: &x, layout: Layout::FeatureMajor };
+                self.gemm.run_with(Call { x, ..call }, elements);
+            }
+            Right::Image(image) => {
+                let quads = image.together(FEATURES, GRAIN, |planes, len, to| {
+                    narrow.run(Narrowed::planes(planes, len), to);
+                });
+                self.gemm.run_with(Call { x: Right::Image(&quads), ..call }, elements);
+            }
+            Right::Images { .. } => unreachable!("takes one image"),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.gemm.bytes() + size_of_val(&self.steps[..]) + size_of_val(&self.totals[..])
+    }
+}
+
+/// Makes bytes of floats on a grid: how far they are above its least multiple.
+#[derive(Clone, Copy)]
+struct Narrow {
+    per: f32,
+    /// Added to a multiple: leaves it, counted from the least one, in the low bits.
+    shift: f32,
+}
+
+/// What becomes elements.
+enum Narrowed<'a> {
+    /// Features one after another.
+    Row(&'a [f32]),
+    /// A line of each of four features; of those beyond the last, whose weights are zero, any.
+    Planes([&'a [f32]; FEATURES]),
+}
+
+impl<'a> Narrowed<'a> {
+    /// The first four lines of `len` in `planes`.
+    fn planes(planes: &'a [f32], len: usize) -> Self {
+        let line = |i: usize| planes.get(i * len..(i + 1) * len).unwrap_or(&planes[..len]);
+        Self::Planes([0, 1, 2, 3].map(line))
+    }
+}
+
+impl Narrow {
+    #[inline(always)]
+    fn byte(self, x: f32) -> u32 {
+        (x * self.per + self.shift).to_bits() & 0xff
+    }
+
+    fn run(self, from: Narrowed<'_>, to: &mut [f32]) {
+        struct Run<'a>(Narrow, Narrowed<'a>, &'a mut [f32]);
+        impl Vectorized for Run<'_> {
+            type Output = ();
+
+            #[inline(always)]
+            fn eval<S: Simd>(self, _: S) {
+                let Self(narrow, from, to) = self;
+                match from {
+                    Narrowed::Row(row) => {
+                        let to: &mut [u8] = bytemuck::cast_slice_mut(to);
+                        let (to, rest) = to.split_at_mut(row.len());
+                        to.iter_mut().zip(row).for_each(|(to, &x)| *to = narrow.byte(x) as u8);
+                        rest.fill(0);
+                    }
+                    Narrowed::Planes([a, b, c, d]) => {
+                        let len = to.len();
+                        let [a, b, c, d] = [a, b, c, d].map(|line| &line[..len]);
+                        for i in 0..len {
+                            let [a, b, c, d] = [a[i], b[i], c[i], d[i]].map(|x| narrow.byte(x));
+                            to[i] = f32::from_bits(a | b << 8 | c << 16 | d << 24);
+                        }
+                    }
+                }
+            }
+        }
+        Supported::best().run(Run(self, from, to));
+    }
+}
+
+/// Sums of products of bytes.
+#[derive(Clone, Copy)]
+struct Quads<'a> {
+    vnni: Vnni,
+    /// By feature, from that of the block on.
+    steps: &'a [f32],
+    totals: &'a [i32],
+    /// What bytes count from.
+    least: i32,
+}
+
+impl Quads<'_> {
+    #[inline(always)]
+    fn at(self, feature: usize) -> Self {
+        Self { steps: &self.steps[feature..], totals: &self.totals[feature..], ..self }
+    }
+
+    /// The floats of sums, by what belongs to their features: of inputs that count from zero again.
+    #[inline(always)]
+    fn floats(self, simd: Avx512Isa, sum: F32, [steps, totals]: [F32; 2]) -> F32 {
+        let sum = self.vnni.add(sum, self.vnni.multiply(totals, self.least));
+        simd.f32().mul(self.vnni.to_floats(sum), steps)
+    }
+}
+
+/// Features are rows: their weights are in every lane.
+#[derive(Clone, Copy)]
+struct ByRow<'a>(Quads<'a>);
+
+/// Features run along the lanes: inputs are in every lane.
+#[derive(Clone, Copy)]
+struct ByLane<'a>(Quads<'a>);
+
+impl Arithmetic<Avx512Isa> for ByRow<'_> {
+    #[inline(always)]
+    fn multiply_add(self, _: Avx512Isa, a: F32, b: F32, sum: F32) -> F32 {
+        self.0.vnni.multiply_add(sum, b, a)
+    }
+
+    #[inline(always)]
+    fn add(self, _: Avx512Isa, a: F32, b: F32) -> F32 {
+        self.0.vnni.add(a, b)
+    }
+
+    #[inline(always)]
+    unsafe fn finished(self, simd: Avx512Isa, sum: F32, row: usize, _: usize) -> F32 {
+        // SAFETY: there is one of each for every row.
+        let (step, total) = unsafe { (*self.0.steps.get_unchecked(row), *self.0.totals.get_unchecked(row)) };
+        self.0.floats(simd, sum, [step, f32::from_bits(total.cast_unsigned())].map(|v| splat(simd, v)))
+    }
+}
+
+impl Arithmetic<Avx512Isa> for ByLane<'_> {
+    #[inline(always)]
+    fn multiply_add(self, _: Avx512Isa, a: F32, b: F32, sum: F32) -> F32 {
+        self.0.vnni.multiply_add(sum, a, b)
+    }
+
+    #[inline(always)]
+    fn add(self, _: Avx512Isa, a: F32, b: F32) -> F32 {
+        self.0.vnni.add(a, b)
+    }
+
+    #[inline(always)]
+    unsafe fn finished(self, simd: Avx512Isa, sum: F32, _: usize, lane: usize) -> F32 {
+        // SAFETY: there is one of each for every lane of the tile.
+        let values = unsafe {
+            [self.0.steps.as_ptr(), self.0.totals.as_ptr().cast()].map(|at| simd.f32().load_ptr(at.add(lane)))
+        };
+        self.0.floats(simd, sum, values)
+    }
+}
+
+impl<'a> Elements for Quads<'a> {
+    type ByRow = ByRow<'a>;
+    type ByLane = ByLane<'a>;
+
+    #[inline(always)]
+    fn by_row(self, feature: usize) -> ByRow<'a> {
+        ByRow(self.at(feature))
+    }
+
+    #[inline(always)]
+    fn by_lane(self, feature: usize) -> ByLane<'a> {
+        ByLane(self.at(feature))
+    }
+
+    fn run(self, _: Supported, part: Part<'_, Self>) {
+        self.vnni.run(part);
+    }
+}
+
+impl OnVnni for Part<'_, Quads<'_>> {
+    #[inline(always)]
+    fn eval(self, simd: Avx512Isa) {
+        self.multiply(simd);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp, reason = "steps are powers of two, or the same quotient")]
+mod tests {
+    use poda_formats::{CsrMatrix, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn rows_of_multiples_are_found_whatever_their_step() {
+        let steps = |rows: &[&[f32]]| {
+            let (shape, values) = ([rows.len(), rows[0].len()], rows.concat());
+            let dense = row_steps(&WeightMatrix::Dense(Tensor::from_slice(&shape, &values)));
+            let sparse = WeightMatrix::Csr(CsrMatrix::from_dense(shape[0], shape[1], &values));
+            assert!(values.iter().any(|w| w.is_nan()) || dense == row_steps(&sparse), "{rows:?}");
+            dense
+        };
+        // The greatest is 127 steps, 128 below zero, 3 and 1; nothing but zeros.
+        assert_eq!(steps(&[&[127.0, -3.0, 0.0], &[-64.0, 0.5, 63.5]]), Some(vec![1.0, 0.5]));
+        assert_eq!(steps(&[&[0.75, -0.5, 0.25], &[-3.0, 3.0, 0.0]]), Some(vec![0.75 / 3.0, 3.0 / 127.0]));
+        assert_eq!(steps(&[&[0.0; 3], &[f32::MIN_POSITIVE, 0.0, 0.0]]).map(|steps| steps[0]), Some(1.0));
+        // Each is off by as much as two roundings, after a factor.
+        let scaled: Vec<f32> = (-127..=127).map(|q| q as f32 * 0.003_173 * 1.732_1).collect();
+        assert_eq!(steps(&[&scaled]).map(|steps| steps[0]), Some(scaled[254] / 127.0));
+        // 128 above zero, 129 steps, no common one, and what is no number.
+        assert_eq!(steps(&[&[127.0, 128.0, 1.0]]), None);
+        assert_eq!(steps(&[&[129.0, 1.0, 2.0]]), None);
+        assert_eq!(steps(&[&[1.0, 0.301, 0.77]]), None);
+        assert_eq!(steps(&[&[127.0, f32::NAN, 1.0]]), None);
+        assert_eq!(steps(&[&[f32::INFINITY, 1.0, 0.0]]), None);
+    }
+}
