@@ -1,6 +1,7 @@
 //! Where the time of a run goes: a table of its steps beside what the CPU could do, and a trace for a timeline.
 
 use poda_formats::TensorView;
+use poda_runtime::kernels;
 use poda_runtime::kernels::roof::Roofs;
 use poda_runtime::{Executable, NodeProfile, RunError};
 use serde::Serialize;
@@ -53,11 +54,14 @@ pub fn profile(
     let step = |node: NodeProfile| {
         // The clock does not tell less than this.
         let ms = node.ms.max(1e-5);
+        // The roof is that of floats, of which bytes are a fourth.
+        let kernel = kernels::all().find(|kernel| node.kernel.split(' ').next() == Some(kernel.name));
+        let per = if kernel.is_some_and(|kernel| kernel.integer) { 4 } else { 1 };
         Step {
             share: node.ms / total_ms.max(1e-9),
             gflops: 2.0 * node.macs_nonzero as f64 / 1e6 / ms,
             gb_per_second: node.bytes as f64 / 1e6 / ms,
-            roof: roofs.fraction(node.macs_nonzero, node.bytes, ms),
+            roof: roofs.fraction(node.macs_nonzero / per, node.bytes, ms),
             node,
         }
     };

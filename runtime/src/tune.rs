@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use poda_formats::DataType;
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::{self, Kernel, KernelError, Layout, Level, Params, Problem, Source, WeightMatrix};
+use crate::kernels::{self, Kernel, KernelError, Layout, Level, Params, Problem, Source, Sums, WeightMatrix};
 use crate::threads::Threads;
 use cache::Cache;
 use rank::Rank;
@@ -262,7 +262,7 @@ fn key(
     prefer: Prefer,
 ) -> String {
     let kept = (weight.nnz() as f64 / (m * k).max(1) as f64 * 100.0).round();
-    let Problem { n, x_layout, y_layout, conv, exact, grid } = problem;
+    let Problem { n, x_layout, y_layout, conv, sums, grid } = problem;
     let layout = |layout: &Layout| match layout {
         Layout::FeatureMajor => 'f',
         Layout::TokenMajor => 't',
@@ -270,13 +270,17 @@ fn key(
     let conv = conv.as_ref().map_or(String::new(), |g| {
         format!(" conv {:?} {:?} {:?} {:?} {:?}", g.input(), g.kernel(), g.stride(), g.dilation(), g.pads())
     });
-    let exact = if *exact { " exact" } else { "" };
+    let sums = match sums {
+        Sums::Near => "",
+        Sums::Whole => " exact",
+        Sums::Integer => " integer",
+    };
     let bytes = if grid.is_some() { " bytes" } else { "" };
     let pattern = weight.pattern().map_or(String::new(), |pattern| format!(" {pattern}"));
     // Checks of a debug build cost sparse kernels more than dense ones.
     let build = if cfg!(debug_assertions) { " checked" } else { "" };
     format!(
-        "{m}x{k}x{n} {} {kept}% ~{}{pattern} {}{} {}t {prefer:?}{conv}{exact}{bytes}{build}",
+        "{m}x{k}x{n} {} {kept}% ~{}{pattern} {}{} {}t {prefer:?}{conv}{sums}{bytes}{build}",
         weight.stored(),
         spread(weight),
         layout(x_layout),

@@ -74,16 +74,37 @@ pub struct Problem {
     pub y_layout: Layout,
     /// The geometry, when the input is an image.
     pub conv: Option<ConvGeometry>,
-    /// Whether sums of whole numbers must come out whole: leaves out kernels that multiply with fractions of the weights.
-    pub exact: bool,
+    /// What sums of whole numbers must be.
+    pub sums: Sums,
     /// What inputs are known to be multiples of.
     pub grid: Option<Grid>,
+}
+
+/// What sums of whole numbers must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Sums {
+    /// Near what they are.
+    #[default]
+    Near,
+    /// Whole, where those of floats are: leaves out kernels that multiply with fractions of the weights.
+    Whole,
+    /// What they are, beyond where floats are: leaves out all kernels that sum floats.
+    Integer,
+}
+
+/// Whether this CPU has a kernel that sums `k` products of bytes as integers.
+pub(crate) fn sums_bytes(k: usize) -> bool {
+    #[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
+    let sums = gemm::quads::sums(k);
+    #[cfg(not(all(target_arch = "x86_64", feature = "avx512", feature = "quantized")))]
+    let sums = k == usize::MAX;
+    sums
 }
 
 impl Problem {
     /// A matrix of `n` columns.
     pub const fn matrix(n: usize, x_layout: Layout, y_layout: Layout) -> Self {
-        Self { n, x_layout, y_layout, conv: None, exact: false, grid: None }
+        Self { n, x_layout, y_layout, conv: None, sums: Sums::Near, grid: None }
     }
 
     /// An image, as kernels get it: that of a pointwise convolution is a matrix.

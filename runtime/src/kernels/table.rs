@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use poda_formats::DataType;
 use poda_formats::tensor::TensorError;
 
-use super::{KernelError, Packed, Problem, WeightMatrix, csr, gemm, spmm, spmv};
+use super::{KernelError, Packed, Problem, Sums, WeightMatrix, csr, gemm, spmm, spmv};
 use crate::simd::{Level, Supported, Value};
 use crate::threads::{MOST_THREADS, Threads};
 
@@ -49,6 +49,8 @@ pub struct Kernel {
     pub values: DataType,
     /// Whether it multiplies pruned weights too.
     pub dense: bool,
+    /// Whether it sums integers.
+    pub integer: bool,
     /// Whether it takes such a weight for such a problem.
     pub(crate) fits: fn(&WeightMatrix, &Problem) -> bool,
     /// Estimated time in cycles, for choosing without timing.
@@ -69,7 +71,8 @@ impl Kernel {
     /// Whether this CPU has the instructions and the kernel takes the weight.
     pub fn takes(&self, weight: &WeightMatrix, problem: &Problem) -> bool {
         let reads = self.values == DataType::F32 || self.values == weight.stored();
-        reads && self.level.available() && (self.fits)(weight, problem)
+        let sums = self.integer || problem.sums != Sums::Integer;
+        reads && sums && self.level.available() && (self.fits)(weight, problem)
     }
 
     /// Measures worth trying for so many threads, the best guess first.
@@ -158,6 +161,7 @@ const fn dense(name: &'static str, level: Level) -> Kernel {
         level,
         values: DataType::F32,
         dense: true,
+        integer: false,
         fits: |_, _| true,
         cost,
         variants: |_, _, _| Vec::new(),
@@ -184,7 +188,8 @@ const fn quads(name: &'static str, level: Level) -> Kernel {
         let [m, k] = weight.shape().unwrap_or_default();
         filled(m * k * problem.n) / 7.6_f64.min(2.0 * problem.n as f64) + 4.0 * vectors(k, problem.n)
     };
-    Kernel { fits: gemm::quads::fits, cost, prepare: gemm::quads::prepare, ..dense(name, level) }
+    let (fits, prepare) = (gemm::quads::fits, gemm::quads::prepare);
+    Kernel { integer: true, fits, cost, prepare, ..dense(name, level) }
 }
 
 const fn panels(name: &'static str, level: Level) -> Kernel {
@@ -195,7 +200,7 @@ const fn panels(name: &'static str, level: Level) -> Kernel {
         vectors(weight.nnz(), problem.n) / 1.3 + 4.0 * vectors(m + k, problem.n)
     };
     let (variants, prepare) = (spmm::variants, spmm::prepare);
-    Kernel { name, level, values: DataType::F32, dense: false, fits, cost, variants, prepare }
+    Kernel { name, level, values: DataType::F32, dense: false, integer: false, fits, cost, variants, prepare }
 }
 
 #[cfg(feature = "structured")]
@@ -206,7 +211,7 @@ const fn blocks(name: &'static str, level: Level) -> Kernel {
         vectors(weight.nnz(), problem.n) / 1.7 + 4.0 * vectors(m + k, problem.n)
     };
     let (fits, variants, prepare) = (spmm::block::fits, spmm::block::variants, spmm::block::prepare);
-    Kernel { name, level, values: DataType::F32, dense: false, fits, cost, variants, prepare }
+    Kernel { name, level, values: DataType::F32, dense: false, integer: false, fits, cost, variants, prepare }
 }
 
 /// A kernel for few columns that reads values `V`. Costs are of Zen 5, weights in its L2.
@@ -222,6 +227,7 @@ const fn few<V: Value>(
         level,
         values: V::DTYPE,
         dense: false,
+        integer: false,
         fits,
         cost,
         variants: |_, _, _| Vec::new(),
@@ -370,6 +376,7 @@ static FAMILIES: &[&[Kernel]] = &[
             level: Level::Portable,
             values: DataType::F32,
             dense: false,
+            integer: false,
             fits: |weight, _| weight.is_sparse(),
             cost: |weight, problem| vectors(weight.nnz(), problem.n) * 8.0,
             variants: |_, _, _| Vec::new(),

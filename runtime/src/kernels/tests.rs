@@ -3,7 +3,7 @@
 use poda_formats::{CsrMatrix, DenseMatrix, Tensor, ValueType, Values};
 use proptest::prelude::*;
 
-use super::{Activation, Epilogue, Grid, Kernel, Layout, Problem, Rounding, WeightMatrix, X, all};
+use super::{Activation, Epilogue, Grid, Kernel, Layout, Problem, Rounding, Sums, WeightMatrix, X, all};
 use crate::packing::{ConvGeometry, im2col};
 use crate::threads::Threads;
 use crate::tune::PackedWeight;
@@ -97,8 +97,9 @@ fn check(case: &Case) {
     let epilogue =
         Epilogue { bias: bias.as_deref(), residual: residual.as_deref(), activation: case.activation };
     let conv = case.conv.clone();
+    let sums = if rounds { Sums::Whole } else { Sums::Near };
     let grid = if rounds { Grid::new(1.0, Some([-8.0, 8.0])) } else { None };
-    let problem = Problem { conv, exact: rounds, grid, ..Problem::matrix(n, case.x_layout, case.y_layout) };
+    let problem = Problem { conv, sums, grid, ..Problem::matrix(n, case.x_layout, case.y_layout) };
     let threads = Threads::new(case.threads).unwrap();
     // (Bytes stand for whole numbers with an error.)
     let to = ValueType::ALL[1 + n % if rounds { 2 } else { 3 }];
@@ -304,23 +305,23 @@ fn convolutions_of_three_by_three_in_tiles() {
 fn products_that_must_be_exact_are_not_made_of_fractions() {
     let conv = ConvGeometry::new(8, [16, 16], [3; 2], [1; 2], [1; 2], [1; 4]).unwrap();
     let shape = [8, conv.k()];
-    let problem = |exact| Problem { exact, ..Problem::image(conv.clone()) };
+    let problem = |sums| Problem { sums, ..Problem::image(conv.clone()) };
     let mut random = Random(9);
     let (any, whole) = (random.values(shape[0] * shape[1]), random.whole(shape[0] * shape[1]));
-    let taken = |w: &[f32], exact| {
+    let taken = |w: &[f32], sums| {
         let weights = [
             WeightMatrix::Dense(Tensor::from_slice(&shape, w)),
             WeightMatrix::Csr(CsrMatrix::from_dense(shape[0], shape[1], w)),
         ];
         weights.map(|weight| {
             let takes = |kernel: &&Kernel| {
-                kernel.name.starts_with("winograd") && kernel.takes(&weight, &problem(exact))
+                kernel.name.starts_with("winograd") && kernel.takes(&weight, &problem(sums))
             };
             all().any(|kernel| takes(&kernel))
         })
     };
-    assert_eq!(taken(&any, false), [true; 2]);
-    assert_eq!([taken(&any, true), taken(&whole, false)], [[false; 2]; 2]);
+    assert_eq!(taken(&any, Sums::Near), [true; 2]);
+    assert_eq!([taken(&any, Sums::Whole), taken(&whole, Sums::Near)], [[false; 2]; 2]);
 }
 
 /// Bytes times bytes: inputs from `least` on in steps, rows with steps of their own.

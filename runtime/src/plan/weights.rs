@@ -11,7 +11,7 @@ use poda_formats::{
 };
 
 use crate::kernels::{
-    self, Depthwise, Grid, KernelError, Layout, Level, Packing, Params, Problem, WeightMatrix,
+    self, Depthwise, Grid, KernelError, Layout, Level, Packing, Params, Problem, Sums, WeightMatrix,
 };
 use crate::ops::OpError;
 use crate::packing::ConvGeometry;
@@ -194,7 +194,7 @@ struct Identity {
     parts: Vec<usize>,
     layouts: (Layout, Layout),
     window: Option<[[usize; 2]; 3]>,
-    exact: bool,
+    sums: Sums,
     grid: Option<Grid>,
     depthwise: bool,
 }
@@ -209,7 +209,7 @@ impl Identity {
             parts,
             layouts: (Layout::FeatureMajor, Layout::FeatureMajor),
             window: None,
-            exact: false,
+            sums: Sums::Near,
             grid: None,
             depthwise: false,
         }
@@ -319,7 +319,7 @@ impl Weights {
         let identity = Arc::new(Identity {
             layouts: (problem.x_layout, problem.y_layout),
             window: problem.conv.as_ref().map(window),
-            exact: problem.exact,
+            sums: problem.sums,
             grid: problem.grid,
             ..Identity::new(source, parts.to_vec())
         });

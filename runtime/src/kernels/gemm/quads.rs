@@ -44,12 +44,16 @@ struct Bytes {
     totals: Vec<i32>,
 }
 
+/// Whether this CPU sums `k` products.
+pub(in crate::kernels) fn sums(k: usize) -> bool {
+    (1..MOST).contains(&k) && Vnni::find().is_some()
+}
+
 /// Whether inputs are known to be bytes, weights can be, and the CPU multiplies them.
 pub(in crate::kernels) fn fits(weight: &WeightMatrix, problem: &Problem) -> bool {
     // (A padded image has elements that are none of the input's.)
     problem.grid.is_some_and(|grid| grid.least().is_some() || problem.conv.is_none())
-        && Vnni::find().is_some()
-        && weight.shape().is_ok_and(|[_, k]| (1..MOST).contains(&k))
+        && weight.shape().is_ok_and(|[_, k]| sums(k))
         && row_steps(weight).is_some()
 }
 

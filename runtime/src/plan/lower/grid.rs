@@ -42,7 +42,7 @@ fn of_output(draft: &Draft<'_>, node: &DraftNode, input: impl Fn(usize) -> Optio
     let Kind::Op(op) = &node.kind else { return None };
     match op {
         Op::DequantizeLinear { block_size: 0, .. } => {
-            let range = range_of(draft.dtype(node.input(0)?)?)?;
+            let range = range_of(draft.dtype(node.input(0)?)?).filter(|[low, high]| high - low < 256.0)?;
             let zero = match node.input(2).map(|id| (draft.constant(id), draft.shape(id))) {
                 None => Some(0.0),
                 Some((Some(constant), _)) => match integers(constant)?[..] {
@@ -58,7 +58,8 @@ fn of_output(draft: &Draft<'_>, node: &DraftNode, input: impl Fn(usize) -> Optio
         Op::Identity | Op::Unary(Unary::Relu) => input(0),
         Op::Pool(pool) if pool.kind == PoolKind::Max => input(0),
         Op::Concat { .. } => {
-            let first = input(0)?;
+            // (Two of which the least is not known may be further apart than 256 multiples.)
+            let first = input(0).filter(|grid| grid.least().is_some())?;
             (1..node.inputs.len()).all(|i| input(i) == Some(first)).then_some(first)
         }
         Op::Reshape { .. }

@@ -1,10 +1,9 @@
 //! Products of quantised tensors, in f32 where that is exact: integers below 2²⁴ are floats, and so are
-//! their sums, in whatever order.
+//! their sums, in whatever order. Where the CPU has a kernel that sums integers, they may be greater.
 //!
 //! MatMulInteger, ConvInteger, QLinearMatMul and QLinearConv become DequantizeLinear by a scale of 1, a product of floats with
 //! a packed weight, and the way back: the same numbers, by the kernels that there are. From layer to layer values stay floats.
 //! Where a sum might be larger a matrix is cut into ranges of rows whose sums are not, or the operator keeps its general form.
-//! This is the place of integer kernels to come.
 
 use std::collections::HashMap;
 
@@ -12,9 +11,10 @@ use poda_formats::op::Binary;
 use poda_formats::{DataType, Op, Tensor, TensorView, ValueId};
 
 use super::call::{Call, Lowered, Preparation, floats, planned};
+use super::product::Product;
 use super::rounding::range_of;
 use crate::info::Info;
-use crate::kernels::{Activation, Grid, Rounding};
+use crate::kernels::{self, Activation, Grid, Rounding};
 use crate::ops::OpError;
 use crate::output::Output;
 use crate::plan::draft::{Draft, DraftNode, Explanation, Kind};
@@ -26,13 +26,13 @@ const EXACT: f32 = 16_777_216.0;
 /// Most parts of a product whose sums are not exact in one.
 const PARTS: usize = 8;
 
-/// Lowers every such node; gives how many there are.
-pub(super) fn lower(draft: &mut Draft<'_>) -> usize {
+/// Lowers every such node; gives how many there are. With `bytes`, kernels that sum integers may be asked for.
+pub(super) fn lower(draft: &mut Draft<'_>, bytes: bool) -> usize {
     let mut lowered = 0;
     // By sums of integers: the floats that they are made of.
     let mut exact = HashMap::new();
     for mut node in std::mem::take(&mut draft.nodes) {
-        if let Some(product) = IntegerProduct::of(draft, &node) {
+        if let Some(product) = IntegerProduct::of(draft, &node, bytes) {
             exact.extend(product.push(draft, &node));
             lowered += 1;
             continue;
@@ -57,6 +57,8 @@ struct IntegerProduct {
     bias: Option<Tensor>,
     /// Of those that round to 8 bits: how.
     requantize: Option<(Requantize, ValueId)>,
+    /// Whether floats do not hold its sums.
+    integer: bool,
 }
 
 /// What `x` is multiplied by.
@@ -68,7 +70,7 @@ enum Factor {
 }
 
 impl IntegerProduct {
-    fn of(draft: &Draft<'_>, node: &DraftNode) -> Option<Self> {
+    fn of(draft: &Draft<'_>, node: &DraftNode, bytes: bool) -> Option<Self> {
         // Inputs: x, its zero point, weight, its zero points, the scales of both and of y, y's zero point, bias.
         let (op, [x, x_zero, w, w_zero], scales, bias) = match node.op()? {
             Op::MatMulInteger => (Op::MatMul, [0, 2, 1, 3], None, None),
@@ -123,10 +125,18 @@ impl IntegerProduct {
         // Sums of integers may be made of a few; what is rounded at once, and convolutions, in one.
         let parts = if matmul && scales.is_none() { PARTS } else { 1 };
         let rows = weight.len() / channels.max(1);
-        let part_len =
+        let grouped = if let Op::Conv(conv) = &op { conv.group } else { 1 };
+        let in_floats =
             (1..=parts).map(|parts| rows.div_ceil(parts).max(1) * channels.max(1)).find(|&part| {
                 weight.chunks(part).zip((0..).step_by(part)).all(|(w, i)| most(i, w) <= f64::from(EXACT))
-            })?;
+            });
+        // What is rounded at once may be the sum of integers, which then is a float.
+        let known = x_zero.is_none_or(|id| draft.constant(id).is_some());
+        let of_bytes = bytes
+            && (known && grouped == 1 && scales.is_some())
+            && kernels::sums_bytes(rows)
+            && weight.iter().all(|w| (-128.0..=127.0).contains(w));
+        let part_len = in_floats.or(of_bytes.then_some(weight.len()))?;
         if most(0, &weight) > f64::from(i32::MAX) {
             return None;
         }
@@ -146,7 +156,8 @@ impl IntegerProduct {
             let part = |w: &[f32]| Tensor::from_slice(&[w.len() / channels, channels], w);
             weight.chunks(part_len).map(part).collect()
         };
-        Some(Self { op, x, x_zero, weight: Factor::Constant(weight), bias, requantize })
+        let weight = Factor::Constant(weight);
+        Some(Self { op, x, x_zero, weight, bias, requantize, integer: in_floats.is_none() })
     }
 
     /// A matrix product of which neither side is constant.
@@ -173,7 +184,8 @@ impl IntegerProduct {
                 Some(Requantize::of(draft, node, scales, [columns, 1])?)
             }
         };
-        Some(Self { op, x, x_zero, weight: Factor::Value(w, w_zero), bias: None, requantize })
+        let weight = Factor::Value(w, w_zero);
+        Some(Self { op, x, x_zero, weight, bias: None, requantize, integer: false })
     }
 
     /// Appends the nodes that compute it. Of sums that stay integers: which they are, and the same as floats.
@@ -193,23 +205,24 @@ impl IntegerProduct {
         };
         let sums = value(draft, shape.clone());
         let bias = self.bias.map(|bias| draft.add_constant(bias));
-        let mut push = |kind, inputs: Vec<Option<ValueId>>, output: Option<ValueId>| {
-            draft.nodes.push(DraftNode { kind, node: node.node, inputs, outputs: vec![output] });
-        };
-        push(Kind::Op(self.op), vec![Some(x), Some(weight), bias], Some(sums));
+        let made = |kind, inputs, output| DraftNode { kind, node: node.node, inputs, outputs: vec![output] };
+        let mut product = made(Kind::Op(self.op), vec![Some(x), Some(weight), bias], Some(sums));
+        if self.integer
+            && let Some((of_bytes, inputs)) = Product::lower(draft, &product)
+        {
+            product = made(Kind::lowered(Product { integer: true, ..of_bytes }), inputs, Some(sums));
+        }
+        draft.nodes.push(product);
         let Some((requantize, zero)) = self.requantize else {
-            push(Kind::Op(Op::Cast { to: DataType::I32 }), vec![Some(sums)], output);
+            draft.nodes.push(made(Kind::Op(Op::Cast { to: DataType::I32 }), vec![Some(sums)], output));
             return Some((output?, sums));
         };
         let rounded = value(draft, shape);
         let zero_shape = draft.shape(zero).unwrap_or_default().to_vec();
         let one = draft.add_constant(Tensor::from_slice(&zero_shape, &[1.0_f32]));
         let narrow = Op::QuantizeLinear { axis: 0, block_size: 0, saturate: true, to: None };
-        let mut push = |kind, inputs: Vec<Option<ValueId>>, output: Option<ValueId>| {
-            draft.nodes.push(DraftNode { kind, node: node.node, inputs, outputs: vec![output] });
-        };
-        push(Kind::lowered(requantize), vec![Some(sums)], Some(rounded));
-        push(Kind::Op(narrow), vec![Some(rounded), Some(one), Some(zero)], output);
+        draft.nodes.push(made(Kind::lowered(requantize), vec![Some(sums)], Some(rounded)));
+        draft.nodes.push(made(Kind::Op(narrow), vec![Some(rounded), Some(one), Some(zero)], output));
         None
     }
 }

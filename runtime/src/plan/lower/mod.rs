@@ -87,7 +87,7 @@ pub(super) fn lower(draft: &mut Draft<'_>, passes: Passes, log: &mut Log) {
     }
     if cfg!(feature = "quantized") && passes.has("integers") {
         let before = draft.nodes.len();
-        let changes = integer::lower(draft);
+        let changes = integer::lower(draft, passes.has("bytes"));
         log.add("integers", changes, [before, draft.nodes.len()]);
     }
     for patterns in LOWERINGS {

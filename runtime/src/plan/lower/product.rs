@@ -7,7 +7,7 @@ use super::call::{Call, Lowered, Preparation};
 use super::packed::PackedProduct;
 use super::transposed::Transposed;
 use super::{Rewrite, Rewriter};
-use crate::kernels::{Activation, Layout, Problem};
+use crate::kernels::{Activation, Layout, Problem, Sums};
 use crate::ops::OpError;
 use crate::ops::geometry::Convolution;
 use crate::packing::ConvGeometry;
@@ -27,6 +27,8 @@ pub(crate) struct Product {
     pub(crate) bias: Option<Vec<f32>>,
     pub(crate) activation: Activation,
     pub(crate) residual: bool,
+    /// Whether sums of floats are none of its sums, which are integers.
+    pub(crate) integer: bool,
 }
 
 /// Shapes of a product.
@@ -61,7 +63,7 @@ pub(super) fn rewrite(r: &mut Rewriter<'_, '_>, at: usize) -> Option<Rewrite> {
 
 impl Product {
     /// A product for a node that is one, with a constant f32 weight.
-    fn lower(draft: &Draft<'_>, node: &DraftNode) -> Option<Found> {
+    pub(super) fn lower(draft: &Draft<'_>, node: &DraftNode) -> Option<Found> {
         let Kind::Op(op) = &node.kind else { return None };
         let output = node.outputs.first().copied().flatten()?;
         if draft.dtype(output) != Some(DataType::F32) {
@@ -93,7 +95,15 @@ impl Product {
     }
 
     pub(super) fn new(source: Source, form: Form, channel_axis: usize) -> Self {
-        Self { source, form, channel_axis, bias: None, activation: Activation::None, residual: false }
+        Self {
+            source,
+            form,
+            channel_axis,
+            bias: None,
+            activation: Activation::None,
+            residual: false,
+            integer: false,
+        }
     }
 
     /// Channels of the output: rows of the weight, of one part where each part has its own matrices.
@@ -261,17 +271,21 @@ impl Lowered for Product {
     fn prepare(&self, with: &Preparation<'_>) -> Result<Box<dyn Call>, OpError> {
         let weight = with.draft.weight(self.source.value).expect("a product has a weight");
         let Context { weights, threads, .. } = with.context;
+        let sums = match self.activation.rounds() {
+            _ if self.integer => Sums::Integer,
+            true => Sums::Whole,
+            false => Sums::Near,
+        };
         let grid = with.node.input(0).and_then(|x| with.draft.grid(x));
         let m = self.source.m();
         let even = |parts: usize| vec![m / parts.max(1); parts];
         let packed = match &self.form {
             Form::Matrix { n, x_layout, y_layout, parts, .. } => {
-                let problem = Problem { grid, ..Problem::matrix(*n, *x_layout, *y_layout) };
+                let problem = Problem { sums, grid, ..Problem::matrix(*n, *x_layout, *y_layout) };
                 weights.product(&self.source, &weight, &even(*parts), &problem, threads)?
             }
             Form::Conv { groups, geometry, .. } => {
-                let exact = self.activation.rounds();
-                let problem = Problem { exact, grid, ..Problem::image(geometry.clone()) };
+                let problem = Problem { sums, grid, ..Problem::image(geometry.clone()) };
                 weights.product(&self.source, &weight, &even(*groups), &problem, threads)?
             }
             Form::Depthwise { geometry, .. } => weights.depthwise(&self.source, &weight, geometry)?,

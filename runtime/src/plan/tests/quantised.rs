@@ -4,6 +4,7 @@ use poda_formats::op::{Binary, Unary};
 use poda_formats::{DataType, Dim, Element, Graph, Op, Tensor, ValueId};
 
 use super::{numbers, prepare, reference, views};
+use crate::kernels::sums_bytes;
 use crate::{Model, Options, Passes};
 
 fn quantize() -> Op {
@@ -121,20 +122,12 @@ fn products_between_roundings_are_of_bytes() {
     // A clamp between two roundings goes with them.
     assert_eq!(found.len(), 4, "{found:?}");
     let bytes = found.iter().filter(|kernel| kernel.starts_with("gemm_u8i8")).count();
-    assert_eq!(bytes, if vnni() { 3 } else { 0 }, "{found:?}");
+    assert_eq!(bytes, if sums_bytes(1) { 3 } else { 0 }, "{found:?}");
     let passes = Passes::all().with("bytes", false).unwrap();
     let options = Options { threads: Some(1), passes, tune: false, ..Options::default() };
     let floats = Model::from_graph(graph).unwrap().prepare(options).unwrap();
     let steps = floats.profile(&views(&feeds), 1).unwrap().nodes;
     assert!(steps.iter().all(|step| !step.kernel.starts_with("gemm_u8i8")), "{steps:?}");
-}
-
-/// Whether this CPU and this build multiply bytes.
-fn vnni() -> bool {
-    #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
-    return crate::simd::Vnni::find().is_some();
-    #[cfg(not(all(target_arch = "x86_64", feature = "avx512")))]
-    return false;
 }
 
 #[test]
@@ -288,6 +281,26 @@ fn layers_of_integers_stay_floats_in_between() {
     assert!(found.iter().all(|kernel| !kernel.contains("QLinear")), "{found:?}");
     // In, three products each with its rounding, and out; an integer matrix between the last two.
     assert!(found.len() <= 10, "{found:?}");
+}
+
+#[test]
+fn sums_beyond_what_floats_hold_are_integers_where_the_cpu_sums_those() {
+    let mut graph = Graph::default();
+    let x = graph.add_input("x", DataType::U8, [1, 70, 5, 6].map(Dim::Fixed).to_vec());
+    let mut scalar = |name: &str, value: f32| graph.add_weight(name, Tensor::scalar(value));
+    let [xs, ws, ys] = [scalar("xs", 0.02), scalar("ws", 0.01), scalar("ys", 13.1)];
+    let zero = graph.add_weight("zero", Tensor::scalar(1_u8));
+    let w_zero = graph.add_weight("wz", Tensor::scalar(0_i8));
+    // Nine times 70 products of 254 and 127: odd sums beyond 2²⁴.
+    let weights: Vec<i8> = (0..3 * 70 * 9).map(|i| if i % 7 == 0 { 126 } else { 127 }).collect();
+    let w = graph.add_weight("w", Tensor::from_slice(&[3, 70, 3, 3], &weights));
+    let y = graph.add_node(Op::QLinearConv(conv()), &[x, xs, zero, w, ws, w_zero, ys, zero], "y");
+    graph.outputs.push(y);
+    let values: Vec<u8> = (0..70 * 30).map(|i| 255 - (i % 3) as u8).collect();
+    let found = kernels(&graph, &[("x", Tensor::from_slice(&[1, 70, 5, 6], &values))]);
+    let general = found.iter().any(|kernel| kernel.contains("QLinear"));
+    assert_eq!(general, !sums_bytes(1), "{found:?}");
+    assert_eq!(found.iter().any(|kernel| kernel.starts_with("gemm_u8i8")), sums_bytes(1), "{found:?}");
 }
 
 #[test]

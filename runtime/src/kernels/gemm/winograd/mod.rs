@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use super::tile::{Floats, Operands, Output, block};
 use super::{PARALLEL, cuts, dense_values};
-use crate::kernels::{Call, Epilogue, Layout, Packed, Params, Problem, Right, WeightMatrix};
+use crate::kernels::{Call, Epilogue, Layout, Packed, Params, Problem, Right, Sums, WeightMatrix};
 use crate::packing::image::PaddedImage;
 use crate::packing::scratch::Scratch;
 use crate::packing::tile::Rows;
@@ -57,7 +57,7 @@ pub(in crate::kernels) fn fits(weight: &WeightMatrix, problem: &Problem) -> bool
     let Ok([m, _]) = weight.shape() else { return false };
     let shape = [conv.kernel(), conv.stride(), conv.dilation()] == [[3; 2], [1; 2], [1; 2]];
     shape
-        && !problem.exact
+        && problem.sums == Sums::Near
         && problem.y_layout == Layout::FeatureMajor
         && m.min(conv.channels()) >= LEAST
         && conv.output().iter().all(|&side| side >= TILE)
