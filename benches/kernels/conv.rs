@@ -48,7 +48,6 @@ pub(crate) fn conv(threads: &Threads) {
                 .unwrap();
             let weight =
                 WeightMatrix::Dense(Tensor::from_slice(&[features, g.k()], &random.values(features * g.k())));
-            let layout = Layout::FeatureMajor;
             let problem = Problem::image(g.clone());
             let takes = dense.iter().filter(|kernel| kernel.takes(&weight, &problem));
             let layer = |&kernel: &&'static Kernel| {

@@ -329,7 +329,7 @@ fn check_bytes(
     shape: [usize; 2],
     n: usize,
     layouts: [Layout; 2],
-    conv: Option<ConvGeometry>,
+    conv: Option<&ConvGeometry>,
     least: i32,
 ) -> usize {
     let ([m, k], step) = (shape, 0.037_f32);
@@ -339,8 +339,8 @@ fn check_bytes(
     };
     let (w, row_step) = (bytes(m * k, -128), |row: usize| 0.011 * (row as f32 + 0.3));
     let weight: Vec<f32> = w.iter().enumerate().map(|(i, w)| row_step(i / k.max(1)) * w).collect();
-    let image = bytes(conv.as_ref().map_or(k * n, ConvGeometry::image_len), least);
-    let columns = conv.as_ref().map_or_else(
+    let image = bytes(conv.map_or(k * n, ConvGeometry::image_len), least);
+    let columns = conv.map_or_else(
         || image.clone(),
         |geometry| {
             let mut columns = vec![0.0; k * n];
@@ -350,9 +350,9 @@ fn check_bytes(
     );
     let given: Vec<f32> = image.iter().map(|x| step * x).collect();
     // (Of some matrices the least is found when they are there.)
-    let known = conv.is_some() || n % 2 == 0;
+    let known = conv.is_some() || n.is_multiple_of(2);
     let grid = Grid::new(step, known.then_some([least as f32, (least + 255) as f32]));
-    let problem = Problem { conv: conv.clone(), grid, ..Problem::matrix(n, layouts[0], layouts[1]) };
+    let problem = Problem { conv: conv.cloned(), grid, ..Problem::matrix(n, layouts[0], layouts[1]) };
     let weight = WeightMatrix::Dense(Tensor::from_slice(&shape, &weight));
     let mut found = 0;
     for kernel in all().filter(|kernel| kernel.name.contains("u8i8") && kernel.takes(&weight, &problem)) {
@@ -361,7 +361,7 @@ fn check_bytes(
             let threads = Threads::new(1 + n % 2).unwrap();
             let params = kernel.guess(&weight, &problem, &threads);
             let packed = PackedWeight::with_kernel(&weight, &problem, kernel, params).unwrap();
-            let x = match &conv {
+            let x = match conv {
                 Some(geometry) => X::Image { data: &given, geometry },
                 None => X::Matrix { data: &given, layout: layouts[0] },
             };
@@ -407,7 +407,7 @@ fn bytes_are_multiplied_exactly_over_their_whole_range() {
             let conv = ConvGeometry::new(channels, input, [3; 2], stride, [1; 2], pads).unwrap();
             for y_layout in [Layout::FeatureMajor, Layout::TokenMajor] {
                 let layouts = [Layout::FeatureMajor, y_layout];
-                found.push(check_bytes([13, conv.k()], conv.n(), layouts, Some(conv.clone()), least));
+                found.push(check_bytes([13, conv.k()], conv.n(), layouts, Some(&conv), least));
             }
         }
     }

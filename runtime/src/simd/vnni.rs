@@ -11,8 +11,8 @@ use rten_simd::isa::Avx512Isa;
 use super::Level;
 
 /// The proof that this CPU has VNNI beside what [`Level::Avx512`] stands for. Vectors are of floats whose bits are bytes or integers.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Vnni(());
+#[derive(Clone, Copy)]
+pub(crate) struct Vnni(Avx512Isa);
 
 type F32 = <Avx512Isa as Isa>::F32;
 
@@ -22,10 +22,12 @@ pub(crate) trait OnVnni {
     fn eval(self, simd: Avx512Isa);
 }
 
+#[allow(clippy::unused_self, reason = "what proves that the CPU has the instructions")]
 impl Vnni {
     /// Looks for the instructions, and whether this build uses them.
     pub(crate) fn find() -> Option<Self> {
-        (Level::Avx512.available() && is_x86_feature_detected!("avx512vnni")).then_some(Self(()))
+        let found = Level::Avx512.available() && is_x86_feature_detected!("avx512vnni");
+        found.then(Avx512Isa::new).flatten().map(Self)
     }
 
     /// Runs `op` with these instructions.
@@ -34,9 +36,8 @@ impl Vnni {
         unsafe fn run<V: OnVnni>(op: V, simd: Avx512Isa) {
             op.eval(simd);
         }
-        let simd = Avx512Isa::new().expect("found by `find`");
         // SAFETY: `find` found these features.
-        unsafe { run(op, simd) }
+        unsafe { run(op, self.0) }
     }
 
     /// To each 32-bit sum the products of four bytes without sign and four with one.

@@ -115,11 +115,12 @@ fn row_steps(weight: &WeightMatrix) -> Option<Vec<f32>> {
             let Self(row, step) = self;
             let per = 1.0 / step;
             // (Without a branch, so that vectors do it.)
-            row.iter().fold(true, |fits, &w| {
+            let fit = row.iter().fold(1_u32, |fit, &w| {
                 let multiple = (w * per).round_ties_even();
                 let near = (multiple * step - w).abs() <= ROUNDED * w.abs();
-                fits & near & (multiple >= -128.0) & (multiple <= 127.0)
-            })
+                fit & u32::from(near) & u32::from((-128.0..=127.0).contains(&multiple))
+            });
+            fit == 1
         }
     }
     let [m, k] = weight.shape().ok()?;
