@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Samples and scores for the accuracy tables: MNIST CNN, EfficientNet-Lite0 and MiniLM.
 
-    data.py MODELS OUT    fetches what is missing (300 MB) and writes OUT/<model>.calib.npz, OUT/lee.npz, and what
+    data.py MODELS OUT [--crops 3]
+                          fetches what is missing (300 MB) and writes OUT/<model>.calib.npz, OUT/lee.npz, and what
                           --goal is judged by: OUT/<model>.validation.npz
 
 MODELS is the folder that tests/run.sh fills (its mnist_digits.npz and imagenet_images.npz too, see
@@ -10,12 +11,13 @@ tests/models/fetch_models.py). Calibration samples are never those that are scor
 * mnist_cnn: digits 0..499 of the file calibrate, the other 1500 are scored;
 * efficientnet_lite0: 20 labelled photos are all there are for scoring; it is calibrated on other photos, those that ship with
   packages: of GCompris, of wallpapers, of scikit-image and scikit-learn, and things cut out of photos, Tux Paint's stamps, laid on
-  patches of the former. OUT/efficientnet_lite0.train.npz has three crops of each, the first of which calibrate. A quarter of the
+  patches of the former. OUT/efficientnet_lite0.train.npz has three crops of each (--crops), the first of which calibrate. A quarter of the
   photos is for validation, two crops each, without labels: none is on both sides;
 * minilm: Pearson correlation with human judgement on all pairs of the 50 documents of Lee et al. (2005); it is calibrated on
   Lee's background corpus, other news of other days.
 """
 
+import argparse
 import io
 import pathlib
 import subprocess
@@ -174,7 +176,7 @@ def laid_on(stamp, photos, random):
     return ground
 
 
-def photos(out):
+def photos(out, crops):
     """Crops of photos that ship with packages, as EfficientNet-Lite0 takes them."""
     from PIL import Image
 
@@ -182,7 +184,7 @@ def photos(out):
     whole, cut = (random.permutation(np.fromiter(found, object)) for found in [
         images(whole_photos(out), "RGB", 150), images(stamps(out), "RGBA", 48)])
     aside = lambda all: np.arange(len(all)) % 4 == 0
-    for name, part, each in [("validation", aside, 2), ("train", lambda all: ~aside(all), 3)]:
+    for name, part, each in [("validation", aside, 2), ("train", lambda all: ~aside(all), crops)]:
         grounds, things = whole[part(whole)], cut[part(cut)]
         views = [view for _ in range(each) for view in
                  [crop(photo, random) for photo in grounds] + [laid_on(thing, grounds, random) for thing in things]]
@@ -201,11 +203,15 @@ def mnist(models, out):
 
 
 def main():
-    models, out = map(pathlib.Path, sys.argv[1:3])
-    out.mkdir(parents=True, exist_ok=True)
-    mnist(models, out)
-    minilm(out)
-    photos(out)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=pathlib.Path)
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--crops", type=int, default=3)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    mnist(given.models, given.out)
+    minilm(given.out)
+    photos(given.out, given.crops)
 
 
 if __name__ == "__main__":

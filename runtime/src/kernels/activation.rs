@@ -85,6 +85,12 @@ impl Rounding {
         (least..=most).contains(&self.nan).then(|| Grid::new(self.to, Some(self.range))).flatten()
     }
 
+    /// This rounding and a clamp at zero after it.
+    pub(crate) fn then_relu(self) -> Self {
+        let [low, high] = self.clamp;
+        Self { clamp: [low.max(0.0), high.max(0.0)], nan: self.nan.max(0.0), ..self }
+    }
+
     /// This rounding and another after it.
     ///
     /// Of two roundings the second sees nothing but multiples of the first, few enough to look at each: where what it makes of them is
@@ -92,7 +98,7 @@ impl Rounding {
     /// multiple that becomes the least one nothing changes, so that the first rounding may stop there.
     pub(crate) fn then(self, second: Self) -> Activation {
         let merged = || {
-            let [least, most] = self.range;
+            let [least, most] = [f32::NEG_INFINITY, f32::INFINITY].map(|x| self.multiple(x));
             let count = (most - least).min(MOST_MULTIPLES) as usize;
             let multiples: Vec<f32> = (0..=count).map(|i| least + i as f32).collect();
             let given: Vec<f32> = multiples.iter().map(|q| second.multiple(q * self.to)).collect();
@@ -409,8 +415,18 @@ mod tests {
                 .iter()
                 .map(|x| ((x / scale).round_ties_even().clamp(range[0], range[1]) + 0.0) * to)
                 .collect();
+            let mut bounded = xs.clone();
+            bounded.push(f32::NAN);
             Activation::Rounded(rounding).apply(&mut xs);
             assert_eq!(xs, expected, "{scale}");
+            // With a clamp at zero after it.
+            Activation::Rounded(rounding.then_relu()).apply(&mut bounded);
+            let relu = |x: &f32| if *x > 0.0 { *x } else { 0.0 };
+            assert_eq!(
+                bounded,
+                expected.iter().chain([&(2.0 * to)]).map(relu).collect::<Vec<_>>(),
+                "{scale}"
+            );
         }
     }
 
@@ -429,6 +445,7 @@ mod tests {
                 range,
                 nan: [0.0, range[0]][i as usize % 2],
             };
+            let first = if i % 4 == 3 { first.then_relu() } else { first };
             let then = [6.0 / 255.0, scale, scale * 0.7, scale * 3.1, 1e-4 * scale][i as usize % 5];
             let second = Rounding { clamp, scale: then, to: then * 0.5, range: [0.0, 255.0], nan: 0.0 };
             let fewer = first.then(second);

@@ -68,6 +68,11 @@ fn with_epilogue(own: &DraftNode, product: Product, inputs: Vec<Option<ValueId>>
 }
 
 fn apply(product: &mut Product, inputs: &mut Vec<Option<ValueId>>, effect: Effect) -> Option<()> {
+    if let (Activation::Rounded(first), Effect::Activation(Activation::Relu)) = (product.activation, &effect)
+    {
+        product.activation = Activation::Rounded(first.then_relu());
+        return Some(());
+    }
     if product.activation != Activation::None {
         return None;
     }

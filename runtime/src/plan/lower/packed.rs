@@ -117,7 +117,10 @@ impl Call for PackedProduct {
             name.push_str(" + bias");
         }
         if self.activation != Activation::None {
-            name.push_str(&format!(" + {:?}", self.activation).to_lowercase());
+            // (Of those with parameters the name alone.)
+            let function = format!("{:?}", self.activation).to_lowercase();
+            name.push_str(" + ");
+            name.push_str(function.split([' ', '(']).next().unwrap_or_default());
         }
         explanation.name = name;
         explanation
