@@ -145,13 +145,6 @@ impl Grid {
     pub fn least(self) -> Option<i32> {
         self.least
     }
-
-    /// The least multiple among some, and 0.
-    pub(crate) fn least_of(self, values: &[f32]) -> i32 {
-        // (As floats they are off by less than half a step.)
-        let least = values.iter().fold(0.0_f32, |least, &x| if x < least { x } else { least });
-        (least / self.step()).round() as i32
-    }
 }
 
 /// A weight `[m, k]` as it is stored.

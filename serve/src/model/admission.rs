@@ -16,7 +16,10 @@ use std::time::{Duration, Instant};
 
 use crate::config::Concurrency;
 
-/// A window lasts at least so long; under an overload four runs, too, for its end is seen by what is run.
+/// A window in which growth is looked for lasts at least so long. (Twice as long would be more than it takes ten times what can be run to fill
+/// 512 connections, of which each then waits for its answer, and nothing grows any more.)
+const GROWTH: Duration = Duration::from_millis(50);
+/// A window under an overload lasts so long, and four runs, for its end is seen by what is run.
 const WINDOW: Duration = Duration::from_millis(100);
 /// It is closed undecided after so many times that, or so many runs.
 const UNDECIDED: u32 = 64;
@@ -202,7 +205,7 @@ impl Admission {
 impl State {
     /// At the end of a window whether the model is overloaded, as `was` said so far.
     fn roll(&mut self, now: Instant, was: bool, of: &Admission) -> Option<bool> {
-        let window = if was { WINDOW.max(self.times.last.saturating_mul(4)) } else { WINDOW };
+        let window = if was { WINDOW.max(self.times.last.saturating_mul(4)) } else { GROWTH };
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed < window {
             return None;
@@ -382,6 +385,21 @@ mod tests {
             assert_eq!(model.changes, [true, false], "rate {rate}");
             assert!((0..100).all(|_| model.arrive()), "the queue is as long as before");
         }
+    }
+
+    #[test]
+    fn an_overload_through_few_hundred_connections_is_seen() {
+        let mut model = Model::new(true);
+        // From then on that no connection is free, no more come than are run.
+        for _ in 0..100 {
+            for _ in 0..25 {
+                if model.waiting.len() < 500 {
+                    model.arrive();
+                }
+            }
+            model.run();
+        }
+        assert_eq!(model.changes, [true]);
     }
 
     #[test]

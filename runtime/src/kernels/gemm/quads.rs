@@ -149,7 +149,7 @@ impl Packed for Bytes {
     fn run(&self, call: Call<'_>) {
         let n = call.n;
         let least = self.grid.least().unwrap_or_else(|| match &call.x {
-            Right::Matrix { data, .. } => self.grid.least_of(data),
+            Right::Matrix { data, .. } => least_of(self.grid, data),
             Right::Image(_) | Right::Images { .. } => unreachable!("fitted for matrices"),
         });
         let narrow = Narrow { per: 1.0 / self.grid.step(), shift: SHIFT - least as f32 };
@@ -185,6 +185,13 @@ impl Packed for Bytes {
     fn bytes(&self) -> usize {
         self.gemm.bytes() + size_of_val(&self.steps[..]) + size_of_val(&self.totals[..])
     }
+}
+
+/// The least multiple among some, and 0.
+fn least_of(grid: Grid, values: &[f32]) -> i32 {
+    // (As floats they are off by less than half a step.)
+    let least = values.iter().fold(0.0_f32, |least, &x| if x < least { x } else { least });
+    (least / grid.step()).round() as i32
 }
 
 /// Makes bytes of floats on a grid: how far they are above its least multiple.
