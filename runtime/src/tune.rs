@@ -158,6 +158,9 @@ impl Tuner {
         let weight = source.stored();
         let shape = weight.shape()?;
         let kernels = self.kernels(weight, problem);
+        if kernels.is_empty() {
+            return Err(KernelError::Missing);
+        }
         let untimed = |kernel: &'static Kernel, params: Params, reason: &str| {
             let candidate = Candidate { kernel: kernel.name.to_owned(), params, micros: None, bytes: None };
             Ok((kernel, Choice { candidates: vec![candidate], reason: reason.to_owned() }))
@@ -172,7 +175,7 @@ impl Tuner {
         let cost = |kernel: &&Kernel| (kernel.cost)(weight, problem);
         if !self.options.timing {
             let kernel = kernels.iter().copied().min_by(|a, b| cost(a).total_cmp(&cost(b)));
-            let kernel = kernel.expect("dense takes all");
+            let kernel = kernel.expect("there is one");
             let params = kernel.guess(weight, problem, threads);
             return untimed(kernel, params, "chosen by the cost model, not timed");
         }

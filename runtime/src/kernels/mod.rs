@@ -12,6 +12,8 @@
 
 pub mod activation;
 pub mod attention;
+#[cfg(test)]
+mod bytes_tests;
 mod csr;
 pub mod depthwise;
 mod exp;
@@ -47,6 +49,8 @@ use crate::threads::Threads;
 pub use crate::simd::{Level, Supported};
 pub use activation::{Activation, Rounding};
 pub use depthwise::Depthwise;
+#[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
+pub(crate) use gemm::quads::sums as sums_bytes;
 pub(crate) use gemm::{Mat, matmul};
 pub(crate) use softmax::{softmax_columns, softmax_rows};
 pub(crate) use table::Source;
@@ -92,13 +96,10 @@ pub enum Sums {
     Integer,
 }
 
-/// Whether this CPU has a kernel that sums `k` products of bytes as integers.
-pub(crate) fn sums_bytes(k: usize) -> bool {
-    #[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
-    let sums = gemm::quads::sums(k);
-    #[cfg(not(all(target_arch = "x86_64", feature = "avx512", feature = "quantized")))]
-    let sums = k == usize::MAX;
-    sums
+/// Whether this CPU has a kernel that sums so many products of bytes as integers: no build without that kernel.
+#[cfg(not(all(target_arch = "x86_64", feature = "avx512", feature = "quantized")))]
+pub(crate) fn sums_bytes(_: usize) -> bool {
+    false
 }
 
 impl Problem {
@@ -196,6 +197,8 @@ pub enum KernelError {
     Refused { name: String },
     #[error("kernel {name} cannot be packed with {params:?}")]
     Params { name: String, params: Params },
+    #[error("no kernel of this CPU multiplies such a weight as asked for")]
+    Missing,
     #[error("the kernels for this weight have not been timed yet")]
     Untimed,
 }

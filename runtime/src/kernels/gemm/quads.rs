@@ -45,7 +45,7 @@ struct Bytes {
 }
 
 /// Whether this CPU sums `k` products.
-pub(in crate::kernels) fn sums(k: usize) -> bool {
+pub(crate) fn sums(k: usize) -> bool {
     (1..MOST).contains(&k) && Vnni::find().is_some()
 }
 
@@ -128,10 +128,11 @@ fn row_steps(weight: &WeightMatrix) -> Option<Vec<f32>> {
     let step = |row: &[f32]| {
         let greatest = row.iter().fold(0.0_f32, |most, w| if w.abs() > most { w.abs() } else { most });
         let (few, level) = (&row[..row.len().min(16)], Supported::best());
-        // Most quantisers make the greatest element 127 steps; one of none is told by its NaN.
-        let steps = [127_u8, 128].into_iter().chain(1..127).map(|top| greatest / f32::from(top));
-        let mut steps = steps.map(|step| if greatest == 0.0 { 1.0 } else { step });
-        steps.find(|&step| level.run(Check(few, step)) && level.run(Check(row, step)))
+        // Sums of integers stay what they are; most quantisers make the greatest element 127 steps.
+        let parts = [127_u8, 128].into_iter().chain(1..127).map(|top| greatest / f32::from(top));
+        std::iter::once(1.0)
+            .chain(parts)
+            .find(|&step| level.run(Check(few, step)) && level.run(Check(row, step)))
     };
     (0..m).map(|row| step(&values[row * k..][..k])).collect()
 }
@@ -279,18 +280,15 @@ impl Quads<'_> {
     }
 }
 
-/// Features are rows: their weights are in every lane.
+/// Features are rows, whose weights are in every lane; or run along the lanes, and inputs are in every lane.
 #[derive(Clone, Copy)]
-struct ByRow<'a>(Quads<'a>);
+struct At<'a, const BY_LANE: bool>(Quads<'a>);
 
-/// Features run along the lanes: inputs are in every lane.
-#[derive(Clone, Copy)]
-struct ByLane<'a>(Quads<'a>);
-
-impl Arithmetic<Avx512Isa> for ByRow<'_> {
+impl<const BY_LANE: bool> Arithmetic<Avx512Isa> for At<'_, BY_LANE> {
     #[inline(always)]
     fn multiply_add(self, _: Avx512Isa, a: F32, b: F32, sum: F32) -> F32 {
-        self.0.vnni.multiply_add(sum, b, a)
+        let (inputs, weights) = if BY_LANE { (a, b) } else { (b, a) };
+        self.0.vnni.multiply_add(sum, inputs, weights)
     }
 
     #[inline(always)]
@@ -299,46 +297,28 @@ impl Arithmetic<Avx512Isa> for ByRow<'_> {
     }
 
     #[inline(always)]
-    unsafe fn finished(self, simd: Avx512Isa, sum: F32, row: usize, _: usize) -> F32 {
-        // SAFETY: there is one of each for every row.
-        let (step, total) = unsafe { (*self.0.steps.get_unchecked(row), *self.0.totals.get_unchecked(row)) };
-        self.0.floats(simd, sum, [step, f32::from_bits(total.cast_unsigned())].map(|v| splat(simd, v)))
-    }
-}
-
-impl Arithmetic<Avx512Isa> for ByLane<'_> {
-    #[inline(always)]
-    fn multiply_add(self, _: Avx512Isa, a: F32, b: F32, sum: F32) -> F32 {
-        self.0.vnni.multiply_add(sum, a, b)
-    }
-
-    #[inline(always)]
-    fn add(self, _: Avx512Isa, a: F32, b: F32) -> F32 {
-        self.0.vnni.add(a, b)
-    }
-
-    #[inline(always)]
-    unsafe fn finished(self, simd: Avx512Isa, sum: F32, _: usize, lane: usize) -> F32 {
-        // SAFETY: there is one of each for every lane of the tile.
-        let values = unsafe {
-            [self.0.steps.as_ptr(), self.0.totals.as_ptr().cast()].map(|at| simd.f32().load_ptr(at.add(lane)))
-        };
+    unsafe fn finished(self, simd: Avx512Isa, sum: F32, row: usize, lane: usize) -> F32 {
+        let of_features = [self.0.steps.as_ptr(), self.0.totals.as_ptr().cast()];
+        // SAFETY: there is one of each for every row, or for every lane of the tile.
+        let values = of_features.map(|at: *const f32| unsafe {
+            if BY_LANE { simd.f32().load_ptr(at.add(lane)) } else { splat(simd, *at.add(row)) }
+        });
         self.0.floats(simd, sum, values)
     }
 }
 
 impl<'a> Elements for Quads<'a> {
-    type ByRow = ByRow<'a>;
-    type ByLane = ByLane<'a>;
+    type ByRow = At<'a, false>;
+    type ByLane = At<'a, true>;
 
     #[inline(always)]
-    fn by_row(self, feature: usize) -> ByRow<'a> {
-        ByRow(self.at(feature))
+    fn by_row(self, feature: usize) -> Self::ByRow {
+        At(self.at(feature))
     }
 
     #[inline(always)]
-    fn by_lane(self, feature: usize) -> ByLane<'a> {
-        ByLane(self.at(feature))
+    fn by_lane(self, feature: usize) -> Self::ByLane {
+        At(self.at(feature))
     }
 
     fn run(self, _: Supported, part: Part<'_, Self>) {
@@ -371,7 +351,7 @@ mod tests {
         };
         // The greatest is 127 steps, 128 below zero, 3 and 1; nothing but zeros.
         assert_eq!(steps(&[&[127.0, -3.0, 0.0], &[-64.0, 0.5, 63.5]]), Some(vec![1.0, 0.5]));
-        assert_eq!(steps(&[&[0.75, -0.5, 0.25], &[-3.0, 3.0, 0.0]]), Some(vec![0.75 / 3.0, 3.0 / 127.0]));
+        assert_eq!(steps(&[&[0.75, -0.5, 0.25], &[-3.0, 3.0, 0.0]]), Some(vec![0.75 / 3.0, 1.0]));
         assert_eq!(steps(&[&[0.0; 3], &[f32::MIN_POSITIVE, 0.0, 0.0]]).map(|steps| steps[0]), Some(1.0));
         // Each is off by as much as two roundings, after a factor.
         let scaled: Vec<f32> = (-127..=127).map(|q| q as f32 * 0.003_173 * 1.732_1).collect();

@@ -82,7 +82,7 @@ fn of_activation(activation: Activation) -> Option<Grid> {
     match activation {
         Activation::Rounded(rounding) | Activation::RoundedTwice(_, rounding) => rounding.grid(),
         Activation::Requantized(rounding, steps) => {
-            let range = [rounding.range[0] * rounding.to, steps.top.min(255.0)];
+            let range = [rounding.range[0] * rounding.to, steps.top];
             Grid::new(steps.of, Some(range.map(f32::round_ties_even)))
         }
         _ => None,

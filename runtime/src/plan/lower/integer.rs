@@ -125,7 +125,10 @@ impl IntegerProduct {
         // Sums of integers may be made of a few; what is rounded at once, and convolutions, in one.
         let parts = if matmul && scales.is_none() { PARTS } else { 1 };
         let rows = weight.len() / channels.max(1);
-        let grouped = if let Op::Conv(conv) = &op { conv.group } else { 1 };
+        let kernels_take = match &op {
+            Op::Conv(conv) => conv.group == 1 && x_shape.len() <= 4 && !x_shape.contains(&0),
+            _ => true,
+        };
         let in_floats =
             (1..=parts).map(|parts| rows.div_ceil(parts).max(1) * channels.max(1)).find(|&part| {
                 weight.chunks(part).zip((0..).step_by(part)).all(|(w, i)| most(i, w) <= f64::from(EXACT))
@@ -133,7 +136,7 @@ impl IntegerProduct {
         // What is rounded at once may be the sum of integers, which then is a float.
         let known = x_zero.is_none_or(|id| draft.constant(id).is_some());
         let of_bytes = bytes
-            && (known && grouped == 1 && scales.is_some())
+            && (known && kernels_take && scales.is_some())
             && kernels::sums_bytes(rows)
             && weight.iter().all(|w| (-128.0..=127.0).contains(w));
         let part_len = in_floats.or(of_bytes.then_some(weight.len()))?;

@@ -130,6 +130,26 @@ fn products_between_roundings_are_of_bytes() {
     assert!(steps.iter().all(|step| !step.kernel.starts_with("gemm_u8i8")), "{steps:?}");
 }
 
+/// A rounding to 8 bits and one to 16 give few values, but multiples far beyond what 8 bits tell apart.
+#[test]
+fn multiples_beyond_a_byte_are_no_bytes() {
+    let mut graph = Graph::default();
+    let x = graph.add_input("x", DataType::F32, [40, 12].map(Dim::Fixed).to_vec());
+    let x = pair(&mut graph, x, "in", 0.5, 100_u8);
+    let w = graph.add_weight("w", signed(&[12, 24], 1));
+    let v = graph.add_weight("v", signed(&[24, 64], 2));
+    let scale = graph.add_weight("scale", Tensor::scalar(1.0_f32));
+    let w = graph.add_node(dequantize(), &[w, scale], "w.f32");
+    let v = graph.add_node(dequantize(), &[v, scale], "v.f32");
+    let y = graph.add_node(Op::MatMul, &[x, w], "y");
+    let y = pair(&mut graph, y, "narrow", 32.0, 0_u8);
+    let y = pair(&mut graph, y, "wide", 8.0, 0_u16);
+    let z = graph.add_node(Op::MatMul, &[y, v], "z");
+    graph.outputs.push(z);
+    let found = kernels(&graph, &[("x", numbers(&[40, 12], 3, 0.0))]);
+    assert!(found[1].contains("requantized") && !found[2].starts_with("gemm_u8i8"), "{found:?}");
+}
+
 #[test]
 fn what_is_no_pair_stays() {
     let mut graph = Graph::default();
