@@ -66,6 +66,7 @@ pub mod masks;
 pub mod names;
 pub mod observer;
 pub mod prune;
+mod quantised;
 pub mod recipe;
 pub mod report;
 pub mod schedule;

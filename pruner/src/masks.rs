@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::criterion::float_values;
 use crate::dependency::{DependencyGraph, Removal};
+use crate::quantised;
 use crate::recipe::Recipe;
 use crate::unstructured::prunable_weights;
 
@@ -105,6 +106,7 @@ impl Masks {
     /// # Errors
     /// When a weight cannot be read.
     pub fn between(dense: &Graph, pruned: &Graph, kept: &[Kept]) -> Result<Self, MasksError> {
+        let (dense, pruned) = (&quantised::separate(dense).0, &quantised::separate(pruned).0);
         let mut names: Vec<&str> = prunable_weights(dense, &Recipe::default())
             .into_iter()
             .map(|id| dense.value(id).name.as_str())

@@ -32,8 +32,9 @@ use crate::judge::Judge;
 use crate::masks::{self, Kept, Masks};
 use crate::names;
 use crate::observer::Observer;
+use crate::quantised::{self, Quantised};
 use crate::recipe::{Granularity, Recipe, RecipeError};
-use crate::report::{self, Dead, Fit, Histogram, Reconstructed, Report, Totals, histogram};
+use crate::report::{self, Dead, Fit, Histogram, Reconstructed, Report, histogram};
 use crate::schedule::{self, Search};
 use crate::settings::{Settings, Shapes};
 use crate::structured::matrices;
@@ -115,17 +116,19 @@ pub fn prune_with(
     data: Data<'_>,
 ) -> Result<(Graph, Report), PruneError> {
     let (whole, defaults) = defaults::separate(graph);
-    let (graph, rows) = keep_ids(&whole, &recipe.keep_ids)?;
-    let judge = data.judge.map(|judge| Restored { judge, defaults: &defaults });
+    let (floats, quantised) = quantised::separate(&whole);
+    let (graph, rows) = keep_ids(&floats, &recipe.keep_ids)?;
+    let judge = data.judge.map(|judge| Restored { judge, defaults: &defaults, quantised: &quantised });
     let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
-    let run = Run::new(recipe, shapes, observer, Data { judge, ..data })?;
-    let (mut pruned, mut report) = run.all(&graph)?;
-    if !rows.is_empty() {
-        // Rows count among what went.
-        let Totals { macs, nonzero_macs, .. } = report.before;
-        report.before = Totals { macs, nonzero_macs, ..report::of_weights(&whole) };
-        report.kept = masks::then(rows, report.kept);
+    let run = Run::new(recipe, shapes, observer, Data { judge, ..data }, &quantised)?;
+    let (pruned, mut report) = run.all(&graph)?;
+    let mut pruned = quantised.restore(&pruned)?;
+    if let Some(values) = recipe.values {
+        pruned.round_weights(values)?;
+        report.rounded = pruned.rounded_weights();
     }
+    report.count_weights(&whole, &pruned);
+    report.kept = masks::then(rows, report.kept);
     defaults::restore(&mut pruned, &defaults);
     Ok((pruned, report))
 }
@@ -143,7 +146,8 @@ pub fn scores(
     data: Data<'_>,
 ) -> Result<Vec<(String, Vec<f64>)>, PruneError> {
     let (graph, _) = defaults::separate(graph);
-    let mut run = Run::new(recipe, shapes, observer, data)?;
+    let (graph, quantised) = quantised::separate(&graph);
+    let mut run = Run::new(recipe, shapes, observer, data, &quantised)?;
     let (graph, settings) = canonical(&graph, shapes, &|name| recipe.excludes(name));
     let Structure { dependencies, excluded } = Structure::of(&graph, &settings, recipe);
     let (multiplied, _) = matrices(&graph, &prunable_weights(&graph, &Recipe::default()));
@@ -163,6 +167,8 @@ struct Run<'a, 'p> {
     judge: Option<&'a dyn Judge>,
     samples: Option<&'a dyn Samples>,
     masks: Option<&'a Masks>,
+    /// What is to be put back into what is pruned.
+    quantised: &'a Quantised,
     notes: Vec<String>,
     fitted: Fitted,
     kept: Vec<Kept>,
@@ -195,6 +201,7 @@ impl<'a, 'p> Run<'a, 'p> {
         shapes: &'a Shapes,
         observer: &'p mut dyn Observer,
         data: Data<'a>,
+        quantised: &'a Quantised,
     ) -> Result<Self, PruneError> {
         let Data { judge, samples, masks } = data;
         match recipe.validate() {
@@ -225,6 +232,7 @@ impl<'a, 'p> Run<'a, 'p> {
             judge,
             samples,
             masks,
+            quantised,
             notes,
             fitted,
             kept,
@@ -371,9 +379,6 @@ impl<'a, 'p> Run<'a, 'p> {
         self.notes.extend(report::silent::silent_outputs(canonical, &pruned.graph));
         // What folded constants were made of.
         pruned.graph.remove_unused();
-        if let Some(values) = self.recipe.values {
-            pruned.graph.round_weights(values)?;
-        }
         let of = |graph: &Graph| settings.one_sample(graph);
         let (before, after) = (of(canonical), of(&pruned.graph));
         let report = Report {
@@ -385,7 +390,7 @@ impl<'a, 'p> Run<'a, 'p> {
             refused: pruned.refused,
             looked_for_dead: self.recipe.remove_dead,
             dead,
-            rounded: pruned.graph.rounded_weights(),
+            rounded: Vec::new(),
             fits: self.fitted.layers,
             submodules: self.fitted.submodules,
             likeness: None,

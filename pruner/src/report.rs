@@ -373,6 +373,22 @@ impl Report {
         self.layers.iter().filter(|l| l.nnz_after == 0 && l.nnz_before > 0)
     }
 
+    /// Takes the sums over weights, and their bytes, from the model as it was given and as it is now.
+    pub(crate) fn count_weights(&mut self, before: &Graph, after: &Graph) {
+        for (totals, graph) in [(&mut self.before, before), (&mut self.after, after)] {
+            *totals = Totals { macs: totals.macs, nonzero_macs: totals.nonzero_macs, ..of_weights(graph) };
+        }
+        let bytes = |graph: &Graph| -> HashMap<String, u64> {
+            let weights = graph.values.iter().filter_map(|value| Some((value, value.weight.as_ref()?)));
+            weights.map(|(value, weight)| (value.name.clone(), weight.bytes() as u64)).collect()
+        };
+        let (was, is) = (bytes(before), bytes(after));
+        for layer in &mut self.layers {
+            layer.bytes_before = was.get(&layer.weight).copied().unwrap_or(layer.bytes_before);
+            layer.bytes_after = is.get(&layer.weight).copied().unwrap_or(layer.bytes_after);
+        }
+    }
+
     /// Takes the bytes of weights from `graph`, the result as it is stored.
     pub fn count_bytes(&mut self, graph: &Graph) {
         self.after.bytes = weight_bytes(graph);

@@ -1,5 +1,6 @@
 //! The form in which a graph is pruned: it computes the same, and says more of what pruning must know.
 //!
+//! * Integers that stand for real numbers are these (`crate::quantised`).
 //! * What is computed from weights alone is a weight (`constants`): a weight norm's direction and gain, a standardised
 //!   kernel, a logarithm of a parameter. What is pruned is then what products multiply with.
 //! * A squeeze names its axes (`squeeze`), so that a layer narrowed to one channel keeps that dimension.
@@ -16,12 +17,13 @@ pub use shuffle::shuffles_to_gathers;
 
 use poda_formats::Graph;
 
+use crate::quantised;
 use crate::settings::{Settings, Shapes};
 
 /// The canonical form of `graph`, and its settings. Whatever has a name that `excluded` knows is not folded.
 pub fn canonical(graph: &Graph, shapes: &Shapes, excluded: &dyn Fn(&str) -> bool) -> (Graph, Settings) {
-    let settings = Settings::find(graph, shapes);
-    let mut changed = graph.clone();
+    let (mut changed, _) = quantised::separate(graph);
+    let settings = Settings::find(&changed, shapes);
     let squeezed = squeeze::name_axes(&mut changed, settings.facts());
     let folded = constants::fold(&mut changed, settings.facts(), excluded);
     let gathered = shuffles_to_gathers(&mut changed, settings.facts());
@@ -34,7 +36,7 @@ pub fn canonical(graph: &Graph, shapes: &Shapes, excluded: &dyn Fn(&str) -> bool
 }
 
 /// Removes nodes whose outputs nobody uses; values stay. Gives the number of nodes removed.
-fn drop_unused_nodes(graph: &mut Graph) -> usize {
+pub(crate) fn drop_unused_nodes(graph: &mut Graph) -> usize {
     let mut used = vec![false; graph.values.len()];
     graph.outputs.iter().for_each(|id| used[id.index()] = true);
     let mut keep = vec![false; graph.nodes.len()];

@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::gradients::GradientError;
 use crate::gradients::loss::Loss;
 use crate::names::{self, NamesError};
+use crate::quantised;
 
 pub use checkpoint::Checkpoint;
 pub use optimizer::Optimizer;
@@ -268,6 +269,7 @@ pub fn finetune(
 ) -> Result<(Graph, Report), FineTuneError> {
     check(data, terms, options)?;
     names::all_fit(&[graph], &options.freeze)?;
+    let (graph, quantised) = &quantised::separate(graph);
     let size = options.batch.min(data.len());
     let first: Vec<usize> = (0..size).collect();
     let batch = data.batch(&first).map_err(FineTuneError::Data)?;
@@ -279,7 +281,7 @@ pub fn finetune(
     let stopped = run.epochs(observe)?;
     let Run { state, .. } = run;
     let report = state.report(resumed, stopped);
-    Ok((state.best_graph(graph), report))
+    Ok((quantised.restore(&state.best_graph(graph))?, report))
 }
 
 /// `graph` with mean and variance of each batch normalisation estimated again, from up to 1024 samples in batches of `batch`.

@@ -27,6 +27,7 @@ impl<'a> Trials<'a> {
         graph: &Graph,
         run: &Run<'_, '_>,
     ) -> Result<Self, PruneError> {
+        let graph = &run.quantised.restore(graph)?;
         let dense = report::totals(graph, &settings.one_sample(graph));
         let mut trials = Self {
             conditions,
@@ -70,7 +71,7 @@ impl<'a> Trials<'a> {
         most: usize,
         run: &mut Run<'_, '_>,
     ) -> Result<Verdict, PruneError> {
-        let mut stored = run.recipe.granularity.stored(graph);
+        let mut stored = run.recipe.granularity.stored(&run.quantised.restore(graph)?);
         if let Some(values) = run.recipe.values {
             stored.round_weights(values)?;
         }
@@ -213,7 +214,8 @@ impl Run<'_, '_> {
             return Ok(None);
         };
         let data = Data { judge: self.judge, ..Data::default() };
-        let (_, report) = prune_with(dense, &sketch, self.shapes, self.observer, data)?;
+        let dense = self.quantised.restore(dense)?;
+        let (_, report) = prune_with(&dense, &sketch, self.shapes, self.observer, data)?;
         let taken = report.search.and_then(|search| search.trials.get(search.taken?).cloned());
         Ok(taken.map(|trial| trial.sparsity))
     }
