@@ -118,7 +118,7 @@ pub fn prune_with(
     let (whole, defaults) = defaults::separate(graph);
     let (floats, quantised) = quantised::separate(&whole);
     let (graph, rows) = keep_ids(&floats, &recipe.keep_ids)?;
-    let judge = data.judge.map(|judge| Restored { judge, defaults: &defaults, quantised: &quantised });
+    let judge = data.judge.map(|judge| Restored { judge, defaults: &defaults });
     let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
     let run = Run::new(recipe, shapes, observer, Data { judge, ..data }, &quantised)?;
     let (pruned, mut report) = run.all(&graph)?;

@@ -8,9 +8,9 @@ use super::csr::{CsrMatrix, index_type};
 use super::dense::DenseMatrix;
 use super::matrix::Matrix;
 use super::pattern::NonZeros;
-use super::{MatrixWeight, Pattern, Weight, bitmap};
+use super::{MatrixWeight, Pattern, Values, Weight, bitmap};
 use crate::graph::{Graph, ValueId};
-use crate::op::MatrixForm;
+use crate::op::{MatrixForm, Op};
 use crate::tensor::Tensor;
 
 /// Sides of the blocks that are looked for, 1 × c, r × 1 and square.
@@ -21,13 +21,21 @@ const GROUPS: [usize; 4] = [2, 4, 8, 16];
 impl Weight {
     /// `tensor`, which lies as `form` says, in the layout that takes the fewest bytes: dense, CSR, with a bitmap, in blocks or N:M.
     ///
-    /// Only f32 becomes sparse. Zeros of either sign are left out, so -0.0 becomes 0.0; NaN stays.
+    /// Only f32 and i8 become sparse. Zeros of either sign are left out, so -0.0 becomes 0.0; NaN stays.
     pub fn smallest(tensor: &Tensor, form: MatrixForm) -> Self {
         Self::smallest_by(tensor, form, &[])
     }
 
     /// [`Weight::smallest`], with patterns to consider beside the common ones.
     pub fn smallest_by(tensor: &Tensor, form: MatrixForm, patterns: &[Pattern]) -> Self {
+        let integers = || {
+            let values = tensor.as_slice::<i8>().ok().filter(|_| form.fits(tensor.shape()))?;
+            let (shape, values) = (form.size(), form.rows_of(values));
+            let nonzeros = || NonZeros::of(shape, &values, false);
+            let csr = || CsrMatrix::gather(shape, &values, Values::from);
+            let matrix = smallest(shape, size_of::<i8>(), nonzeros, csr, patterns)?;
+            MatrixWeight::new(tensor.shape().to_vec(), form, matrix).ok()
+        };
         let sparse = || {
             let values = tensor.as_slice::<f32>().ok().filter(|_| form.fits(tensor.shape()))?;
             let [rows, cols] = form.size();
@@ -45,7 +53,7 @@ impl Weight {
             let matrix = smallest([rows, cols], size_of::<f32>(), nonzeros, csr, patterns)?;
             MatrixWeight::new(tensor.shape().to_vec(), form, matrix).ok()
         };
-        sparse().map_or_else(|| tensor.clone().into(), Self::from)
+        sparse().or_else(integers).map_or_else(|| tensor.clone().into(), Self::from)
     }
 }
 
@@ -173,14 +181,27 @@ impl Graph {
         stored
     }
 
-    /// For each weight that this graph itself uses only as the matrix of products: how it lies as `[outputs, inputs]`.
+    /// For each weight that this graph itself uses only as the matrix of products, perhaps dequantised: how it lies as
+    /// `[outputs, inputs]`.
     pub fn matrix_uses(&self) -> HashMap<ValueId, MatrixForm> {
+        // By what is dequantised, the integers.
+        let mut integers: HashMap<ValueId, ValueId> = HashMap::new();
+        for node in self.nodes.iter().filter(|node| matches!(node.op, Op::DequantizeLinear { .. })) {
+            if let (Some(from), Some(to)) = (node.input(0), node.output(0))
+                && self.weight(from).is_some()
+            {
+                integers.insert(to, from);
+            }
+        }
+        let source = |id: ValueId| integers.get(&id).copied().unwrap_or(id);
         // `None` where uses disagree.
         let mut uses: HashMap<ValueId, Option<MatrixForm>> = HashMap::new();
         for node in &self.nodes {
-            let shape = |id: &Option<ValueId>| id.and_then(|id| self.weight(id)).map(Weight::shape);
+            let dequantised = node.output(0).is_some_and(|id| integers.contains_key(&id));
+            let shape = |id: &Option<ValueId>| id.and_then(|id| self.weight(source(id))).map(Weight::shape);
             let products = node.op.products(&node.inputs.iter().map(shape).collect::<Vec<_>>(), None);
-            for (index, id) in node.inputs.iter().enumerate().filter_map(|(i, id)| Some((i, (*id)?))) {
+            let inputs = node.inputs.iter().enumerate().skip(usize::from(dequantised));
+            for (index, id) in inputs.filter_map(|(i, id)| Some((i, source((*id)?)))) {
                 let form = products.iter().find(|p| p.input == index).map(|p| p.form);
                 let known = uses.entry(id).or_insert(form);
                 if *known != form {
@@ -189,7 +210,7 @@ impl Graph {
             }
         }
         for id in &self.outputs {
-            uses.insert(*id, None);
+            uses.insert(source(*id), None);
         }
         uses.into_iter().filter_map(|(id, form)| Some((id, form?))).collect()
     }
@@ -268,6 +289,14 @@ mod tests {
             assert_eq!(weight.layout(), layout, "{shape:?} {keep_every} {transposed}");
             assert_eq!(weight.to_dense().unwrap(), dense);
             assert!(weight.bytes() <= dense.bytes().len());
+        }
+        for transposed in [false, true] {
+            let integers: Vec<i8> =
+                (0..64 * 24).map(|i| if hash(i).is_multiple_of(5) { -3 } else { 0 }).collect();
+            let integers = Tensor::from_slice(&[64, 24], &integers);
+            let weight = Weight::smallest(&integers, MatrixForm::of(&[64, 24], transposed).unwrap());
+            assert_eq!((&*weight.layout(), weight.dtype()), ("bitmap", DataType::I8));
+            assert_eq!(weight.to_dense().unwrap(), integers);
         }
         let whole = Tensor::from_slice(&[8, 8], &[0_i32; 64]);
         assert_eq!(Weight::smallest(&whole, MatrixForm::of(&[8, 8], false).unwrap()).layout(), "dense");

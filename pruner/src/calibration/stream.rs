@@ -260,6 +260,7 @@ pub(crate) fn part(graph: &Graph, nodes: Range<usize>, outputs: &[ValueId], anal
         part.nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied()).collect();
     part.outputs = outputs.to_vec();
     let needed = needed(&part, graph.values.len());
+    part.nodes.retain(|node| node.outputs.iter().flatten().any(|id| needed[id.index()]));
     let value = |(index, value): (usize, &Value)| {
         let id = ValueId(index as u32);
         let known = analysis.constant(id);
