@@ -14,7 +14,7 @@ use super::restore::{Made, Quantised, Stored, Was};
 pub(crate) fn separate(graph: &Graph) -> (Graph, Quantised) {
     let groups = Groups::find(graph);
     let mut quantised = Quantised::default();
-    if groups.groups.is_empty() {
+    if groups.all.is_empty() {
         return (graph.clone(), quantised);
     }
     let names = Names::of(graph);
@@ -36,7 +36,7 @@ pub(crate) fn separate(graph: &Graph) -> (Graph, Quantised) {
     for (id, group) in groups.members() {
         let value = graph.value_mut(id);
         value.dtype = Some(DataType::F32);
-        if let (Some(weight), Scale::Constant(steps)) = (&value.weight, &groups.groups[group].of)
+        if let (Some(weight), Scale::Constant(steps)) = (&value.weight, &groups.all[group].of)
             && let Ok(tensor) = weight.to_dense()
         {
             value.weight = steps.floats(&tensor).map(Weight::Tensor);
@@ -52,7 +52,7 @@ pub(crate) fn separate(graph: &Graph) -> (Graph, Quantised) {
             Scale::Dynamic { quantised } => Err(graph.value(*quantised).name.clone()),
         },
     };
-    quantised.groups = groups.groups.iter().map(was).collect();
+    quantised.groups = groups.all.iter().map(was).collect();
     (graph, quantised)
 }
 
@@ -143,7 +143,7 @@ impl Floats<'_> {
 
     /// A quantisation as a Clip to what its type can hold.
     fn clip(&mut self, node: Node) {
-        let group = self.groups.of(node.output(0)).map(|group| &self.groups.groups[group]);
+        let group = self.groups.of(node.output(0)).map(|group| &self.groups.all[group]);
         let bounds = group.and_then(|group| match &group.of {
             Scale::Constant(steps) => steps.bounds(group.dtype),
             Scale::Dynamic { .. } => None,

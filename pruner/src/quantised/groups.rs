@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use poda_formats::op::{Binary, PoolKind};
-use poda_formats::{DataType, Graph, Node, Op, Tensor, ValueId};
+use poda_formats::{DataType, Graph, Node, Op, Tensor, ValueId, Weight};
 
 use super::steps::{Steps, range};
 
@@ -42,7 +42,7 @@ pub(super) struct Scaled {
 pub(super) struct Groups {
     /// By value: number of its group.
     members: HashMap<ValueId, usize>,
-    pub(super) groups: Vec<Group>,
+    pub(super) all: Vec<Group>,
     /// By index of a MatMulInteger or ConvInteger that floats can take over.
     pub(super) scaled: HashMap<usize, Scaled>,
 }
@@ -167,8 +167,8 @@ impl<'a> Search<'a> {
         let mut found = Groups::default();
         for (root, values) in by_root {
             let Some(group) = groups.remove(&root).filter(|_| !self.stays[root]) else { continue };
-            found.members.extend(values.into_iter().map(|id| (id, found.groups.len())));
-            found.groups.push(group);
+            found.members.extend(values.into_iter().map(|id| (id, found.all.len())));
+            found.all.push(group);
         }
         let nodes = &self.graph.nodes;
         let taken = |node: &usize| nodes[*node].inputs[..2].iter().all(|id| found.of(*id).is_some());
@@ -326,7 +326,7 @@ impl<'a> Search<'a> {
             }
         }
         let steps = found?;
-        let mut dtypes = weights.iter().filter_map(|&id| graph.weight(id)).map(|weight| weight.dtype());
+        let mut dtypes = weights.iter().filter_map(|&id| graph.weight(id)).map(Weight::dtype);
         let quantised = at.iter().find_map(|&at| match &graph.nodes[self.ports[at].node].op {
             Op::QuantizeLinear { to, .. } => *to,
             _ => None,

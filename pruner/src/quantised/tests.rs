@@ -234,7 +234,8 @@ fn weights_that_go_are_their_zero_points() {
             assert!(zeros && (changed > bytes.len() / 3) == (shape.len() > 1), "{name} {weight}: {changed}");
         }
         assert!(report.after.nnz + 12 < report.before.nnz, "{name}");
-        let bytes: usize = graph.values.iter().filter_map(|v| v.weight.as_ref()).map(|w| w.bytes()).sum();
+        let bytes: usize =
+            graph.values.iter().filter_map(|v| v.weight.as_ref()).map(poda_formats::Weight::bytes).sum();
         assert_eq!((report.before.bytes, report.after.bytes), (bytes as u64, bytes as u64), "{name}");
     }
 }
