@@ -3,6 +3,7 @@
 mod common;
 
 use std::path::Path;
+use std::process::Command;
 
 use common::{model, relative_difference};
 use poda::{Model, Options, arrays};
@@ -69,4 +70,50 @@ fn silero_voice_activity_with_branches() {
 fn silero_voice_activity_without_branches() {
     check("silero_vad_op18_ifless");
     check("silero_vad_op18_ifless--8k");
+}
+
+/// Runs a command, and gives what it said where it failed.
+fn done(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| error.to_string())?;
+    let said = || String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    if output.status.success() { Ok(()) } else { Err(said()) }
+}
+
+/// What ONNX Runtime's quantisers make of a model is pruned like any other, and ONNX Runtime takes the result.
+#[test]
+fn quantised_by_another() {
+    let Some(python) = std::env::var_os("PODA_TEST_PYTHON") else {
+        eprintln!("skipped: nothing is quantised (PODA_TEST_PYTHON is not set)");
+        return;
+    };
+    let Some(path) = model("mnist_cnn.onnx") else { return };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let script = |command: &str| {
+        let mut process = Command::new(&python);
+        process.arg(root.join("tests/models/quantized.py")).arg(command);
+        process
+    };
+    let poda = || {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_poda"));
+        process.env("XDG_CACHE_HOME", file("cache"));
+        process
+    };
+    let inputs = root.join("tests/data/references/mnist_cnn.npz");
+    done(script("make").arg(&path).arg(inputs).arg(folder.path())).unwrap();
+    for name in ["static", "operators", "dynamic", "unsigned"] {
+        for granularity in ["unstructured", "channel"] {
+            let what = |error| panic!("{name}, {granularity}: {error}");
+            let (was, pruned, ours) = (file(&format!("{name}.onnx")), file("pruned.onnx"), file("ours.npz"));
+            let prune = ["--sparsity", "0.5", "--granularity", granularity, "-o"];
+            done(poda().arg("prune").arg(&was).args(prune).arg(&pruned)).unwrap_or_else(what);
+            let feeds = file("feeds.npz");
+            done(poda().arg("run").arg(&pruned).arg("--input").arg(feeds).arg("-o").arg(&ours))
+                .unwrap_or_else(what);
+            let mut check = script("check");
+            check.arg(folder.path()).arg(name).arg(&pruned).arg(&ours).args(["--granularity", granularity]);
+            done(&mut check).unwrap_or_else(what);
+        }
+    }
 }

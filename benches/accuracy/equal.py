@@ -5,7 +5,8 @@
 
 PODA, MODELS and DATA as for table.py. Pruning and quantization see the same unlabelled samples: `poda prune --data`, and ONNX
 Runtime's static quantization (per channel, QuantizeLinear/DequantizeLinear) on the first hundred; `dynamic` needs none. With --goal
-also what `poda prune --goal faster --max-drop 0.01` finds in that time, judged by DATA's validation file. Scores are
+also what `poda prune --goal faster --max-drop 0.01` finds in that time, judged by DATA's validation file: of the dense model, which is
+then quantized as well, and of the quantized one. Scores are
 ONNX Runtime's; times those of engines in turns, as benches/peers does it. With --folder the forms are made once, so that a second
 run, on a machine that does nothing else, only takes times.
 """
@@ -41,21 +42,26 @@ class Calibration(quantization.CalibrationDataReader):
         return next(self.batches, None)
 
 
-def quantize(source, folder, samples):
-    """Paths of the quantized forms."""
-    static, dynamic = folder / "static.onnx", folder / "dynamic.onnx"
-    forms = {"int8 static": static, "int8 dynamic": dynamic}
-    if all(path.exists() for path in forms.values()):
-        return forms
-    ready = folder / "ready.onnx"
-    quantization.shape_inference.quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
-    quantization.quantize_static(
-        str(ready), str(static), Calibration(samples), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
-        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-        op_types_to_quantize=["Conv", "MatMul", "Gemm"], extra_options={"MatMulConstBOnly": True},
-    )  # fmt: skip
-    quantization.quantize_dynamic(str(ready), str(dynamic), per_channel=True, op_types_to_quantize=["MatMul", "Gemm"])
-    return forms
+def static(source, out, samples):
+    """The path of the statically quantized form, made if it is not there."""
+    if not out.exists():
+        ready = out.with_suffix(".ready.onnx")
+        quantization.shape_inference.quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
+        quantization.quantize_static(
+            str(ready), str(out), Calibration(samples), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=["Conv", "MatMul", "Gemm"], extra_options={"MatMulConstBOnly": True},
+        )  # fmt: skip
+    return out
+
+
+def dynamic(source, out):
+    """The path of the dynamically quantized form, made if it is not there."""
+    if not out.exists():
+        ready = out.with_suffix(".ready.onnx")
+        quantization.shape_inference.quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
+        quantization.quantize_dynamic(str(ready), str(out), per_channel=True, op_types_to_quantize=["MatMul", "Gemm"])
+    return out
 
 
 def prune(poda, dense, out, samples, *options):
@@ -83,7 +89,9 @@ def main():
             folder.mkdir(parents=True, exist_ok=True)
             dense = args.models_folder / f"{model}.onnx"
             samples = args.data / f"{model}.calib.npz"
-            forms = {"dense": dense, **quantize(dense, folder, dict(np.load(samples)))}
+            arrays = dict(np.load(samples))
+            int8 = static(dense, folder / "static.onnx", arrays)
+            forms = {"dense": dense, "int8 static": int8, "int8 dynamic": dynamic(dense, folder / "dynamic.onnx")}
             for sparsity in args.sparsities:
                 share = ["--sparsity", str(sparsity / 100)]
                 forms[f"pruned {sparsity} %"] = prune(args.poda, dense, folder / f"{sparsity}.onnx", samples, *share)
@@ -91,6 +99,8 @@ def main():
                 goal = ["--goal", "faster", "--max-drop", "0.01", "--time", args.goal, "--threads", str(args.threads)]
                 judge = ["--validation", args.data / f"{model}.validation.npz", *OPEN.get(model, [])]
                 forms["goal"] = prune(args.poda, dense, folder / "goal.onnx", samples, *goal, *judge)
+                forms["goal, then int8"] = static(forms["goal"], folder / "goal_int8.onnx", arrays)
+                forms["int8, then goal"] = prune(args.poda, int8, folder / "int8_goal.onnx", samples, *goal, *judge)
             session = ort.InferenceSession(str(dense), providers=["CPUExecutionProvider"])
             shapes = peers.MODELS[SHAPES[model]][1]
             feeds = {given.name: peers.made_up(given.name, shapes[given.name], given.type) for given in session.get_inputs()}

@@ -49,7 +49,7 @@ use crate::threads::Threads;
 pub use crate::simd::{Level, Supported};
 pub use activation::{Activation, Rounding};
 pub use depthwise::Depthwise;
-#[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
+#[cfg(all(target_arch = "x86_64", feature = "quantized"))]
 pub(crate) use gemm::quads::sums as sums_bytes;
 pub(crate) use gemm::{Mat, matmul};
 pub(crate) use softmax::{softmax_columns, softmax_rows};
@@ -97,7 +97,7 @@ pub enum Sums {
 }
 
 /// Whether this CPU has a kernel that sums so many products of bytes as integers: no build without that kernel.
-#[cfg(not(all(target_arch = "x86_64", feature = "avx512", feature = "quantized")))]
+#[cfg(not(all(target_arch = "x86_64", feature = "quantized")))]
 pub(crate) fn sums_bytes(_: usize) -> bool {
     false
 }

@@ -8,6 +8,10 @@ use poda_formats::DataType;
 use poda_formats::tensor::TensorError;
 
 use super::{KernelError, Packed, Problem, Sums, WeightMatrix, csr, gemm, spmm, spmv};
+#[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
+use crate::simd::Avx512Vnni;
+#[cfg(all(target_arch = "x86_64", feature = "quantized"))]
+use crate::simd::{AvxVnni, ByteProducts};
 use crate::simd::{Level, Supported, Value};
 use crate::threads::{MOST_THREADS, Threads};
 
@@ -181,14 +185,14 @@ const fn winograd(name: &'static str, level: Level) -> Kernel {
 }
 
 /// The dense kernel for weights and inputs of 8 bits.
-#[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
-const fn quads(name: &'static str, level: Level) -> Kernel {
+#[cfg(all(target_arch = "x86_64", feature = "quantized"))]
+const fn quads<B: ByteProducts + 'static>(name: &'static str, level: Level) -> Kernel {
     // A fourth of the instructions, and the packing of X.
     let cost = |weight: &WeightMatrix, problem: &Problem| {
         let [m, k] = weight.shape().unwrap_or_default();
         filled(m * k * problem.n) / 7.6_f64.min(2.0 * problem.n as f64) + 4.0 * vectors(k, problem.n)
     };
-    let (fits, prepare) = (gemm::quads::fits, gemm::quads::prepare);
+    let (fits, prepare) = (gemm::quads::fits::<B>, gemm::quads::prepare::<B>);
     Kernel { integer: true, fits, cost, prepare, ..dense(name, level) }
 }
 
@@ -369,8 +373,10 @@ static FAMILIES: &[&[Kernel]] = &[
         winograd("winograd_f32_4x4_portable", Level::Portable),
         winograd("winograd_f32_4x4_avx2", Level::Avx2),
         winograd("winograd_f32_4x4_avx512", Level::Avx512),
+        #[cfg(all(target_arch = "x86_64", feature = "quantized"))]
+        quads::<AvxVnni>("gemm_u8i8_avx2", Level::Avx2),
         #[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
-        quads("gemm_u8i8_avx512", Level::Avx512),
+        quads::<Avx512Vnni>("gemm_u8i8_avx512", Level::Avx512),
         Kernel {
             name: "spmm_f32_csr_portable",
             level: Level::Portable,

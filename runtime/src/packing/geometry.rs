@@ -140,7 +140,7 @@ impl ConvGeometry {
     }
 
     /// The same convolution over images with fewer channels.
-    #[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
+    #[cfg(all(target_arch = "x86_64", feature = "quantized"))]
     pub(crate) fn with_channels(&self, channels: usize) -> Self {
         debug_assert!(channels <= self.channels, "{channels} of {self:?}");
         Self { channels, ..self.clone() }

@@ -158,7 +158,7 @@ impl<'a> PaddedImage<'a> {
 
     /// The same convolution of images with `count` channels in each element, which `merge` makes of their planes, each of a
     /// length: of fewer at the end of an image. A part is worth `grain` elements.
-    #[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
+    #[cfg(all(target_arch = "x86_64", feature = "quantized"))]
     pub(crate) fn together(
         &self,
         count: usize,

@@ -10,7 +10,7 @@ mod avx2;
 mod avx512;
 mod portable;
 mod value;
-#[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
+#[cfg(all(target_arch = "x86_64", feature = "quantized"))]
 mod vnni;
 
 #[cfg(target_arch = "x86_64")]
@@ -23,7 +23,9 @@ use rten_simd::{Isa, Simd as _};
 
 pub(crate) use value::Value;
 #[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
-pub(crate) use vnni::{OnVnni, Vnni};
+pub(crate) use vnni::Avx512Vnni;
+#[cfg(all(target_arch = "x86_64", feature = "quantized"))]
+pub(crate) use vnni::{AvxVnni, ByteProducts, F32, OnBytes};
 
 /// Vectors of f32 on one instruction set. Values of this type exist only where the CPU has the instructions.
 ///

@@ -11,7 +11,7 @@
 
 mod matmul;
 mod part;
-#[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
+#[cfg(all(target_arch = "x86_64", feature = "quantized"))]
 pub(super) mod quads;
 mod tile;
 pub(super) mod winograd;

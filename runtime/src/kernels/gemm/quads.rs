@@ -8,8 +8,7 @@
 use std::borrow::Cow;
 
 use poda_formats::storage::AlignedBytes;
-use rten_simd::Isa;
-use rten_simd::isa::Avx512Isa;
+use rten_simd::Isa as _;
 use rten_simd::ops::{BitOps, NumOps};
 
 use super::part::{Elements, Part};
@@ -17,11 +16,10 @@ use super::tile::Arithmetic;
 use super::{Gemm, Lanes, dense_values};
 use crate::kernels::{Call, Grid, Layout, Packed, Params, Problem, Right, WeightMatrix};
 use crate::packing::scratch::Scratch;
-use crate::simd::{OnVnni, SHIFT, Simd, Supported, Vectorized, Vnni, splat};
+#[cfg(feature = "avx512")]
+use crate::simd::Avx512Vnni;
+use crate::simd::{AvxVnni, ByteProducts, F32, OnBytes, SHIFT, Simd, Supported, Vectorized, splat};
 use crate::threads;
-
-/// A vector: floats, bytes or integers.
-type F32 = <Avx512Isa as Isa>::F32;
 
 /// Features in an element.
 const FEATURES: usize = 4;
@@ -33,9 +31,9 @@ const GRAIN: usize = 1 << 13;
 const ROUNDED: f32 = 4.0 * f32::EPSILON;
 
 /// A weight `[m, k]` of bytes.
-struct Bytes {
+struct Bytes<B> {
     gemm: Gemm,
-    vnni: Vnni,
+    products: B,
     grid: Grid,
     k: usize,
     /// By row, and zeros up to whole tiles: the steps of a sum.
@@ -44,21 +42,29 @@ struct Bytes {
     totals: Vec<i32>,
 }
 
-/// Whether this CPU sums `k` products.
+/// Whether this CPU sums `k` products, in one of the ways.
 pub(crate) fn sums(k: usize) -> bool {
-    (1..MOST).contains(&k) && Vnni::find().is_some()
+    #[cfg(feature = "avx512")]
+    if can::<Avx512Vnni>(k) {
+        return true;
+    }
+    can::<AvxVnni>(k)
+}
+
+fn can<B: ByteProducts>(k: usize) -> bool {
+    (1..MOST).contains(&k) && B::find().is_some()
 }
 
 /// Whether inputs are known to be bytes, weights can be, and the CPU multiplies them.
-pub(in crate::kernels) fn fits(weight: &WeightMatrix, problem: &Problem) -> bool {
+pub(in crate::kernels) fn fits<B: ByteProducts>(weight: &WeightMatrix, problem: &Problem) -> bool {
     // (A padded image has elements that are none of the input's.)
     problem.grid.is_some_and(|grid| grid.least().is_some() || problem.conv.is_none())
-        && weight.shape().is_ok_and(|[_, k]| sums(k))
+        && weight.shape().is_ok_and(|[_, k]| can::<B>(k))
         && row_steps(weight).is_some()
 }
 
 /// Packs a weight for `level`.
-pub(in crate::kernels) fn prepare(
+pub(in crate::kernels) fn prepare<B: ByteProducts + 'static>(
     weight: &WeightMatrix,
     problem: &Problem,
     level: Supported,
@@ -101,7 +107,7 @@ pub(in crate::kernels) fn prepare(
     let mut steps: Vec<f32> = row_steps.iter().map(|step| grid.step() * step).collect();
     steps.resize(m.next_multiple_of(tile), 0.0);
     totals.resize(m.next_multiple_of(tile), 0);
-    Box::new(Bytes { gemm, vnni: Vnni::find().expect("fitted"), grid, k, steps, totals })
+    Box::new(Bytes { gemm, products: B::find().expect("fitted"), grid, k, steps, totals })
 }
 
 /// The steps of the rows of a weight, if in each all elements are multiples of one, from -128 to 127 times.
@@ -146,7 +152,7 @@ fn every_value(weight: &WeightMatrix) -> Option<Cow<'_, [f32]>> {
     }
 }
 
-impl Packed for Bytes {
+impl<B: ByteProducts> Packed for Bytes<B> {
     fn run(&self, call: Call<'_>) {
         let n = call.n;
         let least = self.grid.least().unwrap_or_else(|| match &call.x {
@@ -154,8 +160,8 @@ impl Packed for Bytes {
             Right::Image(_) | Right::Images { .. } => unreachable!("fitted for matrices"),
         });
         let narrow = Narrow { per: 1.0 / self.grid.step(), shift: SHIFT - least as f32 };
-        let Self { vnni, ref steps, ref totals, .. } = *self;
-        let elements = Quads { vnni, steps, totals, least };
+        let Self { products, ref steps, ref totals, .. } = *self;
+        let elements = Quads { products, steps, totals, least };
         match call.x {
             Right::Matrix { data, layout: Layout::TokenMajor } => {
                 let mut x = Scratch::new(n * self.gemm.k);
@@ -257,8 +263,8 @@ impl Narrow {
 
 /// Sums of products of bytes.
 #[derive(Clone, Copy)]
-struct Quads<'a> {
-    vnni: Vnni,
+struct Quads<'a, B> {
+    products: B,
     /// By feature, from that of the block on.
     steps: &'a [f32],
     totals: &'a [i32],
@@ -266,7 +272,7 @@ struct Quads<'a> {
     least: i32,
 }
 
-impl Quads<'_> {
+impl<B: ByteProducts> Quads<'_, B> {
     #[inline(always)]
     fn at(self, feature: usize) -> Self {
         Self { steps: &self.steps[feature..], totals: &self.totals[feature..], ..self }
@@ -274,30 +280,30 @@ impl Quads<'_> {
 
     /// The floats of sums, by what belongs to their features: of inputs that count from zero again.
     #[inline(always)]
-    fn floats(self, simd: Avx512Isa, sum: F32, [steps, totals]: [F32; 2]) -> F32 {
-        let sum = self.vnni.add(sum, self.vnni.multiply(totals, self.least));
-        simd.f32().mul(self.vnni.to_floats(sum), steps)
+    fn floats(self, simd: B::Isa, sum: F32<B>, [steps, totals]: [F32<B>; 2]) -> F32<B> {
+        let sum = self.products.add(sum, self.products.multiply(totals, self.least));
+        simd.f32().mul(self.products.to_floats(sum), steps)
     }
 }
 
 /// Features are rows, whose weights are in every lane; or run along the lanes, and inputs are in every lane.
 #[derive(Clone, Copy)]
-struct At<'a, const BY_LANE: bool>(Quads<'a>);
+struct At<'a, B, const BY_LANE: bool>(Quads<'a, B>);
 
-impl<const BY_LANE: bool> Arithmetic<Avx512Isa> for At<'_, BY_LANE> {
+impl<B: ByteProducts, const BY_LANE: bool> Arithmetic<B::Isa> for At<'_, B, BY_LANE> {
     #[inline(always)]
-    fn multiply_add(self, _: Avx512Isa, a: F32, b: F32, sum: F32) -> F32 {
+    fn multiply_add(self, _: B::Isa, a: F32<B>, b: F32<B>, sum: F32<B>) -> F32<B> {
         let (inputs, weights) = if BY_LANE { (a, b) } else { (b, a) };
-        self.0.vnni.multiply_add(sum, inputs, weights)
+        self.0.products.multiply_add(sum, inputs, weights)
     }
 
     #[inline(always)]
-    fn add(self, _: Avx512Isa, a: F32, b: F32) -> F32 {
-        self.0.vnni.add(a, b)
+    fn add(self, _: B::Isa, a: F32<B>, b: F32<B>) -> F32<B> {
+        self.0.products.add(a, b)
     }
 
     #[inline(always)]
-    unsafe fn finished(self, simd: Avx512Isa, sum: F32, row: usize, lane: usize) -> F32 {
+    unsafe fn finished(self, simd: B::Isa, sum: F32<B>, row: usize, lane: usize) -> F32<B> {
         let of_features = [self.0.steps.as_ptr(), self.0.totals.as_ptr().cast()];
         // SAFETY: there is one of each for every row, or for every lane of the tile.
         let values = of_features.map(|at: *const f32| unsafe {
@@ -307,9 +313,9 @@ impl<const BY_LANE: bool> Arithmetic<Avx512Isa> for At<'_, BY_LANE> {
     }
 }
 
-impl<'a> Elements for Quads<'a> {
-    type ByRow = At<'a, false>;
-    type ByLane = At<'a, true>;
+impl<'a, B: ByteProducts> Elements for Quads<'a, B> {
+    type ByRow = At<'a, B, false>;
+    type ByLane = At<'a, B, true>;
 
     #[inline(always)]
     fn by_row(self, feature: usize) -> Self::ByRow {
@@ -322,13 +328,13 @@ impl<'a> Elements for Quads<'a> {
     }
 
     fn run(self, _: Supported, part: Part<'_, Self>) {
-        self.vnni.run(part);
+        self.products.run(part);
     }
 }
 
-impl OnVnni for Part<'_, Quads<'_>> {
+impl<B: ByteProducts> OnBytes<B::Isa> for Part<'_, Quads<'_, B>> {
     #[inline(always)]
-    fn eval(self, simd: Avx512Isa) {
+    fn eval(self, simd: B::Isa) {
         self.multiply(simd);
     }
 }
