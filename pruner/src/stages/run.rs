@@ -15,6 +15,7 @@ use crate::judge::{Judge, JudgeError};
 use crate::masks;
 use crate::observer::Observer;
 use crate::prune::{self, Data, PruneError, prune_with};
+use crate::quantised;
 use crate::recipe::{Granularity, RecipeError};
 use crate::report::{self, Report, Totals, histogram};
 use crate::settings::{Settings, Shapes};
@@ -299,7 +300,8 @@ impl Run<'_, '_> {
         }
         let (dense, _) = canonical(self.dense, self.shapes, &|_| false);
         let settings = Settings::find(&dense, self.shapes);
-        let (was, is) = (settings.one_sample(&dense), settings.one_sample(&graph));
+        let (floats, _) = quantised::separate(&graph);
+        let (was, is) = (settings.one_sample(&dense), settings.one_sample(&floats));
         let mut said: Vec<String> = Vec::new();
         for note in notes {
             if !said.contains(&note) {
@@ -313,21 +315,22 @@ impl Run<'_, '_> {
             said.push(format!("round {round} of stage {stage} was taken back: it breaks {because}"));
         }
         let granularity = recipes().next_back().map_or(Granularity::default(), |recipe| recipe.granularity);
-        let report = Report {
+        let mut report = Report {
             granularity,
             before: self.totals(self.dense),
-            after: report::totals(&graph, &is),
-            layers: report::layers(&dense, &was, &graph, &is),
+            after: report::totals(&graph, &settings.one_sample(&graph)),
+            layers: report::layers(&dense, &was, &floats, &is),
             rounded: graph.rounded_weights(),
             // Of weights, between the dense ones and those that are left; of units, of the last round.
             histograms: match granularity {
                 Granularity::Channel => last.as_ref().map(|last| last.histograms.clone()).unwrap_or_default(),
-                _ => histogram::of_weights(&dense, &graph),
+                _ => histogram::of_weights(&dense, &floats),
             },
             rounds,
             notes: said,
             ..last.unwrap_or_default()
         };
+        report.count_weights(self.dense, &graph);
         Ok((graph, report))
     }
 }

@@ -3,11 +3,13 @@
 //!
 //! MatMulInteger, ConvInteger, QLinearMatMul and QLinearConv become DequantizeLinear by a scale of 1, a product of floats with
 //! a packed weight, and the way back: the same numbers, by the kernels that there are. From layer to layer values stay floats.
-//! Where a sum might be larger a matrix is cut into ranges of rows whose sums are not, or the operator keeps its general form.
+//! Where a sum might be larger a matrix is cut into ranges of rows whose sums are not, or the operator keeps its general form. A bias that is
+//! larger is added in two parts: what is left of it beside a multiple of 256 to the products, and that multiple to their sum, which is
+//! then the float next to the sum of integers, as if that had been converted.
 
 use std::collections::HashMap;
 
-use poda_formats::op::Binary;
+use poda_formats::op::{Binary, PoolKind};
 use poda_formats::{DataType, Op, Tensor, TensorView, ValueId};
 
 use super::call::{Call, Lowered, Preparation, floats, planned};
@@ -36,6 +38,18 @@ pub(super) fn lower(draft: &mut Draft<'_>, bytes: bool) -> usize {
             exact.extend(product.push(draft, &node));
             lowered += 1;
             continue;
+        }
+        if let Some(Op::DequantizeLinear { block_size: 0, .. }) = node.op()
+            && let (Some(pooled), Some(scale)) = (node.input(0), node.input(1))
+            && draft.scalar(scale).is_some_and(|scale| scale > 0.0)
+            && let Some(pool) = pool_of(draft, pooled)
+        {
+            let floats = floats_like(draft, pool.1);
+            let inputs = std::mem::replace(&mut node.inputs, vec![Some(floats)]);
+            let dequantize = std::mem::replace(&mut node.kind, Kind::Op(pool.0));
+            let inputs = std::iter::once(Some(pool.1)).chain(inputs.into_iter().skip(1)).collect();
+            let outputs = vec![Some(floats)];
+            draft.nodes.push(DraftNode { kind: dequantize, node: node.node, inputs, outputs });
         }
         if let Some(Op::Cast { to: DataType::F32 }) = node.op()
             && let Some(&sums) = node.input(0).and_then(|id| exact.get(&id))
@@ -113,12 +127,18 @@ impl IntegerProduct {
             Some(id) => Some(draft.constant(id)?.as_slice::<i32>().ok()?.to_vec()),
         };
         let reach = f64::from(reach(draft, x, x_zero)?);
-        // The greatest sum that there can be of weights from `start` on.
-        let most = |start: usize, weight: &[f32]| {
+        let products = |start: usize, weight: &[f32]| {
             let mut most = vec![0.0_f64; channels];
             (start..).zip(weight).for_each(|(i, w)| most[channel(i)] += f64::from(w.abs()) * reach);
+            most
+        };
+        let beyond = bias.as_ref().map(|bias| apart(bias, &products(0, &weight)));
+        let (bias, beyond) = beyond.unzip();
+        // The greatest sum that there can be of weights from `start` on.
+        let most = |start: usize, weight: &[f32]| {
+            let mut most = products(start, weight);
             if let Some(bias) = &bias {
-                most.iter_mut().zip(bias).for_each(|(sum, &b)| *sum += f64::from(b).abs());
+                most.iter_mut().zip(bias).for_each(|(sum, b)| *sum += f64::from(b.abs()));
             }
             most.into_iter().fold(0.0, f64::max)
         };
@@ -148,11 +168,12 @@ impl IntegerProduct {
             Some(scales) => {
                 let axis = if matmul { x_shape.len().checked_sub(1)? } else { 1 };
                 let inner = draft.shape(node.output(0)?)?[axis + 1..].iter().product();
-                Some(Requantize::of(draft, node, scales, [channels, inner])?)
+                let (requantize, zero) = Requantize::of(draft, node, scales, [channels, inner])?;
+                let beyond = beyond.filter(|beyond| beyond.iter().any(|&b| b != 0.0));
+                Some((Requantize { beyond, ..requantize }, zero))
             }
         };
-        let bias =
-            bias.map(|b| Tensor::from_slice(&[b.len()], &b.iter().map(|&b| b as f32).collect::<Vec<_>>()));
+        let bias = bias.map(|b| Tensor::from_slice(&[b.len()], &b));
         let weight = if weight.len() <= part_len {
             vec![Tensor::from_slice(w.shape(), &weight)]
         } else {
@@ -274,16 +295,52 @@ fn push_parts(
     }
 }
 
+/// The MaxPool that makes `x`, and of what: the greatest of integers is the greatest of what they stand for, so that it may be one of
+/// floats.
+fn pool_of(draft: &Draft<'_>, x: ValueId) -> Option<(Op, ValueId)> {
+    let node = draft.nodes.iter().rev().find(|node| node.outputs.contains(&Some(x)))?;
+    match node.op()? {
+        Op::Pool(pool) if pool.kind == PoolKind::Max && node.output(1).is_none() => {
+            Some((node.op()?.clone(), node.input(0)?))
+        }
+        _ => None,
+    }
+}
+
+/// A value of floats of the shape of another.
+fn floats_like(draft: &mut Draft<'_>, x: ValueId) -> ValueId {
+    let shape = draft.shape(x).map(<[usize]>::to_vec);
+    draft.add_value(Info { dtype: DataType::F32, shape, value: None })
+}
+
 /// Appends what makes floats of integers, less their zero point.
 fn as_floats(draft: &mut Draft<'_>, node: &DraftNode, x: ValueId, zero: Option<ValueId>) -> ValueId {
-    let shape = draft.shape(x).map(<[usize]>::to_vec);
+    if let Some((pool, from)) = pool_of(draft, x) {
+        let from = as_floats(draft, node, from, zero);
+        let floats = floats_like(draft, x);
+        let (inputs, outputs) = (vec![Some(from)], vec![Some(floats)]);
+        draft.nodes.push(DraftNode { kind: Kind::Op(pool), node: node.node, inputs, outputs });
+        return floats;
+    }
     let zero_shape = zero.and_then(|id| draft.shape(id)).unwrap_or_default().to_vec();
     let one = draft.add_constant(Tensor::from_slice(&zero_shape, &[1.0_f32]));
-    let floats = draft.add_value(Info { dtype: DataType::F32, shape, value: None });
+    let floats = floats_like(draft, x);
     let kind = Kind::Op(Op::DequantizeLinear { axis: 0, block_size: 0 });
     let (inputs, outputs) = (vec![Some(x), Some(one), zero], vec![Some(floats)]);
     draft.nodes.push(DraftNode { kind, node: node.node, inputs, outputs });
     floats
+}
+
+/// A bias in two parts, to be added to sums of products that are at most so great: where floats would not hold such a sum with the bias,
+/// they hold it with the first part, and the second is a multiple of 256.
+fn apart(bias: &[i32], products: &[f64]) -> (Vec<f32>, Vec<f32>) {
+    let part = |(&bias, &most): (&i32, &f64)| {
+        let whole = most + f64::from(bias).abs() <= f64::from(EXACT);
+        let rest = bias.rem_euclid(256);
+        let fits = most + f64::from(rest) <= f64::from(EXACT);
+        if whole || !fits { (bias as f32, 0.0) } else { (rest as f32, (bias - rest) as f32) }
+    };
+    bias.iter().zip(products).map(part).unzip()
 }
 
 /// How far an element of `x`, of 8 bits, can be from its zero point.
@@ -305,11 +362,13 @@ pub(super) fn integers(tensor: &Tensor) -> Option<Vec<f32>> {
     }
 }
 
-/// `round(factor · x)` within bounds, with a factor for each channel.
+/// `round(factor · (x + beyond))` within bounds, with a factor for each channel.
 #[derive(Debug, Clone)]
 pub(crate) struct Requantize {
     /// Each `factor` of as many elements in a row, over and over.
     factors: Vec<f32>,
+    /// What was too great to be added before; one for each factor.
+    beyond: Option<Vec<f32>>,
     inner: usize,
     rounding: Rounding,
 }
@@ -342,7 +401,7 @@ impl Requantize {
             range: [low - zero_point, high - zero_point],
             nan: 0.0_f32.clamp(low, high) - zero_point,
         };
-        Some((Self { factors, inner, rounding }, zero))
+        Some((Self { factors, beyond: None, inner, rounding }, zero))
     }
 
     /// Whether it gives what is rounded so, but for a factor.
@@ -384,11 +443,16 @@ impl Call for Requantize {
         let row = if self.inner == 1 { self.factors.len() } else { self.inner };
         threads::for_each_chunk(y, row.max(1), (1 << 14) / row.max(1), |i, y| {
             let x = &x[i * row..][..y.len()];
-            if self.inner == 1 {
-                y.iter_mut().zip(x).zip(&self.factors).for_each(|((y, x), f)| *y = x * f);
+            if self.inner > 1 {
+                let channel = i % self.factors.len();
+                let beyond = self.beyond.as_ref().map_or(0.0, |beyond| beyond[channel]);
+                let factor = self.factors[channel];
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = (x + beyond) * factor);
+            } else if let Some(beyond) = &self.beyond {
+                let channels = self.factors.iter().zip(beyond);
+                y.iter_mut().zip(x).zip(channels).for_each(|((y, x), (f, beyond))| *y = (x + beyond) * f);
             } else {
-                let factor = self.factors[i % self.factors.len()];
-                y.iter_mut().zip(x).for_each(|(y, x)| *y = x * factor);
+                y.iter_mut().zip(x).zip(&self.factors).for_each(|((y, x), f)| *y = x * f);
             }
             rounding.apply(y);
         });

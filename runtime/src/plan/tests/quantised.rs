@@ -1,6 +1,6 @@
 //! Models with QuantizeLinear and DequantizeLinear around products compute exactly what their operators do, in fewer steps.
 
-use poda_formats::op::{Binary, Unary};
+use poda_formats::op::{Binary, ConvAttributes, Padding, PoolAttributes, PoolKind, Unary};
 use poda_formats::{DataType, Dim, Element, Graph, Op, Tensor, ValueId};
 
 use super::{numbers, prepare, reference, views};
@@ -321,6 +321,67 @@ fn sums_beyond_what_floats_hold_are_integers_where_the_cpu_sums_those() {
     let general = found.iter().any(|kernel| kernel.contains("QLinear"));
     assert_eq!(general, !sums_bytes(1), "{found:?}");
     assert_eq!(found.iter().any(|kernel| kernel.starts_with("gemm_u8i8")), sums_bytes(1), "{found:?}");
+}
+
+#[test]
+fn a_bias_beyond_what_floats_hold_is_added_in_two_parts() {
+    for group in [1, 6] {
+        let mut graph = Graph::default();
+        let x = graph.add_input("x", DataType::U8, [1, 6, 5, 6].map(Dim::Fixed).to_vec());
+        let mut scalar = |name: &str, value: f32| graph.add_weight(name, Tensor::scalar(value));
+        let [xs, ys] = [scalar("xs", 0.02), scalar("ys", 0.01)];
+        let zero = graph.add_weight("zero", Tensor::scalar(1_u8));
+        let w_zero = graph.add_weight("wz", Tensor::scalar(0_i8));
+        let w = graph.add_weight("w", signed(&[6, 6 / group, 3, 3], 3));
+        // Steps of 1/100 of each sum, whose last bits then count.
+        let bias = [i32::MAX - 8_000_000, -(1 << 30) + 77, (1 << 25) + 3, -(1 << 24) - 1, 255, -70_001];
+        let scales = bias.map(|b| 1.0 / (b as f32).abs());
+        let ws = graph.add_weight("ws", Tensor::from_slice(&[6], &scales));
+        let bias = graph.add_weight("bias", Tensor::from_slice(&[6], &bias));
+        let op = Op::QLinearConv(ConvAttributes { group, ..conv() });
+        let y = graph.add_node(op, &[x, xs, zero, w, ws, w_zero, ys, zero, bias], "y");
+        graph.outputs.push(y);
+        let found = kernels(&graph, &[("x", bytes(&[1, 6, 5, 6], 4))]);
+        assert!(found.iter().all(|kernel| !kernel.contains("QLinear")), "{found:?}");
+    }
+}
+
+#[test]
+fn a_pool_of_integers_is_one_of_floats() {
+    let mut graph = Graph::default();
+    let x = graph.add_input("x", DataType::U8, [1, 3, 12, 12].map(Dim::Fixed).to_vec());
+    let mut scalar = |name: &str, value: f32| graph.add_weight(name, Tensor::scalar(value));
+    let [xs, ws, ys] = [scalar("xs", 0.02), scalar("ws", 0.01), scalar("ys", 0.05)];
+    let zero = graph.add_weight("zero", Tensor::scalar(100_u8));
+    let w_zero = graph.add_weight("wz", Tensor::scalar(0_i8));
+    let pool = || {
+        Op::Pool(PoolAttributes {
+            kind: PoolKind::Max,
+            kernel: vec![3, 3],
+            strides: vec![2, 2],
+            dilations: vec![1, 1],
+            padding: Padding::Explicit(vec![1, 0, 0, 1]),
+            ceil_mode: false,
+            count_include_pad: false,
+            column_major: false,
+        })
+    };
+    let mut y = x;
+    for (i, channels) in [3, 5].into_iter().enumerate() {
+        let w = graph.add_weight(format!("w{i}"), signed(&[5, channels, 3, 3], i));
+        let scale = if i == 0 { xs } else { ys };
+        y = graph.add_node(
+            Op::QLinearConv(conv()),
+            &[y, scale, zero, w, ws, w_zero, ys, zero],
+            format!("y{i}"),
+        );
+        y = graph.add_node(pool(), &[y], format!("p{i}"));
+    }
+    let y = graph.add_node(dequantize(), &[y, ys, zero], "y");
+    graph.outputs.push(y);
+    let found = kernels(&graph, &[("x", bytes(&[1, 3, 12, 12], 5))]);
+    assert!(found.iter().all(|kernel| !kernel.contains("QuantizeLinear")), "{found:?}");
+    assert_eq!(found.iter().filter(|kernel| kernel.contains("MaxPool")).count(), 2, "{found:?}");
 }
 
 #[test]
