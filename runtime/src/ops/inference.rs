@@ -53,6 +53,8 @@ impl Analysis {
     pub(crate) fn of_inputs(graph: &Graph, inputs: Vec<Option<Info>>) -> Self {
         let infos = graph.values.iter().map(|value| match &value.weight {
             Some(Weight::Tensor(tensor)) => Some(Info::constant(tensor.clone())),
+            // Integers are no product's matrix yet: what they stand for is, which follows from all of them.
+            Some(weight) if !weight.dtype().is_float() => weight.to_dense().ok().map(Info::constant),
             Some(weight) => Some(Info::new(weight.dtype(), weight.shape().to_vec())),
             None => None,
         });

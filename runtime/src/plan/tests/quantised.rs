@@ -324,6 +324,23 @@ fn sums_beyond_what_floats_hold_are_integers_where_the_cpu_sums_those() {
 }
 
 #[test]
+fn integers_that_are_stored_sparse_are_constants() {
+    let mut graph = Graph::default();
+    let x = graph.add_input("x", DataType::F32, [2, 64].map(Dim::Fixed).to_vec());
+    let sparse: Vec<i8> = (0..64 * 8).map(|i| if i % 5 == 0 { (i % 90) as i8 } else { 0 }).collect();
+    let w = graph.add_weight("w", Tensor::from_slice(&[64, 8], &sparse));
+    let scale = graph.add_weight("scale", Tensor::scalar(0.25_f32));
+    let f = graph.add_node(dequantize(), &[w, scale], "f");
+    let y = graph.add_node(Op::MatMul, &[x, f], "y");
+    graph.outputs.push(y);
+    let feeds = [("x", numbers(&[2, 64], 1, 0.0))];
+    let dense = kernels(&graph, &feeds);
+    assert_eq!(graph.store_sparse(), 1);
+    assert_eq!(kernels(&graph, &feeds), dense);
+    assert_eq!(dense.len(), 1, "{dense:?}");
+}
+
+#[test]
 fn a_bias_beyond_what_floats_hold_is_added_in_two_parts() {
     for group in [1, 6] {
         let mut graph = Graph::default();
