@@ -378,15 +378,11 @@ impl Report {
         for (totals, graph) in [(&mut self.before, before), (&mut self.after, after)] {
             *totals = Totals { macs: totals.macs, nonzero_macs: totals.nonzero_macs, ..of_weights(graph) };
         }
-        let bytes = |graph: &Graph| -> HashMap<String, u64> {
-            let weights = graph.values.iter().filter_map(|value| Some((value, value.weight.as_ref()?)));
-            weights.map(|(value, weight)| (value.name.clone(), weight.bytes() as u64)).collect()
-        };
-        let (was, is) = (bytes(before), bytes(after));
+        let bytes = |name: &str| Some(before.weight(before.find(name)?)?.bytes() as u64);
         for layer in &mut self.layers {
-            layer.bytes_before = was.get(&layer.weight).copied().unwrap_or(layer.bytes_before);
-            layer.bytes_after = is.get(&layer.weight).copied().unwrap_or(layer.bytes_after);
+            layer.bytes_before = bytes(&layer.weight).unwrap_or(layer.bytes_before);
         }
+        self.count_bytes(after);
     }
 
     /// Takes the bytes of weights from `graph`, the result as it is stored.

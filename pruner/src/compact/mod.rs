@@ -13,7 +13,7 @@ use poda_formats::{DataType, Dim, Graph, GraphError, Tensor, Weight};
 use crate::dependency::{DependencyGraph, Facts, Removal};
 use crate::slice::slice_dims;
 use fixes::Context;
-pub(crate) use rewrite::Rewrite;
+pub(crate) use rewrite::{Rewrite, UniqueNames};
 
 /// Why units cannot be removed from a graph.
 #[derive(Debug, thiserror::Error)]

@@ -4,40 +4,48 @@ use std::collections::HashSet;
 
 use poda_formats::{Graph, Node, Op, Tensor, Value, ValueId};
 
+/// Names of a graph's values and nodes, and of those that are added.
+pub(crate) struct UniqueNames(HashSet<String>);
+
+impl UniqueNames {
+    pub(crate) fn of(graph: &Graph) -> Self {
+        let nodes = graph.nodes.iter().map(|node| node.name.clone());
+        Self(graph.values.iter().map(|value| value.name.clone()).chain(nodes).collect())
+    }
+
+    /// `base`, or `base` with a number.
+    pub(crate) fn unique(&mut self, base: &str) -> String {
+        let mut name = base.to_owned();
+        let mut number = 1;
+        while !self.0.insert(name.clone()) {
+            number += 1;
+            name = format!("{base}_{number}");
+        }
+        name
+    }
+}
+
 pub(crate) struct Rewrite {
     pub(crate) graph: Graph,
-    /// Of values and of nodes.
-    names: HashSet<String>,
+    names: UniqueNames,
     before: Vec<(usize, Node)>,
     after: Vec<(usize, Node)>,
 }
 
 impl Rewrite {
     pub(crate) fn new(graph: Graph) -> Self {
-        let names =
-            graph.values.iter().map(|v| v.name.clone()).chain(graph.nodes.iter().map(|n| n.name.clone()));
-        let names = names.collect();
+        let names = UniqueNames::of(&graph);
         Self { graph, names, before: Vec::new(), after: Vec::new() }
-    }
-
-    fn unique(&mut self, base: &str) -> String {
-        let mut name = base.to_owned();
-        let mut number = 1;
-        while !self.names.insert(name.clone()) {
-            number += 1;
-            name = format!("{base}_{number}");
-        }
-        name
     }
 
     /// A new constant.
     pub(crate) fn constant(&mut self, base: &str, value: Tensor) -> ValueId {
-        let name = self.unique(base);
+        let name = self.names.unique(base);
         self.graph.add_weight(name, value)
     }
 
     fn value_like(&mut self, base: &str, like: ValueId) -> ValueId {
-        let name = self.unique(base);
+        let name = self.names.unique(base);
         let like = self.graph.value(like);
         let value = Value { name, dtype: like.dtype, shape: like.shape.clone(), ..Value::default() };
         self.graph.add_value(value)
@@ -88,7 +96,7 @@ impl Rewrite {
 
     fn make(&mut self, op: Op, inputs: &[ValueId], output: ValueId) -> Node {
         let base = format!("{}.{}", self.graph.value(output).name, op.name());
-        let name = self.unique(&base);
+        let name = self.names.unique(&base);
         Node { name, op, inputs: inputs.iter().copied().map(Some).collect(), outputs: vec![Some(output)] }
     }
 

@@ -1,24 +1,27 @@
 //! A graph without its integers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use poda_formats::{DataType, Graph, Node, Op, Tensor, Value, ValueId, Weight};
 
-use crate::canonical::drop_unused_nodes;
+use poda_runtime::analysis::analyze;
 
 use super::groups::{Groups, Scale, Scaled};
-use super::names::Names;
-use super::restore::{Made, Quantised, Stored, Was};
+use super::{Made, Quantised, Stored, Was};
+use crate::canonical::drop_unused_nodes;
+use crate::compact::UniqueNames;
 
 /// `graph` with floats in place of the integers that stand for them, and what puts these back.
 pub(crate) fn separate(graph: &Graph) -> (Graph, Quantised) {
-    let groups = Groups::find(graph);
+    let mut stored = graph.clone();
+    store_quantised(&mut stored);
+    let groups = Groups::find(&stored);
     let mut quantised = Quantised::default();
     if groups.all.is_empty() {
         return (graph.clone(), quantised);
     }
-    let names = Names::of(graph);
-    let mut graph = graph.clone();
+    let names = UniqueNames::of(&stored);
+    let mut graph = stored;
     let nodes = std::mem::take(&mut graph.nodes);
     let scaled = groups.scaled.values().map(|scaled| (scaled.mul, *scaled)).collect();
     let mut floats =
@@ -56,12 +59,38 @@ pub(crate) fn separate(graph: &Graph) -> (Graph, Quantised) {
     (graph, quantised)
 }
 
+/// Makes weights of integers of those that are stored as floats and quantised in each run, as tools for training with
+/// quantisation leave them.
+fn store_quantised(graph: &mut Graph) {
+    let of_weight = |node: &Node| {
+        matches!(node.op, Op::QuantizeLinear { .. })
+            && node.input(0).is_some_and(|x| graph.weight(x).is_some())
+    };
+    let nodes: Vec<usize> = (0..graph.nodes.len()).filter(|&at| of_weight(&graph.nodes[at])).collect();
+    if nodes.is_empty() {
+        return;
+    }
+    let analysis = analyze(graph, &BTreeMap::new());
+    let mut gone = vec![false; graph.nodes.len()];
+    for at in nodes {
+        let output = graph.nodes[at].output(0).filter(|id| !graph.outputs.contains(id));
+        if let Some((id, tensor)) = output.and_then(|id| Some((id, analysis.constant(id)?))) {
+            let value = graph.value_mut(id);
+            value.dtype = Some(tensor.dtype());
+            value.weight = Some(Weight::Tensor(tensor.clone()));
+            gone[at] = true;
+        }
+    }
+    let mut gone = gone.into_iter();
+    graph.nodes.retain(|_| !gone.next().unwrap_or(false));
+}
+
 struct Floats<'a> {
     graph: Graph,
     groups: &'a Groups,
     /// By index of the last Mul of a product of integers.
     scaled: HashMap<usize, Scaled>,
-    names: Names,
+    names: UniqueNames,
     nodes: Vec<Node>,
     /// By what was dequantised, what it is in floats.
     same: HashMap<ValueId, ValueId>,

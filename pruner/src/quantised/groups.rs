@@ -62,23 +62,13 @@ impl Groups {
     }
 }
 
-/// The inputs that hold data, of an operator that only moves elements; `None` of any other.
+/// The inputs that hold data, of an operator that only moves elements or takes the greatest; `None` of any other.
 pub(super) fn moved(node: &Node) -> Option<std::ops::Range<usize>> {
     match &node.op {
         Op::Concat { .. } => Some(0..node.inputs.len()),
-        Op::Transpose { .. }
-        | Op::Reshape { .. }
-        | Op::Flatten { .. }
-        | Op::Squeeze
-        | Op::Unsqueeze
-        | Op::Identity
-        | Op::Slice
-        | Op::Split { .. }
-        | Op::Gather { .. }
-        | Op::DepthToSpace { .. }
-        | Op::SpaceToDepth { .. } => Some(0..1),
+        Op::Cast { .. } | Op::CastLike => None,
         Op::Pool(pool) if matches!(pool.kind, PoolKind::Max) && node.output(1).is_none() => Some(0..1),
-        _ => None,
+        op => op.moves().then_some(0..1),
     }
 }
 

@@ -13,11 +13,61 @@
 
 mod floats;
 mod groups;
-mod names;
 mod restore;
 mod steps;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+
+use poda_formats::{DataType, Op, Tensor};
+
 pub(crate) use floats::separate;
-pub(crate) use restore::Quantised;
+use steps::Steps;
+
+/// What a graph was quantised to, by names.
+#[derive(Debug, Default)]
+pub(crate) struct Quantised {
+    groups: Vec<Was>,
+    /// By value: its group.
+    members: HashMap<String, usize>,
+    weights: HashMap<String, Stored>,
+    /// By what a node makes.
+    made: HashMap<String, Made>,
+    /// By value, names of the node that dequantised it and of its result.
+    floats: HashMap<String, (String, String)>,
+}
+
+/// Integers in the same steps.
+#[derive(Debug)]
+struct Was {
+    dtype: DataType,
+    /// Names of scale and zero point.
+    names: [Option<String>; 2],
+    /// The steps, or what DynamicQuantizeLinear makes with them.
+    steps: Result<Steps, String>,
+}
+
+/// A weight as it was stored.
+#[derive(Debug)]
+struct Stored {
+    tensor: Tensor,
+    steps: Steps,
+}
+
+/// What the node was that makes a value now.
+#[derive(Debug)]
+enum Made {
+    /// A Clip that was QuantizeLinear.
+    Quantised(Op),
+    /// An Identity that was DynamicQuantizeLinear.
+    Dynamic,
+    /// An Identity that was DequantizeLinear.
+    Dequantised(Op),
+    /// A Clip after a product: both were one operator on integers.
+    Whole,
+    /// A product that was one of integers, to be scaled.
+    Integers,
+    /// An Identity that scaled it: which input was the product, and the name of both scales' product.
+    Scaled { product: usize, scales: String },
+}

@@ -7,55 +7,9 @@ use poda_formats::op::Binary;
 use poda_formats::{DataType, Dim, Graph, GraphError, Node, Op, Tensor, Value, ValueId, Weight};
 
 use super::groups::moved;
-use super::names::Names;
 use super::steps::{self, Steps};
-
-/// What a graph was quantised to, by names.
-#[derive(Debug, Default)]
-pub(crate) struct Quantised {
-    pub(super) groups: Vec<Was>,
-    /// By value: its group.
-    pub(super) members: HashMap<String, usize>,
-    pub(super) weights: HashMap<String, Stored>,
-    /// By what a node makes.
-    pub(super) made: HashMap<String, Made>,
-    /// By value, names of the node that dequantised it and of its result.
-    pub(super) floats: HashMap<String, (String, String)>,
-}
-
-/// Integers in the same steps.
-#[derive(Debug)]
-pub(super) struct Was {
-    pub(super) dtype: DataType,
-    /// Names of scale and zero point.
-    pub(super) names: [Option<String>; 2],
-    /// The steps, or what DynamicQuantizeLinear makes with them.
-    pub(super) steps: Result<Steps, String>,
-}
-
-/// A weight as it was stored.
-#[derive(Debug)]
-pub(super) struct Stored {
-    pub(super) tensor: Tensor,
-    pub(super) steps: Steps,
-}
-
-/// What the node was that makes a value now.
-#[derive(Debug)]
-pub(super) enum Made {
-    /// A Clip that was QuantizeLinear.
-    Quantised(Op),
-    /// An Identity that was DynamicQuantizeLinear.
-    Dynamic,
-    /// An Identity that was DequantizeLinear.
-    Dequantised(Op),
-    /// A Clip after a product: both were one operator on integers.
-    Whole,
-    /// A product that was one of integers, to be scaled.
-    Integers,
-    /// An Identity that scaled it: which input was the product, and the name of both scales' product.
-    Scaled { product: usize, scales: String },
-}
+use super::{Made, Quantised, Was};
+use crate::compact::UniqueNames;
 
 impl Quantised {
     pub(crate) fn is_empty(&self) -> bool {
@@ -73,7 +27,7 @@ impl Quantised {
         }
         // Names of constants that nothing uses are free.
         graph.remove_unused();
-        let names = Names::of(&graph);
+        let names = UniqueNames::of(&graph);
         let nodes = std::mem::take(&mut graph.nodes);
         let mut restore = Restore {
             was: self,
@@ -127,7 +81,7 @@ impl Uses {
 struct Restore<'a> {
     was: &'a Quantised,
     graph: Graph,
-    names: Names,
+    names: UniqueNames,
     /// Values that are integers again, and their groups.
     live: HashMap<ValueId, usize>,
     /// Of weights among them, the steps that they are in now.
@@ -203,12 +157,9 @@ impl Restore<'_> {
     }
 
     fn weight(&mut self, id: ValueId, group: usize) {
-        let was = &self.was.weights[&self.graph.value(id).name];
-        let Some((tensor, steps)) =
-            self.floats(id).and_then(|values| was.steps.integers(&was.tensor, &values))
-        else {
-            return;
-        };
+        let stored = self.was.weights.get(&self.graph.value(id).name);
+        let Some((was, values)) = stored.zip(self.floats(id)) else { return };
+        let Some((tensor, steps)) = was.steps.integers(&was.tensor, &values) else { return };
         // A weight among what else is in its group keeps the steps of that.
         let shared = self.was.members.values().filter(|&&other| other == group).count() > 1;
         if !shared || steps == was.steps {
@@ -238,7 +189,7 @@ impl Restore<'_> {
         };
         let Some((tensor, new)) = steps::bias(&values, input, &weights) else { return };
         // What has not changed is what it was, bit by bit.
-        let was = &self.was.weights[&self.graph.value(id).name];
+        let Some(was) = self.was.weights.get(&self.graph.value(id).name) else { return };
         let same = was.steps.floats(&was.tensor).as_ref() == Some(&values)
             && was.steps.scale.bytes() == new.scale.bytes();
         if same {
@@ -304,6 +255,21 @@ impl Restore<'_> {
         let output = node.output(0);
         let group = output.and_then(|id| self.live.get(&id).copied());
         let made = self.made(output);
+        if let (Some(Made::Scaled { product, scales }), Some(both)) =
+            (made, output.and_then(|id| self.scaled.get(&id).copied()))
+        {
+            let (product, name) = (*product, scales.clone());
+            let name = self.names.unique(&name);
+            let value = Value { name: name.clone(), dtype: Some(DataType::F32), ..Value::default() };
+            let scales = self.graph.add_value(value);
+            let op = || Op::Binary(Binary::Mul);
+            let (inputs, outputs) = (both.map(Some).to_vec(), vec![Some(scales)]);
+            self.made.push(Node { name, op: op(), inputs, outputs });
+            let mut inputs = vec![node.input(0), Some(scales)];
+            inputs.swap(0, product);
+            self.made.push(Node { op: op(), inputs, ..node.clone() });
+            return;
+        }
         match (made, group) {
             (Some(Made::Quantised(op)), Some(group)) => {
                 let op = op.clone();
@@ -328,21 +294,6 @@ impl Restore<'_> {
                 let (scale, zero, _) = self.scale(Some(id), self.live[&id]);
                 let inputs = with_zero(id, scale, zero);
                 self.made.push(Node { name: node.name.clone(), op, inputs, outputs: node.outputs.clone() });
-            }
-            (Some(Made::Scaled { product, scales }), _)
-                if self.scaled.contains_key(&output.unwrap_or(ValueId(0))) =>
-            {
-                let (product, name) = (*product, scales.clone());
-                let of_both = output.map(|id| self.scaled[&id]).expect("scales of a product");
-                let name = self.names.unique(&name);
-                let value = Value { name: name.clone(), dtype: Some(DataType::F32), ..Value::default() };
-                let scales = self.graph.add_value(value);
-                let op = || Op::Binary(Binary::Mul);
-                let inputs = of_both.map(Some).to_vec();
-                self.made.push(Node { name, op: op(), inputs, outputs: vec![Some(scales)] });
-                let mut inputs = vec![node.input(0), Some(scales)];
-                inputs.swap(0, product);
-                self.made.push(Node { op: op(), inputs, ..node.clone() });
             }
             (_, Some(group)) => {
                 let mut node = node.clone();

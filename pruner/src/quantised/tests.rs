@@ -272,6 +272,35 @@ fn channels_go_with_their_scales_and_biases() {
     }
 }
 
+/// As tools for training with quantisation leave them.
+#[test]
+fn weights_that_each_run_quantises_become_integers() {
+    let mut graph = pairs();
+    for name in ["a", "b"] {
+        let [w, scale, zero] = [name.to_owned(), format!("{name}.s"), format!("{name}.z")]
+            .map(|name| graph.find(&name).unwrap());
+        let axis = i64::from(graph.weight(scale).unwrap().len() > 1);
+        let stored = graph.weight(w).unwrap().to_dense().unwrap();
+        let floats: Vec<f32> =
+            stored.as_slice::<i8>().unwrap().iter().map(|&q| f32::from(q) * 0.02).collect();
+        let floats = graph.add_weight(format!("{name}.floats"), Tensor::from_slice(stored.shape(), &floats));
+        graph.value_mut(w).weight = None;
+        let op = Op::QuantizeLinear { axis, block_size: 0, saturate: true, to: None };
+        let inputs = [floats, scale, zero].map(Some).to_vec();
+        graph.nodes.push(poda_formats::Node { name: name.into(), op, inputs, outputs: vec![Some(w)] });
+    }
+    graph.normalize().unwrap();
+    for granularity in [Granularity::Unstructured, Granularity::Channel] {
+        let recipe = Recipe { granularity, sparsity: Some(0.5), round_to: Some(1), ..Recipe::default() };
+        let (pruned, _) = prune(&graph, &recipe, &BTreeMap::new(), &mut |_| (), None).unwrap();
+        assert_eq!(count(&pruned), count(&pairs()));
+        assert!(["a", "b"].iter().all(|name| integers(&pruned).contains_key(*name)));
+        assert!(outputs(&pruned).iter().all(|y| y.is_finite()));
+    }
+    let (floats, quantised) = separate(&graph);
+    assert_eq!(outputs(&quantised.restore(&floats).unwrap()), outputs(&graph));
+}
+
 #[test]
 fn what_floats_cannot_take_over_stays() {
     // Integers that a run is given, and a scale that it computes.
