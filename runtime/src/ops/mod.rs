@@ -30,7 +30,7 @@ mod number;
 mod pad;
 pub mod patches;
 mod pool;
-mod quantize;
+pub(crate) mod quantize;
 mod real;
 pub(crate) mod recurrent;
 mod reduce;

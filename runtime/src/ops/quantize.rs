@@ -4,16 +4,19 @@ use num_traits::AsPrimitive;
 use poda_formats::{DataType, Element};
 use rten_simd::SimdOp;
 use rten_vecmath::MinMax;
+use smallvec::SmallVec;
 
 use super::args::{Infos, around, axis, one, optional, required, unsupported_type};
-use super::elementwise::wide::widest;
+use super::elementwise::wide::{map_vector, widest};
 use super::facts::{Fact, bad_shape, expect_shape, float_type, shape};
 use super::number::with_type;
 use super::real::{Real, load, store};
 use super::{Inputs, OpError};
 use crate::info::Info;
+use crate::kernels::Rounding;
 use crate::output::Output;
-use crate::threads::share::{cost, for_elements};
+use crate::threads::for_each_chunk;
+use crate::threads::share::{cost, for_elements, part};
 
 /// Which scale belongs to an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,10 +118,41 @@ fn fill<X: Copy + Sync, R: Real, Y: Send>(
     });
 }
 
+/// What QuantizeLinear gives.
+trait Narrow: Element {
+    const RANGE: [f32; 2];
+
+    /// The low bits.
+    fn low(bits: u32) -> Self;
+}
+
+macro_rules! narrow {
+    ($($type:ident)*) => {$(
+        impl Narrow for $type {
+            const RANGE: [f32; 2] = [$type::MIN as f32, $type::MAX as f32];
+
+            #[inline(always)]
+            fn low(bits: u32) -> Self {
+                bits as Self
+            }
+        }
+    )*};
+}
+
+narrow! { u8 i8 u16 i16 }
+
 /// The nearest integer, ties to even, plus `zero`, saturated; NaN gives 0.
+///
+/// A cast would give the same, but not by vectors. Of an integer of up to 22 bits plus 1.5 · 2²³ the low bits are the integer.
 #[inline(always)]
-fn rounded<R: Real + AsPrimitive<Y>, Y: Copy + 'static>(value: R, zero: R) -> Y {
-    (value.round_ties_even() + zero).as_()
+fn rounded<R: Real + AsPrimitive<f32>, Y: Narrow>(value: R, zero: R) -> Y {
+    const SHIFT: f32 = 12_582_912.0;
+    let value: f32 = (value.round_ties_even() + zero).as_();
+    let [low, high] = Y::RANGE;
+    let value = if value.is_nan() { 0.0 } else { value };
+    let value = if value > low { value } else { low };
+    let value = if value < high { value } else { high };
+    Y::low((value + SHIFT).to_bits())
 }
 
 /// Checks scale and zero point; gives the output like `x`.
@@ -184,7 +218,7 @@ pub(super) fn quantize_linear(
     }
 }
 
-fn quantize<R: Real + AsPrimitive<i8> + AsPrimitive<u8> + AsPrimitive<i16> + AsPrimitive<u16>>(
+fn quantize<R: Real + AsPrimitive<f32>>(
     dtype: DataType,
     axis: i64,
     block_size: usize,
@@ -301,11 +335,7 @@ pub(super) fn dynamic_quantize_linear(
     dynamic_infos(inputs)?;
     let x = required(inputs, 0)?;
     let values = x.as_slice::<f32>()?;
-    // The range holds 0, so that it is represented exactly.
-    let (low, high) = MinMax::new(values).dispatch();
-    let (low, high) = (low.min(0.0), high.max(0.0));
-    let scale = if low == high { 1.0 } else { (high - low) / 255.0 };
-    let zero = (-low / scale).round_ties_even() as u8;
+    let (scale, zero) = dynamic_range(values);
     if outputs[0].is_used() {
         let y = outputs[0].alloc::<u8>(x.shape())?;
         fill(
@@ -322,8 +352,43 @@ pub(super) fn dynamic_quantize_linear(
     scalar(outputs, 2, zero)
 }
 
+/// Scale and zero point for these values.
+fn dynamic_range(values: &[f32]) -> (f32, u8) {
+    // The range holds 0, so that it is represented exactly.
+    let part = part(values.len(), cost::COPY);
+    let mut ranges = SmallVec::<[(f32, f32); 64]>::from_elem((0.0, 0.0), values.len().div_ceil(part));
+    for_each_chunk(&mut ranges, 1, 1, |i, range| {
+        let values = &values[i * part..][..part.min(values.len() - i * part)];
+        range[0] = MinMax::new(values).dispatch();
+    });
+    let (low, high) =
+        ranges.iter().fold((0.0_f32, 0.0_f32), |(a, b), range| (a.min(range.0), b.max(range.1)));
+    let scale = if low == high { 1.0 } else { (high - low) / 255.0 };
+    (scale, (-low / scale).round_ties_even() as u8)
+}
+
+/// The integers that DynamicQuantizeLinear gives, less their zero point, as floats in `y`; and scale and zero point.
+pub(crate) fn round_dynamically(x: &[f32], y: &mut [f32]) -> (f32, u8) {
+    let (scale, zero_point) = dynamic_range(x);
+    let zero = f32::from(zero_point);
+    // That of infinite or next to no values is no ordinary number, and divides as the operator does.
+    let proper = (1e-30..1e30).contains(&scale);
+    let (clamp, range) = ([f32::NEG_INFINITY, f32::INFINITY], [-zero, 255.0 - zero]);
+    let rounding = Rounding { clamp, scale, to: 1.0, range, nan: -zero };
+    for_elements(y, cost::ARITHMETIC, |start, y| {
+        let x = &x[start..][..y.len()];
+        if proper {
+            map_vector(&rounding, x, y);
+        } else {
+            let integers = x.iter().map(|x| rounded::<f32, u8>(x / scale, zero));
+            y.iter_mut().zip(integers).for_each(|(y, integer)| *y = f32::from(integer) - zero);
+        }
+    });
+    (scale, zero_point)
+}
+
 /// Writes output `index`, if it is used.
-fn scalar<T: Element>(outputs: &mut [Output<'_>], index: usize, value: T) -> Result<(), OpError> {
+pub(crate) fn scalar<T: Element>(outputs: &mut [Output<'_>], index: usize, value: T) -> Result<(), OpError> {
     if let Some(output) = outputs.get_mut(index).filter(|o| o.is_used()) {
         output.alloc::<T>(&[])?[0] = value;
     }
@@ -332,6 +397,8 @@ fn scalar<T: Element>(outputs: &mut [Output<'_>], index: usize, value: T) -> Res
 
 #[cfg(test)]
 mod tests {
+    use num_traits::AsPrimitive;
+    use poda_formats::Element;
     use poda_formats::op::Op;
 
     use super::super::testing::{apply, assert_close, floats, input, noise};
@@ -347,6 +414,30 @@ mod tests {
         assert_eq!(run(None)[0].as_slice::<u8>().unwrap(), [0, 2, 0, 255, 255, 0]);
         let result = run(input(&[], &[-1_i8]));
         assert_eq!(result[0].as_slice::<i8>().unwrap(), [-1, 1, -4, 127, 127, -128]);
+    }
+
+    #[test]
+    fn integers_are_those_that_casts_give() {
+        // Halves of all integers of 16 bits, and what is beyond them.
+        let mut x: Vec<f32> = (-140_000..140_000).map(|i| i as f32 / 2.0).collect();
+        x.extend([1e9, -1e9, f32::MAX, f32::MIN, f32::NAN, 8_388_607.5, 4_194_303.5, -4_194_304.5]);
+        fn check<T: Element + Into<f32> + PartialEq>(x: &[f32], zero: T)
+        where
+            f32: AsPrimitive<T>,
+        {
+            let expected: Vec<T> = x.iter().map(|x| (x.round_ties_even() + zero.into()).as_()).collect();
+            let wide: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+            let inputs = [input(&[x.len()], x), input(&[], &[1.0_f32]), input(&[], &[zero])];
+            let wide = [input(&[x.len()], &wide), input(&[], &[1.0_f64]), input(&[], &[zero])];
+            for inputs in [inputs, wide] {
+                let result = apply(&quantize_op(1, 0), &inputs, 1).unwrap();
+                assert!(result[0].as_slice::<T>().unwrap() == expected, "{}", T::DTYPE);
+            }
+        }
+        [0, 17, 255].into_iter().for_each(|zero: u8| check(&x, zero));
+        [-128, 0, 100].into_iter().for_each(|zero: i8| check(&x, zero));
+        [0, 65_535].into_iter().for_each(|zero: u16| check(&x, zero));
+        [-32_768, 0, 5].into_iter().for_each(|zero: i16| check(&x, zero));
     }
 
     #[test]
@@ -375,6 +466,28 @@ mod tests {
         assert!(apply(&op(1, 0), &[x.clone(), noise(&[2], 1)], 1).is_err());
         assert!(apply(&op(1, 2), &[x.clone(), noise(&[2, 3], 1)], 1).is_err());
         assert!(apply(&op(5, 0), &[x, noise(&[2], 1)], 1).is_err());
+    }
+
+    /// Also of values that no range holds.
+    #[test]
+    fn floats_are_the_integers_less_their_zero_point() {
+        let far = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::MAX];
+        let ordinary = [(0, None), (1, None), (97, None), (40_000, None)].into_iter();
+        for (len, last) in ordinary.chain(far.map(|last| (33, Some(last)))).chain([(1, Some(1e-44))]) {
+            let mut x: Vec<f32> = (0..len).map(|i| ((i * 7919) % 1013) as f32 / 100.0 - 3.0).collect();
+            x.last_mut().into_iter().zip(last).for_each(|(x, last)| *x = last);
+            let expected = apply(&Op::DynamicQuantizeLinear, &[input(&[len], &x)], 3).unwrap();
+            let mut y = vec![f32::NAN; len];
+            let (scale, zero) = super::round_dynamically(&x, &mut y);
+            assert_eq!(floats(&expected[1])[0].to_bits(), scale.to_bits());
+            assert_eq!(expected[2].as_slice::<u8>().unwrap(), [zero]);
+            let integers = expected[0].as_slice::<u8>().unwrap().iter();
+            assert_eq!(
+                integers.map(|&i| f32::from(i) - f32::from(zero)).collect::<Vec<_>>(),
+                y,
+                "{len} {last:?}"
+            );
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl<R, F: FnOnce() -> R> SimdOp for Compiled<F> {
 ///
 /// # Panics
 /// When the lengths differ.
-pub(super) fn map_vector(function: &impl SimdUnaryOp<f32>, input: &[f32], output: &mut [f32]) {
+pub(in crate::ops) fn map_vector(function: &impl SimdUnaryOp<f32>, input: &[f32], output: &mut [f32]) {
     assert_eq!(input.len(), output.len());
     MapVector { function, input, output }.dispatch();
 }

@@ -4,6 +4,7 @@
 use poda_formats::op::{PoolKind, Unary};
 use poda_formats::{DataType, Op};
 
+use super::dynamic::DynamicRounding;
 use super::integer::{Requantize, integers};
 use super::product::Product;
 use super::rounding::range_of;
@@ -19,7 +20,9 @@ pub(super) fn find(draft: &mut Draft<'_>) -> usize {
         let input = |index: usize| grids[node.input(index)?.index()];
         products += usize::from(node.lowered::<Product>().is_some() && input(0).is_some());
         let grid = of_output(draft, node, input);
-        node.outputs.iter().flatten().for_each(|id| grids[id.index()] = grid);
+        // (Of several outputs all are parts of one value, but for what says how a value was rounded.)
+        let same = if node.lowered::<DynamicRounding>().is_some() { 1 } else { node.outputs.len() };
+        node.outputs[..same].iter().flatten().for_each(|id| grids[id.index()] = grid);
     }
     draft.grids = grids;
     products
@@ -38,6 +41,9 @@ fn of_output(draft: &Draft<'_>, node: &DraftNode, input: impl Fn(usize) -> Optio
     }
     if let Some(requantize) = node.lowered::<Requantize>() {
         return requantize.grid();
+    }
+    if node.lowered::<DynamicRounding>().is_some() {
+        return Grid::new(1.0, None);
     }
     let Kind::Op(op) = &node.kind else { return None };
     match op {

@@ -11,12 +11,14 @@ use std::collections::HashMap;
 
 use poda_formats::op::{Binary, PoolKind};
 use poda_formats::{DataType, Op, Tensor, TensorView, ValueId};
+use rten_simd::ops::{BitOps, NumOps};
+use rten_simd::{Isa, SimdUnaryOp};
 
-use super::call::{Call, Lowered, Preparation, floats, planned};
+use super::call::{Call, Lowered, Preparation, planned};
 use super::product::Product;
 use super::rounding::range_of;
 use crate::info::Info;
-use crate::kernels::{self, Activation, Grid, Rounding};
+use crate::kernels::{self, Grid, Rounding};
 use crate::ops::OpError;
 use crate::output::Output;
 use crate::plan::draft::{Draft, DraftNode, Explanation, Kind};
@@ -31,25 +33,23 @@ const PARTS: usize = 8;
 /// Lowers every such node; gives how many there are. With `bytes`, kernels that sum integers may be asked for.
 pub(super) fn lower(draft: &mut Draft<'_>, bytes: bool) -> usize {
     let mut lowered = 0;
-    // By sums of integers: the floats that they are made of.
-    let mut exact = HashMap::new();
+    // By sums of integers: the floats that they are made of. By integers and their zero point: the floats that were made of them.
+    let (mut exact, mut widened) = (HashMap::new(), HashMap::new());
+    let mut uses = vec![0; draft.infos.len()];
+    draft.nodes.iter().flat_map(|node| node.inputs.iter().flatten()).for_each(|id| uses[id.index()] += 1);
     for mut node in std::mem::take(&mut draft.nodes) {
         if let Some(product) = IntegerProduct::of(draft, &node, bytes) {
-            exact.extend(product.push(draft, &node));
+            exact.extend(product.push(draft, &node, &mut widened));
             lowered += 1;
             continue;
         }
         if let Some(Op::DequantizeLinear { block_size: 0, .. }) = node.op()
-            && let (Some(pooled), Some(scale)) = (node.input(0), node.input(1))
+            && let (Some(x), Some(scale), Some(output)) = (node.input(0), node.input(1), node.output(0))
             && draft.scalar(scale).is_some_and(|scale| scale > 0.0)
-            && let Some(pool) = pool_of(draft, pooled)
+            && uses[x.index()] == 1
         {
-            let floats = floats_like(draft, pool.1);
-            let inputs = std::mem::replace(&mut node.inputs, vec![Some(floats)]);
-            let dequantize = std::mem::replace(&mut node.kind, Kind::Op(pool.0));
-            let inputs = std::iter::once(Some(pool.1)).chain(inputs.into_iter().skip(1)).collect();
-            let outputs = vec![Some(floats)];
-            draft.nodes.push(DraftNode { kind: dequantize, node: node.node, inputs, outputs });
+            dequantize(draft, node.node, [Some(x), Some(scale), node.input(2)], Some(output));
+            continue;
         }
         if let Some(Op::Cast { to: DataType::F32 }) = node.op()
             && let Some(&sums) = node.input(0).and_then(|id| exact.get(&id))
@@ -60,6 +60,9 @@ pub(super) fn lower(draft: &mut Draft<'_>, bytes: bool) -> usize {
     }
     lowered
 }
+
+/// Integers and their zero point.
+type Integers = (ValueId, Option<ValueId>);
 
 /// A node that is exact in floats.
 struct IntegerProduct {
@@ -213,19 +216,27 @@ impl IntegerProduct {
     }
 
     /// Appends the nodes that compute it. Of sums that stay integers: which they are, and the same as floats.
-    fn push(self, draft: &mut Draft<'_>, node: &DraftNode) -> Option<(ValueId, ValueId)> {
+    fn push(
+        self,
+        draft: &mut Draft<'_>,
+        node: &DraftNode,
+        widened: &mut HashMap<Integers, ValueId>,
+    ) -> Option<(ValueId, ValueId)> {
         let output = node.output(0);
         let shape = output.and_then(|id| draft.shape(id)).map(<[usize]>::to_vec);
         let value =
             |draft: &mut Draft<'_>, shape| draft.add_value(Info { dtype: DataType::F32, shape, value: None });
-        let x = as_floats(draft, node, self.x, self.x_zero);
+        let mut as_floats = |draft: &mut Draft<'_>, integers| {
+            *widened.entry(integers).or_insert_with(|| as_floats(draft, node, integers))
+        };
+        let x = as_floats(draft, (self.x, self.x_zero));
         let weight = match self.weight {
             Factor::Constant(weights) if weights.len() > 1 => {
                 push_parts(draft, node, (&self.op, x, &weights), shape.as_deref());
                 return None;
             }
             Factor::Constant(mut weights) => draft.add_constant(weights.remove(0)),
-            Factor::Value(w, zero) => as_floats(draft, node, w, zero),
+            Factor::Value(w, zero) => as_floats(draft, (w, zero)),
         };
         let sums = value(draft, shape.clone());
         let bias = self.bias.map(|bias| draft.add_constant(bias));
@@ -295,40 +306,58 @@ fn push_parts(
     }
 }
 
-/// The MaxPool that makes `x`, and of what: the greatest of integers is the greatest of what they stand for, so that it may be one of
-/// floats.
-fn pool_of(draft: &Draft<'_>, x: ValueId) -> Option<(Op, ValueId)> {
-    let node = draft.nodes.iter().rev().find(|node| node.outputs.contains(&Some(x)))?;
-    match node.op()? {
-        Op::Pool(pool) if pool.kind == PoolKind::Max && node.output(1).is_none() => {
-            Some((node.op()?.clone(), node.input(0)?))
-        }
-        _ => None,
+/// The node that makes `x`, if it moves elements that QuantizeLinear gave or takes the greatest of them: the same may be done with what
+/// they stand for, so that they need not become integers.
+fn mover_of<'a>(draft: &'a Draft<'_>, x: ValueId) -> Option<&'a DraftNode> {
+    let maker = |x| draft.nodes.iter().rev().find(|node| node.outputs.contains(&Some(x)));
+    let moves = |node: &DraftNode| match node.op() {
+        Some(Op::Pool(pool)) => pool.kind == PoolKind::Max && node.output(1).is_none(),
+        Some(
+            Op::Reshape { .. }
+            | Op::Transpose { .. }
+            | Op::Flatten { .. }
+            | Op::Squeeze
+            | Op::Unsqueeze
+            | Op::Identity,
+        ) => true,
+        _ => false,
+    };
+    let first = maker(x).filter(|node| moves(node))?;
+    let mut from = first;
+    while moves(from) {
+        from = maker(from.input(0)?)?;
     }
-}
-
-/// A value of floats of the shape of another.
-fn floats_like(draft: &mut Draft<'_>, x: ValueId) -> ValueId {
-    let shape = draft.shape(x).map(<[usize]>::to_vec);
-    draft.add_value(Info { dtype: DataType::F32, shape, value: None })
+    matches!(from.op(), Some(Op::QuantizeLinear { .. })).then_some(first)
 }
 
 /// Appends what makes floats of integers, less their zero point.
-fn as_floats(draft: &mut Draft<'_>, node: &DraftNode, x: ValueId, zero: Option<ValueId>) -> ValueId {
-    if let Some((pool, from)) = pool_of(draft, x) {
-        let from = as_floats(draft, node, from, zero);
-        let floats = floats_like(draft, x);
-        let (inputs, outputs) = (vec![Some(from)], vec![Some(floats)]);
-        draft.nodes.push(DraftNode { kind: Kind::Op(pool), node: node.node, inputs, outputs });
-        return floats;
-    }
+fn as_floats(draft: &mut Draft<'_>, node: &DraftNode, (x, zero): Integers) -> ValueId {
     let zero_shape = zero.and_then(|id| draft.shape(id)).unwrap_or_default().to_vec();
     let one = draft.add_constant(Tensor::from_slice(&zero_shape, &[1.0_f32]));
-    let floats = floats_like(draft, x);
-    let kind = Kind::Op(Op::DequantizeLinear { axis: 0, block_size: 0 });
-    let (inputs, outputs) = (vec![Some(x), Some(one), zero], vec![Some(floats)]);
-    draft.nodes.push(DraftNode { kind, node: node.node, inputs, outputs });
-    floats
+    dequantize(draft, node.node, [Some(x), Some(one), zero], None)
+}
+
+/// Appends DequantizeLinear of these inputs, with one positive scale, before what only moves `x`; gives its output.
+fn dequantize(
+    draft: &mut Draft<'_>,
+    node: usize,
+    [x, scale, zero]: [Option<ValueId>; 3],
+    output: Option<ValueId>,
+) -> ValueId {
+    let mover =
+        x.and_then(|x| mover_of(draft, x)).and_then(|node| Some((node.op()?.clone(), node.inputs.clone())));
+    let (kind, inputs) = match mover {
+        Some((op, mut inputs)) => {
+            inputs[0] = Some(dequantize(draft, node, [inputs[0], scale, zero], None));
+            (op, inputs)
+        }
+        None => (Op::DequantizeLinear { axis: 0, block_size: 0 }, vec![x, scale, zero]),
+    };
+    let shape = || x.and_then(|x| draft.shape(x)).map(<[usize]>::to_vec);
+    let info = Info { dtype: DataType::F32, shape: shape(), value: None };
+    let output = output.unwrap_or_else(|| draft.add_value(info));
+    draft.nodes.push(DraftNode { kind: Kind::Op(kind), node, inputs, outputs: vec![Some(output)] });
+    output
 }
 
 /// A bias in two parts, to be added to sums of products that are at most so great: where floats would not hold such a sum with the bias,
@@ -425,6 +454,10 @@ impl Lowered for Requantize {
     fn prepare(&self, _: &Preparation<'_>) -> Result<Box<dyn Call>, OpError> {
         Ok(Box::new(self.clone()))
     }
+
+    fn works_in_place(&self) -> bool {
+        true
+    }
 }
 
 impl Call for Requantize {
@@ -438,24 +471,40 @@ impl Call for Requantize {
         outputs: &mut [Output<'_>],
         _: &Threads,
     ) -> Result<(), OpError> {
-        let (x, y) = (floats(inputs, 0)?, planned(outputs));
-        let rounding = Activation::Rounded(self.rounding);
+        let (x, y) = (inputs.first().copied().flatten().map(|x| x.as_slice()).transpose()?, planned(outputs));
         let row = if self.inner == 1 { self.factors.len() } else { self.inner };
         threads::for_each_chunk(y, row.max(1), (1 << 14) / row.max(1), |i, y| {
-            let x = &x[i * row..][..y.len()];
+            if let Some(x) = x {
+                y.copy_from_slice(&x[i * row..][..y.len()]);
+            }
             if self.inner > 1 {
                 let channel = i % self.factors.len();
                 let beyond = self.beyond.as_ref().map_or(0.0, |beyond| beyond[channel]);
-                let factor = self.factors[channel];
-                y.iter_mut().zip(x).for_each(|(y, x)| *y = (x + beyond) * factor);
-            } else if let Some(beyond) = &self.beyond {
-                let channels = self.factors.iter().zip(beyond);
-                y.iter_mut().zip(x).zip(channels).for_each(|((y, x), (f, beyond))| *y = (x + beyond) * f);
-            } else {
-                y.iter_mut().zip(x).zip(&self.factors).for_each(|((y, x), f)| *y = x * f);
+                Scaled { beyond, factor: self.factors[channel], rounding: self.rounding }.map_mut(y);
+                return;
             }
-            rounding.apply(y);
+            if let Some(beyond) = &self.beyond {
+                y.iter_mut().zip(beyond).for_each(|(y, beyond)| *y += beyond);
+            }
+            y.iter_mut().zip(&self.factors).for_each(|(y, f)| *y *= f);
+            self.rounding.map_mut(y);
         });
         Ok(())
+    }
+}
+
+/// What [`Requantize`] does to the values of one channel.
+struct Scaled {
+    beyond: f32,
+    factor: f32,
+    rounding: Rounding,
+}
+
+impl SimdUnaryOp<f32> for Scaled {
+    #[inline(always)]
+    fn eval<I: Isa>(&self, isa: I, x: I::F32) -> I::F32 {
+        let ops = isa.f32();
+        let sum = ops.add(x, ops.splat(self.beyond));
+        self.rounding.eval(isa, ops.mul(sum, ops.splat(self.factor)))
     }
 }

@@ -13,6 +13,7 @@ mod attention;
 mod call;
 mod chain;
 mod control;
+mod dynamic;
 mod einsum;
 mod epilogue;
 mod grid;
@@ -88,6 +89,7 @@ pub(super) fn lower(draft: &mut Draft<'_>, passes: Passes, log: &mut Log) {
     if cfg!(feature = "quantized") && passes.has("integers") {
         let before = draft.nodes.len();
         let changes = integer::lower(draft, passes.has("bytes"));
+        dynamic::lower(draft);
         log.add("integers", changes, [before, draft.nodes.len()]);
     }
     for patterns in LOWERINGS {

@@ -1,5 +1,6 @@
 //! Models with QuantizeLinear and DequantizeLinear around products compute exactly what their operators do, in fewer steps.
 
+use poda_formats::graph::{Node, Value};
 use poda_formats::op::{Binary, ConvAttributes, Padding, PoolAttributes, PoolKind, Unary};
 use poda_formats::{DataType, Dim, Element, Graph, Op, Tensor, ValueId};
 
@@ -414,5 +415,58 @@ fn sums_beyond_what_floats_hold_are_made_in_parts() {
         let values: Vec<u8> = (0..2 * k).map(|i| if i % 5 == 0 { 254 } else { 255 }).collect();
         let found = kernels(&graph, &[("a", Tensor::from_slice(&[2, k], &values))]);
         assert_eq!(!found.iter().any(|kernel| kernel == "MatMulInteger"), lowered, "{k}: {found:?}");
+    }
+}
+
+#[test]
+fn integers_that_are_only_moved_stay_floats() {
+    let mut graph = Graph::default();
+    let x = graph.add_input("x", DataType::U8, [1, 3, 8, 8].map(Dim::Fixed).to_vec());
+    let mut scalar = |name: &str, value: f32| graph.add_weight(name, Tensor::scalar(value));
+    let [xs, ws, ys] = [scalar("xs", 0.02), scalar("ws", 0.01), scalar("ys", 0.05)];
+    let zero = graph.add_weight("zero", Tensor::scalar(100_u8));
+    let w_zero = graph.add_weight("wz", Tensor::scalar(0_i8));
+    let w = graph.add_weight("w", signed(&[5, 3, 3, 3], 1));
+    let y = graph.add_node(Op::QLinearConv(conv()), &[x, xs, zero, w, ws, w_zero, ys, zero], "y");
+    let y = graph.add_node(Op::Transpose { perm: vec![0, 2, 3, 1] }, &[y], "last");
+    let shape = graph.add_weight("shape", Tensor::from_slice(&[2], &[64_i64, 5]));
+    let y = graph.add_node(Op::Reshape { allow_zero: false }, &[y, shape], "rows");
+    let v = graph.add_weight("v", signed(&[5, 7], 2));
+    let z = graph.add_node(Op::QLinearMatMul, &[y, ys, zero, v, ws, w_zero, xs, zero], "z");
+    let z = graph.add_node(Op::Transpose { perm: vec![1, 0] }, &[z], "turned");
+    let z = graph.add_node(dequantize(), &[z, xs, zero], "floats");
+    graph.outputs.push(z);
+    let found = kernels(&graph, &[("x", bytes(&[1, 3, 8, 8], 5))]);
+    assert!(found.iter().all(|kernel| !kernel.contains("QuantizeLinear")), "{found:?}");
+}
+
+#[test]
+fn what_is_quantised_by_its_range_stays_floats_between_products() {
+    for read in [false, true] {
+        let mut graph = Graph::default();
+        let x = graph.add_input("x", DataType::F32, [9, 40].map(Dim::Fixed).to_vec());
+        let [q, scale, zero] = ["x.q", "x.scale", "x.zero"]
+            .map(|name| graph.add_value(Value { name: name.into(), ..Value::default() }));
+        graph.nodes.push(Node {
+            name: "x.q".into(),
+            op: Op::DynamicQuantizeLinear,
+            inputs: vec![Some(x)],
+            outputs: [q, scale, zero].map(Some).to_vec(),
+        });
+        let w_scale = graph.add_weight("w.scale", Tensor::scalar(0.01_f32));
+        let factor = graph.add_node(Op::Binary(Binary::Mul), &[scale, w_scale], "factor");
+        for i in 0..2 {
+            let w = graph.add_weight(format!("w{i}"), signed(&[40, 6 + i], i));
+            let y = graph.add_node(Op::MatMulInteger, &[q, w, zero], format!("y{i}"));
+            let y = graph.add_node(Op::Cast { to: DataType::F32 }, &[y], format!("f{i}"));
+            let y = graph.add_node(Op::Binary(Binary::Mul), &[y, factor], format!("s{i}"));
+            graph.outputs.push(y);
+        }
+        if read {
+            graph.outputs.push(q);
+        }
+        let found = kernels(&graph, &[("x", numbers(&[9, 40], 4, 0.0))]);
+        assert_eq!(found.contains(&"dynamic rounding".to_owned()), !read, "{found:?}");
+        assert_eq!(found.contains(&"DynamicQuantizeLinear".to_owned()), read, "{found:?}");
     }
 }
