@@ -21,6 +21,7 @@ mod gelu;
 mod gemm;
 pub(crate) mod movement;
 pub(crate) mod pool;
+mod range;
 pub mod roof;
 mod softmax;
 mod spmm;
@@ -52,6 +53,7 @@ pub use depthwise::Depthwise;
 #[cfg(all(target_arch = "x86_64", feature = "quantized"))]
 pub(crate) use gemm::quads::sums as sums_bytes;
 pub(crate) use gemm::{Mat, matmul};
+pub(crate) use range::range;
 pub(crate) use softmax::{softmax_columns, softmax_rows};
 pub(crate) use table::Source;
 pub use table::{Kernel, Params, all};

@@ -2,9 +2,6 @@
 
 use num_traits::AsPrimitive;
 use poda_formats::{DataType, Element};
-use rten_simd::SimdOp;
-use rten_vecmath::MinMax;
-use smallvec::SmallVec;
 
 use super::args::{Infos, around, axis, one, optional, required, unsupported_type};
 use super::elementwise::wide::{map_vector, widest};
@@ -13,10 +10,9 @@ use super::number::with_type;
 use super::real::{Real, load, store};
 use super::{Inputs, OpError};
 use crate::info::Info;
-use crate::kernels::Rounding;
+use crate::kernels::{Rounding, range};
 use crate::output::Output;
-use crate::threads::for_each_chunk;
-use crate::threads::share::{cost, for_elements, part};
+use crate::threads::share::{cost, for_elements};
 
 /// Which scale belongs to an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -355,14 +351,7 @@ pub(super) fn dynamic_quantize_linear(
 /// Scale and zero point for these values.
 fn dynamic_range(values: &[f32]) -> (f32, u8) {
     // The range holds 0, so that it is represented exactly.
-    let part = part(values.len(), cost::COPY);
-    let mut ranges = SmallVec::<[(f32, f32); 64]>::from_elem((0.0, 0.0), values.len().div_ceil(part));
-    for_each_chunk(&mut ranges, 1, 1, |i, range| {
-        let values = &values[i * part..][..part.min(values.len() - i * part)];
-        range[0] = MinMax::new(values).dispatch();
-    });
-    let (low, high) =
-        ranges.iter().fold((0.0_f32, 0.0_f32), |(a, b), range| (a.min(range.0), b.max(range.1)));
+    let [low, high] = range(values);
     let scale = if low == high { 1.0 } else { (high - low) / 255.0 };
     (scale, (-low / scale).round_ties_even() as u8)
 }

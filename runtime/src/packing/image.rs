@@ -22,6 +22,9 @@ pub(crate) struct PaddedImage<'a> {
     /// Height and width of what a kernel writes for an image.
     output: [usize; 2],
     data: Data<'a>,
+    /// The images without pads; none of those that were made of others.
+    #[cfg(all(target_arch = "x86_64", feature = "quantized"))]
+    given: &'a [f32],
     /// From one image to the next.
     image: usize,
     /// From one output line to the next.
@@ -153,7 +156,22 @@ impl<'a> PaddedImage<'a> {
             rows.iter_mut().zip(&taps).for_each(|(to, tap)| *to = (c * channel + tap) as u32);
         }
         let image = geometry.channels() * channel;
-        Self { geometry, output, data, image, line: planes.line(), starts }
+        Self {
+            geometry,
+            output,
+            data,
+            #[cfg(all(target_arch = "x86_64", feature = "quantized"))]
+            given: images,
+            image,
+            line: planes.line(),
+            starts,
+        }
+    }
+
+    /// The images that were padded.
+    #[cfg(all(target_arch = "x86_64", feature = "quantized"))]
+    pub(crate) fn given(&self) -> &'a [f32] {
+        self.given
     }
 
     /// The same convolution of images with `count` channels in each element, which `merge` makes of their planes, each of a
@@ -183,6 +201,7 @@ impl<'a> PaddedImage<'a> {
             geometry,
             output: self.output,
             data: Data::Padded(data),
+            given: &[],
             image,
             line: self.line,
             starts,

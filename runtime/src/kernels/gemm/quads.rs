@@ -14,7 +14,7 @@ use rten_simd::ops::{BitOps, NumOps};
 use super::part::{Elements, Part};
 use super::tile::Arithmetic;
 use super::{Gemm, Lanes, dense_values};
-use crate::kernels::{Call, Grid, Layout, Packed, Params, Problem, Right, WeightMatrix};
+use crate::kernels::{Call, Grid, Layout, Packed, Params, Problem, Right, WeightMatrix, range};
 use crate::packing::scratch::Scratch;
 #[cfg(feature = "avx512")]
 use crate::simd::Avx512Vnni;
@@ -57,10 +57,7 @@ fn can<B: ByteProducts>(k: usize) -> bool {
 
 /// Whether inputs are known to be bytes, weights can be, and the CPU multiplies them.
 pub(in crate::kernels) fn fits<B: ByteProducts>(weight: &WeightMatrix, problem: &Problem) -> bool {
-    // (A padded image has elements that are none of the input's.)
-    problem.grid.is_some_and(|grid| grid.least().is_some() || problem.conv.is_none())
-        && weight.shape().is_ok_and(|[_, k]| can::<B>(k))
-        && row_steps(weight).is_some()
+    problem.grid.is_some() && weight.shape().is_ok_and(|[_, k]| can::<B>(k)) && row_steps(weight).is_some()
 }
 
 /// Packs a weight for `level`.
@@ -155,9 +152,14 @@ fn every_value(weight: &WeightMatrix) -> Option<Cow<'_, [f32]>> {
 impl<B: ByteProducts> Packed for Bytes<B> {
     fn run(&self, call: Call<'_>) {
         let n = call.n;
-        let least = self.grid.least().unwrap_or_else(|| match &call.x {
-            Right::Matrix { data, .. } => least_of(self.grid, data),
-            Right::Image(_) | Right::Images { .. } => unreachable!("fitted for matrices"),
+        let least = self.grid.least().unwrap_or_else(|| {
+            let values = match &call.x {
+                Right::Matrix { data, .. } => data,
+                Right::Image(image) => image.given(),
+                Right::Images { .. } => unreachable!("takes one image"),
+            };
+            // (As floats they are off by less than half a step.)
+            (range(values)[0] / self.grid.step()).round() as i32
         });
         let narrow = Narrow { per: 1.0 / self.grid.step(), shift: SHIFT - least as f32 };
         let Self { products, ref steps, ref totals, .. } = *self;
@@ -192,13 +194,6 @@ impl<B: ByteProducts> Packed for Bytes<B> {
     fn bytes(&self) -> usize {
         self.gemm.bytes() + size_of_val(&self.steps[..]) + size_of_val(&self.totals[..])
     }
-}
-
-/// The least multiple among some, and 0.
-fn least_of(grid: Grid, values: &[f32]) -> i32 {
-    // (As floats they are off by less than half a step.)
-    let least = values.iter().fold(0.0_f32, |least, &x| if x < least { x } else { least });
-    (least / grid.step()).round() as i32
 }
 
 /// Makes bytes of floats on a grid: how far they are above its least multiple.
