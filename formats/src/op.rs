@@ -7,17 +7,17 @@
 //!
 //! Specification: <https://onnx.ai/onnx/operators/>.
 
-mod arity;
 mod class;
 pub mod einsum;
 mod name;
 mod products;
 mod slice;
+mod table;
 
-pub use arity::Arity;
 pub use class::OpClass;
 pub use products::{AxisRole, MatrixForm, Product};
 pub use slice::slice_elements;
+pub use table::Arity;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,116 +1,6 @@
-//! The ONNX names of operators.
+//! The ONNX names of kinds of operators.
 
-use super::{
-    ArgKind, Binary, CumulativeKind, Op, PoolKind, RecurrentKind, ReduceKind, SoftmaxKind, Unary, Variadic,
-};
-
-impl Op {
-    /// The name of the ONNX operator; of a foreign one, the name in its file.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Unary(unary) => unary.name(),
-            Self::Binary(binary) => binary.name(),
-            Self::Variadic(variadic) => variadic.name(),
-            Self::Clip => "Clip",
-            Self::Where => "Where",
-            Self::Cast { .. } => "Cast",
-            Self::CastLike => "CastLike",
-            Self::Identity => "Identity",
-            Self::MatMul => "MatMul",
-            Self::Gemm { .. } => "Gemm",
-            Self::Einsum { .. } => "Einsum",
-            Self::Conv(_) => "Conv",
-            Self::ConvTranspose { .. } => "ConvTranspose",
-            Self::ConvGradient(_) => "ConvGradient",
-            Self::MatMulInteger => "MatMulInteger",
-            Self::ConvInteger(_) => "ConvInteger",
-            Self::QLinearMatMul => "QLinearMatMul",
-            Self::QLinearConv(_) => "QLinearConv",
-            Self::Attention(_) => "Attention",
-            Self::RotaryEmbedding { .. } => "RotaryEmbedding",
-            Self::Recurrent(attributes) => match attributes.kind {
-                RecurrentKind::Lstm { .. } => "LSTM",
-                RecurrentKind::Gru { .. } => "GRU",
-                RecurrentKind::Rnn => "RNN",
-            },
-            Self::BatchNormalization { .. } => "BatchNormalization",
-            Self::InstanceNormalization { .. } => "InstanceNormalization",
-            Self::LayerNormalization { .. } => "LayerNormalization",
-            Self::GroupNormalization { .. } => "GroupNormalization",
-            Self::RmsNormalization { .. } => "RMSNormalization",
-            Self::LpNormalization { .. } => "LpNormalization",
-            Self::MeanVarianceNormalization { .. } => "MeanVarianceNormalization",
-            Self::Lrn { .. } => "LRN",
-            Self::Softmax { kind, .. } => match kind {
-                SoftmaxKind::Softmax => "Softmax",
-                SoftmaxKind::LogSoftmax => "LogSoftmax",
-                SoftmaxKind::Hardmax => "Hardmax",
-            },
-            Self::Pool(attributes) => match attributes.kind {
-                PoolKind::Average => "AveragePool",
-                PoolKind::Max => "MaxPool",
-                PoolKind::Lp { .. } => "LpPool",
-            },
-            Self::GlobalPool { kind } => match kind {
-                PoolKind::Average => "GlobalAveragePool",
-                PoolKind::Max => "GlobalMaxPool",
-                PoolKind::Lp { .. } => "GlobalLpPool",
-            },
-            Self::Resize(_) => "Resize",
-            Self::GridSample { .. } => "GridSample",
-            Self::RoiAlign(_) => "RoiAlign",
-            Self::NonMaxSuppression { .. } => "NonMaxSuppression",
-            Self::Reduce { kind, .. } => kind.name(),
-            Self::ArgReduce { kind, .. } => match kind {
-                ArgKind::Max => "ArgMax",
-                ArgKind::Min => "ArgMin",
-            },
-            Self::TopK { .. } => "TopK",
-            Self::Cumulative { kind, .. } => match kind {
-                CumulativeKind::Sum => "CumSum",
-                CumulativeKind::Prod => "CumProd",
-            },
-            Self::SoftmaxCrossEntropyLoss(_) => "SoftmaxCrossEntropyLoss",
-            Self::NegativeLogLikelihoodLoss(_) => "NegativeLogLikelihoodLoss",
-            Self::NonZero => "NonZero",
-            Self::Unique { .. } => "Unique",
-            Self::Compress { .. } => "Compress",
-            Self::Reshape { .. } => "Reshape",
-            Self::Flatten { .. } => "Flatten",
-            Self::Squeeze => "Squeeze",
-            Self::Unsqueeze => "Unsqueeze",
-            Self::Transpose { .. } => "Transpose",
-            Self::Concat { .. } => "Concat",
-            Self::Split { .. } => "Split",
-            Self::Slice => "Slice",
-            Self::Gather { .. } => "Gather",
-            Self::GatherElements { .. } => "GatherElements",
-            Self::GatherNd { .. } => "GatherND",
-            Self::ScatterElements { .. } => "ScatterElements",
-            Self::ScatterNd { .. } => "ScatterND",
-            Self::TensorScatter { .. } => "TensorScatter",
-            Self::Expand => "Expand",
-            Self::Tile => "Tile",
-            Self::Pad { .. } => "Pad",
-            Self::DepthToSpace { .. } => "DepthToSpace",
-            Self::SpaceToDepth { .. } => "SpaceToDepth",
-            Self::Trilu { .. } => "Trilu",
-            Self::ReverseSequence { .. } => "ReverseSequence",
-            Self::Shape { .. } => "Shape",
-            Self::Size => "Size",
-            Self::ConstantOfShape { .. } => "ConstantOfShape",
-            Self::Range => "Range",
-            Self::OneHot { .. } => "OneHot",
-            Self::EyeLike { .. } => "EyeLike",
-            Self::QuantizeLinear { .. } => "QuantizeLinear",
-            Self::DequantizeLinear { .. } => "DequantizeLinear",
-            Self::DynamicQuantizeLinear => "DynamicQuantizeLinear",
-            Self::If { .. } => "If",
-            Self::Loop { .. } => "Loop",
-            Self::Foreign(foreign) => &foreign.op_type,
-        }
-    }
-}
+use super::{ArgKind, Binary, CumulativeKind, ReduceKind, SoftmaxKind, Unary, Variadic};
 
 impl Unary {
     /// The name of the ONNX operator.
@@ -215,6 +105,37 @@ impl ReduceKind {
             Self::LogSum => "ReduceLogSum",
             Self::LogSumExp => "ReduceLogSumExp",
             Self::SumSquare => "ReduceSumSquare",
+        }
+    }
+}
+
+impl SoftmaxKind {
+    /// The name of the ONNX operator.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Softmax => "Softmax",
+            Self::LogSoftmax => "LogSoftmax",
+            Self::Hardmax => "Hardmax",
+        }
+    }
+}
+
+impl ArgKind {
+    /// The name of the ONNX operator.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Max => "ArgMax",
+            Self::Min => "ArgMin",
+        }
+    }
+}
+
+impl CumulativeKind {
+    /// The name of the ONNX operator.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sum => "CumSum",
+            Self::Prod => "CumProd",
         }
     }
 }

@@ -9,7 +9,7 @@ mod selection;
 mod sequence;
 
 use poda_formats::Op;
-use poda_formats::op::{Binary, Unary};
+use poda_formats::op::{Binary, OpClass, Unary};
 
 use super::build::{Builder, Fix};
 use super::reason::Why;
@@ -34,13 +34,9 @@ pub(super) fn apply(b: &mut Builder<'_>, op: &Op) {
         Op::Einsum { equation } => product::einsum(b, equation),
         Op::Conv(conv) => product::conv(b, conv.group),
         Op::ConvTranspose { conv, .. } => product::conv_transpose(b, conv.group),
-        Op::MatMulInteger
-        | Op::ConvInteger(_)
-        | Op::QLinearMatMul
-        | Op::QLinearConv(_)
-        | Op::QuantizeLinear { .. }
-        | Op::DequantizeLinear { .. }
-        | Op::DynamicQuantizeLinear => b.opaque(Why::Quantised),
+        Op::MatMulInteger | Op::ConvInteger(_) | Op::QLinearMatMul | Op::QLinearConv(_) => {
+            b.opaque(Why::Quantised)
+        }
         Op::Attention(attributes) => sequence::attention(b, attributes),
         Op::RotaryEmbedding { interleaved, num_heads, rotary_embedding_dim } => {
             sequence::rotary(b, *interleaved, *num_heads, *rotary_embedding_dim);
@@ -109,20 +105,14 @@ pub(super) fn apply(b: &mut Builder<'_>, op: &Op) {
             b.fresh_outputs(Why::Parameter);
             b.fix(Fix::Shape { start, axes });
         }
-        Op::ConvGradient(_)
-        | Op::SoftmaxCrossEntropyLoss(_)
-        | Op::NegativeLogLikelihoodLoss(_)
-        | Op::NonMaxSuppression { .. }
-        | Op::NonZero
-        | Op::Unique { .. }
-        | Op::Compress { .. }
-        | Op::GatherNd { .. }
-        | Op::ScatterElements { .. }
-        | Op::ScatterNd { .. }
-        | Op::TensorScatter { .. } => b.opaque(Why::DataDependent),
-        Op::Size | Op::Range | Op::EyeLike { .. } | Op::OneHot { .. } => b.opaque(Why::Parameter),
-        Op::If { .. } | Op::Loop { .. } => b.opaque(Why::ControlFlow),
-        Op::Foreign(_) => b.opaque(Why::Foreign),
+        // Nothing is pruned through what has no rule.
+        _ => b.opaque(match op.class() {
+            OpClass::Quantization => Why::Quantised,
+            OpClass::Generator => Why::Parameter,
+            OpClass::Control => Why::ControlFlow,
+            OpClass::Foreign => Why::Foreign,
+            _ => Why::DataDependent,
+        }),
     }
 }
 
