@@ -8,20 +8,20 @@ use crate::packing::{ConvGeometry, im2col};
 use crate::threads::Threads;
 use crate::tune::PackedWeight;
 
-/// Bytes times bytes: inputs from `least` on in steps, rows with steps of their own.
+/// Bytes times bytes: inputs from `least` on in steps, rows with steps of their own, of multiples from `lowest` on.
 fn check_bytes(
     shape: [usize; 2],
     n: usize,
     layouts: [Layout; 2],
     conv: Option<&ConvGeometry>,
-    least: i32,
+    [least, lowest]: [i32; 2],
 ) -> usize {
     let ([m, k], step) = (shape, 0.037_f32);
     let mut random = Random((n + k) as u64);
     let mut bytes = |count: usize, least: i32| -> Vec<f32> {
         (0..count).map(|_| (least + ((random.next() + 1.0) * 127.99) as i32) as f32).collect()
     };
-    let (w, row_step) = (bytes(m * k, -128), |row: usize| 0.011 * (row as f32 + 0.3));
+    let (w, row_step) = (bytes(m * k, lowest), |row: usize| 0.011 * (row as f32 + 0.3));
     let weight: Vec<f32> = w.iter().enumerate().map(|(i, w)| row_step(i / k.max(1)) * w).collect();
     let image = bytes(conv.map_or(k * n, ConvGeometry::image_len), least);
     let columns = conv.map_or_else(
@@ -80,7 +80,7 @@ fn bytes_are_multiplied_exactly_over_their_whole_range() {
             // Features that fill elements of four or do not, and more than sums in registers.
             for (m, k, n) in [(1, 1, 1), (5, 4, 3), (70, 131, 2), (33, 66, 5), (14, 5000, 70), (67, 127, 200)]
             {
-                found.push(check_bytes([m, k], n + i, layouts, None, least));
+                found.push(check_bytes([m, k], n + i, layouts, None, [least, [-128, 0, -200, -127][i]]));
             }
         }
         for (channels, input, stride, pads) in [
@@ -91,7 +91,7 @@ fn bytes_are_multiplied_exactly_over_their_whole_range() {
             let conv = ConvGeometry::new(channels, input, [3; 2], stride, [1; 2], pads).unwrap();
             for y_layout in [Layout::FeatureMajor, Layout::TokenMajor] {
                 let layouts = [Layout::FeatureMajor, y_layout];
-                found.push(check_bytes([13, conv.k()], conv.n(), layouts, Some(&conv), least));
+                found.push(check_bytes([13, conv.k()], conv.n(), layouts, Some(&conv), [least, -128]));
             }
         }
     }

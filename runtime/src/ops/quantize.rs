@@ -405,24 +405,26 @@ mod tests {
         assert_eq!(result[0].as_slice::<i8>().unwrap(), [-1, 1, -4, 127, 127, -128]);
     }
 
+    /// Against casts.
+    fn check<T: Element + Into<f32> + PartialEq>(x: &[f32], zero: T)
+    where
+        f32: AsPrimitive<T>,
+    {
+        let expected: Vec<T> = x.iter().map(|x| (x.round_ties_even() + zero.into()).as_()).collect();
+        let wide: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+        let inputs = [input(&[x.len()], x), input(&[], &[1.0_f32]), input(&[], &[zero])];
+        let wide = [input(&[x.len()], &wide), input(&[], &[1.0_f64]), input(&[], &[zero])];
+        for inputs in [inputs, wide] {
+            let result = apply(&quantize_op(1, 0), &inputs, 1).unwrap();
+            assert!(result[0].as_slice::<T>().unwrap() == expected, "{}", T::DTYPE);
+        }
+    }
+
     #[test]
     fn integers_are_those_that_casts_give() {
         // Halves of all integers of 16 bits, and what is beyond them.
         let mut x: Vec<f32> = (-140_000..140_000).map(|i| i as f32 / 2.0).collect();
         x.extend([1e9, -1e9, f32::MAX, f32::MIN, f32::NAN, 8_388_607.5, 4_194_303.5, -4_194_304.5]);
-        fn check<T: Element + Into<f32> + PartialEq>(x: &[f32], zero: T)
-        where
-            f32: AsPrimitive<T>,
-        {
-            let expected: Vec<T> = x.iter().map(|x| (x.round_ties_even() + zero.into()).as_()).collect();
-            let wide: Vec<f64> = x.iter().map(|&x| x.into()).collect();
-            let inputs = [input(&[x.len()], x), input(&[], &[1.0_f32]), input(&[], &[zero])];
-            let wide = [input(&[x.len()], &wide), input(&[], &[1.0_f64]), input(&[], &[zero])];
-            for inputs in [inputs, wide] {
-                let result = apply(&quantize_op(1, 0), &inputs, 1).unwrap();
-                assert!(result[0].as_slice::<T>().unwrap() == expected, "{}", T::DTYPE);
-            }
-        }
         [0, 17, 255].into_iter().for_each(|zero: u8| check(&x, zero));
         [-128, 0, 100].into_iter().for_each(|zero: i8| check(&x, zero));
         [0, 65_535].into_iter().for_each(|zero: u16| check(&x, zero));

@@ -27,11 +27,11 @@ pub(super) trait Elements: Copy + Sync {
     #[allow(missing_docs)]
     type ByLane: Copy;
 
-    /// At that feature.
-    fn by_row(self, feature: usize) -> Self::ByRow;
+    /// At that feature and column.
+    fn by_row(self, feature: usize, column: usize) -> Self::ByRow;
 
-    /// At that feature.
-    fn by_lane(self, feature: usize) -> Self::ByLane;
+    /// At that feature and column.
+    fn by_lane(self, feature: usize, column: usize) -> Self::ByLane;
 
     /// Computes a part with the instructions that this takes.
     fn run(self, level: Supported, part: Part<'_, Self>);
@@ -42,12 +42,12 @@ impl Elements for Floats {
     type ByLane = Self;
 
     #[inline(always)]
-    fn by_row(self, _: usize) -> Self {
+    fn by_row(self, _: usize, _: usize) -> Self {
         self
     }
 
     #[inline(always)]
-    fn by_lane(self, _: usize) -> Self {
+    fn by_lane(self, _: usize, _: usize) -> Self {
         self
     }
 
@@ -149,12 +149,12 @@ impl<E: Elements> Part<'_, E> {
                 };
                 let together = if panel + together <= panels.end { together } else { 1 };
                 let cols = starts[panel + together] - starts[panel];
-                let arithmetic = job.elements.by_lane(starts[panel]);
                 // The next panel comes from further away than this one, which stays near: its lines are asked for meanwhile.
                 let next = job.left.next_panel(panel + together - 1, depth.start, width);
                 for (i, group) in groups.clone().enumerate() {
                     let rows = group.len();
                     let at = (columns.start + group.start) * m + starts[panel];
+                    let arithmetic = job.elements.by_lane(starts[panel], columns.start + group.start);
                     // SAFETY: the panels hold `steps` steps from `depth.start`, X the group's tokens, and `y` their features.
                     unsafe {
                         let a = if pack {
@@ -232,9 +232,9 @@ impl<E: Elements> Part<'_, E> {
                 for panel in panels.clone() {
                     let row = starts[panel];
                     let rows = starts[panel + 1] - row;
-                    let arithmetic = job.elements.by_row(row);
                     for at in (start..end).step_by(width) {
                         let cols = width.min(end - at);
+                        let arithmetic = job.elements.by_row(row, at);
                         // SAFETY: as above; the panel holds `steps` steps from `depth.start`, and `y` the rows' columns.
                         unsafe {
                             let (b, b_k) = match lies(at) {

@@ -4,6 +4,9 @@
 //! Inputs and weights come as floats, and are made bytes when they are packed, four features in the 32 bits of an element: from there
 //! on the product is that of floats with a fourth of the features ([`Quads`] says how sums are made), over matrices and images alike.
 //! Sums are exact. A sum then becomes a float, and is multiplied once by what the steps of its input and its row are.
+//!
+//! A row of which the multiples are no signed bytes, as of weights without sign, counts from another one than 0, its center: what that
+//! leaves out is as many times the sum of a column's inputs.
 
 use std::borrow::Cow;
 
@@ -25,6 +28,12 @@ use crate::threads;
 const FEATURES: usize = 4;
 /// Features whose sums fit 32 bits, whatever the bytes.
 const MOST: usize = 1 << 16;
+/// The same where weights are as far from zero as inputs.
+const MOST_CENTERED: usize = 1 << 15;
+/// Lanes of a tile, at most: sums of columns are read up to there.
+const TILE: usize = 64;
+/// Columns that are summed together.
+const COLUMNS: usize = 512;
 /// Elements that pay for another thread to make bytes of them.
 const GRAIN: usize = 1 << 13;
 /// What a multiple may be off by for being computed in floats, as a share of it.
@@ -40,6 +49,8 @@ struct Bytes<B> {
     steps: Vec<f32>,
     /// By row, too: the sum of its bytes.
     totals: Vec<i32>,
+    /// By row, too: the multiple that bytes count from; none where all are 0.
+    centers: Vec<i32>,
 }
 
 /// Whether this CPU sums `k` products, in one of the ways.
@@ -57,7 +68,10 @@ fn can<B: ByteProducts>(k: usize) -> bool {
 
 /// Whether inputs are known to be bytes, weights can be, and the CPU multiplies them.
 pub(in crate::kernels) fn fits<B: ByteProducts>(weight: &WeightMatrix, problem: &Problem) -> bool {
-    problem.grid.is_some() && weight.shape().is_ok_and(|[_, k]| can::<B>(k)) && row_steps(weight).is_some()
+    // (What the columns of an image sum up to is not known.)
+    let may_center = |k| k < MOST_CENTERED && problem.conv.is_none();
+    let rows = |k| row_steps(weight).filter(|rows| may_center(k) || rows.iter().all(|row| row.1 == 0));
+    problem.grid.is_some() && weight.shape().is_ok_and(|[_, k]| can::<B>(k) && rows(k).is_some())
 }
 
 /// Packs a weight for `level`.
@@ -86,9 +100,9 @@ pub(in crate::kernels) fn prepare<B: ByteProducts + 'static>(
     let mut elements = AlignedBytes::zeroed(m * quads * FEATURES);
     let mut totals = vec![0_i32; m];
     let rows = elements.chunks_exact_mut(quads * FEATURES).zip(values.chunks_exact(k));
-    for ((to, row), (total, step)) in rows.zip(totals.iter_mut().zip(&row_steps)) {
+    for ((to, row), (total, &(step, center))) in rows.zip(totals.iter_mut().zip(&row_steps)) {
         // (The nearest integer is in the low bits.)
-        let byte = |w: f32| (w * (1.0 / step) + SHIFT).to_bits() as u8;
+        let byte = |w: f32| (w * (1.0 / step) + (SHIFT - center as f32)).to_bits() as u8;
         if taps == 1 {
             to.iter_mut().zip(row).for_each(|(to, &w)| *to = byte(w));
         } else {
@@ -101,29 +115,39 @@ pub(in crate::kernels) fn prepare<B: ByteProducts + 'static>(
     }
     let lanes = Lanes::of(problem, level);
     let (gemm, tile) = level.run(Pack(bytemuck::cast_slice(&elements), [m, quads], lanes, level));
-    let mut steps: Vec<f32> = row_steps.iter().map(|step| grid.step() * step).collect();
+    let mut steps: Vec<f32> = row_steps.iter().map(|(step, _)| grid.step() * step).collect();
+    let mut centers: Vec<i32> = row_steps.iter().map(|&(_, center)| center).collect();
     steps.resize(m.next_multiple_of(tile), 0.0);
     totals.resize(m.next_multiple_of(tile), 0);
-    Box::new(Bytes { gemm, products: B::find().expect("fitted"), grid, k, steps, totals })
+    centers.resize(m.next_multiple_of(tile), 0);
+    if centers.iter().all(|&center| center == 0) {
+        centers = Vec::new();
+    }
+    Box::new(Bytes { gemm, products: B::find().expect("fitted"), grid, k, steps, totals, centers })
 }
 
-/// The steps of the rows of a weight, if in each all elements are multiples of one, from -128 to 127 times.
-fn row_steps(weight: &WeightMatrix) -> Option<Vec<f32>> {
+/// The steps of the rows of a weight and their centers, if in each all elements are multiples of one, few enough for a byte.
+fn row_steps(weight: &WeightMatrix) -> Option<Vec<(f32, i32)>> {
     struct Check<'a>(&'a [f32], f32);
     impl Vectorized for Check<'_> {
-        type Output = bool;
+        type Output = Option<i32>;
 
         #[inline(always)]
-        fn eval<S: Simd>(self, _: S) -> bool {
+        fn eval<S: Simd>(self, _: S) -> Option<i32> {
             let Self(row, step) = self;
             let per = 1.0 / step;
-            // (Without a branch, so that vectors do it.)
-            let fit = row.iter().fold(1_u32, |fit, &w| {
+            // (Without a branch, so that vectors do it; the order of these floats is that of their bits.)
+            let zero = SHIFT.to_bits().cast_signed();
+            let (fit, least, most) = row.iter().fold((1, zero, zero), |(fit, least, most), &w| {
                 let multiple = (w * per).round_ties_even();
                 let near = (multiple * step - w).abs() <= ROUNDED * w.abs();
-                fit & u32::from(near) & u32::from((-128.0..=127.0).contains(&multiple))
+                let bits = (multiple + SHIFT).to_bits().cast_signed();
+                let inside = (-255.0..=255.0).contains(&multiple);
+                (fit & u32::from(near) & u32::from(inside), least.min(bits), most.max(bits))
             });
-            fit == 1
+            let [least, most] = [least - zero, most - zero];
+            let center = if least >= -128 && most <= 127 { 0 } else { least + 128 };
+            (fit == 1 && most - center <= 127).then_some(center)
         }
     }
     let [m, k] = weight.shape().ok()?;
@@ -131,11 +155,13 @@ fn row_steps(weight: &WeightMatrix) -> Option<Vec<f32>> {
     let step = |row: &[f32]| {
         let greatest = row.iter().fold(0.0_f32, |most, w| if w.abs() > most { w.abs() } else { most });
         let (few, level) = (&row[..row.len().min(16)], Supported::best());
-        // Sums of integers stay what they are; most quantisers make the greatest element 127 steps.
-        let parts = [127_u8, 128].into_iter().chain(1..127).map(|top| greatest / f32::from(top));
-        std::iter::once(1.0)
-            .chain(parts)
-            .find(|&step| level.run(Check(few, step)) && level.run(Check(row, step)))
+        // Sums of integers stay what they are; most quantisers make the greatest element 127 steps, or, of bytes without sign, more.
+        let parts =
+            [127_u8, 128, 255].into_iter().chain(1..127).chain(129..255).map(|top| greatest / f32::from(top));
+        std::iter::once(1.0).chain(parts).find_map(|step| {
+            level.run(Check(few, step))?;
+            Some((step, level.run(Check(row, step))?))
+        })
     };
     (0..m).map(|row| step(&values[row * k..][..k])).collect()
 }
@@ -162,30 +188,53 @@ impl<B: ByteProducts> Packed for Bytes<B> {
             (range(values)[0] / self.grid.step()).round() as i32
         });
         let narrow = Narrow { per: 1.0 / self.grid.step(), shift: SHIFT - least as f32 };
-        let Self { products, ref steps, ref totals, .. } = *self;
-        let elements = Quads { products, steps, totals, least };
+        let Self { products, ref steps, ref totals, ref centers, .. } = *self;
+        let centered = !centers.is_empty();
+        // What the bytes of a column sum up to, counted from zero again: beyond `none` of them.
+        let none = self.k as i32 * least;
+        let mut sums = Scratch::new(if centered { n + TILE } else { 0 });
+        let sums: &mut [i32] = bytemuck::cast_slice_mut(&mut sums);
+        let elements = |sums| Quads { products, steps, totals, centers, sums, least };
         match call.x {
             Right::Matrix { data, layout: Layout::TokenMajor } => {
                 let mut x = Scratch::new(n * self.gemm.k);
                 threads::for_each_chunk(&mut x, self.gemm.k, GRAIN.div_ceil(self.gemm.k), |token, to| {
                     narrow.run(Narrowed::Row(&data[token * self.k..][..self.k]), to);
                 });
+                if centered {
+                    threads::for_each_chunk(&mut sums[..n], 1, GRAIN.div_ceil(self.gemm.k), |token, to| {
+                        let from = &x[token * self.gemm.k..][..self.gemm.k];
+                        to[0] = none + Supported::best().run(Total(from));
+                    });
+                }
                 let x = Right::Matrix { data: &x, layout: Layout::TokenMajor };
-                self.gemm.run_with(Call { x, ..call }, elements);
+                self.gemm.run_with(Call { x, ..call }, elements(sums));
             }
             Right::Matrix { data, layout: Layout::FeatureMajor } => {
                 let mut x = Scratch::new(n * self.gemm.k);
                 threads::for_each_chunk(&mut x, n, GRAIN.div_ceil(n), |quad, to| {
                     narrow.run(Narrowed::planes(&data[quad * FEATURES * n..], n), to);
                 });
+                if centered {
+                    threads::for_each_chunk(&mut sums[..n], COLUMNS, 1, |i, to| {
+                        to.fill(none);
+                        for (quad, from) in x.chunks_exact(n).enumerate() {
+                            // (Of features beyond the last there are any bytes.)
+                            let last = self.k - quad * FEATURES;
+                            let mask = if last >= FEATURES { u32::MAX } else { (1 << (8 * last)) - 1 };
+                            let from = &from[i * COLUMNS..][..to.len()];
+                            Supported::best().run(Sums { from, mask, to: &mut *to });
+                        }
+                    });
+                }
                 let x = Right::Matrix { data: &x, layout: Layout::FeatureMajor };
-                self.gemm.run_with(Call { x, ..call }, elements);
+                self.gemm.run_with(Call { x, ..call }, elements(sums));
             }
             Right::Image(image) => {
                 let quads = image.together(FEATURES, GRAIN, |planes, len, to| {
                     narrow.run(Narrowed::planes(planes, len), to);
                 });
-                self.gemm.run_with(Call { x: Right::Image(&quads), ..call }, elements);
+                self.gemm.run_with(Call { x: Right::Image(&quads), ..call }, elements(sums));
             }
             Right::Images { .. } => unreachable!("takes one image"),
         }
@@ -193,6 +242,42 @@ impl<B: ByteProducts> Packed for Bytes<B> {
 
     fn bytes(&self) -> usize {
         self.gemm.bytes() + size_of_val(&self.steps[..]) + size_of_val(&self.totals[..])
+    }
+}
+
+/// The sum of the four bytes in an element.
+#[inline(always)]
+fn bytes_of(element: u32) -> i32 {
+    let pairs = (element & 0x00ff_00ff) + (element >> 8 & 0x00ff_00ff);
+    ((pairs & 0xffff) + (pairs >> 16)).cast_signed()
+}
+
+/// The sum of all bytes.
+struct Total<'a>(&'a [f32]);
+
+impl Vectorized for Total<'_> {
+    type Output = i32;
+
+    #[inline(always)]
+    fn eval<S: Simd>(self, _: S) -> i32 {
+        self.0.iter().map(|x| bytes_of(x.to_bits())).sum()
+    }
+}
+
+/// Adds the bytes under the mask, by column.
+struct Sums<'a> {
+    from: &'a [f32],
+    mask: u32,
+    to: &'a mut [i32],
+}
+
+impl Vectorized for Sums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Simd>(self, _: S) {
+        let Self { from, mask, to } = self;
+        to.iter_mut().zip(from).for_each(|(to, x)| *to += bytes_of(x.to_bits() & mask));
     }
 }
 
@@ -263,14 +348,24 @@ struct Quads<'a, B> {
     /// By feature, from that of the block on.
     steps: &'a [f32],
     totals: &'a [i32],
+    centers: &'a [i32],
+    /// By column, from that of the block on; none where there are no centers.
+    sums: &'a [i32],
     /// What bytes count from.
     least: i32,
 }
 
-impl<B: ByteProducts> Quads<'_, B> {
+impl<'a, B: ByteProducts> Quads<'a, B> {
     #[inline(always)]
-    fn at(self, feature: usize) -> Self {
-        Self { steps: &self.steps[feature..], totals: &self.totals[feature..], ..self }
+    fn at(self, feature: usize, column: usize) -> Self {
+        let from = |all: &'a [i32], start: usize| all.get(start..).unwrap_or_default();
+        Self {
+            steps: &self.steps[feature..],
+            totals: &self.totals[feature..],
+            centers: from(self.centers, feature),
+            sums: from(self.sums, column),
+            ..self
+        }
     }
 
     /// The floats of sums, by what belongs to their features: of inputs that count from zero again.
@@ -300,6 +395,18 @@ impl<B: ByteProducts, const BY_LANE: bool> Arithmetic<B::Isa> for At<'_, B, BY_L
     #[inline(always)]
     unsafe fn finished(self, simd: B::Isa, sum: F32<B>, row: usize, lane: usize) -> F32<B> {
         let of_features = [self.0.steps.as_ptr(), self.0.totals.as_ptr().cast()];
+        let mut sum = sum;
+        if !self.0.centers.is_empty() {
+            const { assert!(B::Isa::TILE_VECTORS * B::Isa::LANES <= TILE) };
+            let (by_lane, by_row) =
+                if BY_LANE { (self.0.centers, self.0.sums) } else { (self.0.sums, self.0.centers) };
+            // SAFETY: there is a center for each feature and a sum for each column, and both are as many as whole tiles have.
+            let products = unsafe {
+                let by_lane = simd.f32().load_ptr(by_lane.as_ptr().cast::<f32>().add(lane));
+                self.0.products.multiply(by_lane, *by_row.as_ptr().add(row))
+            };
+            sum = self.0.products.add(sum, products);
+        }
         // SAFETY: there is one of each for every row, or for every lane of the tile.
         let values = of_features.map(|at: *const f32| unsafe {
             if BY_LANE { simd.f32().load_ptr(at.add(lane)) } else { splat(simd, *at.add(row)) }
@@ -313,13 +420,13 @@ impl<'a, B: ByteProducts> Elements for Quads<'a, B> {
     type ByLane = At<'a, B, true>;
 
     #[inline(always)]
-    fn by_row(self, feature: usize) -> Self::ByRow {
-        At(self.at(feature))
+    fn by_row(self, feature: usize, column: usize) -> Self::ByRow {
+        At(self.at(feature, column))
     }
 
     #[inline(always)]
-    fn by_lane(self, feature: usize) -> Self::ByLane {
-        At(self.at(feature))
+    fn by_lane(self, feature: usize, column: usize) -> Self::ByLane {
+        At(self.at(feature, column))
     }
 
     fn run(self, _: Supported, part: Part<'_, Self>) {
@@ -350,16 +457,20 @@ mod tests {
             assert!(values.iter().any(|w| w.is_nan()) || dense == row_steps(&sparse), "{rows:?}");
             dense
         };
+        let plain = |steps: Vec<f32>| Some(steps.into_iter().map(|step| (step, 0)).collect::<Vec<_>>());
         // The greatest is 127 steps, 128 below zero, 3 and 1; nothing but zeros.
-        assert_eq!(steps(&[&[127.0, -3.0, 0.0], &[-64.0, 0.5, 63.5]]), Some(vec![1.0, 0.5]));
-        assert_eq!(steps(&[&[0.75, -0.5, 0.25], &[-3.0, 3.0, 0.0]]), Some(vec![0.75 / 3.0, 1.0]));
-        assert_eq!(steps(&[&[0.0; 3], &[f32::MIN_POSITIVE, 0.0, 0.0]]).map(|steps| steps[0]), Some(1.0));
+        assert_eq!(steps(&[&[127.0, -3.0, 0.0], &[-64.0, 0.5, 63.5]]), plain(vec![1.0, 0.5]));
+        assert_eq!(steps(&[&[0.75, -0.5, 0.25], &[-3.0, 3.0, 0.0]]), plain(vec![0.75 / 3.0, 1.0]));
+        assert_eq!(steps(&[&[0.0; 3], &[f32::MIN_POSITIVE, 0.0, 0.0]]).map(|steps| steps[0]), Some((1.0, 0)));
         // Each is off by as much as two roundings, after a factor.
         let scaled: Vec<f32> = (-127..=127).map(|q| q as f32 * 0.003_173 * 1.732_1).collect();
-        assert_eq!(steps(&[&scaled]).map(|steps| steps[0]), Some(scaled[254] / 127.0));
-        // 128 above zero, 129 steps, no common one, and what is no number.
-        assert_eq!(steps(&[&[127.0, 128.0, 1.0]]), None);
-        assert_eq!(steps(&[&[129.0, 1.0, 2.0]]), None);
+        assert_eq!(steps(&[&scaled]).map(|steps| steps[0]), Some((scaled[254] / 127.0, 0)));
+        // Without sign, and with a zero point.
+        assert_eq!(steps(&[&[127.0, 128.0, 0.0], &[255.0, 0.0, 1.0]]), Some(vec![(1.0, 128), (1.0, 128)]));
+        assert_eq!(steps(&[&[-200.0, 55.0, 1.0], &[-0.5, 127.0, 0.0]]), Some(vec![(1.0, -72), (0.5, 127)]));
+        // 257 steps, no common one, and what is no number.
+        assert_eq!(steps(&[&[-128.0, 128.0, 1.0]]), None);
+        assert_eq!(steps(&[&[256.0, 1.0, 2.0]]), None);
         assert_eq!(steps(&[&[1.0, 0.301, 0.77]]), None);
         assert_eq!(steps(&[&[127.0, f32::NAN, 1.0]]), None);
         assert_eq!(steps(&[&[f32::INFINITY, 1.0, 0.0]]), None);

@@ -35,10 +35,19 @@ pub(super) fn lower(draft: &mut Draft<'_>, bytes: bool) -> usize {
     let mut lowered = 0;
     // By sums of integers: the floats that they are made of. By integers and their zero point: the floats that were made of them.
     let (mut exact, mut widened) = (HashMap::new(), HashMap::new());
-    let mut uses = vec![0; draft.infos.len()];
-    draft.nodes.iter().flat_map(|node| node.inputs.iter().flatten()).for_each(|id| uses[id.index()] += 1);
+    // By value: how many read it, and how many of these make floats of integers.
+    let (mut uses, mut casts) = (vec![0; draft.infos.len()], vec![0; draft.infos.len()]);
+    draft.wanted.iter().for_each(|id| uses[id.index()] += 1);
+    for node in &draft.nodes {
+        let cast = matches!(node.op(), Some(Op::Cast { to: DataType::F32 }));
+        node.inputs.iter().flatten().for_each(|id| {
+            uses[id.index()] += 1;
+            casts[id.index()] += i32::from(cast);
+        });
+    }
     for mut node in std::mem::take(&mut draft.nodes) {
-        if let Some(product) = IntegerProduct::of(draft, &node, bytes) {
+        let rounded = node.output(0).is_some_and(|y| uses[y.index()] == casts[y.index()]);
+        if let Some(product) = IntegerProduct::of(draft, &node, bytes, rounded) {
             exact.extend(product.push(draft, &node, &mut widened));
             lowered += 1;
             continue;
@@ -87,7 +96,8 @@ enum Factor {
 }
 
 impl IntegerProduct {
-    fn of(draft: &Draft<'_>, node: &DraftNode, bytes: bool) -> Option<Self> {
+    /// What a node is. `rounded`: all that read its sums make floats of them.
+    fn of(draft: &Draft<'_>, node: &DraftNode, bytes: bool, rounded: bool) -> Option<Self> {
         // Inputs: x, its zero point, weight, its zero points, the scales of both and of y, y's zero point, bias.
         let (op, [x, x_zero, w, w_zero], scales, bias) = match node.op()? {
             Op::MatMulInteger => (Op::MatMul, [0, 2, 1, 3], None, None),
@@ -156,13 +166,16 @@ impl IntegerProduct {
             (1..=parts).map(|parts| rows.div_ceil(parts).max(1) * channels.max(1)).find(|&part| {
                 weight.chunks(part).zip((0..).step_by(part)).all(|(w, i)| most(i, w) <= f64::from(EXACT))
             });
-        // What is rounded at once may be the sum of integers, which then is a float.
-        let known = x_zero.is_none_or(|id| draft.constant(id).is_some());
+        // What is rounded at once may be the sum of integers, which then is a float; in one part rather than in several.
+        let [low, high] = weight.iter().fold([0.0_f32; 2], |[low, high], &w| [low.min(w), high.max(w)]);
+        let signed = low >= -128.0 && high <= 127.0;
         let of_bytes = bytes
-            && (known && kernels_take && scales.is_some())
+            && (kernels_take && (scales.is_some() || rounded))
             && kernels::sums_bytes(rows)
-            && weight.iter().all(|w| (-128.0..=127.0).contains(w));
-        let part_len = in_floats.or(of_bytes.then_some(weight.len()))?;
+            && (signed || matmul && high - low <= 255.0 && kernels::sums_bytes(2 * rows));
+        let whole = weight.len();
+        let in_floats = in_floats.filter(|&len| len >= whole || !of_bytes);
+        let part_len = in_floats.or(of_bytes.then_some(whole))?;
         if most(0, &weight) > f64::from(i32::MAX) {
             return None;
         }

@@ -470,3 +470,21 @@ fn what_is_quantised_by_its_range_stays_floats_between_products() {
         assert_eq!(found.contains(&"DynamicQuantizeLinear".to_owned()), read, "{found:?}");
     }
 }
+
+/// As weights without sign leave them, which most files that are quantised dynamically have.
+#[test]
+fn sums_that_become_floats_at_once_are_made_in_one_part() {
+    for (k, zero) in [(7, 130_u8), (40, 255), (3136, 100), (5200, 0)] {
+        let mut graph = Graph::default();
+        let a = graph.add_input("a", DataType::U8, [9, k].map(Dim::Fixed).to_vec());
+        let w = graph.add_weight("w", bytes(&[k, 35], 3));
+        let a_zero = graph.add_weight("a.zero", Tensor::scalar(3_u8));
+        let w_zero = graph.add_weight("w.zero", Tensor::scalar(zero));
+        let y = graph.add_node(Op::MatMulInteger, &[a, w, a_zero, w_zero], "y");
+        let y = graph.add_node(Op::Cast { to: DataType::F32 }, &[y], "f");
+        graph.outputs.push(y);
+        let found = kernels(&graph, &[("a", bytes(&[9, k], 5))]);
+        let one = found.len() == 2 && found[1].starts_with("gemm");
+        assert!(one || !sums_bytes(1), "{k}: {found:?}");
+    }
+}
