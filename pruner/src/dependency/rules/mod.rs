@@ -35,7 +35,7 @@ pub(super) fn apply(b: &mut Builder<'_>, op: &Op) {
         Op::Conv(conv) => product::conv(b, conv.group),
         Op::ConvTranspose { conv, .. } => product::conv_transpose(b, conv.group),
         Op::MatMulInteger | Op::ConvInteger(_) | Op::QLinearMatMul | Op::QLinearConv(_) => {
-            b.opaque(Why::Quantised)
+            b.opaque(Why::Quantised);
         }
         Op::Attention(attributes) => sequence::attention(b, attributes),
         Op::RotaryEmbedding { interleaved, num_heads, rotary_embedding_dim } => {
