@@ -179,7 +179,8 @@ impl Tuner {
             let params = kernel.guess(weight, problem, threads);
             return untimed(kernel, params, "chosen by the cost model, not timed");
         }
-        let key = key(weight, shape, problem, threads, self.options.prefer);
+        let bytes = kernels.iter().any(|kernel| kernel.integer);
+        let key = key(weight, shape, (problem, bytes), threads, self.options.prefer);
         let known = self.lock().get(&key);
         let mut candidates = known.map_or_else(Vec::new, |mut candidates| {
             candidates.retain(|candidate| offered(candidate, &kernels, weight, problem, threads));
@@ -256,16 +257,17 @@ fn spread(weight: &WeightMatrix) -> u32 {
     (2.0 * variance.sqrt() / mean) as u32
 }
 
-/// What an answer depends on, beside the machine. Sparsity counts in whole percents.
+/// What an answer depends on, beside the machine: also on whether a kernel of `bytes` takes the weight, which its elements tell.
+/// Sparsity counts in whole percents.
 fn key(
     weight: &WeightMatrix,
     [m, k]: [usize; 2],
-    problem: &Problem,
+    (problem, bytes): (&Problem, bool),
     threads: &Threads,
     prefer: Prefer,
 ) -> String {
     let kept = (weight.nnz() as f64 / (m * k).max(1) as f64 * 100.0).round();
-    let Problem { n, x_layout, y_layout, conv, sums, grid } = problem;
+    let Problem { n, x_layout, y_layout, conv, sums, grid: _ } = problem;
     let layout = |layout: &Layout| match layout {
         Layout::FeatureMajor => 'f',
         Layout::TokenMajor => 't',
@@ -278,7 +280,7 @@ fn key(
         Sums::Whole => " exact",
         Sums::Integer => " integer",
     };
-    let bytes = if grid.is_some() { " bytes" } else { "" };
+    let bytes = if bytes { " bytes" } else { "" };
     let pattern = weight.pattern().map_or(String::new(), |pattern| format!(" {pattern}"));
     // Checks of a debug build cost sparse kernels more than dense ones.
     let build = if cfg!(debug_assertions) { " checked" } else { "" };
@@ -294,11 +296,11 @@ fn key(
 
 #[cfg(test)]
 mod tests {
-    use poda_formats::CsrMatrix;
+    use poda_formats::{CsrMatrix, Tensor};
 
     use super::rank::OVERHEAD;
     use super::*;
-    use crate::kernels::{Epilogue, X};
+    use crate::kernels::{Epilogue, Grid, X, sums_bytes};
 
     fn weight(sparsity: usize) -> WeightMatrix {
         let dense: Vec<f32> =
@@ -336,6 +338,21 @@ mod tests {
         PackedWeight::prepare(&weight(95), &PROBLEM, &nowhere, &threads).unwrap();
         nowhere.save();
         assert!(nowhere.cache_note().is_some());
+    }
+
+    /// Weights of one shape, of which bytes hold one.
+    #[test]
+    fn a_weight_of_bytes_is_timed_by_itself() {
+        let problem = Problem { grid: Grid::new(0.5, Some([0.0, 255.0])), ..PROBLEM };
+        let tuner = Tuner::new(TuneOptions { cache: None, ..TuneOptions::default() });
+        let found = |value: fn(usize) -> f32| {
+            let values: Vec<f32> = (0..64 * 256).map(value).collect();
+            let weight = WeightMatrix::Dense(Tensor::from_slice(&[64, 256], &values));
+            let packed = PackedWeight::prepare(&weight, &problem, &tuner, &Threads::single()).unwrap();
+            packed.choice().candidates.iter().any(|candidate| candidate.kernel.contains("u8i8"))
+        };
+        assert!(!found(|i| (i as f32).sin()));
+        assert_eq!(found(|i| (i % 200) as f32 - 100.0), sums_bytes(256));
     }
 
     /// Times `weight(95)` into a file, changes what the file says, and prepares from it.

@@ -116,6 +116,20 @@ impl Broadcast<1> {
         self.outer.is_empty() && (self.inner.strides == [1] || self.inner.dim == 1)
     }
 
+    /// Which element the `len` elements of the output from `start` on read, where that is one.
+    pub(super) fn one(&self, start: usize, len: usize) -> Option<usize> {
+        let dim = self.inner.dim;
+        if self.inner.strides != [0] || start % dim + len > dim {
+            return None;
+        }
+        let mut row = start / dim;
+        Some(self.outer.iter().rev().fold(0, |offset, axis| {
+            let index = row % axis.dim;
+            row /= axis.dim;
+            offset + index * axis.strides[0]
+        }))
+    }
+
     /// Copies what the elements of the output from `start` on read.
     pub(super) fn spread<T: Element>(&self, start: usize, from: &[T], output: &mut [T]) {
         self.walk(start, bytemuck::cast_slice_mut(output), size_of::<T>(), &|output, [range]| {

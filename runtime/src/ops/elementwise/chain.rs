@@ -122,10 +122,13 @@ impl Chain {
                             let operand = match other_values {
                                 [_] => other_values,
                                 values if self.layouts[other].is_plain() => &values[at..at + len],
-                                values => {
-                                    self.layouts[other].spread(at, values, &mut operand[..len]);
-                                    &operand[..len]
-                                }
+                                values => match self.layouts[other].one(at, len) {
+                                    Some(one) => &values[one..=one],
+                                    None => {
+                                        self.layouts[other].spread(at, values, &mut operand[..len]);
+                                        &operand[..len]
+                                    }
+                                },
                             };
                             if swapped {
                                 arithmetic(function, next, operand, now);
@@ -243,7 +246,7 @@ mod tests {
             binary(Arithmetic::PRelu, 3, false),
             binary(Arithmetic::Add, 4, true),
         ];
-        for shape in [[1, 1, 1], [2, 3, 5], [0, 3, 4], [3, 7, 700], [2, 150, 160]] {
+        for shape in [[1, 1, 1], [2, 3, 5], [0, 3, 4], [3, 7, 700], [2, 150, 160], [2, 3, 2500]] {
             let [a, b, c] = shape;
             for first in [[a, b, c], [a, 1, c]] {
                 let shapes = [&first[..], &[a, b, c], &[], &[b, 1], &[c]];
