@@ -5,8 +5,9 @@ use poda_formats::op::{PoolKind, Unary};
 use poda_formats::{DataType, Op};
 
 use super::dynamic::DynamicRounding;
-use super::integer::{Requantize, integers};
+use super::integer::integers;
 use super::product::Product;
+use super::requantize::Requantize;
 use super::rounding::range_of;
 use crate::kernels::{Activation, Grid};
 use crate::ops::elementwise::chain::{Chain, Link};

@@ -22,6 +22,7 @@ mod integer;
 mod packed;
 mod product;
 mod recurrent;
+mod requantize;
 mod reshapes;
 mod rounding;
 mod transposed;

@@ -5,7 +5,7 @@
 
 use poda_formats::{DataType, Op};
 
-use super::integer::Requantize;
+use super::requantize::Requantize;
 use super::{Rewrite, Rewriter};
 use crate::kernels::{Activation, Rounding};
 use crate::ops::elementwise::chain::{Chain, Link};
