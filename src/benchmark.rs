@@ -170,6 +170,8 @@ pub fn bench(
     let timings = timing::alternate(&contestants, seconds, streams, progress)?;
     let mut notes: Vec<String> = Vec::new();
     for contender in contenders {
+        let packings = contender.executable.kept_packings().note();
+        notes.extend(packings.map(|note| format!("{}: {note}", contender.path.display())));
         notes.extend(contender.assumed.clone().filter(|note| !notes.contains(note)));
     }
     if contenders.iter().any(|other| other.batch != first.batch) {

@@ -149,6 +149,7 @@ pub fn convert(
     output: &Path,
     how: Conversion,
 ) -> Result<Converted, ConvertError> {
+    graph.drop_packings();
     // The file that is written may be the one that was read.
     let input = input.map(File::at).transpose()?;
     if let Some(values) = how.values {

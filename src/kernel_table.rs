@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use poda::kernels::{self, Choices};
+use poda::kernels::{self, Choices, Prepared};
 use poda_runtime::tune::Candidate;
 use poda_runtime::{Model, NodeProfile, WeightProfile};
 
@@ -14,6 +14,13 @@ use crate::table::{self, print};
 /// As [`kernels::choose`], of a file.
 pub(crate) fn choose(path: &Path, shapes: &ShapeArgs, runtime: &RuntimeArgs) -> Result<Choices> {
     let chosen = kernels::choose(&Model::open(path)?, &shapes.sizes(), runtime.options()?);
+    chosen.with_context(|| path.display().to_string())
+}
+
+/// As [`kernels::choose_and_keep`], of a file.
+pub(crate) fn keep(path: &Path, shapes: &ShapeArgs, runtime: &RuntimeArgs, output: &Path) -> Result<Choices> {
+    let graph = poda_formats::open(path)?;
+    let chosen = kernels::choose_and_keep(graph, &shapes.sizes(), runtime.options()?, output);
     chosen.with_context(|| path.display().to_string())
 }
 
@@ -58,6 +65,10 @@ pub(crate) fn show(choices: &Choices, all: bool) -> Result<()> {
     }
     if let Some(assumed) = &choices.assumed {
         print(format!("note: {assumed}"))?;
+    }
+    if let Some(Prepared { path, file_bytes, packed_weights }) = &choices.output {
+        let bytes = table::bytes(*file_bytes);
+        print(format!("{} ({bytes}), with the packings of {packed_weights} of its weights", path.display()))?;
     }
     match (&choices.note, &choices.cache) {
         (Some(note), _) => print(format!("choices are not kept: {note}")),

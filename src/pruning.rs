@@ -44,11 +44,12 @@ pub enum PruningError {
 
 /// `pruned` with its zeros stored as nothing, unless it goes to a format that says every zero, and its bytes in the report.
 pub fn stored(
-    pruned: Graph,
+    mut pruned: Graph,
     granularity: Granularity,
     format: Option<FileFormat>,
     report: &mut Report,
 ) -> Graph {
+    pruned.drop_packings();
     let stored = match format {
         Some(FileFormat::Onnx) => pruned,
         Some(FileFormat::Artifact) | None => granularity.stored(&pruned),

@@ -7,6 +7,9 @@
 //! it, and int8 ones have NAME.scales as well. Tensors start on multiples of 64 bytes, and one that several weights share is
 //! stored once.
 //!
+//! Beside a matrix there may be packings, which the runtime that made them reads in place of the matrix: arrays NAME.packed0.0 and so
+//! on, and a label that is nothing to this code. Whoever knows nothing of them, an older version too, reads the matrix.
+//!
 //! Opening reads headers only: sizes, types and references are checked there, the arrays of matrices when they are used
 //! (see [`MatrixWeight`]). A layout to come is a new `kind` of section, which older versions refuse by name.
 //! Narrower values came with version 2, bitmaps with version 3, narrower values of blocks and N:M and matrices of several
@@ -24,7 +27,9 @@ use crate::graph::{Graph, GraphError, Value, ValueId};
 use crate::op::MatrixForm;
 use crate::safetensors::{self, SafeTensors, SafeTensorsError};
 use crate::tensor::Tensor;
-use crate::weight::{Layout, MatrixWeight, Pattern, RoundingError, SparseError, Values, ValuesError, Weight};
+use crate::weight::{
+    Layout, MatrixWeight, Packing, Pattern, RoundingError, SparseError, Values, ValuesError, Weight,
+};
 
 /// The newest version that this code reads and writes.
 pub const VERSION: u32 = 4;
@@ -70,6 +75,16 @@ struct Section {
     /// Rows and columns of a block, or N and M.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pattern: Option<[usize; 2]>,
+    /// What is kept beside it; who knows nothing of it may pass it over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    packings: Vec<PackingSection>,
+}
+
+/// How a packing is made of tensors.
+#[derive(Debug, Serialize, Deserialize)]
+struct PackingSection {
+    label: String,
+    tensors: Vec<String>,
 }
 
 /// Why a file is not an artifact, or a graph cannot become one.
@@ -162,19 +177,25 @@ fn attach(
     if value.weight.is_some() {
         return Err(ArtifactError::Twice { weight });
     }
-    let mut parts = Vec::with_capacity(section.tensors.len());
-    for name in &section.tensors {
-        let tensor = match tensors.get(name) {
-            Some(tensor) => tensor.clone(),
-            None => tensors.entry(name.clone()).or_insert(file.tensor(name)?).clone(),
+    let mut named = |names: &[String]| -> Result<Vec<Tensor>, ArtifactError> {
+        let tensor = |name: &String| match tensors.get(name) {
+            Some(tensor) => Ok(tensor.clone()),
+            None => Ok(tensors.entry(name.clone()).or_insert(file.tensor(name)?).clone()),
         };
-        parts.push(tensor);
-    }
+        names.iter().map(tensor).collect()
+    };
+    let parts = named(&section.tensors)?;
     let stored: Weight = match (&section, &parts[..]) {
         (Section { kind, rounded: None, shape: None, .. }, [tensor]) if kind == DENSE => {
             tensor.clone().into()
         }
-        _ => matrix(&weight, section, parts)?.into(),
+        _ => {
+            let packing = |packing: &PackingSection| {
+                Ok(Packing { label: packing.label.clone(), arrays: named(&packing.tensors)? })
+            };
+            let packings = section.packings.iter().map(packing).collect::<Result<_, ArtifactError>>()?;
+            matrix(&weight, section, parts)?.with_packings(packings).into()
+        }
     };
     check_declared(value, &stored)?;
     value.weight = Some(stored);
@@ -266,6 +287,13 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
             let parts = arrays.into_iter();
             let parts =
                 parts.map(|(part, tensor)| tensors.add(&format!("{}{part}", value.name), tensor)).collect();
+            let packings = weight.packings().iter().enumerate().map(|(i, packing)| {
+                let arrays = packing.arrays.iter().enumerate();
+                let arrays =
+                    arrays.map(|(j, tensor)| tensors.add(&format!("{}.packed{i}.{j}", value.name), tensor));
+                PackingSection { label: packing.label.clone(), tensors: arrays.collect() }
+            });
+            let packings = packings.collect();
             let (rounded, pattern) = (weight.rounding_error(), layout.and_then(Layout::pattern));
             let form = matrix.map(MatrixWeight::form);
             let transposed = form.is_some_and(|form| form.transposed);
@@ -287,6 +315,7 @@ pub fn write(out: &mut impl Write, graph: &Graph) -> Result<(), ArtifactError> {
                 form: uncommon.map(|form| [form.parts, form.rows, form.cols]),
                 rounded,
                 pattern: pattern.map(Pattern::numbers),
+                packings,
             });
         }
     }

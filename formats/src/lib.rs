@@ -25,6 +25,6 @@ pub use parameters::Parameters;
 pub use storage::Load;
 pub use tensor::{Tensor, TensorView, TensorViewMut};
 pub use weight::{
-    BlockMatrix, CsrMatrix, CsrView, DenseMatrix, Layout, Matrix, MatrixWeight, NmMatrix, Pattern,
+    BlockMatrix, CsrMatrix, CsrView, DenseMatrix, Layout, Matrix, MatrixWeight, NmMatrix, Packing, Pattern,
     PatternError, Places, RoundedWeight, RoundingError, SparseError, ValueType, Values, Weight,
 };

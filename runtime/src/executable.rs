@@ -1,5 +1,6 @@
 //! A model ready to run, from any number of threads at once.
 
+mod kept;
 mod plans;
 mod results;
 #[cfg(test)]
@@ -28,6 +29,8 @@ use crate::threads::{Threads, ThreadsError};
 use crate::trace::span;
 use crate::tune::{TuneOptions, Tuner};
 use plans::Plans;
+
+pub use kept::KeptPackings;
 
 /// A model ready to run. [`Executable::run`] and its like may be called from many threads at once.
 #[derive(Debug)]
@@ -130,7 +133,8 @@ impl Executable {
         let optimized = Optimized::new(&graph, options.passes, &mut Log::new(options.passes));
         let tuner = TuneOptions { timing: options.tune, prefer: options.prefer, ..TuneOptions::default() };
         // Constants that hold for any shapes of the inputs: their packed form serves every plan.
-        let weights = Weights::new(Tuner::new(tuner), optimized.constant.clone());
+        let tuner = Tuner::with_kept(tuner, graph.metadata.get(Graph::KERNELS).map(String::as_str));
+        let weights = Weights::new(tuner, optimized.constant.clone());
         let (plans, overridden) = (Plans::new(options.plans), Mutex::default());
         let executable =
             Self { graph, optimized, options, threads, weights, arenas: Arc::default(), plans, overridden };

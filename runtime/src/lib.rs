@@ -55,7 +55,7 @@ mod trace;
 pub mod tune;
 
 pub use analysis::{Analysis, analyze};
-pub use executable::{Executable, PrepareError, RunError};
+pub use executable::{Executable, KeptPackings, PrepareError, RunError};
 pub use info::Info;
 pub use model::{LoadError, Model, Port};
 pub use optimize::{PASSES, Passes};

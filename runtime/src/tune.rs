@@ -21,6 +21,7 @@ use crate::threads::Threads;
 use cache::Cache;
 use rank::Rank;
 
+pub(crate) use cache::VERSION;
 pub(crate) use measure::alone;
 pub use packed_weight::PackedWeight;
 
@@ -106,6 +107,23 @@ impl Tuner {
     pub fn new(options: TuneOptions) -> Self {
         let cache = Mutex::new(Cache::open(options.cache.clone()));
         Self { options, cache }
+    }
+
+    /// The same, for a model that keeps these answers ([`Tuner::answers`]); those of another CPU or version are passed over.
+    pub(crate) fn with_kept(options: TuneOptions, answers: Option<&str>) -> Self {
+        let tuner = Self::new(options);
+        answers.into_iter().for_each(|answers| tuner.lock().keep(answers));
+        tuner
+    }
+
+    /// Whether the model keeps answers for this CPU.
+    pub(crate) fn keeps(&self) -> bool {
+        self.lock().keeps()
+    }
+
+    /// The answers that were asked for, and those kept, for a model to keep.
+    pub(crate) fn answers(&self) -> String {
+        self.lock().answers()
     }
 
     /// A tuner that measures nothing and keeps nothing.

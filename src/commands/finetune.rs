@@ -212,6 +212,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let (mut tuned, report) = tuner.finetune(&graph, &args.how(), Some(&checkpoint), &mut observe)?;
     bar.finish_and_clear();
+    tuned.drop_packings();
     if format == FileFormat::Artifact {
         tuned.store_sparse();
     }

@@ -78,6 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None
     };
     spinner.finish_and_clear();
+    let packings = executable.kept_packings().note();
     if let Some(path) = &args.output {
         arrays::write_npz(path, &outputs)?;
     }
@@ -90,7 +91,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 json!({"name": name, "dtype": t.dtype().name(), "shape": t.shape(), "first": first})
             })
             .collect();
-        let said = json!({"outputs": outputs, "file": args.output, "profile": profile, "note": note});
+        let said = json!({"outputs": outputs, "file": args.output, "profile": profile, "note": note, "packings": packings});
         return print_json(&said);
     }
     for (name, tensor) in &outputs {
@@ -104,7 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         print("")?;
         profile_table::show(&profile)?;
     }
-    note.map_or(Ok(()), |note| print(format!("note: {note}")))
+    note.into_iter().chain(packings).try_for_each(|note| print(format!("note: {note}")))
 }
 
 /// Values that are printed of an output.

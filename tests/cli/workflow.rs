@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use poda::formats::{DataType, Dim, Graph, Op, WriteOptions};
 use poda::{Tensor, arrays};
 use serde_json::Value;
 
@@ -269,6 +270,79 @@ fn kernels_are_chosen_once_and_explained() {
     };
     assert_close(&run(&["--no-tune"]), &dense);
     assert_close(&run(&["--prefer", "memory", "--threads", "1"]), &dense);
+}
+
+#[test]
+fn a_model_that_keeps_its_packings_starts_without_timing() {
+    let dir = Dir::new();
+    dir.mlp();
+    feed(&dir);
+    dir.poda(&["prune", "mlp.onnx", "-o", "sparse.safetensors", "--sparsity", "0.9"]).ok();
+    let expected = outputs(&dir, "sparse.safetensors");
+    let tune = ["tune", "sparse.safetensors", "--batch", "3", "-o"];
+    assert!(dir.poda(&[&tune[..], &["model.onnx"]].concat()).error().contains("artifact"));
+    assert!(!dir.path("model.onnx").exists());
+    let tuned = dir.poda(&[&tune[..], &["ready.safetensors", "--json"]].concat()).json();
+    let bytes = |name: &str| fs::metadata(dir.path(name)).unwrap().len();
+    assert_eq!(tuned["output"]["file_bytes"], bytes("ready.safetensors"));
+
+    // The answers are the model's: nothing is timed, and nothing is new to the cache.
+    fs::remove_dir_all(dir.path("cache")).ok();
+    assert_close(&outputs(&dir, "ready.safetensors"), &expected);
+    let kernels = |choices: &Value| -> Vec<Value> {
+        let layers = choices["layers"].as_array().unwrap();
+        layers.iter().map(|layer| layer["weight"]["candidates"].clone()).collect()
+    };
+    let ready = ["inspect", "ready.safetensors", "--kernels", "--batch", "3", "--json"];
+    assert_eq!(kernels(&dir.poda(&ready).json()["kernels"]), kernels(&tuned));
+    assert!(!dir.path("cache").join("poda/kernels.json").exists());
+
+    // What is made of it keeps nothing of that.
+    for (command, name) in [("convert", "2.safetensors"), ("convert", "2.onnx"), ("prune", "3.safetensors")] {
+        let sparsity: &[&str] = if command == "prune" { &["--sparsity", "0.95"] } else { &[] };
+        let [plain, ready] = ["sparse", "ready"].map(|from| {
+            let [from, to] = [format!("{from}.safetensors"), format!("{from}{name}")];
+            dir.poda(&[&[command, &from, "-o", &to], sparsity].concat()).ok();
+            let mut graph = poda::formats::open(dir.path(&to)).unwrap();
+            graph.metadata.remove("poda.model");
+            graph
+        });
+        assert!(plain == ready, "{name}");
+    }
+}
+
+#[test]
+fn a_model_may_keep_what_its_kernels_read() {
+    let dir = Dir::new();
+    let mut graph = Graph::default();
+    let x = graph.add_input("x", DataType::F32, vec![Dim::Symbol("batch".into()), Dim::Fixed(256)]);
+    let values = (0..256 * 128_usize).map(|i| if i * 7919 % 10 == 0 { (i % 17) as f32 - 8.5 } else { 0.0 });
+    let w = graph.add_weight("w", Tensor::from_slice(&[256, 128], &values.collect::<Vec<_>>()));
+    let y = graph.add_node(Op::MatMul, &[x, w], "y");
+    graph.outputs.push(y);
+    poda::formats::write(&graph, dir.path("model.onnx"), &WriteOptions::default()).unwrap();
+    let x: Vec<f32> = (0..64 * 256).map(|i| (i % 11) as f32 / 5.0 - 1.0).collect();
+    arrays::write_npz(dir.path("x.npz"), &[("x".into(), Tensor::from_slice(&[64, 256], &x))]).unwrap();
+
+    // (What is chosen without timing is the same everywhere.)
+    let tune =
+        ["tune", "model.onnx", "--batch", "64", "--no-tune", "--threads", "1", "-o", "ready.safetensors"];
+    let said = dir.poda(&tune).ok();
+    assert!(said.contains("the packings of 1 of its weights"), "{said}");
+    let run = |model: &str, threads: &str| {
+        let args =
+            ["run", model, "--input", "x.npz", "-o", "y.npz", "--no-tune", "--threads", threads, "--json"];
+        let said = dir.poda(&args).json();
+        let y = arrays::read(dir.path("y.npz")).unwrap()["y"].as_slice::<f32>().unwrap().to_vec();
+        (y, said["packings"].clone())
+    };
+    let (expected, _) = run("model.onnx", "1");
+    let (found, note) = run("ready.safetensors", "1");
+    assert_eq!(note, Value::Null);
+    assert_close(&found, &expected);
+    let (found, note) = run("ready.safetensors", "2");
+    assert!(note.as_str().unwrap().contains("made anew"), "{note}");
+    assert_close(&found, &expected);
 }
 
 #[test]

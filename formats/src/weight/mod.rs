@@ -12,6 +12,7 @@ mod error;
 mod layout;
 mod matrix;
 mod nm;
+mod packing;
 mod pattern;
 mod round;
 mod smallest;
@@ -33,6 +34,7 @@ pub use error::SparseError;
 pub use layout::{Layout, Places};
 pub use matrix::Matrix;
 pub use nm::{NmMatrix, NofM};
+pub use packing::Packing;
 pub use pattern::{Pattern, PatternError};
 pub use round::{RoundWeightError, RoundedWeight};
 pub use stored::{MatrixShapeError, MatrixWeight};
@@ -142,6 +144,14 @@ impl Weight {
     /// Lets the pages of a mapped weight go until it is read again; see [`crate::storage::Storage::release`].
     pub fn release(&self) {
         self.tensors().into_iter().for_each(|tensor| tensor.storage().release());
+    }
+
+    /// What is kept beside it for kernels.
+    pub fn packings(&self) -> &[Packing] {
+        match self {
+            Self::Tensor(_) => &[],
+            Self::Matrix(weight) => weight.packings(),
+        }
     }
 
     /// What two weights have in common that are the same tensors used in the same way.

@@ -6,7 +6,7 @@ use super::csr::CsrMatrix;
 use super::dense::DenseMatrix;
 use super::layout::{Layout, Places};
 use super::matrix::{self, Matrix};
-use super::{SparseError, Values};
+use super::{Packing, SparseError, Values};
 use crate::op::MatrixForm;
 use crate::tensor::Tensor;
 
@@ -21,6 +21,8 @@ pub struct MatrixWeight {
     shape: Vec<usize>,
     form: MatrixForm,
     stored: Arc<(Layout, Values)>,
+    /// (Other values, other packings: there is no way to change the ones and keep the others.)
+    packings: Arc<[Packing]>,
 }
 
 /// Why a matrix does not stand for a tensor of some shape.
@@ -49,7 +51,7 @@ impl MatrixWeight {
             let [rows, cols] = matrix.shape();
             return Err(MatrixShapeError { rows, cols, form: Box::new(form), shape });
         }
-        Ok(Self { shape, form, stored: Arc::new(matrix.into_parts()) })
+        Ok(Self { shape, form, stored: Arc::new(matrix.into_parts()), packings: Arc::default() })
     }
 
     /// The same of arrays whose sizes and types alone are checked.
@@ -66,7 +68,18 @@ impl MatrixWeight {
             return Err(SparseError::Shape { form, shape });
         }
         matrix::check_sizes(&layout, form.size(), &values)?;
-        Ok(Self { shape, form, stored: Arc::new((layout, values)) })
+        Ok(Self { shape, form, stored: Arc::new((layout, values)), packings: Arc::default() })
+    }
+
+    /// The same with these packings in place of those that it has.
+    #[must_use]
+    pub fn with_packings(self, packings: Vec<Packing>) -> Self {
+        Self { packings: packings.into(), ..self }
+    }
+
+    /// What is kept beside it for kernels: nothing here depends on it.
+    pub fn packings(&self) -> &[Packing] {
+        &self.packings
     }
 
     /// Shape of the tensor that the matrix stands for.
@@ -137,6 +150,12 @@ impl MatrixWeight {
         self.layout().arrays().into_iter().chain(values).collect()
     }
 
+    /// A number that other places or other values would hardly give: a hash of all arrays, at memory speed. It tells a weight that was
+    /// changed by mistake, not one that somebody forged.
+    pub fn checksum(&self) -> u64 {
+        self.arrays().iter().fold(0, |sum, (_, array)| checksum(sum, array.bytes()))
+    }
+
     /// Bytes of all arrays.
     pub fn bytes(&self) -> usize {
         self.arrays().iter().map(|(_, array)| array.bytes().len()).sum()
@@ -149,6 +168,24 @@ impl MatrixWeight {
     pub fn to_dense(&self) -> Result<Tensor, SparseError> {
         Ok(self.matrix()?.spread(self.form)?.reshaped(self.shape.clone())?)
     }
+}
+
+/// A hash of `bytes` after others: FNV-1a (Fowler, Noll and Vo) of 32-bit words in lanes, which vectors hold, and of the lanes.
+fn checksum(before: u64, bytes: &[u8]) -> u64 {
+    const LANES: usize = 64;
+    const PRIME: u32 = 0x0100_0193;
+    let step = |hash: u32, word: u32| (hash ^ word).wrapping_mul(PRIME);
+    let mut lanes = [0x811c_9dc5_u32; LANES];
+    let (whole, rest) = bytes.as_chunks::<{ 4 * LANES }>();
+    for chunk in whole {
+        for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks().0) {
+            *lane = step(*lane, u32::from_le_bytes(*word));
+        }
+    }
+    let fold = |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+    let lanes = lanes.into_iter().map(u64::from);
+    let rest = rest.iter().copied().map(u64::from);
+    lanes.chain(rest).chain([bytes.len() as u64]).fold(before ^ 0xcbf2_9ce4_8422_2325, fold)
 }
 
 #[cfg(test)]
@@ -182,6 +219,24 @@ mod tests {
             let dense = MatrixWeight::new(vec![2, 4, 1], parts, matrix).unwrap().to_dense().unwrap();
             assert_eq!(dense.as_slice::<f32>().unwrap(), [1.0, 2.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0]);
         }
+    }
+
+    #[test]
+    fn a_checksum_tells_values_and_places_apart() {
+        let weight = |values: &[f32]| {
+            let csr = CsrMatrix::from_dense(8, 40, values);
+            MatrixWeight::new(vec![8, 40], MatrixForm::of(&[8, 40], false).unwrap(), csr).unwrap().checksum()
+        };
+        let mut values: Vec<f32> = (0..320).map(|i| if i % 3 == 0 { i as f32 } else { 0.0 }).collect();
+        let before = weight(&values);
+        assert_eq!(weight(&values), before);
+        for (at, value) in [(300, 1.0), (3, 3.000_000_2), (1, 7.0)] {
+            let old = std::mem::replace(&mut values[at], value);
+            assert_ne!(weight(&values), before, "{at}");
+            values[at] = old;
+        }
+        values.swap(300, 301);
+        assert_ne!(weight(&values), before);
     }
 
     #[test]

@@ -371,6 +371,11 @@ pub(crate) trait Packed: Send + Sync {
     fn takes_images(&self) -> bool {
         false
     }
+
+    /// What [`Kernel::restore`] makes the same of; `None` of a kernel that has none: where to pack the weight anew is as fast.
+    fn arrays(&self) -> Option<Vec<Tensor>> {
+        None
+    }
 }
 
 /// A weight as some kernel reads it.

@@ -4,8 +4,8 @@ use std::cell::OnceCell;
 
 #[cfg(feature = "narrow")]
 use half::{bf16, f16};
-use poda_formats::DataType;
 use poda_formats::tensor::TensorError;
+use poda_formats::{DataType, Tensor};
 
 use super::{KernelError, Packed, Problem, Sums, WeightMatrix, csr, gemm, spmm, spmv};
 #[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
@@ -63,7 +63,12 @@ pub struct Kernel {
     pub(crate) variants: fn(&WeightMatrix, &Problem, Level) -> Vec<Params>,
     /// Packs the weight.
     pub(crate) prepare: fn(&WeightMatrix, &Problem, Supported, Params) -> Box<dyn Packed>,
+    /// Takes back what [`Packed::arrays`] gave, of kernels whose packings a file may keep.
+    pub(crate) restore: Option<Restore>,
 }
+
+/// From arrays of a file to the packing of a weight `[m, k]`; `None` where they are not sound.
+type Restore = fn([usize; 2], &[Tensor], Supported, Params) -> Option<Box<dyn Packed>>;
 
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -112,6 +117,16 @@ impl Kernel {
             return Err(KernelError::Params { name: self.name.to_owned(), params });
         }
         Ok((self.prepare)(weight, problem, level, params))
+    }
+
+    /// The packing of a weight `[m, k]` with measures of [`Kernel::variants`] that a file keeps in these arrays, where they are sound.
+    pub(crate) fn restore(
+        &self,
+        size: [usize; 2],
+        arrays: &[Tensor],
+        params: Params,
+    ) -> Option<Box<dyn Packed>> {
+        (self.restore?)(size, arrays, self.level.supported()?, params)
     }
 }
 
@@ -170,6 +185,7 @@ const fn dense(name: &'static str, level: Level) -> Kernel {
         cost,
         variants: |_, _, _| Vec::new(),
         prepare: gemm::prepare,
+        restore: None,
     }
 }
 
@@ -203,8 +219,8 @@ const fn panels(name: &'static str, level: Level) -> Kernel {
         let [m, k] = weight.shape().unwrap_or_default();
         vectors(weight.nnz(), problem.n) / 1.3 + 4.0 * vectors(m + k, problem.n)
     };
-    let (variants, prepare) = (spmm::variants, spmm::prepare);
-    Kernel { name, level, values: DataType::F32, dense: false, integer: false, fits, cost, variants, prepare }
+    let (variants, prepare, restore) = (spmm::variants, spmm::prepare, Some(spmm::restore as Restore));
+    Kernel { variants, restore, ..few::<f32>(name, level, fits, cost, prepare) }
 }
 
 #[cfg(feature = "structured")]
@@ -215,7 +231,7 @@ const fn blocks(name: &'static str, level: Level) -> Kernel {
         vectors(weight.nnz(), problem.n) / 1.7 + 4.0 * vectors(m + k, problem.n)
     };
     let (fits, variants, prepare) = (spmm::block::fits, spmm::block::variants, spmm::block::prepare);
-    Kernel { name, level, values: DataType::F32, dense: false, integer: false, fits, cost, variants, prepare }
+    Kernel { variants, ..few::<f32>(name, level, fits, cost, prepare) }
 }
 
 /// A kernel for few columns that reads values `V`. Costs are of Zen 5, weights in its L2.
@@ -236,6 +252,7 @@ const fn few<V: Value>(
         cost,
         variants: |_, _, _| Vec::new(),
         prepare,
+        restore: None,
     }
 }
 
@@ -377,17 +394,13 @@ static FAMILIES: &[&[Kernel]] = &[
         quads::<AvxVnni>("gemm_u8i8_avx2", Level::Avx2),
         #[cfg(all(target_arch = "x86_64", feature = "avx512", feature = "quantized"))]
         quads::<Avx512Vnni>("gemm_u8i8_avx512", Level::Avx512),
-        Kernel {
-            name: "spmm_f32_csr_portable",
-            level: Level::Portable,
-            values: DataType::F32,
-            dense: false,
-            integer: false,
-            fits: |weight, _| weight.is_sparse(),
-            cost: |weight, problem| vectors(weight.nnz(), problem.n) * 8.0,
-            variants: |_, _, _| Vec::new(),
-            prepare: csr::prepare,
-        },
+        few::<f32>(
+            "spmm_f32_csr_portable",
+            Level::Portable,
+            |weight, _| weight.is_sparse(),
+            |weight, problem| vectors(weight.nnz(), problem.n) * 8.0,
+            csr::prepare,
+        ),
         panels("spmm_f32_panel_portable", Level::Portable),
         panels("spmm_f32_panel_avx2", Level::Avx2),
         panels("spmm_f32_panel_avx512", Level::Avx512),

@@ -9,6 +9,7 @@ pub(crate) mod bit_rows;
 pub(crate) mod bitmap;
 #[cfg(feature = "structured")]
 pub(crate) mod blocks;
+pub(crate) mod floats;
 mod geometry;
 mod im2col;
 pub(crate) mod image;
@@ -17,6 +18,7 @@ pub(crate) mod nm;
 mod operand;
 mod pairs;
 pub(crate) mod panels;
+mod panels_file;
 pub(crate) mod scratch;
 pub(crate) mod sell;
 #[cfg(feature = "structured")]

@@ -46,7 +46,7 @@ impl Pairs<'_> {
     fn pack<S: Simd, const WORDS: usize>(self, simd: S) {
         let Self { panels, from } = self;
         let (blocks, values) = (panels.blocks.clone(), from.values());
-        panels.weights = vec![0.0; values.len()];
+        *panels.weights.to_mut() = vec![0.0; values.len()];
         panels.offsets = vec![0; values.len()];
         let mut segment = SegmentRows::<WORDS>::default();
         let mut apart = [0; 2].map(|_| Apart::new(WORDS * 64 + S::LANES.max(AT_ONCE)));
@@ -252,7 +252,7 @@ impl<const WORDS: usize> SegmentRows<WORDS> {
             if let [row, ..] = &equal[..left] {
                 panels.groups.push(Group { shared: 0, single: len, pairs: 0 });
                 panels.rows.push(row.place);
-                panels.weights[end.weight..][..len as usize].copy_from_slice(row.weights(values));
+                panels.weights.to_mut()[end.weight..][..len as usize].copy_from_slice(row.weights(values));
                 let [Apart { offsets, .. }, _] = apart;
                 put_offsets(&row.bits, panels.pitch(), offsets);
                 panels.offsets[end.offset..][..len as usize].copy_from_slice(&offsets[..len as usize]);
@@ -298,7 +298,7 @@ fn append_pair<S: Simd, const WORDS: usize>(
     }
     let pitch = panels.pitch();
     let (len, shared) = (pair[0].len as usize, shared as usize);
-    let weights = &mut panels.weights[end.weight..][..2 * len];
+    let weights = &mut panels.weights.to_mut()[end.weight..][..2 * len];
     let offsets = &mut panels.offsets[end.offset..][..2 * len - shared];
     end.weight += weights.len();
     end.offset += offsets.len();

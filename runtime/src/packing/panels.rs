@@ -8,6 +8,7 @@
 //! row in turn. At 4 bytes a weight and 2 an offset, what is shared takes 5 bytes a weight.
 
 use super::bit_rows::BitRows;
+use super::floats::Floats;
 use super::pairs::Pairs;
 use crate::simd::Supported;
 
@@ -59,7 +60,7 @@ pub(crate) struct Panels {
     pub(crate) groups: Vec<Group>,
     /// Rows within the block, of which the segments of the first and of the last panel hold every one.
     pub(crate) rows: Vec<u32>,
-    pub(crate) weights: Vec<f32>,
+    pub(crate) weights: Floats,
     /// Rows within the panel, as byte offsets into a tile of `X`.
     pub(crate) offsets: Vec<u16>,
     /// Rows that keep the same columns: 1, or the height of the strips of a weight in blocks (see [`super::strips`]).
@@ -95,7 +96,7 @@ impl Panels {
             segments: vec![Segment::default()],
             groups: Vec::new(),
             rows: Vec::new(),
-            weights: Vec::new(),
+            weights: Floats::default(),
             offsets: Vec::new(),
             height: 1,
         };
@@ -205,7 +206,7 @@ mod tests {
                     assert!(panels.offsets.len() < matrix.nnz(), "some columns are shared");
                     assert!(panels.blocks.len() > 4);
                     assert!(unpack(panels, [m, k]) == dense, "depth {depth}, {of} of 10");
-                    assert_eq!((&panels.weights, &panels.offsets), (&all[0].weights, &all[0].offsets));
+                    assert_eq!((&*panels.weights, &panels.offsets), (&*all[0].weights, &all[0].offsets));
                 }
             }
         }

@@ -6,6 +6,7 @@
 
 use poda_formats::BlockMatrix;
 
+use super::floats::Floats;
 use super::panels::{Group, PanelShape, Panels, Segment, balanced};
 
 /// A column of a strip: its place among the packed rows of `X`, and where its first weight lies; the next is `c` further.
@@ -56,7 +57,7 @@ pub(crate) fn pack(
         segments: vec![Segment::default()],
         groups: Vec::new(),
         rows: Vec::new(),
-        weights: Vec::with_capacity(total * height),
+        weights: Floats::Own(Vec::with_capacity(total * height)),
         offsets: Vec::with_capacity(total),
         height,
     };
@@ -83,6 +84,7 @@ pub(crate) fn pack(
                     packed.offsets.push(((col - start) as usize * bytes) as u16);
                     packed
                         .weights
+                        .to_mut()
                         .extend((0..height).map(|i| if i < rows { values[at + i * c] } else { 0.0 }));
                 }
             }

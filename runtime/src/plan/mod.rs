@@ -10,6 +10,7 @@ mod build;
 mod draft;
 mod effects;
 mod inline;
+mod kept;
 mod lower;
 mod profile;
 mod run;

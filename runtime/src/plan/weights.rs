@@ -10,6 +10,7 @@ use poda_formats::{
     CsrMatrix, DenseMatrix, Matrix, MatrixForm, Places, SparseError, Tensor, ValueId, Weight,
 };
 
+use super::kept::{self, Kept};
 use crate::kernels::{
     self, Depthwise, Grid, KernelError, Layout, Level, Packing, Params, Problem, Sums, WeightMatrix,
 };
@@ -186,17 +187,17 @@ impl Packed {
 
 /// What a packed weight is made of, whatever the number of columns.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Identity {
-    value: ValueId,
-    form: MatrixForm,
-    scale: Option<Vec<u32>>,
+pub(super) struct Identity {
+    pub(super) value: ValueId,
+    pub(super) form: MatrixForm,
+    pub(super) scale: Option<Vec<u32>>,
     /// Rows of each.
-    parts: Vec<usize>,
-    layouts: (Layout, Layout),
-    window: Option<[[usize; 2]; 3]>,
-    sums: Sums,
-    grid: Option<Grid>,
-    depthwise: bool,
+    pub(super) parts: Vec<usize>,
+    pub(super) layouts: (Layout, Layout),
+    pub(super) window: Option<[[usize; 2]; 3]>,
+    pub(super) sums: Sums,
+    pub(super) grid: Option<Grid>,
+    pub(super) depthwise: bool,
 }
 
 impl Identity {
@@ -217,21 +218,21 @@ impl Identity {
 }
 
 /// What tells packed weights apart: the number of columns counts by [`size_class`].
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     identity: Arc<Identity>,
     class: usize,
 }
 
 /// What tells packings of a matrix apart: classes that chose the same kernel share one.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct PackingKey {
-    identity: Arc<Identity>,
-    group: usize,
-    kernel: &'static str,
-    params: Params,
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct PackingKey {
+    pub(super) identity: Arc<Identity>,
+    pub(super) group: usize,
+    pub(super) kernel: &'static str,
+    pub(super) params: Params,
     /// Whether the packing is for fewer columns than fill a few vectors.
-    few: bool,
+    pub(super) few: bool,
 }
 
 /// The number of columns for which a kernel is chosen for all numbers of its class: the least of them. Kernels take about as many
@@ -260,6 +261,7 @@ pub(crate) struct Weights {
     stable: Arc<[bool]>,
     packed: Arc<Shelf<Key, Packed>>,
     packings: Arc<Shelf<PackingKey, Packing>>,
+    kept: Arc<Kept>,
     /// Whether kernels may be timed.
     timing: bool,
 }
@@ -276,7 +278,14 @@ impl Weights {
     }
 
     fn with(tuner: Arc<Tuner>, stable: Vec<bool>) -> Self {
-        Self { tuner, stable: stable.into(), packed: Arc::default(), packings: Arc::default(), timing: true }
+        Self {
+            tuner,
+            stable: stable.into(),
+            packed: Arc::default(),
+            packings: Arc::default(),
+            kept: Arc::default(),
+            timing: true,
+        }
     }
 
     /// The same weights, for who must not time kernels: what is not known of them is an error.
@@ -286,12 +295,29 @@ impl Weights {
 
     /// Bytes of all that is packed, for whatever plans.
     pub(crate) fn bytes(&self) -> usize {
-        let depthwise = |packed: &Arc<Packed>| match &**packed {
+        let depthwise = |(_, packed): &(Key, Arc<Packed>)| match &**packed {
             Packed::Product(_) => 0,
             Packed::Depthwise(depthwise) => depthwise.bytes(),
         };
-        let products: usize = self.packings.all().iter().map(|packing| packing.bytes()).sum();
+        let products: usize = self.packings.all().iter().map(|(_, packing)| packing.bytes()).sum();
         products + self.packed.all().iter().map(depthwise).sum::<usize>()
+    }
+
+    /// What was found of the packings that the file keeps.
+    pub(crate) fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    /// What a file may keep of each packing that is there, by its weight.
+    pub(crate) fn to_keep<'a>(
+        &self,
+        weight: impl Fn(ValueId) -> Option<&'a Weight>,
+    ) -> Vec<(ValueId, poda_formats::Packing)> {
+        let keep = |(key, packing): (PackingKey, Arc<Packing>)| {
+            let value = key.identity.value;
+            Some((value, kept::to_keep(&key, &packing, weight(value)?)?))
+        };
+        self.packings.all().into_iter().filter_map(keep).collect()
     }
 
     /// Whether kernels may be timed.
@@ -338,7 +364,9 @@ impl Weights {
                         return pack().map(Arc::new);
                     }
                     let identity = Arc::clone(&identity);
-                    self.packings.get(PackingKey { identity, group, kernel: kernel.name, params, few }, pack)
+                    let key = PackingKey { identity, group, kernel: kernel.name, params, few };
+                    let kept = self.kept.find(&key, kernel, weight, matrix.shape()?);
+                    self.packings.get(key, || kept.map_or_else(pack, Ok))
                 })
             });
             let packed = packed.collect::<Result<_, _>>();
@@ -409,7 +437,7 @@ impl<K, T> Default for Shelf<K, T> {
     }
 }
 
-impl<K: Eq + Hash, T> Shelf<K, T> {
+impl<K: Clone + Eq + Hash, T> Shelf<K, T> {
     /// What is there by this key, or what `make` gives. Who wants the same meanwhile waits; who wants something else does not.
     fn get<E>(&self, key: K, make: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
         let place = {
@@ -435,8 +463,10 @@ impl<K: Eq + Hash, T> Shelf<K, T> {
     }
 
     /// All that is there and not being made.
-    fn all(&self) -> Vec<Arc<T>> {
-        self.lock().values().filter_map(|place| place.try_lock().ok()?.upgrade()).collect()
+    fn all(&self) -> Vec<(K, Arc<T>)> {
+        let there =
+            |(key, place): (&K, &Arc<Mutex<Weak<T>>>)| Some((key.clone(), place.try_lock().ok()?.upgrade()?));
+        self.lock().iter().filter_map(there).collect()
     }
 }
 

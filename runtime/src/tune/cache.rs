@@ -16,7 +16,7 @@ use super::Candidate;
 use crate::kernels::Level;
 
 /// Raised whenever a kernel's speed or a packing changes.
-const VERSION: u32 = 11;
+pub(crate) const VERSION: u32 = 11;
 /// Bytes of a file that are read: a hundred thousand answers.
 const MOST_BYTES: u64 = 64 << 20;
 
@@ -53,6 +53,10 @@ pub(super) struct Cache {
     known: Arc<Timed>,
     /// What is not in the file yet.
     new: Timed,
+    /// What the model keeps.
+    kept: Timed,
+    /// What has been asked for.
+    asked: Timed,
     /// Why the file is not used.
     pub(super) note: Option<String>,
 }
@@ -60,7 +64,8 @@ pub(super) struct Cache {
 impl Cache {
     /// Reads the file, if there is one for this machine.
     pub(super) fn open(path: Option<PathBuf>) -> Self {
-        let mut cache = Self { path, known: Arc::default(), new: Timed::default(), note: None };
+        let [new, kept, asked] = [0; 3].map(|_| Timed::default());
+        let mut cache = Self { path, known: Arc::default(), new, kept, asked, note: None };
         match cache.read() {
             Ok(known) => cache.known = known,
             Err(note) => cache.note = Some(note),
@@ -76,19 +81,47 @@ impl Cache {
         }
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<Vec<Candidate>> {
-        self.new.kernels.get(key).or_else(|| self.known.kernels.get(key)).cloned()
+    /// Takes answers that a model keeps, unless they are of another CPU or version: they go before all others, for its packings are
+    /// for what they say.
+    pub(super) fn keep(&mut self, answers: &str) {
+        self.kept = parse(answers).unwrap_or_default();
+    }
+
+    /// Whether the model keeps answers for this CPU.
+    pub(super) fn keeps(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// What the model keeps, and all that was asked for and answered.
+    pub(super) fn answers(&self) -> String {
+        let mut timed = self.kept.clone();
+        timed.kernels.extend(self.asked.kernels.clone());
+        timed.batches.extend(self.asked.batches.clone());
+        let answers = Answers { version: VERSION, cpu: cpu().to_owned(), timed };
+        serde_json::to_string(&answers).expect("names and numbers are JSON")
+    }
+
+    pub(super) fn get(&mut self, key: &str) -> Option<Vec<Candidate>> {
+        let all = [&self.kept, &self.new, &self.known];
+        let found = all.into_iter().find_map(|timed| timed.kernels.get(key)).cloned()?;
+        self.asked.kernels.insert(key.to_owned(), found.clone());
+        Some(found)
     }
 
     pub(super) fn insert(&mut self, key: String, timed: Vec<Candidate>) {
+        self.asked.kernels.insert(key.clone(), timed.clone());
         self.new.kernels.insert(key, timed);
     }
 
-    pub(super) fn batch(&self, key: &str) -> Option<Vec<(String, f64)>> {
-        self.new.batches.get(key).or_else(|| self.known.batches.get(key)).cloned()
+    pub(super) fn batch(&mut self, key: &str) -> Option<Vec<(String, f64)>> {
+        let all = [&self.kept, &self.new, &self.known];
+        let found = all.into_iter().find_map(|timed| timed.batches.get(key)).cloned()?;
+        self.asked.batches.insert(key.to_owned(), found.clone());
+        Some(found)
     }
 
     pub(super) fn insert_batch(&mut self, key: String, timed: Vec<(String, f64)>) {
+        self.asked.batches.insert(key.clone(), timed.clone());
         self.new.batches.insert(key, timed);
     }
 
@@ -224,11 +257,11 @@ mod tests {
         };
         let open = || Cache::open(Some(path.clone()));
         write("a", 60);
-        let (first, second) = (open(), open());
+        let (first, mut second) = (open(), open());
         assert!(Arc::ptr_eq(&first.known, &second.known) && second.batch("a").is_some());
         // As long as before, but of another time.
         write("b", 30);
-        let third = open();
+        let (mut first, mut third) = (first, open());
         assert!(third.batch("b").is_some() && third.batch("a").is_none() && first.batch("a").is_some());
         // Changed just now: the next change may bear the same time.
         write("c", 0);

@@ -145,6 +145,7 @@ fn try_load(
         seconds = facts.load_seconds,
         batching = facts.batching,
         assumed = shapes.note(),
+        packings = engine.executable.kept_packings().note(),
         "loaded"
     );
     let limits =

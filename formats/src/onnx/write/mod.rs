@@ -137,7 +137,8 @@ fn messages<'g>(graph: &'g Graph, options: &OnnxOptions) -> Result<(ModelProto, 
     *opset = BASE_OPSET.max(*opset);
     let ir_version = ir_version(*opset);
     let property = |key: &str| graph.metadata.get(&format!("{METADATA_PREFIX}{key}")).cloned();
-    let own = graph.metadata.iter().filter(|(key, _)| !key.starts_with(METADATA_PREFIX));
+    let own =
+        graph.metadata.iter().filter(|(key, _)| !key.starts_with(METADATA_PREFIX) && *key != Graph::KERNELS);
     let model = ModelProto {
         ir_version: Some(ir_version),
         producer_name: "poda".to_owned(),

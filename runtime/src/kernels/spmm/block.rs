@@ -6,7 +6,7 @@ use rten_simd::ops::{BitOps, NumOps};
 
 use super::segment::Sums;
 use crate::kernels::{Layout, Packed, Params, Problem, WeightMatrix};
-use crate::packing::panels::{Group, PanelShape, Panels};
+use crate::packing::panels::{Group, Panels};
 use crate::packing::strips;
 use crate::simd::{Level, Simd, Supported, splat, zero};
 
@@ -53,11 +53,9 @@ pub(in crate::kernels) fn prepare(
     let height = height(weight, level.level()).expect("the block kernel takes blocks of even height");
     // Registers hold 3 vectors of sums for 8 rows, 4 for fewer.
     let params = Params { vectors: params.vectors.min(if height == 8 { 3 } else { 4 }), ..params };
-    let Params { vectors, depth, rows, parts, .. } = params;
-    let shape =
-        PanelShape { width: vectors * level.lanes(), depth: depth * 16 / level.lanes().min(16), rows };
+    let shape = super::shape(level, params);
     let skip = problem.conv.is_some() || problem.x_layout == Layout::FeatureMajor;
-    let panels = strips::pack(&matrix, shape, height, super::block_unit(matrix.rows(), parts), skip);
+    let panels = strips::pack(&matrix, shape, height, super::block_unit(matrix.rows(), params.parts), skip);
     super::of_panels([matrix.rows(), matrix.cols()], level, params, panels)
 }
 

@@ -13,6 +13,7 @@ mod segment;
 
 use std::ops::Range;
 
+use poda_formats::Tensor;
 use rten_simd::ops::{BitOps, NumOps};
 use smallvec::SmallVec;
 
@@ -84,13 +85,25 @@ pub(super) fn prepare(
 ) -> Box<dyn Packed> {
     let Some(rows_of) = weight.bit_rows() else { panic!("the panel kernel takes sparse weights of f32") };
     let [m, k] = weight.shape().expect("checked by PackedWeight");
-    let Params { vectors, depth, rows, parts, .. } = params;
-    let shape =
-        PanelShape { width: vectors * level.lanes(), depth: depth * 16 / level.lanes().min(16), rows };
     // Rows of X are picked one by one when they are packed, except from token-major X, where they are columns.
     let skip = problem.conv.is_some() || problem.x_layout == Layout::FeatureMajor;
-    let panels = Panels::new(level, rows_of, shape, block_unit(m, parts), skip);
+    let panels = Panels::new(level, rows_of, shape(level, params), block_unit(m, params.parts), skip);
     of_panels([m, k], level, params, panels)
+}
+
+/// Takes what [`Packed::arrays`] gave of a weight `[m, k]`.
+pub(super) fn restore(
+    [m, k]: [usize; 2],
+    arrays: &[Tensor],
+    level: Supported,
+    params: Params,
+) -> Option<Box<dyn Packed>> {
+    let panels = Panels::from_arrays([m, k], shape(level, params), arrays)?;
+    Some(of_panels([m, k], level, params, panels))
+}
+
+fn shape(level: Supported, Params { vectors, depth, rows, .. }: Params) -> PanelShape {
+    PanelShape { width: vectors * level.lanes(), depth: depth * 16 / level.lanes().min(16), rows }
 }
 
 /// What the number of blocks of `m` rows is a multiple of, for so many threads.
@@ -175,6 +188,11 @@ impl Packed for Spmm {
 
     fn takes_images(&self) -> bool {
         true
+    }
+
+    fn arrays(&self) -> Option<Vec<Tensor>> {
+        // Strips are soon packed.
+        (self.panels.height == 1).then(|| self.panels.arrays())
     }
 }
 
