@@ -9,6 +9,7 @@
 //! that start with [`METADATA_PREFIX`]: `onnx.ir_version`, `onnx.opset` (of ONNX's own domain), `onnx.opset.DOMAIN`,
 //! `onnx.producer_name`, `onnx.producer_version`, `onnx.domain`, `onnx.model_version`. Empty ones are left out.
 
+mod ops;
 pub mod proto;
 mod read;
 mod write;

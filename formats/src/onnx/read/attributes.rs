@@ -10,7 +10,7 @@ use crate::onnx::proto::{AttributeProto, AttributeType, GraphProto, TensorProto,
 
 /// Why a node does not become an operator of Poda's set; the reason kept with [`ForeignOp`](crate::op::ForeignOp).
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unsupported {
+pub(in crate::onnx) enum Unsupported {
     #[error("the operator is not implemented")]
     Operator,
     #[error("attribute {name:?} is not supported")]
@@ -36,18 +36,18 @@ pub(super) enum Unsupported {
 }
 
 /// The attributes of a node, with references to a function's attributes resolved.
-pub(super) struct Attributes<'m> {
+pub(in crate::onnx) struct Attributes<'m> {
     list: Vec<(&'m str, &'m AttributeProto, Cell<bool>)>,
 }
 
 impl<'m> Attributes<'m> {
     /// `list` pairs each name with the message that holds its value.
-    pub(super) fn new(list: impl Iterator<Item = (&'m str, &'m AttributeProto)>) -> Self {
+    pub(in crate::onnx) fn new(list: impl Iterator<Item = (&'m str, &'m AttributeProto)>) -> Self {
         Self { list: list.map(|(name, proto)| (name, proto, Cell::new(false))).collect() }
     }
 
     /// The first attribute that nobody read.
-    pub(super) fn finish(&self) -> Result<(), Unsupported> {
+    pub(in crate::onnx) fn finish(&self) -> Result<(), Unsupported> {
         match self.list.iter().find(|(_, _, read)| !read.get()) {
             Some(&(name, ..)) => Err(Unsupported::UnknownAttribute { name: name.to_owned() }),
             None => Ok(()),
@@ -55,17 +55,17 @@ impl<'m> Attributes<'m> {
     }
 
     /// Marks attributes that make no difference to Poda, such as the momentum of training.
-    pub(super) fn ignore(&self, names: &[&str]) {
+    pub(in crate::onnx) fn ignore(&self, names: &[&str]) {
         self.list.iter().filter(|(name, ..)| names.contains(name)).for_each(|(_, _, read)| read.set(true));
     }
 
     /// Names and messages.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&'m str, &'m AttributeProto)> {
+    pub(in crate::onnx) fn iter(&self) -> impl Iterator<Item = (&'m str, &'m AttributeProto)> {
         self.list.iter().map(|&(name, proto, _)| (name, proto))
     }
 
     /// Each attribute encoded under its name.
-    pub(super) fn encode(&self) -> Vec<Vec<u8>> {
+    pub(in crate::onnx) fn encode(&self) -> Vec<Vec<u8>> {
         let encode = |(name, proto): (&str, &AttributeProto)| {
             let own = AttributeProto {
                 name: name.to_owned(),
@@ -91,23 +91,23 @@ impl<'m> Attributes<'m> {
         Ok(Some(proto))
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(in crate::onnx) fn has(&self, name: &str) -> bool {
         self.list.iter().any(|(n, ..)| *n == name)
     }
 
-    pub(super) fn optional_int(&self, name: &'static str) -> Result<Option<i64>, Unsupported> {
+    pub(in crate::onnx) fn optional_int(&self, name: &'static str) -> Result<Option<i64>, Unsupported> {
         Ok(self.get(name, AttributeType::Int)?.map(|a| a.i.unwrap_or(0)))
     }
 
-    pub(super) fn int(&self, name: &'static str, default: i64) -> Result<i64, Unsupported> {
+    pub(in crate::onnx) fn int(&self, name: &'static str, default: i64) -> Result<i64, Unsupported> {
         Ok(self.optional_int(name)?.unwrap_or(default))
     }
 
-    pub(super) fn required_int(&self, name: &'static str) -> Result<i64, Unsupported> {
+    pub(in crate::onnx) fn required_int(&self, name: &'static str) -> Result<i64, Unsupported> {
         self.optional_int(name)?.ok_or(Unsupported::MissingAttribute { name })
     }
 
-    pub(super) fn size(&self, name: &'static str, default: usize) -> Result<usize, Unsupported> {
+    pub(in crate::onnx) fn size(&self, name: &'static str, default: usize) -> Result<usize, Unsupported> {
         match self.optional_int(name)? {
             None => Ok(default),
             Some(value) => usize::try_from(value)
@@ -115,44 +115,51 @@ impl<'m> Attributes<'m> {
         }
     }
 
-    pub(super) fn flag(&self, name: &'static str, default: bool) -> Result<bool, Unsupported> {
+    pub(in crate::onnx) fn flag(&self, name: &'static str, default: bool) -> Result<bool, Unsupported> {
         Ok(self.optional_int(name)?.map_or(default, |i| i != 0))
     }
 
-    pub(super) fn optional_float(&self, name: &'static str) -> Result<Option<f32>, Unsupported> {
+    pub(in crate::onnx) fn optional_float(&self, name: &'static str) -> Result<Option<f32>, Unsupported> {
         Ok(self.get(name, AttributeType::Float)?.map(|a| a.f.unwrap_or(0.0)))
     }
 
-    pub(super) fn float(&self, name: &'static str, default: f32) -> Result<f32, Unsupported> {
+    pub(in crate::onnx) fn float(&self, name: &'static str, default: f32) -> Result<f32, Unsupported> {
         Ok(self.optional_float(name)?.unwrap_or(default))
     }
 
-    pub(super) fn floats(&self, name: &'static str) -> Result<&'m [f32], Unsupported> {
+    pub(in crate::onnx) fn floats(&self, name: &'static str) -> Result<&'m [f32], Unsupported> {
         Ok(self.get(name, AttributeType::Floats)?.map_or(&[], |a| &a.floats))
     }
 
-    pub(super) fn ints(&self, name: &'static str) -> Result<Option<&'m [i64]>, Unsupported> {
+    pub(in crate::onnx) fn ints(&self, name: &'static str) -> Result<Option<&'m [i64]>, Unsupported> {
         Ok(self.get(name, AttributeType::Ints)?.map(|a| a.ints.as_slice()))
     }
 
-    pub(super) fn sizes(&self, name: &'static str) -> Result<Vec<usize>, Unsupported> {
+    pub(in crate::onnx) fn sizes(&self, name: &'static str) -> Result<Vec<usize>, Unsupported> {
         let ints = self.ints(name)?.unwrap_or(&[]);
         let sizes: Result<Vec<usize>, _> = ints.iter().map(|&i| usize::try_from(i)).collect();
         sizes.map_err(|_| Unsupported::AttributeValue { name, value: format!("{ints:?}") })
     }
 
-    pub(super) fn strings(&self, name: &'static str) -> Result<Vec<String>, Unsupported> {
+    pub(in crate::onnx) fn strings(&self, name: &'static str) -> Result<Vec<String>, Unsupported> {
         let strings = self.get(name, AttributeType::Strings)?.map_or(&[][..], |a| &a.strings);
         strings.iter().map(|bytes| utf8(name, bytes).map(str::to_owned)).collect()
     }
 
-    pub(super) fn optional_string(&self, name: &'static str) -> Result<Option<&'m str>, Unsupported> {
+    pub(in crate::onnx) fn optional_string(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<&'m str>, Unsupported> {
         let proto = self.get(name, AttributeType::String)?;
         proto.map(|a| utf8(name, a.s.as_deref().unwrap_or_default())).transpose()
     }
 
     /// One of the strings of a table, or the table's first when the attribute is absent.
-    pub(super) fn choice<T: Clone>(&self, name: &'static str, table: &[(&str, T)]) -> Result<T, Unsupported> {
+    pub(in crate::onnx) fn choice<T: Clone>(
+        &self,
+        name: &'static str,
+        table: &[(&str, T)],
+    ) -> Result<T, Unsupported> {
         let Some(found) = self.optional_string(name)? else { return Ok(table[0].1.clone()) };
         match table.iter().find(|(text, _)| *text == found) {
             Some((_, value)) => Ok(value.clone()),
@@ -160,17 +167,17 @@ impl<'m> Attributes<'m> {
         }
     }
 
-    pub(super) fn tensor(&self, name: &'static str) -> Result<Option<&'m TensorProto>, Unsupported> {
+    pub(in crate::onnx) fn tensor(&self, name: &'static str) -> Result<Option<&'m TensorProto>, Unsupported> {
         Ok(self.get(name, AttributeType::Tensor)?.and_then(|a| a.t.as_deref()))
     }
 
-    pub(super) fn graph(&self, name: &'static str) -> Result<&'m GraphProto, Unsupported> {
+    pub(in crate::onnx) fn graph(&self, name: &'static str) -> Result<&'m GraphProto, Unsupported> {
         let graph = self.get(name, AttributeType::Graph)?.and_then(|a| a.g.as_deref());
         graph.ok_or(Unsupported::MissingAttribute { name })
     }
 
     /// An element type; `None` when absent or 0.
-    pub(super) fn data_type(&self, name: &'static str) -> Result<Option<DataType>, Unsupported> {
+    pub(in crate::onnx) fn data_type(&self, name: &'static str) -> Result<Option<DataType>, Unsupported> {
         match self.optional_int(name)? {
             None | Some(0) => Ok(None),
             Some(code) => {

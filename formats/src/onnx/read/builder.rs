@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::facts::{Facts, infer};
-use super::ops::Sequence;
 use crate::graph::{Dim, Graph, Node, Value, ValueId};
+use crate::onnx::ops::Sequence;
 use crate::weight::Weight;
 
 /// What a value takes, beyond its name and shape: itself, its facts, its names' entries.
@@ -12,29 +12,29 @@ const VALUE_BYTES: usize = size_of::<Value>() + size_of::<Facts>() + 2 * size_of
 
 /// A graph being built.
 #[derive(Default)]
-pub(super) struct Builder {
-    pub(super) graph: Graph,
+pub(in crate::onnx) struct Builder {
+    pub(in crate::onnx) graph: Graph,
     facts: Vec<Facts>,
     /// Names in use, each with the number to try next when it is asked for again.
     names: HashMap<String, usize>,
     /// Values of the enclosing graph that this one uses, each with its stand-in here, in order of first use.
-    pub(super) captures: Vec<(ValueId, ValueId)>,
+    pub(in crate::onnx) captures: Vec<(ValueId, ValueId)>,
     captured: HashMap<ValueId, ValueId>,
     /// Bytes that values and nodes take, roughly; those that were forgotten again count too.
     bytes: usize,
     /// Sequences that nodes of this graph make.
-    pub(super) sequences: HashMap<ValueId, Sequence>,
+    pub(in crate::onnx) sequences: HashMap<ValueId, Sequence>,
 }
 
 /// How much of a graph there was at some moment.
-pub(super) struct Mark {
+pub(in crate::onnx) struct Mark {
     nodes: usize,
     values: usize,
 }
 
 impl Builder {
     /// Adds a value named `base`, or `base` and a number if that is taken.
-    pub(super) fn add_value(&mut self, base: &str, value: Value) -> ValueId {
+    pub(in crate::onnx) fn add_value(&mut self, base: &str, value: Value) -> ValueId {
         let mut name = base.to_owned();
         while self.names.contains_key(&name) {
             let next = self.names.get_mut(base).expect("the base is taken before any number is tried");
@@ -55,7 +55,7 @@ impl Builder {
     }
 
     /// Makes a value a weight.
-    pub(super) fn set_weight(&mut self, id: ValueId, weight: Weight) {
+    pub(in crate::onnx) fn set_weight(&mut self, id: ValueId, weight: Weight) {
         let value = self.graph.value_mut(id);
         value.dtype = Some(weight.dtype());
         value.shape = Some(weight.shape().iter().map(|&d| Dim::Fixed(d)).collect());
@@ -65,7 +65,7 @@ impl Builder {
     }
 
     /// Appends a node and notes what follows for its first output.
-    pub(super) fn add_node(&mut self, node: Node) {
+    pub(in crate::onnx) fn add_node(&mut self, node: Node) {
         if let Some(id) = node.output(0) {
             let inputs: Vec<Facts> =
                 node.inputs.iter().map(|id| id.map_or_else(Facts::default, |id| self.facts(id))).collect();
@@ -77,24 +77,24 @@ impl Builder {
     }
 
     /// Bytes that the graph takes, roughly, without its weights and what operators hold.
-    pub(super) fn bytes(&self) -> usize {
+    pub(in crate::onnx) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// What is known of a value.
-    pub(super) fn facts(&self, id: ValueId) -> Facts {
+    pub(in crate::onnx) fn facts(&self, id: ValueId) -> Facts {
         self.facts[id.index()]
     }
 
     /// The integers of an i64 or i32 weight.
-    pub(super) fn integers(&self, id: ValueId) -> Option<Vec<i64>> {
+    pub(in crate::onnx) fn integers(&self, id: ValueId) -> Option<Vec<i64>> {
         let Some(Weight::Tensor(tensor)) = self.graph.weight(id) else { return None };
         let narrow = |values: &[i32]| values.iter().map(|&i| i64::from(i)).collect();
         tensor.as_slice::<i64>().map(<[i64]>::to_vec).or_else(|_| tensor.as_slice().map(narrow)).ok()
     }
 
     /// The stand-in for a value of the enclosing graph: a copy of a weight, which shares its elements, or a capture.
-    pub(super) fn capture(&mut self, outer: ValueId, value: &Value) -> ValueId {
+    pub(in crate::onnx) fn capture(&mut self, outer: ValueId, value: &Value) -> ValueId {
         if let Some(&inner) = self.captured.get(&outer) {
             return inner;
         }
@@ -107,12 +107,12 @@ impl Builder {
     }
 
     /// The present extent, to go back to with [`Builder::rewind`].
-    pub(super) fn mark(&self) -> Mark {
+    pub(in crate::onnx) fn mark(&self) -> Mark {
         Mark { nodes: self.graph.nodes.len(), values: self.graph.values.len() }
     }
 
     /// Forgets nodes and values added since `mark`.
-    pub(super) fn rewind(&mut self, mark: &Mark) {
+    pub(in crate::onnx) fn rewind(&mut self, mark: &Mark) {
         self.graph.nodes.truncate(mark.nodes);
         for value in self.graph.values.drain(mark.values..) {
             self.names.remove(&value.name);

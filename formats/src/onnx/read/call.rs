@@ -9,33 +9,33 @@ use crate::op::Op;
 use crate::tensor::Tensor;
 
 /// A node being read.
-pub(super) struct Call<'c, 'm> {
-    pub(super) builder: &'c mut Builder,
-    pub(super) weights: &'c mut WeightSource,
-    pub(super) op_type: &'m str,
+pub(in crate::onnx) struct Call<'c, 'm> {
+    pub(in crate::onnx) builder: &'c mut Builder,
+    pub(in crate::onnx) weights: &'c mut WeightSource,
+    pub(in crate::onnx) op_type: &'m str,
     /// Version of the operator set that the node is of.
-    pub(super) version: i64,
-    pub(super) attributes: Attributes<'m>,
-    pub(super) inputs: Vec<Option<ValueId>>,
-    pub(super) outputs: Vec<Option<ValueId>>,
+    pub(in crate::onnx) version: i64,
+    pub(in crate::onnx) attributes: Attributes<'m>,
+    pub(in crate::onnx) inputs: Vec<Option<ValueId>>,
+    pub(in crate::onnx) outputs: Vec<Option<ValueId>>,
     /// Start of the names of helper values and nodes.
-    pub(super) label: String,
+    pub(in crate::onnx) label: String,
 }
 
 impl Call<'_, '_> {
     /// Input `index`, when present.
-    pub(super) fn input(&self, index: usize) -> Option<ValueId> {
+    pub(in crate::onnx) fn input(&self, index: usize) -> Option<ValueId> {
         self.inputs.get(index).copied().flatten()
     }
 
     /// Input `index`, which the operator cannot do without.
-    pub(super) fn required(&self, index: usize) -> Result<ValueId, Unsupported> {
+    pub(in crate::onnx) fn required(&self, index: usize) -> Result<ValueId, Unsupported> {
         let found = self.inputs.len();
         self.input(index).ok_or(Unsupported::Inputs { expected: index + 1, found })
     }
 
     /// Puts a value in place `index`.
-    pub(super) fn set_input(&mut self, index: usize, id: Option<ValueId>) {
+    pub(in crate::onnx) fn set_input(&mut self, index: usize, id: Option<ValueId>) {
         if self.inputs.len() <= index {
             self.inputs.resize(index + 1, None);
         }
@@ -43,25 +43,25 @@ impl Call<'_, '_> {
     }
 
     /// Refuses more than `expected` inputs: the form of the file's opset has no more.
-    pub(super) fn at_most_inputs(&self, expected: usize) -> Result<(), Unsupported> {
+    pub(in crate::onnx) fn at_most_inputs(&self, expected: usize) -> Result<(), Unsupported> {
         let found = self.inputs.len();
         if found > expected { Err(Unsupported::Inputs { expected, found }) } else { Ok(()) }
     }
 
     /// A new weight.
-    pub(super) fn weight(&mut self, suffix: &str, tensor: Tensor) -> ValueId {
+    pub(in crate::onnx) fn weight(&mut self, suffix: &str, tensor: Tensor) -> ValueId {
         let id = self.builder.add_value(&format!("{}_{suffix}", self.label), Value::default());
         self.builder.set_weight(id, tensor.into());
         id
     }
 
     /// A new weight of rank 1.
-    pub(super) fn vector<T: Element>(&mut self, suffix: &str, values: &[T]) -> ValueId {
+    pub(in crate::onnx) fn vector<T: Element>(&mut self, suffix: &str, values: &[T]) -> ValueId {
         self.weight(suffix, Tensor::from_slice(&[values.len()], values))
     }
 
     /// A helper node before this one; gives its output.
-    pub(super) fn emit(&mut self, op: Op, inputs: &[Option<ValueId>], suffix: &str) -> ValueId {
+    pub(in crate::onnx) fn emit(&mut self, op: Op, inputs: &[Option<ValueId>], suffix: &str) -> ValueId {
         let name = format!("{}_{suffix}", self.label);
         let id = self.builder.add_value(&name, Value::default());
         self.builder.add_node(Node { name, op, inputs: inputs.to_vec(), outputs: vec![Some(id)] });
@@ -69,7 +69,11 @@ impl Call<'_, '_> {
     }
 
     /// Moves an attribute of integers to input `index`, as later opsets have it.
-    pub(super) fn ints_to_input(&mut self, name: &'static str, index: usize) -> Result<(), Unsupported> {
+    pub(in crate::onnx) fn ints_to_input(
+        &mut self,
+        name: &'static str,
+        index: usize,
+    ) -> Result<(), Unsupported> {
         if let Some(ints) = self.attributes.ints(name)? {
             let id = self.vector(name, ints);
             self.set_input(index, Some(id));
@@ -78,7 +82,12 @@ impl Call<'_, '_> {
     }
 
     /// A scalar weight of the element type that `like` has; one more node makes it so where that is not known.
-    pub(super) fn scalar_like(&mut self, suffix: &'static str, value: f32, like: ValueId) -> ValueId {
+    pub(in crate::onnx) fn scalar_like(
+        &mut self,
+        suffix: &'static str,
+        value: f32,
+        like: ValueId,
+    ) -> ValueId {
         let tensor = match self.builder.facts(like).dtype {
             Some(DataType::F16) => Tensor::scalar(half::f16::from_f32(value)),
             Some(DataType::BF16) => Tensor::scalar(half::bf16::from_f32(value)),

@@ -7,16 +7,16 @@ use crate::op::{ArgKind, Binary, LossReduction, Op, Unary};
 
 /// What is known of a value.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Facts {
-    pub(super) dtype: Option<DataType>,
-    pub(super) rank: Option<usize>,
+pub(in crate::onnx) struct Facts {
+    pub(in crate::onnx) dtype: Option<DataType>,
+    pub(in crate::onnx) rank: Option<usize>,
     /// Number of elements, of vectors.
-    pub(super) len: Option<usize>,
+    pub(in crate::onnx) len: Option<usize>,
 }
 
 impl Facts {
     /// What the declaration of a value says.
-    pub(super) fn of(value: &Value) -> Self {
+    pub(in crate::onnx) fn of(value: &Value) -> Self {
         let len = match value.shape.as_deref() {
             Some(&[Dim::Fixed(len)]) => Some(len),
             _ => None,
@@ -25,7 +25,7 @@ impl Facts {
     }
 
     /// These facts, filled up with others where nothing is known.
-    pub(super) fn or(self, other: Self) -> Self {
+    pub(in crate::onnx) fn or(self, other: Self) -> Self {
         Self {
             dtype: self.dtype.or(other.dtype),
             rank: self.rank.or(other.rank),
@@ -35,7 +35,7 @@ impl Facts {
 }
 
 /// Facts about the first output of an operator, from those of its inputs.
-pub(super) fn infer(op: &Op, inputs: &[Facts]) -> Facts {
+pub(in crate::onnx) fn infer(op: &Op, inputs: &[Facts]) -> Facts {
     let input = |index: usize| inputs.get(index).copied().unwrap_or_default();
     let x = input(0);
     let broadcast =

@@ -17,7 +17,6 @@ mod facts;
 mod foreign;
 mod function;
 mod node;
-mod ops;
 mod scan;
 mod scope;
 mod tensor;
@@ -29,7 +28,9 @@ use std::path::Path;
 
 use prost::Message;
 
+pub(super) use self::attributes::Unsupported;
 use self::builder::Builder;
+pub(super) use self::call::Call;
 use self::external::ExternalData;
 use self::function::{Frame, FunctionName};
 use self::scope::{Binding, Scope};

@@ -6,8 +6,9 @@ use super::attributes::{Attributes, Unsupported};
 use super::call::Call;
 use super::function::{FunctionName, domain};
 use super::scope::Binding;
-use super::{OnnxError, Reader, ops};
+use super::{OnnxError, Reader};
 use crate::graph::{Node, ValueId};
+use crate::onnx::ops;
 use crate::onnx::proto::NodeProto;
 
 /// What one node of a function takes, roughly, beyond what it copies from the file: its operator, helper nodes.

@@ -50,7 +50,7 @@ pub enum TensorProblem {
 }
 
 /// Where the bytes of weights come from: the model's file, and files beside it.
-pub(super) struct WeightSource {
+pub(in crate::onnx) struct WeightSource {
     pub(super) file: Storage,
     pub(super) external: ExternalData,
 }
@@ -62,7 +62,7 @@ impl WeightSource {
     }
 
     /// The dense tensor of a message.
-    pub(super) fn tensor(&mut self, proto: &TensorProto) -> Result<Tensor, TensorProblem> {
+    pub(in crate::onnx) fn tensor(&mut self, proto: &TensorProto) -> Result<Tensor, TensorProblem> {
         let code = proto.data_type;
         let dtype = data_type(code).map_err(|name| TensorProblem::ElementType { name, code })?;
         let shape = dimensions(&proto.dims)?;

@@ -6,27 +6,27 @@ use crate::onnx::proto::{AttributeProto, AttributeType, GraphProto, TensorProto,
 use crate::op::{Padding, ScalarValue};
 
 /// What a node becomes: ONNX's name of the operator, its attributes, and the operator set that first has this form.
-#[derive(Debug)]
-pub(super) struct Form {
-    pub(super) domain: String,
-    pub(super) op_type: String,
-    pub(super) opset: i64,
-    pub(super) attributes: Vec<AttributeProto>,
+#[derive(Debug, Clone)]
+pub(in crate::onnx) struct Form {
+    pub(in crate::onnx) domain: String,
+    pub(in crate::onnx) op_type: String,
+    pub(in crate::onnx) opset: i64,
+    pub(in crate::onnx) attributes: Vec<AttributeProto>,
 }
 
 impl Form {
-    pub(super) fn new(op_type: &str) -> Self {
+    pub(in crate::onnx) fn new(op_type: &str) -> Self {
         Self { domain: String::new(), op_type: op_type.to_owned(), opset: 0, attributes: Vec::new() }
     }
 
     /// The form needs at least this operator set.
-    pub(super) fn since(mut self, opset: i64) -> Self {
+    pub(in crate::onnx) fn since(mut self, opset: i64) -> Self {
         self.opset = self.opset.max(opset);
         self
     }
 
     /// The form needs at least this operator set if `needed`.
-    pub(super) fn since_if(self, opset: i64, needed: bool) -> Self {
+    pub(in crate::onnx) fn since_if(self, opset: i64, needed: bool) -> Self {
         if needed { self.since(opset) } else { self }
     }
 
@@ -35,7 +35,7 @@ impl Form {
         self
     }
 
-    pub(super) fn int(self, name: &str, value: i64) -> Self {
+    pub(in crate::onnx) fn int(self, name: &str, value: i64) -> Self {
         self.attribute(
             name,
             AttributeType::Int,
@@ -43,20 +43,20 @@ impl Form {
         )
     }
 
-    pub(super) fn size(self, name: &str, value: usize) -> Self {
+    pub(in crate::onnx) fn size(self, name: &str, value: usize) -> Self {
         self.int(name, value as i64)
     }
 
     /// Nothing when 0.
-    pub(super) fn positive(self, name: &str, value: usize) -> Self {
+    pub(in crate::onnx) fn positive(self, name: &str, value: usize) -> Self {
         if value == 0 { self } else { self.size(name, value) }
     }
 
-    pub(super) fn flag(self, name: &str, value: bool) -> Self {
+    pub(in crate::onnx) fn flag(self, name: &str, value: bool) -> Self {
         self.int(name, i64::from(value))
     }
 
-    pub(super) fn float(self, name: &str, value: f32) -> Self {
+    pub(in crate::onnx) fn float(self, name: &str, value: f32) -> Self {
         self.attribute(
             name,
             AttributeType::Float,
@@ -64,13 +64,13 @@ impl Form {
         )
     }
 
-    pub(super) fn string(self, name: &str, value: &str) -> Self {
+    pub(in crate::onnx) fn string(self, name: &str, value: &str) -> Self {
         let s = Some(Bytes::copy_from_slice(value.as_bytes()));
         self.attribute(name, AttributeType::String, AttributeProto { s, ..AttributeProto::default() })
     }
 
     /// Nothing when empty, as all lists below.
-    pub(super) fn ints(self, name: &str, values: &[i64]) -> Self {
+    pub(in crate::onnx) fn ints(self, name: &str, values: &[i64]) -> Self {
         if values.is_empty() {
             return self;
         }
@@ -78,12 +78,12 @@ impl Form {
         self.attribute(name, AttributeType::Ints, AttributeProto { ints, ..AttributeProto::default() })
     }
 
-    pub(super) fn sizes(self, name: &str, values: &[usize]) -> Self {
+    pub(in crate::onnx) fn sizes(self, name: &str, values: &[usize]) -> Self {
         let values: Vec<i64> = values.iter().map(|&v| v as i64).collect();
         self.ints(name, &values)
     }
 
-    pub(super) fn floats(self, name: &str, values: &[f32]) -> Self {
+    pub(in crate::onnx) fn floats(self, name: &str, values: &[f32]) -> Self {
         if values.is_empty() {
             return self;
         }
@@ -91,7 +91,7 @@ impl Form {
         self.attribute(name, AttributeType::Floats, AttributeProto { floats, ..AttributeProto::default() })
     }
 
-    pub(super) fn strings(self, name: &str, values: &[String]) -> Self {
+    pub(in crate::onnx) fn strings(self, name: &str, values: &[String]) -> Self {
         if values.is_empty() {
             return self;
         }
@@ -100,7 +100,7 @@ impl Form {
     }
 
     /// A tensor of shape `[1]`.
-    pub(super) fn scalar(self, name: &str, value: &ScalarValue) -> Self {
+    pub(in crate::onnx) fn scalar(self, name: &str, value: &ScalarValue) -> Self {
         let tensor = TensorProto {
             dims: vec![1],
             data_type: data_type_code(value.dtype),
@@ -111,12 +111,12 @@ impl Form {
         self.attribute(name, AttributeType::Tensor, AttributeProto { t, ..AttributeProto::default() })
     }
 
-    pub(super) fn graph(self, name: &str, graph: GraphProto) -> Self {
+    pub(in crate::onnx) fn graph(self, name: &str, graph: GraphProto) -> Self {
         let g = Some(Box::new(graph));
         self.attribute(name, AttributeType::Graph, AttributeProto { g, ..AttributeProto::default() })
     }
 
-    pub(super) fn padding(self, padding: &Padding) -> Self {
+    pub(in crate::onnx) fn padding(self, padding: &Padding) -> Self {
         match padding {
             Padding::Explicit(pads) => self.ints("pads", pads),
             Padding::SameUpper => self.string("auto_pad", "SAME_UPPER"),
@@ -126,7 +126,7 @@ impl Form {
     }
 
     /// Applies `with` when there is a value.
-    pub(super) fn maybe<T>(self, value: Option<T>, with: impl FnOnce(Self, T) -> Self) -> Self {
+    pub(in crate::onnx) fn maybe<T>(self, value: Option<T>, with: impl FnOnce(Self, T) -> Self) -> Self {
         match value {
             Some(value) => with(self, value),
             None => self,

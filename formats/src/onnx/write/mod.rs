@@ -15,6 +15,7 @@ mod tests;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+pub(super) use self::attributes::Form;
 use self::graph::{Main, Writer};
 use self::stream::Weights;
 use super::METADATA_PREFIX;

@@ -1,7 +1,9 @@
 //! Products: convolutions, matrix products, attention and recurrent networks.
 
-use crate::onnx::read::attributes::Unsupported;
-use crate::onnx::read::call::Call;
+use super::Around;
+use crate::dtype::DataType;
+use crate::onnx::read::{Call, Unsupported};
+use crate::onnx::write::Form;
 use crate::op::{
     AttentionAttributes, ConvAttributes, Direction, Op, Padding, RecurrentAttributes, RecurrentKind,
 };
@@ -53,6 +55,70 @@ pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
         "RNN" => recurrent(call, RecurrentKind::Rnn)?,
         _ => return Ok(None),
     }))
+}
+
+/// The attributes of an operator of these.
+pub(super) fn write(op: &Op, f: Form, around: &Around<'_>) -> Option<Form> {
+    Some(match op {
+        Op::MatMul | Op::MatMulInteger => f,
+        Op::Gemm { alpha, beta, trans_a, trans_b } => {
+            f.float("alpha", *alpha).float("beta", *beta).flag("transA", *trans_a).flag("transB", *trans_b)
+        }
+        Op::Einsum { equation } => f.string("equation", equation).since_if(28, around.has(DataType::BF16)),
+        Op::Conv(attributes) | Op::ConvInteger(attributes) | Op::QLinearConv(attributes) => {
+            write_conv(f, attributes)
+        }
+        Op::ConvTranspose { conv: attributes, output_padding, output_shape } => write_conv(f, attributes)
+            .sizes("output_padding", output_padding)
+            .sizes("output_shape", output_shape),
+        Op::QLinearMatMul => f.since_if(21, around.half()),
+        Op::Attention(a) => f
+            .flag("is_causal", a.is_causal)
+            .positive("q_num_heads", a.q_num_heads)
+            .positive("kv_num_heads", a.kv_num_heads)
+            .maybe(a.scale, |f, scale| f.float("scale", scale))
+            .float("softcap", a.softcap)
+            .int("qk_matmul_output_mode", a.qk_matmul_output_mode.into())
+            .since(23)
+            .since_if(24, around.node.input(6).is_some()),
+        Op::RotaryEmbedding { interleaved, num_heads, rotary_embedding_dim } => f
+            .flag("interleaved", *interleaved)
+            .positive("num_heads", *num_heads)
+            .size("rotary_embedding_dim", *rotary_embedding_dim)
+            .since(23),
+        Op::Recurrent(attributes) => write_recurrent(f, attributes),
+        _ => return None,
+    })
+}
+
+fn write_conv(f: Form, conv: &ConvAttributes) -> Form {
+    f.size("group", conv.group)
+        .sizes("kernel_shape", &conv.kernel)
+        .sizes("strides", &conv.strides)
+        .sizes("dilations", &conv.dilations)
+        .padding(&conv.padding)
+}
+
+fn write_recurrent(f: Form, recurrent: &RecurrentAttributes) -> Form {
+    match recurrent.kind {
+        RecurrentKind::Lstm { input_forget } => f.flag("input_forget", input_forget),
+        RecurrentKind::Gru { linear_before_reset } => f.flag("linear_before_reset", linear_before_reset),
+        RecurrentKind::Rnn => f,
+    }
+    .size("hidden_size", recurrent.hidden_size)
+    .string(
+        "direction",
+        match recurrent.direction {
+            Direction::Forward => "forward",
+            Direction::Reverse => "reverse",
+            Direction::Bidirectional => "bidirectional",
+        },
+    )
+    .strings("activations", &recurrent.activations)
+    .floats("activation_alpha", &recurrent.activation_alpha)
+    .floats("activation_beta", &recurrent.activation_beta)
+    .maybe(recurrent.clip, |f, clip| f.float("clip", clip))
+    .flag("layout", recurrent.batch_first)
 }
 
 /// Attributes of a convolution.

@@ -1,10 +1,12 @@
 //! Pooling, resizing and sampling.
 
+use super::Around;
 use super::convolution::{padding, positive};
-use crate::onnx::read::attributes::Unsupported;
-use crate::onnx::read::call::Call;
+use crate::graph::Dim;
+use crate::onnx::read::{Call, Unsupported};
+use crate::onnx::write::Form;
 use crate::op::{
-    AspectRatioPolicy, CoordinateTransform, GridSampleMode, GridSamplePadding, NearestRounding, Op,
+    AspectRatioPolicy, CoordinateTransform, GridSampleMode, GridSamplePadding, NearestRounding, Op, Padding,
     PoolAttributes, PoolKind, ResizeAttributes, ResizeMode, RoiAlignAttributes,
 };
 use crate::weight::Weight;
@@ -59,6 +61,129 @@ pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
         }
         _ => return Ok(None),
     }))
+}
+
+/// The attributes of an operator of these.
+pub(super) fn write(op: &Op, f: Form, around: &Around<'_>) -> Option<Form> {
+    Some(match op {
+        Op::Pool(attributes) => {
+            let image = around.node.input(0).and_then(|id| around.graph.value(id).shape.as_deref());
+            write_pool(f, attributes).since_if(22, newer_pool(attributes, image))
+        }
+        Op::GlobalPool { kind } => match kind {
+            PoolKind::Average | PoolKind::Max => f,
+            PoolKind::Lp { p } => f.int("p", (*p).into()),
+        },
+        Op::Resize(attributes) => write_resize(f, attributes),
+        Op::GridSample { mode, padding, align_corners } => f
+            .string(
+                "mode",
+                match mode {
+                    GridSampleMode::Nearest => "nearest",
+                    GridSampleMode::Linear => "linear",
+                    GridSampleMode::Cubic => "cubic",
+                },
+            )
+            .string(
+                "padding_mode",
+                match padding {
+                    GridSamplePadding::Zeros => "zeros",
+                    GridSamplePadding::Border => "border",
+                    GridSamplePadding::Reflection => "reflection",
+                },
+            )
+            .flag("align_corners", *align_corners)
+            .since(20),
+        Op::RoiAlign(roi) => f
+            .string("mode", if roi.max { "max" } else { "avg" })
+            .string(
+                "coordinate_transformation_mode",
+                if roi.half_pixel { "half_pixel" } else { "output_half_pixel" },
+            )
+            .size("output_height", roi.output_height)
+            .size("output_width", roi.output_width)
+            .size("sampling_ratio", roi.sampling_ratio)
+            .float("spatial_scale", roi.spatial_scale),
+        Op::NonMaxSuppression { center_point_box } => f.flag("center_point_box", *center_point_box),
+        _ => return None,
+    })
+}
+
+fn write_pool(f: Form, pool: &PoolAttributes) -> Form {
+    let dilated = pool.dilations.iter().any(|&d| d != 1);
+    let f = match pool.kind {
+        PoolKind::Average if dilated => f.sizes("dilations", &pool.dilations).since(19),
+        PoolKind::Average => f,
+        PoolKind::Max => f.sizes("dilations", &pool.dilations).flag("storage_order", pool.column_major),
+        PoolKind::Lp { p } => f.sizes("dilations", &pool.dilations).int("p", p.into()),
+    };
+    let average = pool.kind == PoolKind::Average;
+    f.sizes("kernel_shape", &pool.kernel)
+        .sizes("strides", &pool.strides)
+        .padding(&pool.padding)
+        .flag("ceil_mode", pool.ceil_mode)
+        .maybe(average.then_some(pool.count_include_pad), |f, include| f.flag("count_include_pad", include))
+}
+
+/// Whether older operator sets than 22 mean, or may mean, something else: they place windows differently that begin beyond
+/// an image (of this declared shape) and its first padding, and some ask for less than no padding.
+fn newer_pool(pool: &PoolAttributes, image: Option<&[Dim]>) -> bool {
+    let of = |list: &[usize], axis: usize| list.get(axis).copied().unwrap_or(1);
+    let strided = (0..pool.kernel.len()).any(|axis| of(&pool.strides, axis) > pool.kernel[axis]);
+    let dilated = pool.dilations.iter().any(|&d| d != 1);
+    let (padded, same) = match &pool.padding {
+        Padding::Explicit(pads) => (pads.iter().any(|&pad| pad != 0), false),
+        Padding::Valid => (false, false),
+        Padding::SameUpper | Padding::SameLower => (true, true),
+    };
+    let sizes = image.unwrap_or_default().iter().skip(2).zip(&pool.kernel);
+    let small = sizes.into_iter().any(|(size, kernel)| matches!(size, Dim::Fixed(size) if size < kernel));
+    same && strided || small || pool.ceil_mode && (strided || padded || dilated)
+}
+
+fn write_resize(f: Form, resize: &ResizeAttributes) -> Form {
+    f.string(
+        "mode",
+        match resize.mode {
+            ResizeMode::Nearest => "nearest",
+            ResizeMode::Linear => "linear",
+            ResizeMode::Cubic => "cubic",
+        },
+    )
+    .string(
+        "coordinate_transformation_mode",
+        match resize.coordinates {
+            CoordinateTransform::HalfPixel => "half_pixel",
+            CoordinateTransform::HalfPixelSymmetric => "half_pixel_symmetric",
+            CoordinateTransform::PytorchHalfPixel => "pytorch_half_pixel",
+            CoordinateTransform::AlignCorners => "align_corners",
+            CoordinateTransform::Asymmetric => "asymmetric",
+            CoordinateTransform::TfCropAndResize => "tf_crop_and_resize",
+        },
+    )
+    .since_if(19, resize.coordinates == CoordinateTransform::HalfPixelSymmetric)
+    .string(
+        "nearest_mode",
+        match resize.nearest {
+            NearestRounding::RoundPreferFloor => "round_prefer_floor",
+            NearestRounding::RoundPreferCeil => "round_prefer_ceil",
+            NearestRounding::Floor => "floor",
+            NearestRounding::Ceil => "ceil",
+        },
+    )
+    .flag("antialias", resize.antialias)
+    .ints("axes", &resize.axes)
+    .float("cubic_coeff_a", resize.cubic_coeff_a)
+    .flag("exclude_outside", resize.exclude_outside)
+    .float("extrapolation_value", resize.extrapolation_value)
+    .string(
+        "keep_aspect_ratio_policy",
+        match resize.keep_aspect_ratio {
+            AspectRatioPolicy::Stretch => "stretch",
+            AspectRatioPolicy::NotLarger => "not_larger",
+            AspectRatioPolicy::NotSmaller => "not_smaller",
+        },
+    )
 }
 
 fn p(call: &Call) -> Result<u32, Unsupported> {

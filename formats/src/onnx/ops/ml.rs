@@ -4,12 +4,11 @@
 
 use crate::dtype::DataType;
 use crate::graph::{Node, ValueId};
-use crate::onnx::read::attributes::Unsupported;
-use crate::onnx::read::call::Call;
+use crate::onnx::read::{Call, Unsupported};
 use crate::op::{ArgKind, Binary, Op, SoftmaxKind, Unary};
 use crate::tensor::Tensor;
 
-pub(in crate::onnx::read) fn read(call: &mut Call) -> Result<Op, Unsupported> {
+pub(in crate::onnx) fn read(call: &mut Call) -> Result<Op, Unsupported> {
     match call.op_type {
         "ArrayFeatureExtractor" => Ok(Op::Gather { axis: -1 }),
         "LinearClassifier" => linear_classifier(call),

@@ -2,8 +2,7 @@
 //! DequantizeLinear and QuantizeLinear. (Running rounds as they do; the planner joins the pairs.)
 
 use crate::graph::ValueId;
-use crate::onnx::read::attributes::Unsupported;
-use crate::onnx::read::call::Call;
+use crate::onnx::read::{Call, Unsupported};
 use crate::op::{Binary, Op, PoolKind, SoftmaxKind, Unary};
 
 pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {

@@ -4,13 +4,12 @@
 use std::rc::Rc;
 
 use crate::graph::ValueId;
-use crate::onnx::read::attributes::Unsupported;
-use crate::onnx::read::call::Call;
+use crate::onnx::read::{Call, Unsupported};
 use crate::op::Op;
 
 /// How a sequence came to be.
 #[derive(Clone)]
-pub(in crate::onnx::read) enum Sequence {
+pub(in crate::onnx) enum Sequence {
     /// Of these tensors.
     Parts(Rc<[ValueId]>),
     /// By cutting `data` along `axis` at multiples of `step`.
@@ -22,7 +21,7 @@ pub(in crate::onnx::read) enum Sequence {
 }
 
 /// Operators on sequences. Those that make one are remembered, and stay foreign for whoever needs the sequence itself.
-pub(in crate::onnx::read) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
+pub(in crate::onnx) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
     match call.op_type {
         "SequenceConstruct" => {
             let parts: Option<Rc<[ValueId]>> = call.inputs.iter().copied().collect();

@@ -1,7 +1,8 @@
 //! Normalisations and softmax.
 
-use crate::onnx::read::attributes::Unsupported;
-use crate::onnx::read::call::Call;
+use super::Around;
+use crate::onnx::read::{Call, Unsupported};
+use crate::onnx::write::Form;
 use crate::op::{Binary, Op, SoftmaxKind};
 
 pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
@@ -48,6 +49,27 @@ pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
         "Hardmax" => softmax(call, SoftmaxKind::Hardmax)?,
         _ => return Ok(None),
     }))
+}
+
+/// The attributes of an operator of these.
+pub(super) fn write(op: &Op, f: Form, _: &Around<'_>) -> Option<Form> {
+    Some(match op {
+        Op::BatchNormalization { epsilon } | Op::InstanceNormalization { epsilon } => {
+            f.float("epsilon", *epsilon)
+        }
+        Op::LayerNormalization { axis, epsilon } => f.int("axis", *axis).float("epsilon", *epsilon),
+        Op::GroupNormalization { num_groups, epsilon } => {
+            f.size("num_groups", *num_groups).float("epsilon", *epsilon).since(21)
+        }
+        Op::RmsNormalization { axis, epsilon } => f.int("axis", *axis).float("epsilon", *epsilon).since(23),
+        Op::LpNormalization { axis, p } => f.int("axis", *axis).int("p", (*p).into()),
+        Op::MeanVarianceNormalization { axes } => f.ints("axes", axes),
+        Op::Lrn { size, alpha, beta, bias } => {
+            f.size("size", *size).float("alpha", *alpha).float("beta", *beta).float("bias", *bias)
+        }
+        Op::Softmax { kind: _, axis } => f.int("axis", *axis),
+        _ => return None,
+    })
 }
 
 fn batch_normalization(call: &mut Call, epsilon: f32) -> Result<Op, Unsupported> {

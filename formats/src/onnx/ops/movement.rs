@@ -1,7 +1,9 @@
 //! Operators that move, select, join and split.
 
-use crate::onnx::read::attributes::Unsupported;
-use crate::onnx::read::call::Call;
+use super::Around;
+use crate::dtype::DataType;
+use crate::onnx::read::{Call, Unsupported};
+use crate::onnx::write::Form;
 use crate::op::{DepthToSpaceMode, Op, PadMode, ScatterReduction};
 
 pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
@@ -76,6 +78,66 @@ pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
         "Compress" => Op::Compress { axis: call.attributes.optional_int("axis")? },
         _ => return Ok(None),
     }))
+}
+
+/// The attributes of an operator of these.
+pub(super) fn write(op: &Op, f: Form, around: &Around<'_>) -> Option<Form> {
+    Some(match op {
+        Op::Compress { axis } => {
+            f.maybe(*axis, |f, axis| f.int("axis", axis)).since_if(28, around.has(DataType::BF16))
+        }
+
+        Op::Reshape { allow_zero } => f.flag("allowzero", *allow_zero),
+        Op::Flatten { axis } | Op::Concat { axis } | Op::Gather { axis } | Op::GatherElements { axis } => {
+            f.int("axis", *axis)
+        }
+        Op::Transpose { perm } => f.sizes("perm", perm),
+        Op::Split { axis, num_outputs } => {
+            let equal =
+                around.node.input(1).is_none().then(|| num_outputs.unwrap_or(around.node.outputs.len()));
+            f.int("axis", *axis).maybe(equal, |f, n| f.size("num_outputs", n))
+        }
+        Op::GatherNd { batch_dims } => f.size("batch_dims", *batch_dims),
+        Op::ScatterElements { axis, reduction } => {
+            f.int("axis", *axis).string("reduction", scatter_name(*reduction))
+        }
+        Op::ScatterNd { reduction } => f.string("reduction", scatter_name(*reduction)),
+        Op::TensorScatter { axis, circular } => {
+            f.int("axis", *axis).string("mode", if *circular { "circular" } else { "linear" }).since(24)
+        }
+        Op::Pad { mode } => match mode {
+            PadMode::Constant => f.string("mode", "constant"),
+            PadMode::Reflect => f.string("mode", "reflect"),
+            PadMode::Edge => f.string("mode", "edge"),
+            PadMode::Wrap => f.string("mode", "wrap").since(19),
+        },
+        Op::DepthToSpace { block_size, mode } => f.size("blocksize", *block_size).string(
+            "mode",
+            match mode {
+                DepthToSpaceMode::DepthColumnRow => "DCR",
+                DepthToSpaceMode::ColumnRowDepth => "CRD",
+            },
+        ),
+        Op::SpaceToDepth { block_size } => f.size("blocksize", *block_size),
+        Op::Trilu { upper } => f.flag("upper", *upper),
+        Op::ReverseSequence { batch_axis, time_axis } => f
+            .int("batch_axis", *batch_axis)
+            .int("time_axis", *time_axis)
+            .since_if(28, around.has(DataType::BF16)),
+        Op::Shape { start, end } => f.int("start", *start).maybe(*end, |f, end| f.int("end", end)),
+        Op::Squeeze | Op::Unsqueeze | Op::Slice | Op::Expand | Op::Tile | Op::Size => f,
+        _ => return None,
+    })
+}
+
+fn scatter_name(reduction: ScatterReduction) -> &'static str {
+    match reduction {
+        ScatterReduction::None => "none",
+        ScatterReduction::Add => "add",
+        ScatterReduction::Mul => "mul",
+        ScatterReduction::Max => "max",
+        ScatterReduction::Min => "min",
+    }
 }
 
 fn reduction(call: &Call) -> Result<ScatterReduction, Unsupported> {

@@ -1,8 +1,10 @@
 //! Generators of tensors, and quantisation.
 
+use super::Around;
 use crate::dtype::DataType;
-use crate::onnx::read::attributes::Unsupported;
-use crate::onnx::read::call::Call;
+use crate::onnx::proto::data_type_code;
+use crate::onnx::read::{Call, Unsupported};
+use crate::onnx::write::Form;
 use crate::op::{Op, ScalarValue};
 
 pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
@@ -40,6 +42,33 @@ pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
         "DynamicQuantizeLinear" => Op::DynamicQuantizeLinear,
         _ => return Ok(None),
     }))
+}
+
+/// The attributes of an operator of these.
+pub(super) fn write(op: &Op, f: Form, around: &Around<'_>) -> Option<Form> {
+    Some(match op {
+        Op::ConstantOfShape { value } => f.scalar("value", value),
+        Op::Range => f.since_if(27, around.half()),
+        Op::OneHot { axis } => f.int("axis", *axis).since_if(28, around.has(DataType::BF16)),
+        Op::EyeLike { dtype, k } => {
+            f.maybe(*dtype, |f, to| f.int("dtype", data_type_code(to).into())).int("k", *k)
+        }
+
+        Op::QuantizeLinear { axis, block_size, saturate, to } => f
+            .int("axis", *axis)
+            .positive("block_size", *block_size)
+            .maybe((!saturate).then_some(false), |f, saturate| f.flag("saturate", saturate))
+            .maybe(*to, |f, to| f.int("output_dtype", data_type_code(to).into()))
+            .since_if(19, around.half() || !saturate)
+            .since_if(21, around.wide() || *block_size > 0 || to.is_some()),
+        Op::DequantizeLinear { axis, block_size } => f
+            .int("axis", *axis)
+            .positive("block_size", *block_size)
+            .since_if(19, around.half())
+            .since_if(21, around.wide() || *block_size > 0),
+        Op::DynamicQuantizeLinear => f,
+        _ => return None,
+    })
 }
 
 /// The element to fill with, which the file gives as a tensor of one; a zero of f32 when absent.

@@ -3,11 +3,10 @@
 //! Documentation: <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
 use crate::graph::ValueId;
-use crate::onnx::read::attributes::Unsupported;
-use crate::onnx::read::call::Call;
+use crate::onnx::read::{Call, Unsupported};
 use crate::op::{Binary, Op, Unary};
 
-pub(in crate::onnx::read) fn read(call: &mut Call) -> Result<Op, Unsupported> {
+pub(in crate::onnx) fn read(call: &mut Call) -> Result<Op, Unsupported> {
     match call.op_type {
         "Gelu" => Ok(Op::Unary(Unary::Gelu { approximate: false })),
         "FastGelu" => add_then_gelu(call, true),

@@ -1,7 +1,9 @@
 //! Reductions, losses, searches and sorts.
 
-use crate::onnx::read::attributes::Unsupported;
-use crate::onnx::read::call::Call;
+use super::Around;
+use crate::dtype::DataType;
+use crate::onnx::read::{Call, Unsupported};
+use crate::onnx::write::Form;
 use crate::op::{ArgKind, CumulativeKind, LossAttributes, LossReduction, Op, ReduceKind};
 
 pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
@@ -19,6 +21,46 @@ pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
         _ => return search(call),
     };
     reduce(call, kind).map(Some)
+}
+
+/// The attributes of an operator of these.
+pub(super) fn write(op: &Op, f: Form, around: &Around<'_>) -> Option<Form> {
+    Some(match op {
+        Op::SoftmaxCrossEntropyLoss(loss) | Op::NegativeLogLikelihoodLoss(loss) => f
+            .string(
+                "reduction",
+                match loss.reduction {
+                    LossReduction::None => "none",
+                    LossReduction::Sum => "sum",
+                    LossReduction::Mean => "mean",
+                },
+            )
+            .maybe(loss.ignore_index, |f, index| f.int("ignore_index", index)),
+        Op::Reduce { kind, keep_dims, noop_with_empty_axes } => {
+            let ordered = matches!(kind, ReduceKind::Max | ReduceKind::Min);
+            f.flag("keepdims", *keep_dims)
+                .flag("noop_with_empty_axes", *noop_with_empty_axes)
+                .since_if(20, ordered && around.has(DataType::Bool))
+        }
+        Op::ArgReduce { kind: _, axis, keep_dims, select_last_index } => {
+            f.int("axis", *axis).flag("keepdims", *keep_dims).flag("select_last_index", *select_last_index)
+        }
+        Op::TopK { axis, largest, sorted } => f
+            .int("axis", *axis)
+            .flag("largest", *largest)
+            .flag("sorted", *sorted)
+            .since_if(24, around.has(DataType::BF16)),
+        Op::Cumulative { kind, exclusive, reverse } => f
+            .flag("exclusive", *exclusive)
+            .flag("reverse", *reverse)
+            .since_if(26, *kind == CumulativeKind::Prod),
+        Op::Unique { axis, sorted } => f
+            .maybe(*axis, |f, axis| f.int("axis", axis))
+            .flag("sorted", *sorted)
+            .since_if(28, around.has(DataType::BF16)),
+        Op::NonZero => f,
+        _ => return None,
+    })
 }
 
 /// Axes were an attribute before opset 18 (13 for sums).

@@ -1,8 +1,10 @@
 //! Elementwise operators and casts.
 
+use super::Around;
 use crate::dtype::DataType;
-use crate::onnx::read::attributes::Unsupported;
-use crate::onnx::read::call::Call;
+use crate::onnx::proto::data_type_code;
+use crate::onnx::read::{Call, Unsupported};
+use crate::onnx::write::Form;
 use crate::op::{Binary, Op, Unary, Variadic};
 
 pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
@@ -40,6 +42,98 @@ pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
         }
         _ => return Ok(None),
     }))
+}
+
+/// The attributes of an operator of these.
+pub(super) fn write(op: &Op, f: Form, around: &Around<'_>) -> Option<Form> {
+    Some(match op {
+        Op::Unary(op) => write_unary(f, *op, around.half()),
+        Op::Binary(op) => write_binary(f, *op, &around.types),
+        Op::Cast { to } => f.int("to", data_type_code(*to).into()),
+        Op::Variadic(_) | Op::Clip | Op::Where | Op::CastLike | Op::Identity => f,
+        _ => return None,
+    })
+}
+
+fn write_unary(f: Form, unary: Unary, half: bool) -> Form {
+    match unary {
+        Unary::Abs
+        | Unary::Acos
+        | Unary::Acosh
+        | Unary::Asin
+        | Unary::Asinh
+        | Unary::Atan
+        | Unary::Atanh
+        | Unary::BitwiseNot
+        | Unary::Ceil
+        | Unary::Cos
+        | Unary::Cosh
+        | Unary::Erf
+        | Unary::Exp
+        | Unary::Floor
+        | Unary::HardSwish
+        | Unary::IsNan
+        | Unary::Log
+        | Unary::Mish
+        | Unary::Neg
+        | Unary::Not
+        | Unary::Reciprocal
+        | Unary::Relu
+        | Unary::Round
+        | Unary::Sigmoid
+        | Unary::Sign
+        | Unary::Sin
+        | Unary::Sinh
+        | Unary::Softplus
+        | Unary::Softsign
+        | Unary::Sqrt
+        | Unary::Tan
+        | Unary::Tanh => f,
+        Unary::Celu { alpha } => f.float("alpha", alpha).since_if(28, half),
+        Unary::Elu { alpha } | Unary::LeakyRelu { alpha } | Unary::ThresholdedRelu { alpha } => {
+            f.float("alpha", alpha)
+        }
+        Unary::Gelu { approximate } => {
+            f.string("approximate", if approximate { "tanh" } else { "none" }).since(20)
+        }
+        Unary::HardSigmoid { alpha, beta } => f.float("alpha", alpha).float("beta", beta),
+        Unary::IsInf { negative, positive } => {
+            f.flag("detect_negative", negative).flag("detect_positive", positive).since_if(20, half)
+        }
+        Unary::Selu { alpha, gamma } => f.float("alpha", alpha).float("gamma", gamma),
+        Unary::Shrink { bias, lambda } => f.float("bias", bias).float("lambd", lambda),
+        Unary::Swish { alpha } => f.float("alpha", alpha).since(24),
+    }
+}
+
+fn write_binary(f: Form, binary: Binary, types: &[DataType]) -> Form {
+    match binary {
+        Binary::Add
+        | Binary::Sub
+        | Binary::Mul
+        | Binary::Div
+        | Binary::Pow
+        | Binary::And
+        | Binary::Or
+        | Binary::Xor
+        | Binary::BitwiseAnd
+        | Binary::BitwiseOr
+        | Binary::BitwiseXor
+        | Binary::Equal
+        | Binary::Greater
+        | Binary::GreaterOrEqual
+        | Binary::Less
+        | Binary::LessOrEqual
+        | Binary::PRelu => f,
+        Binary::Mod { fmod } => {
+            f.flag("fmod", fmod).since_if(28, !fmod && types.iter().any(|dtype| dtype.is_float()))
+        }
+        Binary::BitShift { left } => {
+            let signed = [DataType::I8, DataType::I16, DataType::I32, DataType::I64];
+            f.string("direction", if left { "LEFT" } else { "RIGHT" })
+                .since_if(28, types.iter().any(|dtype| signed.contains(dtype)))
+        }
+    }
 }
 
 fn unary(call: &Call) -> Result<Option<Unary>, Unsupported> {
