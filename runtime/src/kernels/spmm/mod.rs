@@ -70,6 +70,8 @@ pub(super) fn variants(weight: &WeightMatrix, problem: &Problem, level: Level) -
         (3 | 4, _) if lanes < 16 => &[[4, 96], [4, 64]],
         (_, d) if lanes < 16 && d > 0.07 => &[[6, 48], [6, 64], [4, 96]],
         (_, _) if lanes < 16 => &[[6, 96], [4, 96]],
+        // Two threads may have a narrow tile each: LeNet-300-100 at batch 64.
+        (3 | 4, d) if d > 0.07 && d < 0.3 => &[[4, 128], [4, 192], [2, 320]],
         (_, d) if d > 0.15 => &[[4, 128], [4, 96]],
         (_, d) if d > 0.07 => &[[4, 128], [4, 192]],
         _ => &[[4, 192], [2, 320]],
