@@ -8,6 +8,13 @@ use crate::op::{
     AttentionAttributes, ConvAttributes, Direction, Op, Padding, RecurrentAttributes, RecurrentKind,
 };
 
+/// Of recurrent networks.
+const DIRECTIONS: [(&str, Direction); 3] = [
+    ("forward", Direction::Forward),
+    ("reverse", Direction::Reverse),
+    ("bidirectional", Direction::Bidirectional),
+];
+
 pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
     let attributes = &call.attributes;
     Ok(Some(match call.op_type {
@@ -106,14 +113,7 @@ fn write_recurrent(f: Form, recurrent: &RecurrentAttributes) -> Form {
         RecurrentKind::Rnn => f,
     }
     .size("hidden_size", recurrent.hidden_size)
-    .string(
-        "direction",
-        match recurrent.direction {
-            Direction::Forward => "forward",
-            Direction::Reverse => "reverse",
-            Direction::Bidirectional => "bidirectional",
-        },
-    )
+    .choice("direction", &DIRECTIONS, &recurrent.direction)
     .strings("activations", &recurrent.activations)
     .floats("activation_alpha", &recurrent.activation_alpha)
     .floats("activation_beta", &recurrent.activation_beta)
@@ -205,14 +205,7 @@ fn recurrent(call: &Call, kind: RecurrentKind) -> Result<Op, Unsupported> {
     Ok(Op::Recurrent(RecurrentAttributes {
         kind,
         hidden_size,
-        direction: attributes.choice(
-            "direction",
-            &[
-                ("forward", Direction::Forward),
-                ("reverse", Direction::Reverse),
-                ("bidirectional", Direction::Bidirectional),
-            ],
-        )?,
+        direction: attributes.choice("direction", &DIRECTIONS)?,
         activations: attributes.strings("activations")?,
         activation_alpha: attributes.floats("activation_alpha")?.to_vec(),
         activation_beta: attributes.floats("activation_beta")?.to_vec(),

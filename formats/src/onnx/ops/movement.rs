@@ -6,6 +6,17 @@ use crate::onnx::read::{Call, Unsupported};
 use crate::onnx::write::Form;
 use crate::op::{DepthToSpaceMode, Op, PadMode, ScatterReduction};
 
+// Texts of attributes; the first is what one is that is left out.
+const SCATTER_REDUCTIONS: [(&str, ScatterReduction); 5] = [
+    ("none", ScatterReduction::None),
+    ("add", ScatterReduction::Add),
+    ("mul", ScatterReduction::Mul),
+    ("max", ScatterReduction::Max),
+    ("min", ScatterReduction::Min),
+];
+const DEPTH_MODES: [(&str, DepthToSpaceMode); 2] =
+    [("DCR", DepthToSpaceMode::DepthColumnRow), ("CRD", DepthToSpaceMode::ColumnRowDepth)];
+
 pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
     let axis = |call: &Call, default| call.attributes.int("axis", default);
     Ok(Some(match call.op_type {
@@ -57,10 +68,7 @@ pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
         "Pad" => pad(call)?,
         "DepthToSpace" => Op::DepthToSpace {
             block_size: block_size(call)?,
-            mode: call.attributes.choice(
-                "mode",
-                &[("DCR", DepthToSpaceMode::DepthColumnRow), ("CRD", DepthToSpaceMode::ColumnRowDepth)],
-            )?,
+            mode: call.attributes.choice("mode", &DEPTH_MODES)?,
         },
         "SpaceToDepth" => {
             call.attributes.choice("mode", &[("DCR", ())])?;
@@ -99,9 +107,9 @@ pub(super) fn write(op: &Op, f: Form, around: &Around<'_>) -> Option<Form> {
         }
         Op::GatherNd { batch_dims } => f.size("batch_dims", *batch_dims),
         Op::ScatterElements { axis, reduction } => {
-            f.int("axis", *axis).string("reduction", scatter_name(*reduction))
+            f.int("axis", *axis).choice("reduction", &SCATTER_REDUCTIONS, reduction)
         }
-        Op::ScatterNd { reduction } => f.string("reduction", scatter_name(*reduction)),
+        Op::ScatterNd { reduction } => f.choice("reduction", &SCATTER_REDUCTIONS, reduction),
         Op::TensorScatter { axis, circular } => {
             f.int("axis", *axis).string("mode", if *circular { "circular" } else { "linear" }).since(24)
         }
@@ -111,13 +119,9 @@ pub(super) fn write(op: &Op, f: Form, around: &Around<'_>) -> Option<Form> {
             PadMode::Edge => f.string("mode", "edge"),
             PadMode::Wrap => f.string("mode", "wrap").since(19),
         },
-        Op::DepthToSpace { block_size, mode } => f.size("blocksize", *block_size).string(
-            "mode",
-            match mode {
-                DepthToSpaceMode::DepthColumnRow => "DCR",
-                DepthToSpaceMode::ColumnRowDepth => "CRD",
-            },
-        ),
+        Op::DepthToSpace { block_size, mode } => {
+            f.size("blocksize", *block_size).choice("mode", &DEPTH_MODES, mode)
+        }
         Op::SpaceToDepth { block_size } => f.size("blocksize", *block_size),
         Op::Trilu { upper } => f.flag("upper", *upper),
         Op::ReverseSequence { batch_axis, time_axis } => f
@@ -130,27 +134,8 @@ pub(super) fn write(op: &Op, f: Form, around: &Around<'_>) -> Option<Form> {
     })
 }
 
-fn scatter_name(reduction: ScatterReduction) -> &'static str {
-    match reduction {
-        ScatterReduction::None => "none",
-        ScatterReduction::Add => "add",
-        ScatterReduction::Mul => "mul",
-        ScatterReduction::Max => "max",
-        ScatterReduction::Min => "min",
-    }
-}
-
 fn reduction(call: &Call) -> Result<ScatterReduction, Unsupported> {
-    call.attributes.choice(
-        "reduction",
-        &[
-            ("none", ScatterReduction::None),
-            ("add", ScatterReduction::Add),
-            ("mul", ScatterReduction::Mul),
-            ("max", ScatterReduction::Max),
-            ("min", ScatterReduction::Min),
-        ],
-    )
+    call.attributes.choice("reduction", &SCATTER_REDUCTIONS)
 }
 
 fn block_size(call: &Call) -> Result<usize, Unsupported> {

@@ -6,6 +6,10 @@ use crate::onnx::read::{Call, Unsupported};
 use crate::onnx::write::Form;
 use crate::op::{ArgKind, CumulativeKind, LossAttributes, LossReduction, Op, ReduceKind};
 
+/// Of losses; the first is the default.
+const REDUCTIONS: [(&str, LossReduction); 3] =
+    [("mean", LossReduction::Mean), ("sum", LossReduction::Sum), ("none", LossReduction::None)];
+
 pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
     let kind = match call.op_type {
         "ReduceSum" => ReduceKind::Sum,
@@ -27,14 +31,7 @@ pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
 pub(super) fn write(op: &Op, f: Form, around: &Around<'_>) -> Option<Form> {
     Some(match op {
         Op::SoftmaxCrossEntropyLoss(loss) | Op::NegativeLogLikelihoodLoss(loss) => f
-            .string(
-                "reduction",
-                match loss.reduction {
-                    LossReduction::None => "none",
-                    LossReduction::Sum => "sum",
-                    LossReduction::Mean => "mean",
-                },
-            )
+            .choice("reduction", &REDUCTIONS, &loss.reduction)
             .maybe(loss.ignore_index, |f, index| f.int("ignore_index", index)),
         Op::Reduce { kind, keep_dims, noop_with_empty_axes } => {
             let ordered = matches!(kind, ReduceKind::Max | ReduceKind::Min);
@@ -80,8 +77,6 @@ fn reduce(call: &mut Call, kind: ReduceKind) -> Result<Op, Unsupported> {
 }
 
 fn loss(call: &Call) -> Result<LossAttributes, Unsupported> {
-    const REDUCTIONS: [(&str, LossReduction); 3] =
-        [("mean", LossReduction::Mean), ("sum", LossReduction::Sum), ("none", LossReduction::None)];
     let reduction = call.attributes.choice("reduction", &REDUCTIONS)?;
     let ignore_index = call.attributes.has("ignore_index").then(|| call.attributes.int("ignore_index", 0));
     Ok(LossAttributes { reduction, ignore_index: ignore_index.transpose()? })

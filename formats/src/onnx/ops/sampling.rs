@@ -11,6 +11,45 @@ use crate::op::{
 };
 use crate::weight::Weight;
 
+// Texts of attributes. The first is what an attribute is that is left out, and the first for a value is written.
+const GRID_MODES: [(&str, GridSampleMode); 5] = [
+    ("linear", GridSampleMode::Linear),
+    ("bilinear", GridSampleMode::Linear),
+    ("nearest", GridSampleMode::Nearest),
+    ("cubic", GridSampleMode::Cubic),
+    ("bicubic", GridSampleMode::Cubic),
+];
+const GRID_PADDINGS: [(&str, GridSamplePadding); 3] = [
+    ("zeros", GridSamplePadding::Zeros),
+    ("border", GridSamplePadding::Border),
+    ("reflection", GridSamplePadding::Reflection),
+];
+const RESIZE_MODES: [(&str, ResizeMode); 4] = [
+    ("nearest", ResizeMode::Nearest),
+    ("linear", ResizeMode::Linear),
+    ("bilinear", ResizeMode::Linear),
+    ("cubic", ResizeMode::Cubic),
+];
+const COORDINATES: [(&str, CoordinateTransform); 6] = [
+    ("half_pixel", CoordinateTransform::HalfPixel),
+    ("half_pixel_symmetric", CoordinateTransform::HalfPixelSymmetric),
+    ("pytorch_half_pixel", CoordinateTransform::PytorchHalfPixel),
+    ("align_corners", CoordinateTransform::AlignCorners),
+    ("asymmetric", CoordinateTransform::Asymmetric),
+    ("tf_crop_and_resize", CoordinateTransform::TfCropAndResize),
+];
+const ROUNDINGS: [(&str, NearestRounding); 4] = [
+    ("round_prefer_floor", NearestRounding::RoundPreferFloor),
+    ("round_prefer_ceil", NearestRounding::RoundPreferCeil),
+    ("floor", NearestRounding::Floor),
+    ("ceil", NearestRounding::Ceil),
+];
+const ASPECT_RATIOS: [(&str, AspectRatioPolicy); 3] = [
+    ("stretch", AspectRatioPolicy::Stretch),
+    ("not_larger", AspectRatioPolicy::NotLarger),
+    ("not_smaller", AspectRatioPolicy::NotSmaller),
+];
+
 pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
     let attributes = &call.attributes;
     Ok(Some(match call.op_type {
@@ -23,24 +62,8 @@ pub(super) fn read(call: &mut Call) -> Result<Option<Op>, Unsupported> {
         "Resize" => resize(call)?,
         "Upsample" => upsample(call)?,
         "GridSample" => Op::GridSample {
-            mode: attributes.choice(
-                "mode",
-                &[
-                    ("linear", GridSampleMode::Linear),
-                    ("bilinear", GridSampleMode::Linear),
-                    ("nearest", GridSampleMode::Nearest),
-                    ("cubic", GridSampleMode::Cubic),
-                    ("bicubic", GridSampleMode::Cubic),
-                ],
-            )?,
-            padding: attributes.choice(
-                "padding_mode",
-                &[
-                    ("zeros", GridSamplePadding::Zeros),
-                    ("border", GridSamplePadding::Border),
-                    ("reflection", GridSamplePadding::Reflection),
-                ],
-            )?,
+            mode: attributes.choice("mode", &GRID_MODES)?,
+            padding: attributes.choice("padding_mode", &GRID_PADDINGS)?,
             align_corners: attributes.flag("align_corners", false)?,
         },
         "RoiAlign" => Op::RoiAlign(RoiAlignAttributes {
@@ -76,22 +99,8 @@ pub(super) fn write(op: &Op, f: Form, around: &Around<'_>) -> Option<Form> {
         },
         Op::Resize(attributes) => write_resize(f, attributes),
         Op::GridSample { mode, padding, align_corners } => f
-            .string(
-                "mode",
-                match mode {
-                    GridSampleMode::Nearest => "nearest",
-                    GridSampleMode::Linear => "linear",
-                    GridSampleMode::Cubic => "cubic",
-                },
-            )
-            .string(
-                "padding_mode",
-                match padding {
-                    GridSamplePadding::Zeros => "zeros",
-                    GridSamplePadding::Border => "border",
-                    GridSamplePadding::Reflection => "reflection",
-                },
-            )
+            .choice("mode", &GRID_MODES, mode)
+            .choice("padding_mode", &GRID_PADDINGS, padding)
             .flag("align_corners", *align_corners)
             .since(20),
         Op::RoiAlign(roi) => f
@@ -142,48 +151,16 @@ fn newer_pool(pool: &PoolAttributes, image: Option<&[Dim]>) -> bool {
 }
 
 fn write_resize(f: Form, resize: &ResizeAttributes) -> Form {
-    f.string(
-        "mode",
-        match resize.mode {
-            ResizeMode::Nearest => "nearest",
-            ResizeMode::Linear => "linear",
-            ResizeMode::Cubic => "cubic",
-        },
-    )
-    .string(
-        "coordinate_transformation_mode",
-        match resize.coordinates {
-            CoordinateTransform::HalfPixel => "half_pixel",
-            CoordinateTransform::HalfPixelSymmetric => "half_pixel_symmetric",
-            CoordinateTransform::PytorchHalfPixel => "pytorch_half_pixel",
-            CoordinateTransform::AlignCorners => "align_corners",
-            CoordinateTransform::Asymmetric => "asymmetric",
-            CoordinateTransform::TfCropAndResize => "tf_crop_and_resize",
-        },
-    )
-    .since_if(19, resize.coordinates == CoordinateTransform::HalfPixelSymmetric)
-    .string(
-        "nearest_mode",
-        match resize.nearest {
-            NearestRounding::RoundPreferFloor => "round_prefer_floor",
-            NearestRounding::RoundPreferCeil => "round_prefer_ceil",
-            NearestRounding::Floor => "floor",
-            NearestRounding::Ceil => "ceil",
-        },
-    )
-    .flag("antialias", resize.antialias)
-    .ints("axes", &resize.axes)
-    .float("cubic_coeff_a", resize.cubic_coeff_a)
-    .flag("exclude_outside", resize.exclude_outside)
-    .float("extrapolation_value", resize.extrapolation_value)
-    .string(
-        "keep_aspect_ratio_policy",
-        match resize.keep_aspect_ratio {
-            AspectRatioPolicy::Stretch => "stretch",
-            AspectRatioPolicy::NotLarger => "not_larger",
-            AspectRatioPolicy::NotSmaller => "not_smaller",
-        },
-    )
+    f.choice("mode", &RESIZE_MODES, &resize.mode)
+        .choice("coordinate_transformation_mode", &COORDINATES, &resize.coordinates)
+        .since_if(19, resize.coordinates == CoordinateTransform::HalfPixelSymmetric)
+        .choice("nearest_mode", &ROUNDINGS, &resize.nearest)
+        .flag("antialias", resize.antialias)
+        .ints("axes", &resize.axes)
+        .float("cubic_coeff_a", resize.cubic_coeff_a)
+        .flag("exclude_outside", resize.exclude_outside)
+        .float("extrapolation_value", resize.extrapolation_value)
+        .choice("keep_aspect_ratio_policy", &ASPECT_RATIOS, &resize.keep_aspect_ratio)
 }
 
 fn p(call: &Call) -> Result<u32, Unsupported> {
@@ -212,15 +189,7 @@ fn pool(call: &Call, kind: PoolKind) -> Result<Op, Unsupported> {
 }
 
 fn resize_mode(call: &Call) -> Result<ResizeMode, Unsupported> {
-    call.attributes.choice(
-        "mode",
-        &[
-            ("nearest", ResizeMode::Nearest),
-            ("linear", ResizeMode::Linear),
-            ("bilinear", ResizeMode::Linear),
-            ("cubic", ResizeMode::Cubic),
-        ],
-    )
+    call.attributes.choice("mode", &RESIZE_MODES)
 }
 
 /// What Upsample and Resize did before there was a choice.
@@ -268,38 +237,13 @@ fn resize(call: &mut Call) -> Result<Op, Unsupported> {
     let attributes = &call.attributes;
     Ok(Op::Resize(ResizeAttributes {
         mode: resize_mode(call)?,
-        coordinates: attributes.choice(
-            "coordinate_transformation_mode",
-            &[
-                ("half_pixel", CoordinateTransform::HalfPixel),
-                ("half_pixel_symmetric", CoordinateTransform::HalfPixelSymmetric),
-                ("pytorch_half_pixel", CoordinateTransform::PytorchHalfPixel),
-                ("align_corners", CoordinateTransform::AlignCorners),
-                ("asymmetric", CoordinateTransform::Asymmetric),
-                ("tf_crop_and_resize", CoordinateTransform::TfCropAndResize),
-            ],
-        )?,
-        nearest: attributes.choice(
-            "nearest_mode",
-            &[
-                ("round_prefer_floor", NearestRounding::RoundPreferFloor),
-                ("round_prefer_ceil", NearestRounding::RoundPreferCeil),
-                ("floor", NearestRounding::Floor),
-                ("ceil", NearestRounding::Ceil),
-            ],
-        )?,
+        coordinates: attributes.choice("coordinate_transformation_mode", &COORDINATES)?,
+        nearest: attributes.choice("nearest_mode", &ROUNDINGS)?,
         antialias: attributes.flag("antialias", false)?,
         axes: attributes.ints("axes")?.unwrap_or(&[]).to_vec(),
         cubic_coeff_a: attributes.float("cubic_coeff_a", -0.75)?,
         exclude_outside: attributes.flag("exclude_outside", false)?,
         extrapolation_value: attributes.float("extrapolation_value", 0.0)?,
-        keep_aspect_ratio: attributes.choice(
-            "keep_aspect_ratio_policy",
-            &[
-                ("stretch", AspectRatioPolicy::Stretch),
-                ("not_larger", AspectRatioPolicy::NotLarger),
-                ("not_smaller", AspectRatioPolicy::NotSmaller),
-            ],
-        )?,
+        keep_aspect_ratio: attributes.choice("keep_aspect_ratio_policy", &ASPECT_RATIOS)?,
     }))
 }

@@ -69,6 +69,15 @@ impl Form {
         self.attribute(name, AttributeType::String, AttributeProto { s, ..AttributeProto::default() })
     }
 
+    /// The first text that stands for `value` in the table that the attribute is read by.
+    ///
+    /// # Panics
+    /// When the table lacks it.
+    pub(in crate::onnx) fn choice<T: PartialEq>(self, name: &str, table: &[(&str, T)], value: &T) -> Self {
+        let text = table.iter().find(|(_, other)| other == value).map(|(text, _)| *text);
+        self.string(name, text.expect("the table has every value"))
+    }
+
     /// Nothing when empty, as all lists below.
     pub(in crate::onnx) fn ints(self, name: &str, values: &[i64]) -> Self {
         if values.is_empty() {
