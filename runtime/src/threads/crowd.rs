@@ -6,6 +6,7 @@
 //! wait long for threads that do not come back, or when its runs have come to take much longer: for some milliseconds each, long enough
 //! to meet a neighbour at work and at rest. The faster is taken for a while.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// Nanoseconds of runs that are compared: several turns of a neighbour.
@@ -19,8 +20,11 @@ const SUSPICIOUS: u64 = 8;
 const LONE_RUNS: u64 = 32;
 /// Runs have come to take much longer when they take so much of what they took, in halves.
 const LONGER: u64 = 3;
-/// Nanoseconds of runs that gain from more threads wherever those are.
-const LONG: u64 = 50_000_000;
+/// Nanoseconds of runs of which it is suspected that other CPUs are far. Shorter ones are tried both ways in any case ([`super::pace`]), longer
+/// ones gain from more threads wherever those are.
+const MOVED: Range<u64> = 1_000_000..50_000_000;
+/// Windows before the first trial: memory and caches are cold in the first.
+const WARM: u32 = 4;
 /// How long one thread works alone before the others are tried again: from, to. It doubles while it stays the faster way.
 const HOLD: [u64; 2] = [50_000_000, 1_600_000_000];
 /// Windows without a trial after one in which sharing was faster: from, to.
@@ -75,7 +79,7 @@ impl Default for State {
             alone: None,
             usual: None,
             hold,
-            rest: 0,
+            rest: WARM,
             quiet: 0,
             next_quiet,
         }
@@ -121,7 +125,8 @@ impl State {
                 self.rest = self.rest.saturating_sub(1);
                 self.quiet = self.quiet.saturating_sub(1);
                 let waits = self.waited * SUSPICIOUS > self.time;
-                let longer = mean < LONG && self.usual.is_none_or(|usual| 2 * mean > LONGER * usual);
+                let longer =
+                    MOVED.contains(&mean) && self.usual.is_none_or(|usual| 2 * mean > LONGER * usual);
                 let suspicious = longer || waits;
                 let before = std::mem::replace(&mut self.before, suspicious.then_some(mean));
                 match self.alone {
@@ -143,7 +148,8 @@ impl State {
                     },
                 }
             }
-            Phase::Trial if mean <= self.shared => {
+            // (By more than noise.)
+            Phase::Trial if mean + mean / 32 <= self.shared => {
                 self.alone = Some(mean);
                 self.stay_alone(now);
             }
