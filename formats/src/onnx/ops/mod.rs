@@ -47,7 +47,7 @@ pub(super) fn standard(call: &mut Call) -> Result<Op, Unsupported> {
 }
 
 /// `f` with the attributes of an operator without bodies; `None` for what ONNX has not.
-pub(super) fn write(op: &Op, f: Form, around: &Around<'_>) -> Option<Form> {
+pub(super) fn write(op: &Op, f: &Form, around: &Around<'_>) -> Option<Form> {
     let f = FAMILIES.iter().find_map(|(_, write)| write(op, f.clone(), around))?;
     // Most operators that lacked bf16 have it since 22.
     Some(f.since_if(22, around.has(DataType::BF16)))

@@ -26,7 +26,7 @@ pub(super) fn form(graph: &Graph, node: &Node, bodies: Vec<GraphProto>) -> Resul
             let (domain, op_type) = (foreign.domain.clone(), foreign.op_type.clone());
             Ok(Form { domain, op_type, opset: foreign.opset, attributes })
         }
-        op => ops::write(op, f, &ops::Around::of(graph, node))
+        op => ops::write(op, &f, &ops::Around::of(graph, node))
             .ok_or_else(|| WriteError::NotOnnx { node: node.name.clone(), op: op.name().to_owned() }),
     }
 }
